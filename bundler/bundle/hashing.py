@@ -1,0 +1,219 @@
+"""SHA-256, and the one loop that copies while it hashes.
+
+Bytes are hashed where they arrived, never where they came from: what is checked is what a later
+reader will read. One thread copies, others hash behind it, so that a file costs the longer of the
+two and several files use every core (hashlib releases the GIL for large buffers).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+CHUNK = 1 << 20
+"""Bytes hashed at once: stays in a core's cache."""
+
+STRIDE = 16 << 20
+"""Bytes copied at once: a multiple of every file system's block, so that extents can be shared."""
+
+_CANNOT_SHARE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
+_BINARY: int = getattr(os, "O_BINARY", 0)
+_seeking = threading.Lock()
+
+
+def open_to_read(path: Path) -> int:
+    """A descriptor to read ``path``; raises OSError."""
+    return os.open(path, os.O_RDONLY | _BINARY)
+
+
+def open_to_write(path: Path, mode: int = 0o644) -> int:
+    """A descriptor to write and read back ``path``, which must not exist; raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, mode)
+
+
+def read_at(fd: int, into: memoryview, at: int) -> int:
+    """Read bytes at offset ``at`` into ``into``; the number read, 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [into], at)
+    with _seeking:  # Windows has no positioned read
+        os.lseek(fd, at, os.SEEK_SET)
+        data = os.read(fd, len(into))
+    into[: len(data)] = data
+    return len(data)
+
+
+def write_at(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of ``data`` at offset ``at``; raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(fd, rest, at)
+        else:
+            with _seeking:  # Windows has no positioned write
+                os.lseek(fd, at, os.SEEK_SET)
+                written = os.write(fd, rest)
+        rest, at = rest[written:], at + written
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of ``data``, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file; raises OSError."""
+    fd = open_to_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        return size, digest_of_range(fd, 0, size)
+    finally:
+        os.close(fd)
+
+
+def digest_of_range(fd: int, at: int, size: int, advance: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when the file ends before."""
+    hashed, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1))))
+    end = at + size
+    while at < end:
+        got = read_at(fd, buffer[: min(len(buffer), end - at)], at)
+        if not got:
+            raise EOFError(f"{end - at} bytes are missing at the end")
+        hashed.update(buffer[:got])
+        at += got
+        advance(got)
+    return hashed.hexdigest()
+
+
+class Source(Protocol):
+    """Bytes to be copied, in order."""
+
+    def move(self, into: int, at: int, count: int) -> int:
+        """Copy up to ``count`` of the next bytes to offset ``at`` of ``into``; 0 when there are no more."""
+
+
+class FileSource:
+    """Bytes of an open file from an offset on; shares extents where the file system can."""
+
+    def __init__(self, fd: int, at: int = 0) -> None:
+        self._fd = fd
+        self._at = at
+        self._in_kernel = hasattr(os, "copy_file_range")
+
+    def move(self, into: int, at: int, count: int) -> int:
+        if self._in_kernel:
+            try:
+                moved = os.copy_file_range(self._fd, into, count, self._at, at)
+            except OSError as error:
+                if error.errno not in _CANNOT_SHARE:
+                    raise
+                self._in_kernel = False
+            else:
+                self._at += moved
+                return moved
+        buffer = memoryview(bytearray(min(count, CHUNK)))
+        got = read_at(self._fd, buffer, self._at)
+        write_at(into, buffer[:got], at)
+        self._at += got
+        return got
+
+
+class StreamSource:
+    """Bytes of a pipe, which can be read once."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._buffer = memoryview(bytearray(CHUNK))
+
+    def move(self, into: int, at: int, count: int) -> int:
+        data = self._stream.read(min(count, CHUNK))
+        write_at(into, data, at)
+        return len(data)
+
+
+class _Watermark:
+    """How far the copy has come, for the hasher that follows."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._at = 0
+        self._error: BaseException | None = None
+
+    def rise(self, to: int) -> None:
+        with self._changed:
+            self._at = to
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def wait_beyond(self, at: int) -> int:
+        with self._changed:
+            self._changed.wait_for(lambda: self._at > at or self._error is not None)
+            if self._error is not None:
+                raise self._error
+            return self._at
+
+
+class HashingCopier(AbstractContextManager["HashingCopier"]):
+    """Copies files one after the other while the cores hash what has arrived."""
+
+    def __init__(self, advance: Callable[[int], None] = lambda _: None, workers: int | None = None) -> None:
+        self._workers = workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="hash")
+        self._open = threading.BoundedSemaphore(4 * self._workers)  # bounds open files and buffers
+        self._advance = advance
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def copy(self, source: Source, size: int, into: int, at: int, close: bool = False) -> Future[str]:
+        """Copy ``size`` bytes to offset ``at`` of ``into``; returns when they are copied.
+
+        The future gives the SHA-256 of what stands there. ``close`` closes ``into`` once hashed.
+        Raises OSError where copying fails and EOFError where the source ends early.
+        """
+        self._open.acquire()
+        mark = _Watermark()
+        digest = self._pool.submit(self._follow, mark, size, into, at, close)
+        try:
+            done = 0
+            while done < size:
+                moved = source.move(into, at + done, min(STRIDE, size - done))
+                if not moved:
+                    raise EOFError(f"{size - done} of {size} bytes are missing at the end")
+                done += moved
+                mark.rise(done)
+        except BaseException as error:
+            mark.fail(error)
+            raise
+        return digest
+
+    def _follow(self, mark: _Watermark, size: int, fd: int, at: int, close: bool) -> str:
+        try:
+            hashed, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1)))), 0
+            while done < size:
+                known = mark.wait_beyond(done)
+                while done < known:
+                    got = read_at(fd, buffer[: min(len(buffer), known - done)], at + done)
+                    if not got:
+                        raise EOFError("what was written can't be read back")
+                    hashed.update(buffer[:got])
+                    done += got
+                    self._advance(got)
+            return hashed.hexdigest()
+        finally:
+            if close:
+                os.close(fd)
+            self._open.release()

@@ -1,0 +1,81 @@
+"""Every way this can fail, what to do about it, and its exit code."""
+
+from __future__ import annotations
+
+
+class BundleError(Exception):
+    """A failure that a person can act on.
+
+    ``str(error)`` says what failed; ``where`` names the file, field, member or address; ``hint``
+    says what to do next. ``code`` is the exit code of the program and the ``code`` of ``--json``.
+    """
+
+    code = 1
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        self.hint = hint
+
+
+class UsageError(BundleError):
+    """The command line asks for something that makes no sense."""
+
+    code = 2
+
+
+class ManifestError(BundleError):
+    """The manifest is wrong; the message lists all of its faults."""
+
+    code = 3
+
+
+class ResolveError(BundleError):
+    """What was asked for does not exist, or does not fit together, for the target."""
+
+    code = 4
+
+
+class FetchError(BundleError):
+    """A file could not be brought here whole."""
+
+    code = 5
+
+
+class IntegrityError(BundleError):
+    """Bytes are not the bytes that the lock promises: damaged, cut short or altered."""
+
+    code = 6
+
+
+class UnsafeError(BundleError):
+    """Content that could harm a host, such as a path that climbs out of its folder."""
+
+    code = 8
+
+
+class HostError(BundleError):
+    """This machine does not fit: platform, Python, disk, memory, permissions."""
+
+    code = 9
+
+
+class ProgramError(BundleError):
+    """A program that was run for this failed, or is not there."""
+
+    code = 10
+
+
+class SmokeError(BundleError):
+    """An installed model did not prove itself."""
+
+    code = 11
+
+
+class BusyError(BundleError):
+    """Another run holds the prefix."""
+
+    code = 13
+
+
+INTERRUPTED = 130

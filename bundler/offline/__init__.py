@@ -1,0 +1,1 @@
+"""The side without a network."""

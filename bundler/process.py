@@ -1,0 +1,79 @@
+"""The one door through which other programs are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler.errors import ProgramError
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_LAST_LINES = 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A program that has ended: its exit code and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def without_secrets(text: str) -> str:
+    """``text`` with the user and password of every address in it masked."""
+    return _USERINFO.sub("***", text)
+
+
+def find(name: str) -> Path | None:
+    """Where a program is on PATH, or None."""
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def clean_environment(*, without: Sequence[str] = (), **extra: str) -> dict[str, str]:
+    """This process's environment less the variables that start with a prefix in ``without``, plus ``extra``."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(tuple(without))} | extra
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    accept: Sequence[int] = (0,),
+    hint: str = "",
+) -> Finished:
+    """Run a program to its end without standard input.
+
+    Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
+    message holds the last lines it printed, with passwords masked.
+    """
+    argv = [os.fspath(part) for part in command]
+    name = Path(argv[0]).name
+    try:
+        done = subprocess.run(
+            argv,
+            env=None if environment is None else dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
+    finished = Finished(
+        code=done.returncode,
+        stdout=done.stdout.decode("utf-8", "replace"),
+        stderr=done.stderr.decode("utf-8", "replace"),
+    )
+    if finished.code not in accept:
+        said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-_LAST_LINES:]
+        ended = f"ended with code {finished.code}" if finished.code >= 0 else f"was ended by signal {-finished.code}"
+        raise ProgramError(without_secrets("\n".join([f"{name} {ended}:", *said])), where=argv[0], hint=hint)
+    return finished
