@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 CHUNK = 1 << 20
 """Bytes hashed at once: stays in a core's cache."""
@@ -123,19 +123,6 @@ class FileSource:
         write_at(into, buffer[:got], at)
         self._at += got
         return got
-
-
-class StreamSource:
-    """Bytes of a pipe, which can be read once."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._buffer = memoryview(bytearray(CHUNK))
-
-    def move(self, into: int, at: int, count: int) -> int:
-        data = self._stream.read(min(count, CHUNK))
-        write_at(into, data, at)
-        return len(data)
 
 
 class _Watermark:

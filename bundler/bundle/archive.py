@@ -1,0 +1,304 @@
+"""A bundle as one file: same lock in, same bytes out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bundler.bundle import disk, hashing, lock, tarform
+from bundler.bundle.fields import Invalid
+from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
+from bundler.bundle.hashing import FileSource, HashingCopier
+from bundler.bundle.lock import Artifact, Lock
+from bundler.bundle.tarform import Layout, Member
+from bundler.errors import HostError, IntegrityError
+from bundler.progress import Report
+
+Contents = Callable[[Artifact], Path]
+"""Where the content of an artifact lies while a bundle is written."""
+
+
+class ChangedError(IntegrityError):
+    """Content was not what the lock says when it was packed; ``artifacts`` says which."""
+
+    def __init__(self, artifacts: list[Artifact], where: str) -> None:
+        listed = "\n".join(f"  {artifact.path} (from {artifact.origin})" for artifact in artifacts)
+        hint = "build again: what was kept here is fetched anew, and a folder that changed is locked anew"
+        super().__init__(f"these files are not what the lock says:\n{listed}", where=where, hint=hint)
+        self.artifacts = artifacts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """Bytes of a bundle that are not what they must be: ``start`` up to, not including, ``end``."""
+
+    member: str
+    start: int
+    end: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.member} (bytes {self.start}-{self.end}): {self.message}"
+
+
+def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
+    """Write the bundle of a lock; it appears under its name only when it is whole.
+
+    Every content is hashed where it arrived. Raises ChangedError when some is not what the lock says,
+    HostError when the disk is too small, OSError when it can't be written.
+    """
+    plan = tarform.layout(packed, None)
+    holders = [member for member in plan.artifacts() if not member.link and member.size]
+    shared = bool(holders) and disk.shares_blocks(contents(_artifact(max(holders, key=_size))), path.parent)
+    disk.require(path.parent, 0 if shared else plan.size, "the bundle")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    fd = hashing.open_to_write(partial)
+    try:
+        try:
+            _pack(fd, plan, contents, report)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        partial.chmod(0o644)
+        partial.replace(path)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
+    hashing.write_at(fd, plan.head, 0)
+    found: list[tuple[Artifact, Future[str]]] = []
+    with report.stage("pack", plan.size) as stage, HashingCopier(stage.advance) as copier:
+        for member in plan.artifacts():
+            if member.name != lock.INSTALLER:
+                hashing.write_at(fd, member.header(), member.header_at)
+            if not member.link:
+                found.append((_artifact(member), _pack_one(fd, member, contents, copier)))
+        os.ftruncate(fd, plan.size)  # padding and end are zeros, and so is what was never written
+        changed = [artifact for artifact, digest in found if digest.result() != artifact.sha256]
+    if changed:
+        raise ChangedError(changed, "")
+
+
+def _pack_one(fd: int, member: Member, contents: Contents, copier: HashingCopier) -> Future[str]:
+    artifact = _artifact(member)
+    source = hashing.open_to_read(contents(artifact))
+    try:
+        if os.fstat(source).st_size != artifact.size:
+            raise ChangedError([artifact], str(contents(artifact)))
+        return copier.copy(FileSource(source), artifact.size, fd, member.content_at)
+    finally:
+        os.close(source)
+
+
+def seal(path: Path, sealed: Lock, signature: bytes | None) -> None:
+    """Rewrite the head of a bundle in place: the same content under a lock that says more, or signed.
+
+    Raises IntegrityError when the new lock speaks of other content, and fields.Invalid when it does
+    not fit the head.
+    """
+    with opened(path) as carried:
+        if carried.lock.artifacts != sealed.artifacts or carried.lock.head_size != sealed.head_size:
+            raise IntegrityError("the new lock is of another bundle", where=str(path))
+        if carried.lock.source_date_epoch != sealed.source_date_epoch:
+            raise IntegrityError("the new lock gives its members another time", where=str(path))
+    head = tarform.layout(sealed, signature).head
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        hashing.write_at(fd, head, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class OpenBundle:
+    """A bundle whose head was read and found to follow from its lock; no content is read yet."""
+
+    def __init__(self, plan: Layout, carrier: Carrier, where: str) -> None:
+        self.layout = plan
+        self.lock = plan.lock
+        self.signature = plan.signature
+        self.where = where
+        self.carrier = carrier
+
+    def check(self, report: Report) -> list[Damage]:
+        """Read every byte, on every core, and name all that is not what it must be."""
+        members = list(self.layout.artifacts())
+        if self.carrier.seekable:
+            members.sort(key=_size, reverse=True)
+        with (
+            report.stage("verify", sum(member.size for member in members if not member.link)) as stage,
+            ThreadPoolExecutor(os.cpu_count() if self.carrier.seekable else 1) as pool,
+        ):
+            found = pool.map(lambda member: self._damage_of(member, stage.advance), members)
+            damages = [damage for one in found for damage in one]
+        return sorted([*damages, *self._damage_at_end()], key=lambda damage: damage.start)
+
+    def copy_out(self, destination: Callable[[Member], int | None], advance: Callable[[int], None]) -> list[Damage]:
+        """Copy the content of members to where ``destination`` says, and give all damage found on the way.
+
+        ``destination`` is asked for each member that holds content, in order; it gives an empty file's
+        descriptor, which is closed here, or None where the content is not wanted and is passed over.
+        Raises OSError where a destination can't be written.
+        """
+        damages: list[Damage] = []
+        digests: list[tuple[Member, Future[str]]] = []
+        with HashingCopier(advance) as copier:
+            for member in self.layout.artifacts():
+                damages += self._damage_of_header(member)
+                if not member.link and (into := destination(member)) is not None:
+                    try:
+                        source = self.carrier.source(member.content_at)
+                        digests.append((member, copier.copy(source, member.size, into, 0, close=True)))
+                    except EOFError as error:
+                        return [*damages, _cut_short(member, error)]
+                damages += self._damage_of_padding(member)
+            for member, digest in digests:
+                damages += _compare(member, digest.result())
+        return [*damages, *self._damage_at_end()]
+
+    def _damage_of(self, member: Member, advance: Callable[[int], None]) -> list[Damage]:
+        found = self._damage_of_header(member)
+        if not member.link:
+            try:
+                found += _compare(member, self.carrier.digest(member.content_at, member.size, advance))
+            except EOFError as error:
+                return [*found, _cut_short(member, error)]
+        return found + self._damage_of_padding(member)
+
+    def _damage_of_header(self, member: Member) -> list[Damage]:
+        if member.name == lock.INSTALLER:  # the head ends with it and was compared when the bundle was opened
+            return []
+        return self._damage_of_form(member.name, member.header_at, member.header(), "its header is not what the lock gives")
+
+    def _damage_of_padding(self, member: Member) -> list[Damage]:
+        return self._damage_of_form(member.name, member.end, bytes(member.padding), "what follows it must be zero bytes")
+
+    def _damage_at_end(self) -> list[Damage]:
+        end_at = self.layout.end_at
+        found = self._damage_of_form("end of the bundle", end_at, tarform.END, "must be two blocks of zero bytes")
+        if self.carrier.read(self.layout.size, 1):
+            found.append(
+                Damage(
+                    member="end of the bundle",
+                    start=self.layout.size,
+                    end=self.carrier.size or self.layout.size + 1,
+                    message="bytes follow that belong to nothing",
+                )
+            )
+        return found
+
+    def _damage_of_form(self, name: str, at: int, expected: bytes, message: str) -> list[Damage]:
+        found = self.carrier.read(at, len(expected))
+        if found == expected:
+            return []
+        if len(found) < len(expected):
+            message = "the bundle ends before it"
+        return [Damage(member=name, start=at, end=at + len(expected), message=message)]
+
+
+@contextmanager
+def opened(bundle: Path | BinaryIO) -> Iterator[OpenBundle]:
+    """Open a bundle, from a file or from a pipe, and read its head.
+
+    Raises IntegrityError when the head is not that of a bundle, or not what its lock gives.
+    """
+    if not isinstance(bundle, Path):
+        yield _read_head(StreamCarrier(bundle), "standard input")
+        return
+    try:
+        fd = hashing.open_to_read(bundle)
+    except OSError as error:
+        raise HostError(f"the bundle can't be read: {error.strerror}", where=str(bundle)) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise HostError(
+                "the bundle is not a regular file", where=str(bundle), hint="to read a pipe, give '-' as the bundle"
+            )
+        yield _read_head(FileCarrier(fd), str(bundle))
+    finally:
+        os.close(fd)
+
+
+def _read_head(carrier: Carrier, where: str) -> OpenBundle:
+    head = carrier.read(0, tarform.ALIGNMENT)
+    size = tarform.size_in(head, lock.LOCK)
+    if size is None:
+        raise IntegrityError(
+            "this is not a bundle: it does not begin with bundle.json as format 1 writes it",
+            where=where,
+            hint="give the .bundle.tar that 'bundle build' wrote; one packed again by hand is not the same file",
+        )
+    if not 0 < size <= lock.LARGEST_LOCK:
+        raise IntegrityError(f"bundle.json claims {size:,} bytes; at most {lock.LARGEST_LOCK:,} are read", where=where)
+    head += carrier.read(len(head), size + -size % tarform.BLOCK)
+    carried = lock.read(head[tarform.ALIGNMENT : tarform.ALIGNMENT + size], where)
+    signature = None
+    probe = carrier.read(len(head), tarform.signature_at(len(head)) - len(head))
+    head += probe
+    signature_size = tarform.size_in(probe, lock.SIGNATURE)
+    if signature_size is not None:
+        if not 0 < signature_size <= tarform.LARGEST_SIGNATURE:
+            raise IntegrityError(f"bundle.sig claims {signature_size:,} bytes", where=where, hint=_CARRY_AGAIN)
+        signature = carrier.read(len(head), signature_size)
+        head += signature
+    try:
+        plan = tarform.layout(carried, signature)
+    except Invalid as error:
+        raise IntegrityError(f"the head is not what the lock gives: {error}", where=where, hint=_CARRY_AGAIN) from error
+    head += carrier.read(len(head), max(0, carried.head_size - len(head)))
+    if head != plan.head:
+        raise IntegrityError(_first_difference(head, plan), where=where, hint=_CARRY_AGAIN)
+    return OpenBundle(plan, carrier, where)
+
+
+_CARRY_AGAIN = "the bundle is damaged or was altered: carry it across again and compare its sha256 with the builder's"
+
+
+def _first_difference(head: bytes, plan: Layout) -> str:
+    at = next((n for n, (a, b) in enumerate(zip(head, plan.head, strict=False)) if a != b), min(len(head), len(plan.head)))
+    if at >= len(head):
+        return f"the bundle ends at byte {len(head)}, inside its head"
+    member = next(member for member in reversed(plan.members) if member.header_at <= at)
+    part = "header" if at < member.content_at else "content"
+    return f"byte {at}, in the {part} of {member.name}, is not what the lock gives"
+
+
+def refuse(damages: list[Damage], where: str) -> None:
+    """Raises IntegrityError that names every damage, if there is any."""
+    if damages:
+        listed = "\n".join(f"  {damage}" for damage in damages)
+        count = f"{len(damages)} places are" if len(damages) > 1 else "one place is"
+        raise IntegrityError(f"the bundle is damaged; {count} not what the lock says:\n{listed}", where=where, hint=_CARRY_AGAIN)
+
+
+def _compare(member: Member, found: str) -> list[Damage]:
+    expected = _artifact(member).sha256
+    if found == expected:
+        return []
+    message = f"content differs: sha256 {found}, expected {expected}"
+    return [Damage(member=member.name, start=member.content_at, end=member.end, message=message)]
+
+
+def _cut_short(member: Member, error: EOFError) -> Damage:
+    message = f"the bundle ends inside it: {error}"
+    return Damage(member=member.name, start=member.content_at, end=member.end, message=message)
+
+
+def _artifact(member: Member) -> Artifact:
+    if member.artifact is None:
+        raise TypeError(f"{member.name} is no artifact")
+    return member.artifact
+
+
+def _size(member: Member) -> int:
+    return 0 if member.link else member.size
