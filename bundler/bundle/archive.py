@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,19 +143,19 @@ class OpenBundle:
             damages = [damage for one in found for damage in one]
         return sorted([*damages, *self._damage_at_end()], key=lambda damage: damage.start)
 
-    def copy_out(self, destination: Callable[[Member], int | None], advance: Callable[[int], None]) -> list[Damage]:
-        """Copy the content of members to where ``destination`` says, and give all damage found on the way.
+    def copy_out(self, wanted: Mapping[str, Path], advance: Callable[[int], None]) -> list[Damage]:
+        """Copy the content of members, named by ``wanted``, to new files; gives all damage found on the way.
 
-        ``destination`` is asked for each member that holds content, in order; it gives an empty file's
-        descriptor, which is closed here, or None where the content is not wanted and is passed over.
-        Raises OSError where a destination can't be written.
+        A hard link's content is copied by naming its holder. Content that is not wanted is passed over.
+        Raises OSError where a file can't be written.
         """
         damages: list[Damage] = []
         digests: list[tuple[Member, Future[str]]] = []
         with HashingCopier(advance) as copier:
             for member in self.layout.artifacts():
                 damages += self._damage_of_header(member)
-                if not member.link and (into := destination(member)) is not None:
+                if member.name in wanted:
+                    into = hashing.open_to_write(wanted[member.name])
                     try:
                         source = self.carrier.source(member.content_at)
                         digests.append((member, copier.copy(source, member.size, into, 0, close=True)))

@@ -6,6 +6,7 @@ member of the bundle, and ``install`` checks against it. docs/format.md describe
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -289,6 +290,11 @@ class Lock:
         """The bytes of ``SHA256SUMS``, as ``sha256sum -c`` reads them."""
         listed = [(self.digest, LOCK), *((a.sha256, a.path) for a in self.artifacts)]
         return "".join(_sum_line(*one) for one in listed).encode()
+
+
+def with_changes(known: Lock, **changes: object) -> Lock:
+    """The same lock with other values in some fields, checked anew."""
+    return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
 
 
 def _sum_line(sha256: str, path: str) -> str:

@@ -1,0 +1,36 @@
+# Everything runs in an environment of its own, .venv, made on first use.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-all bench lint clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.installed  ## build a bundle, install it with the network cut, print what that proved
+	$(BIN)/python demo/run.py
+
+test: $(VENV)/.installed lint  ## the tests
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed lint  ## the tests and the proofs that take minutes
+	$(BIN)/python -m pytest -m "long or not long"
+
+bench: $(VENV)/.installed  ## measure speed, memory and disk as ratios within one run
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python bench/run.py
+
+lint: $(VENV)/.installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and what was built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

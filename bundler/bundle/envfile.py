@@ -1,0 +1,54 @@
+"""Environment variables that sh, dotenv, docker and systemd read alike.
+
+The four disagree on quotes, spaces, ``$``, ``#`` and ``~`` (tried: ``C=$HOME/z`` is expanded by sh
+alone, docker keeps quotes as part of the value), so a value is either made of characters that none
+of them touches, or it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+_PLACEHOLDER = re.compile(r"\{(?P<what>model|asset|release)(?::(?P<name>[^{}]*))?\}")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_?KEY", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|://[^/@]+:[^/@]+@")
+_NOT_SECRET = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
+
+
+def fault_of(name: str, value: str) -> str:
+    """Why a variable may not stand in ``.env.offline``, in words without its value; "" when it may."""
+    text = _PLACEHOLDER.sub("", value)
+    if _SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(value)):
+        return "looks like a secret, which would travel in the clear: leave it blank and set it on the host"
+    if odd := sorted(set(_PLAIN.sub("", text))):
+        return f"holds {odd[0]!r}, which sh, dotenv, docker and systemd read differently"
+    return ""
+
+
+def placeholders(value: str) -> list[tuple[str, str]]:
+    """The placeholders of a value as (what, name): ``{model:bge-m3}`` is ("model", "bge-m3")."""
+    return [(found["what"], found["name"] or "") for found in _PLACEHOLDER.finditer(value)]
+
+
+def filled(value: str, fill: Callable[[str, str], str]) -> str:
+    """``value`` with each placeholder replaced by what ``fill(what, name)`` gives."""
+    return _PLACEHOLDER.sub(lambda found: fill(found["what"], found["name"] or ""), value)
+
+
+def line(name: str, value: str) -> str:
+    """``NAME=value`` as it stands in the file.
+
+    A value with other characters, which only a folder's name on the host can bring in, is put between
+    double quotes: sh, dotenv and systemd then agree; docker's ``--env-file`` keeps the quotes.
+    """
+    if _PLAIN.fullmatch(value):
+        return f"{name}={value}"
+    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
+    return f'{name}="{escaped}"'
+
+
+def same_everywhere(value: str) -> bool:
+    """Whether every reader gives back ``value`` from its line."""
+    return _PLAIN.fullmatch(value) is not None

@@ -1,0 +1,161 @@
+"""What a lock, a receipt or a smoke load says, for a program and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bundler.bundle import fields
+from bundler.bundle.lock import Lock
+from bundler.console import size_text
+from bundler.offline.install import Receipt
+from bundler.offline.releases import Release
+
+Answer = tuple[dict[str, Any], str]
+
+
+def summary(lock: Lock) -> dict[str, Any]:
+    """What inspect tells a program."""
+    return {
+        "name": lock.name,
+        "version": lock.version,
+        "sequence": lock.sequence,
+        "digest": lock.digest,
+        "target": fields.encode(lock.target),
+        "signed_by": [],
+        "rehearsed": lock.rehearsed,
+        "created_by": lock.created_by,
+        "models": [_model(lock, number) for number in range(len(lock.models))],
+        "wheels": [
+            {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
+            for package in lock.python.packages
+        ],
+        "artifacts": {"count": len(lock.artifacts), "bytes": sum(artifact.size for artifact in lock.artifacts)},
+        "unpublished": [a.path for a in lock.artifacts if a.kind in ("wheel", "tool", "asset") and not a.upstream],
+    }
+
+
+def _model(lock: Lock, number: int) -> dict[str, Any]:
+    model = lock.models[number]
+    files = lock.files_of(model)
+    return {
+        "alias": model.alias,
+        "source": model.source,
+        "repo_id": model.repo_id,
+        "commit": model.commit,
+        "loader": model.loader,
+        "licence": model.licence,
+        "digest": model.digest,
+        "files": len(files),
+        "bytes": sum(artifact.size for artifact in files),
+        "pickles": [a.path for a in files if a.path.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))],
+    }
+
+
+def words(lock: Lock) -> str:
+    """What inspect tells a person."""
+    said = summary(lock)
+    lines = [
+        f"{lock.name} {lock.version}  (sequence {lock.sequence}, made by {lock.created_by})",
+        f"  digest     {lock.digest}",
+        f"  target     {lock.target}",
+        "  signed by  nobody",
+        f"  rehearsed  {'yes, by the builder' if lock.rehearsed else 'no: nothing has shown yet that it installs and loads'}",
+        f"  content    {len(lock.artifacts)} files, {size_text(said['artifacts']['bytes'])}",
+    ]
+    lines += [f"  models     {len(lock.models)}"]
+    for model in said["models"]:
+        licence = model["licence"] or "no licence stated"
+        name = f" as {model['repo_id']}" if model["repo_id"] else ""
+        lines.append(f"    {model['alias']}{name}: {model['files']} files, {size_text(model['bytes'])}, {licence}")
+        lines.append(f"      from {model['source']}, loaded by {model['loader']}, commit {model['commit'][:12]}")
+        if model["pickles"]:
+            lines.append(f"      pickles: {', '.join(Path(name).name for name in model['pickles'])}")
+    wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
+    lines.append(f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}")
+    lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
+    if assets := lock.of_kind("asset"):
+        lines.append(f"  assets     {', '.join(asset.path for asset in assets)}")
+    if said["unpublished"]:
+        lines.append("  no digest was published for: " + ", ".join(Path(name).name for name in said["unpublished"]))
+    return "\n".join(lines)
+
+
+def _columns(items: Sequence[str], width: int = 92) -> list[str]:
+    if not items:
+        return []
+    cell = max(map(len, items)) + 2
+    across = max(1, width // cell)
+    rows = [items[n : n + across] for n in range(0, len(items), across)]
+    return ["    " + "".join(item.ljust(cell) for item in row).rstrip() for row in rows]
+
+
+def built(path: Path, size: int, lock: Lock) -> str:
+    """What build tells a person."""
+    return (
+        f"{path}  ({size_text(size)})\n"
+        f"  digest  {lock.digest}\n"
+        f"  target  {lock.target}\n"
+        f"  {len(lock.models)} models, {len(lock.python.packages)} wheels, {len(lock.artifacts)} files\n"
+        "On the isolated host:\n"
+        f"  tar xf {path.name} bundle.pyz && python3 bundle.pyz install {path.name} --prefix DIR"
+    )
+
+
+def whole(lock: Lock, size: int) -> str:
+    """What verify tells a person."""
+    return (
+        f"whole: {lock.name} {lock.version}, {len(lock.artifacts)} files, {size_text(size)}; every byte is what the lock says\n"
+        f"  digest     {lock.digest}\n"
+        "  signed by  nobody"
+    )
+
+
+def installed(receipt: Receipt) -> Answer:
+    """What install tells."""
+    home = f"{receipt.prefix}/current"
+    lines = [f"installed: {receipt.name} {receipt.version}, live as {home}"]
+    lines += [proofs(list(receipt.smoke))] if receipt.smoke else []
+    lines += [
+        f"  environment  {home}/venv/bin/python",
+        f"  variables    {home}/.env.offline",
+        f"  image        {home}/Dockerfile.offline",
+    ]
+    return fields.encode(receipt), "\n".join(lines)
+
+
+def proofs(results: list[dict[str, Any]]) -> str:
+    """What smoke loads measured, for a person."""
+    return "\n".join(line for result in results for line in _proof(result)) or "no models"
+
+
+def _proof(result: dict[str, Any]) -> list[str]:
+    if result["width"] is None:
+        return [f"  {result['alias']}: {'; '.join(result['warnings'])}"]
+    lines = [
+        f"  {result['alias']}: {result['width']} wide, norm {result['norm']:.4f}, {result['dtype']} on {result['device']}",
+        f"    load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, "
+        f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}",
+        f"    network: {result['network']['statement']}",
+    ]
+    if result["network"]["proof"]:
+        lines.append(f"    interfaces: {', '.join(result['network']['interfaces'])}; {result['network']['proof']}")
+    lines += [
+        f"    {one['query']!r} is nearer to {one['nearer_text']!r} ({one['nearer']:.3f}) than to {one['farther_text']!r} ({one['farther']:.3f})"
+        for one in result["closer"]
+    ]
+    lines.append("    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
+    return lines
+
+
+def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
+    """What list tells."""
+    name = live.name if live else ""
+    rows = [{**receipt, "live": receipt["release"] == name} for receipt in receipts]
+    lines = [
+        f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  sequence {row['sequence']}  "
+        f"models: {', '.join(row['models']) or 'none'}"
+        for row in rows
+    ]
+    return {"releases": rows}, "\n".join(lines) or "nothing is installed here"

@@ -1,0 +1,77 @@
+""".env.offline and Dockerfile.offline, rendered from templates/."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from bundler.bundle import envfile
+from bundler.bundle.lock import Lock
+from bundler.offline.releases import Release
+from bundler.progress import Report
+
+ENV_FILE = ".env.offline"
+DOCKERFILE = "Dockerfile.offline"
+
+
+def library_variables(home: Path, writable: Path) -> dict[str, str]:
+    """What makes the libraries stay on this host: the release at ``home``, and a folder they may write to."""
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "DISABLE_SAFETENSORS_CONVERSION": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_HOME": str(writable / "huggingface"),
+        "HF_MODULES_CACHE": str(writable / "huggingface" / "modules"),
+        "HF_DATASETS_CACHE": str(writable / "huggingface" / "datasets"),
+        "TORCH_HOME": str(writable / "torch"),
+        "TORCHINDUCTOR_CACHE_DIR": str(writable / "torch" / "inductor"),
+        "TRITON_CACHE_DIR": str(writable / "triton"),
+    }
+
+
+def variables(locked: Lock, prefix: Path) -> dict[str, str]:
+    """Every variable of ``.env.offline``; paths go through ``current``, so that an upgrade needs no edit."""
+    release = Release(prefix=prefix, name=locked.release)
+
+    def fill(what: str, name: str) -> str:
+        return str({"model": release.live / "models" / name, "asset": release.live / "assets" / name}.get(what, release.live))
+
+    asked = {name: envfile.filled(value, fill) for name, value in locked.env.items()}
+    return library_variables(release.live, release.writable) | asked
+
+
+def env_text(locked: Lock, prefix: Path) -> str:
+    """The text of ``.env.offline``."""
+    lines = [envfile.line(name, value) for name, value in variables(locked, prefix).items()]
+    return _rendered("env.offline.j2", lock=locked, lines=lines)
+
+
+def dockerfile_text(locked: Lock) -> str:
+    """The text of ``Dockerfile.offline``."""
+    lines = [envfile.line(*one) for one in variables(locked, Path("/opt") / locked.name).items()]
+    base = locked.image.base or f"python:{locked.target.python}-slim"
+    return _rendered("Dockerfile.offline.j2", lock=locked, lines=lines, base=base)
+
+
+def write(release: Release, locked: Lock, report: Report) -> None:
+    """Write both files into the release."""
+    if odd := [name for name, value in variables(locked, release.prefix).items() if not envfile.same_everywhere(value)]:
+        report.warn(
+            f"the prefix's name makes {len(odd)} values of {ENV_FILE} need quotes: sh, dotenv and systemd read them "
+            "alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
+        )
+    (release.path / ENV_FILE).write_text(env_text(locked, release.prefix), encoding="utf-8")
+    (release.path / DOCKERFILE).write_text(dockerfile_text(locked), encoding="utf-8")
+
+
+def _rendered(template: str, **values: object) -> str:
+    """A template of this program's own; nothing that a bundle carries is ever rendered."""
+    text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
+    room = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 (not HTML)
+    return room.from_string(text).render(**values)

@@ -1,0 +1,75 @@
+"""Is this host the one that the bundle is for? Asked before any work starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bundler import process
+from bundler.bundle import disk, target
+from bundler.bundle.archive import OpenBundle
+from bundler.bundle.lock import Lock
+from bundler.bundle.target import Target
+from bundler.errors import HostError, ProgramError
+from bundler.offline.place import Plan, needed
+from bundler.offline.releases import Release
+
+_ASK = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.maxsize > 2**32, sys._base_executable)"
+
+
+def check_platform(locked: Lock) -> None:
+    """Raises HostError when the bundle was built for another kind of machine."""
+    here, there = target.this_machine(), locked.target
+    wrong = []
+    if here.platform != there.platform:
+        wrong.append(f"it is for {there.platform}, this is {here.platform}")
+    elif there.libc and _older(here, there):
+        wrong.append(f"it needs {there.libc} or newer, this host has {here.libc}")
+    if wrong:
+        hint = f"have it built with target: {{platform: {here.platform}, libc: {here.libc}}}"
+        raise HostError(f"the bundle is for another host: {'; '.join(wrong)}", where=locked.file_name, hint=hint)
+
+
+def _older(here: Target, there: Target) -> bool:
+    return here.libc_version[0] != there.libc_version[0] or here.libc_version < there.libc_version
+
+
+def find_python(wanted: Target) -> Path:
+    """The interpreter to make the environment from; raises HostError when the host has none of that version."""
+    seen: list[str] = []
+    for candidate in _candidates(wanted):
+        try:
+            said = process.run([candidate, "-I", "-c", _ASK], environment=process.clean_environment(without=["PYTHON"]))
+        except ProgramError:  # such as a shim of a version manager that has no such version: look further
+            continue
+        name, version, wide, executable = said.stdout.strip().split(" ", 3)
+        if (name, version, wide) == ("cpython", wanted.python, "True"):
+            return Path(executable)
+        seen.append(f"{candidate} is {name} {version}")
+    raise HostError(
+        f"the bundle needs CPython {wanted.python} and this host has none on PATH" + "".join(f"; {one}" for one in seen),
+        hint=f"install python{wanted.python} (without pip or venv is enough), or have the bundle built for another Python",
+    )
+
+
+def _candidates(wanted: Target) -> Iterator[str]:
+    yield sys.executable
+    names = [f"python{wanted.python}", "python3", "python"]
+    for folder in os.get_exec_path():
+        for name in names:
+            if found := shutil.which(name, path=folder):
+                yield found
+
+
+def check_room(carried: OpenBundle, planned: Plan, release: Release) -> None:
+    """Raises HostError when the prefix's disk has too little room, or forbids what is installed to run."""
+    disk.require(release.prefix, needed(carried, planned, release), "installing")
+    if hasattr(os, "statvfs") and os.statvfs(release.prefix).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise HostError(
+            "the prefix lies on a file system mounted noexec, where no compiled library can be loaded",
+            where=str(release.prefix),
+            hint="choose a --prefix on a file system that may hold programs",
+        )

@@ -1,0 +1,119 @@
+"""Proof that it runs, with the network shut."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bundler import process
+from bundler.bundle import fields
+from bundler.bundle.lock import Lock, Model
+from bundler.errors import SmokeError
+from bundler.offline import emit
+from bundler.offline.releases import Release
+from bundler.progress import Report
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # not there before Python 3.11
+
+STANDARD_TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "폐쇄망에서는 모델과 패키지를 한 번에 옮겨야 한다.",
+    "A contract of forty pages was summarised for the board. " * 40,
+)
+"""What is embedded when the manifest names no texts: English, Korean, and one of several hundred words."""
+
+_PASSED, _FAILED = 0, 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Request:
+    alias: str
+    loader: str
+    path: str
+    repo_id: str
+    device: str
+    texts: tuple[str, ...]
+    closer: tuple[tuple[str, ...], ...]
+    ram_limit: int
+
+
+def lay_out(release: Release) -> None:
+    """Put what runs inside the environment beside it: the installed Python has nothing of this program."""
+    _copy(resources.files("bundler").joinpath("payload"), release.path / "payload")
+
+
+def prove(release: Release, locked: Lock, device: str | None, report: Report) -> list[dict[str, Any]]:
+    """Load every model in a process of its own with the network cut, and say what was measured.
+
+    Writes ``smoke.json`` into the release's folder when all is well. Raises SmokeError that names every
+    model that failed and why.
+    """
+    results = []
+    for model in locked.models:
+        with report.stage(f"smoke load {model.alias}"):
+            results.append(_one(release, locked, model, device or locked.smoke.device))
+        for warning in results[-1].get("warnings", []):
+            report.warn(f"{model.alias}: {warning}")
+    if failed := [result for result in results if not result["ok"]]:
+        listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
+        hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
+        raise SmokeError(f"{len(failed)} of {len(results)} models did not prove themselves:\n{listed}", hint=hint)
+    return results
+
+
+def write(release: Release, results: list[dict[str, Any]]) -> None:
+    """Keep what the smoke loads measured, as ``smoke.json``."""
+    text = json.dumps(results, ensure_ascii=False, indent=2) + "\n"
+    (release.path / "smoke.json").write_text(text, encoding="utf-8")
+
+
+def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str, Any]:
+    asked = _Request(
+        alias=model.alias,
+        loader=model.loader,
+        path=str(release.path / "models" / model.alias),
+        repo_id=model.repo_id,
+        device=device,
+        texts=locked.smoke.texts or STANDARD_TEXTS,
+        closer=locked.smoke.closer,
+        ram_limit=locked.smoke.ram_limit,
+    )
+    with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
+        request, result = Path(folder, "request.json"), Path(folder, "result.json")
+        request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
+        environment = process.clean_environment(
+            without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH"),
+            **emit.library_variables(release.path, Path(folder, "var")),
+        )
+        done = process.run(
+            [release.python, "-I", release.path / "payload", request, result],
+            environment=environment,
+            accept=range(-64, 256),
+        )
+        if done.code in (_PASSED, _FAILED) and result.exists():
+            return dict(json.loads(result.read_bytes()))
+    return _crashed(model, done)
+
+
+def _crashed(model: Model, done: process.Finished) -> dict[str, Any]:
+    """A result for a load that ended without one, such as for want of memory."""
+    last = "\n".join(done.stderr.strip().splitlines()[-5:])
+    ended = f"was ended by signal {-done.code}" if done.code < 0 else f"ended with code {done.code}"
+    hint = "look for the kernel's out-of-memory message (dmesg); give the host more memory" if done.code < 0 else ""
+    fault = f"the load {ended} before it could say anything: {last}"
+    return {"alias": model.alias, "ok": False, "fault": fault, "hint": hint}
+
+
+def _copy(source: Traversable, into: Path) -> None:
+    """Copy a folder out of the program, which may be one zip file."""
+    into.mkdir()
+    for entry in source.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__":
+            _copy(entry, into / entry.name)
+        elif entry.name.endswith(".py"):
+            (into / entry.name).write_bytes(entry.read_bytes())

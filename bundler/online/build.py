@@ -1,0 +1,104 @@
+"""The route: manifest → lock → fetch → pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler.bundle import archive, disk, lock
+from bundler.bundle.lock import Artifact, Lock
+from bundler.errors import IntegrityError, ManifestError
+from bundler.online import installer, manifest, pipconfig, resolve, wheels
+from bundler.online.manifest import Asked
+from bundler.online.resolve import Workshop
+from bundler.online.store import Store
+from bundler.progress import Report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A bundle that was written: where, how large in bytes, and from which lock."""
+
+    path: Path
+    size: int
+    lock: Lock
+
+
+def workshop(report: Report) -> Workshop:
+    """The shelf and pip's configuration of the person who runs this."""
+    return Workshop(store=Store.of_this_user(), config=pipconfig.read(), report=report)
+
+
+def make_lock(path: Path, shop: Workshop) -> Lock:
+    """Resolve a manifest."""
+    return resolve.resolve(manifest.load(path), shop)
+
+
+def write_lock(path: Path, locked: Lock) -> None:
+    """Keep a lock in a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(locked.canonical)
+    partial.replace(path)
+
+
+def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Built:
+    """Build the bundle of a manifest, from a kept lock where one is given.
+
+    ``out`` is the bundle's file, or an existing folder for it; default: the working folder. Raises BundleError;
+    then there is no file of that name, or the one that was there before.
+    """
+    asked = manifest.load(path)
+    locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
+    if kept is not None:
+        _gather_again(locked, asked, shop)
+    _fetch(locked, asked, shop)
+    final = _file(out, locked)
+    try:
+        archive.write(final, locked, shop.path_of, shop.report)
+    except archive.ChangedError as error:
+        for artifact in error.artifacts:
+            shop.store.drop(artifact.sha256)  # the next build fetches it anew
+        raise
+    return Built(path=final, size=final.stat().st_size, lock=locked)
+
+
+def _file(out: Path | None, locked: Lock) -> Path:
+    if out is None:
+        return Path.cwd() / locked.file_name
+    return out / locked.file_name if out.is_dir() else out
+
+
+def _kept(path: Path, asked: Asked) -> Lock:
+    try:
+        locked = lock.read(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ManifestError(f"the lock can't be read: {error.strerror}", where=str(path)) from error
+    if locked.manifest_sha256 != asked.sha256:
+        hint = "run bundle lock again, or take the manifest that it was made from"
+        raise ManifestError("the lock was made from another text of this manifest", where=str(path), hint=hint)
+    return locked
+
+
+def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
+    """Bring home what a kept lock names and see that it still is what the lock says."""
+    shop.store.put_bytes(lock.requirements_text(locked.python, locked.artifacts))
+    if shop.store.path_of(locked.artifacts[0].sha256) is None:
+        shop.store.put_bytes(installer.build())
+    for wanted, model in zip(asked.manifest.models, locked.models, strict=True):
+        with shop.report.stage(f"gather {model.alias}"):
+            _, files = resolve.gather(wanted, asked, locked.target, shop, pinned=model.source)
+        if lock.digest_of_files((file.sha256, file.path) for file in files) != model.digest:
+            hint = "run bundle lock again if the change is wanted; else restore the source"
+            raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
+    resolve.fetch_assets(asked, shop)
+
+
+def _fetch(locked: Lock, asked: Asked, shop: Workshop) -> None:
+    """Bring the wheels home that are not on the shelf."""
+    away = [a for kind in ("tool", "wheel") for a in locked.of_kind(kind) if shop.store.path_of(a.sha256) is None]
+    disk.require(shop.store.root, sum(artifact.size for artifact in away), "fetching packages")
+    wheels.fetch([_as_wheel(artifact) for artifact in away], shop.store, shop.config, shop.report)
+    if missing := [artifact for artifact in locked.artifacts if not _is_here(artifact, shop)]:
+        listed = ", ".join(artifact.path for artifact in missing[:5])
+        hint = "run bundle lock again: this version of the tool, or the source, gives other files"
+        raise IntegrityError(f"what the lock names can't be had any more: {listed}", where=str(asked.folder), hint=hint)

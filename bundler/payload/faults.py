@@ -1,0 +1,100 @@
+"""How a load can fail: a sentence that a person can act on, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LONGEST_LINE = 400
+
+REBUILD = (
+    "On the online side, check that no include or exclude pattern of the model removes the file, build the bundle "
+    "again and install it."
+)
+DAMAGED = (
+    "The file is damaged or was cut short. Fetch the model again on the online side, build the bundle and install it."
+)
+NOT_THIS_MODEL = (
+    "The model's configuration and its weights do not belong together. Take both from the same revision of the model."
+)
+LIBRARIES = (
+    "The installed libraries do not fit this model or each other. Pin versions that are known to load it in the "
+    "manifest, and build the bundle again."
+)
+_OWN_CODE = (
+    "The model brings Python code of its own, which this loader does not run. Choose a loader that does, or carry the "
+    "model with the loader files."
+)
+_ABSENT = (
+    "A Python package is not in the bundle. Add it under python: requirements in the manifest, and build it again."
+)
+_MEMORY = "Stop other programs that use the device, choose the device cpu, or use a host with more memory."
+_KIND = (
+    "config.json does not say which kind of model this is, or the installed transformers is too old to know it. Pin a "
+    "newer transformers, or restore config.json."
+)
+_REACHED_OUT = (
+    "A library asked the network for a file: the bundle lacks something that this model needs, such as code or a base "
+    "model in another repository. Build it again with that."
+)
+_BEYOND = "The tokenizer gives numbers that the model has no row for: tokenizer and weights are of different models."
+_NO_ADVICE = (
+    "Run again with --debug to see the whole traceback, and compare the library versions with those of the build."
+)
+
+# Part of an error of a library → what a person does about it. The first that occurs is taken.
+_ADVICE = (
+    ("trust_remote_code", _OWN_CODE),
+    ("out of memory", _MEMORY),
+    ("allocate memory", _MEMORY),
+    ("MemoryError", _MEMORY),
+    ("meta tensor", LIBRARIES),
+    ("size mismatch", NOT_THIS_MODEL),
+    ("ignore_mismatched_sizes", NOT_THIS_MODEL),
+    ("SafetensorError", DAMAGED),
+    ("PytorchStreamReader", DAMAGED),
+    ("Unrecognized model", _KIND),
+    ("Network is unreachable", _REACHED_OUT),
+    ("the network is cut", _REACHED_OUT),
+    ("index out of range", _BEYOND),
+    ("ModuleNotFoundError", _ABSENT),
+    ("ImportError", LIBRARIES),
+    ("AttributeError", LIBRARIES),
+)
+
+
+class CheckFailed(Exception):  # noqa: N818 - it reads as what happened: raise CheckFailed
+    """A model did not keep a promise. ``str(error)`` says which; ``hint`` says what to do next."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One sentence for a person, and what to do next."""
+
+    sentence: str
+    hint: str
+
+
+def explain(error: BaseException) -> Fault:
+    """What to tell a person about `error`; only its first line, since libraries answer with pages."""
+    if isinstance(error, CheckFailed):
+        return Fault(sentence=str(error), hint=error.hint)
+    message = str(error)
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    named = f"{type(error).__name__}: {message}"
+    hint = next((advice for mark, advice in _ADVICE if mark in named), _NO_ADVICE)
+    return Fault(sentence=f"The load stopped with {type(error).__name__}: {shortened(first)}", hint=hint)
+
+
+def shortened(text: str, longest: int = LONGEST_LINE) -> str:
+    """`text` in at most `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """The first few names in words: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

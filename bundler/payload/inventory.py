@@ -1,0 +1,160 @@
+"""Names of weights: which of a file are which of a model in memory, and what one that is left over means."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+# Old names of layer norms, which transformers still reads.
+_RENAMED = ((".gamma", ".weight"), (".beta", ".bias"))
+# Buffers that older versions saved and newer ones compute.
+_COMPUTED = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|num_batches_tracked)$")
+# Parts that hang on a model for another task than embedding: masked words, classes, answers.
+_HEADS = frozenset(
+    {
+        "classifier",
+        "cls",
+        "discriminator_predictions",
+        "generator_lm_head",
+        "generator_predictions",
+        "head",
+        "lm_head",
+        "lm_loss",
+        "lm_predictions",
+        "mask_predictions",
+        "mlm",
+        "mlm_head",
+        "pooler",
+        "pre_classifier",
+        "predictions",
+        "qa_outputs",
+        "score",
+        "seq_relationship",
+        "sop_classifier",
+        "vocab_layer_norm",
+        "vocab_projector",
+        "vocab_transform",
+    }
+)
+_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Match:
+    """``pairs`` are (name in the file, name in memory); the others have no counterpart."""
+
+    pairs: tuple[tuple[str, str], ...]
+    only_stored: tuple[str, ...]
+    only_held: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leftover:
+    """Weights of a file that the model did not take: those for another task, those of its body, and the rest."""
+
+    heads: tuple[str, ...]
+    body: tuple[str, ...]
+    other: tuple[str, ...]
+
+
+def match(stored: Mapping[str, Shape], held: Mapping[str, Shape], prefix: str) -> Match:
+    """Finds for each weight of a file the one in memory; `prefix` is what a model with a head puts before its body.
+
+    Weights that a library renames or fuses as it loads have no counterpart by name; where all of what is left in the
+    file is as large as all of what is left in memory, they are taken for each other.
+    """
+    free = dict(held)
+    pairs = []
+    for name, shape in stored.items():
+        found = next((each for each in _names(name, prefix) if free.get(each) == shape), None)
+        if found is not None:
+            pairs.append((name, found))
+            del free[found]
+    taken = {name for name, _ in pairs}
+    left = [name for name in stored if name not in taken and not computed(name)]
+    body = [name for name in left if not _is_head(name, prefix, two_towers=False)]
+    # The sums are over whole models, so that a weight lost and a foreign one gained do not make up for each other.
+    if body and free and _count(stored, body) == _count(held, free):
+        left = [name for name in left if name not in set(body)]
+        free = {}
+    absent = tuple(name for name in free if not computed(name))
+    return Match(pairs=tuple(pairs), only_stored=tuple(left), only_held=absent)
+
+
+def leftover(names: Collection[str], prefix: str, parts: Collection[str], *, two_towers: bool) -> Leftover:
+    """Sorts weights that the model did not take.
+
+    `parts` are the model's own top-level parts; `two_towers` says that it has a decoder, which embedding leaves out.
+    """
+    heads, body, other = [], [], []
+    for name in sorted(names):
+        if computed(name):
+            continue
+        if _is_head(name, prefix, two_towers=two_towers):
+            heads.append(name)
+        elif numbered(name) or _without(name, prefix).partition(".")[0] in parts:
+            body.append(name)
+        else:
+            other.append(name)
+    return Leftover(heads=tuple(heads), body=tuple(body), other=tuple(other))
+
+
+def computed(name: str) -> bool:
+    """Whether this is a buffer that is computed and not learned."""
+    return bool(_COMPUTED.search(name))
+
+
+def numbered(name: str) -> bool:
+    """Whether this weight is in one of several layers that are alike: the body of any model."""
+    return bool(_LAYER.search(name))
+
+
+def layers(names: Collection[str], prefix: str) -> dict[str, int]:
+    """How many layers each stack of layers has."""
+    counts: dict[str, set[str]] = {}
+    for name in names:
+        found = _LAYER.search(_without(name, prefix))
+        if found:
+            counts.setdefault(found[1], set()).add(found[2])
+    return {stack: len(numbers) for stack, numbers in counts.items()}
+
+
+def layer_gap(stored: Collection[str], held: Collection[str], prefix: str) -> str:
+    """In words, the first stack of layers that is higher in the file than in memory, or the other way round."""
+    here, there = layers(held, prefix), layers(stored, prefix)
+    gaps = (
+        f"the weights hold {there[stack]} layers of {stack}, and the model was built with {here[stack]}"
+        for stack in there
+        if stack in here and here[stack] != there[stack]
+    )
+    return next(gaps, "")
+
+
+def _is_head(name: str, prefix: str, *, two_towers: bool) -> bool:
+    bare = _without(name, prefix)
+    first = bare.partition(".")[0]
+    return first in _HEADS or (first == "decoder" and (two_towers or not numbered(bare)))
+
+
+def _without(name: str, prefix: str) -> str:
+    return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+def _names(name: str, prefix: str) -> Iterator[str]:
+    """The names that a weight may have in memory."""
+    for old, new in (("", ""), *_RENAMED):
+        if old and not name.endswith(old):
+            continue
+        same = name.removesuffix(old) + new
+        yield same
+        if prefix:
+            yield _without(same, prefix)
+            yield f"{prefix}.{same}"
+
+
+def _count(shapes: Mapping[str, Shape], names: Collection[str]) -> int:
+    return sum(math.prod(shapes[name]) for name in names)

@@ -1,0 +1,236 @@
+"""Cuts this process off from every network, and proves that it is cut.
+
+Must run before any thread exists: Linux gives a user namespace to processes of one thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Literal, TypedDict
+
+CLONE_NEWUSER = 0x10000000  # numbers of the Linux interface: unshare(2), netdevice(7)
+CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+
+NOWHERE = ("192.0.2.1", 443)  # RFC 5737 keeps this network for documentation: nothing lives there
+SECONDS = 2.0
+MOST_ATTEMPTS = 32
+_DONE = b"done"
+
+
+class Network(TypedDict):
+    """How the network was cut. ``attempts`` grows while the process runs: hosts that something tried to reach."""
+
+    cut: Literal["namespace", "guard"]
+    interfaces: list[str]
+    proof: str
+    statement: str
+    attempts: list[str]
+
+
+class NotCutError(OSError):
+    """The network could not be cut for certain, so nothing may be loaded."""
+
+
+def cut() -> Network:
+    """Cuts the network for this process and its children, for good.
+
+    A network namespace of its own where the kernel allows it, else a guard inside Python. ``BUNDLE_NETCUT=guard``
+    in the environment asks for the guard.
+
+    :raises NotCutError: a namespace was made, and something besides the loopback interface is in it
+    """
+    drop_proxies()
+    attempts: list[str] = []
+    why_not = _namespace()
+    if why_not:
+        return _guarded(why_not, attempts)
+    interfaces, proof = _proof_of_namespace()
+    _listen_in(attempts, refuse=False)
+    return Network(
+        cut="namespace",
+        interfaces=interfaces,
+        proof=proof,
+        statement="The kernel cut the network: this process has a network namespace of its own, whose only interface "
+        f"is {interfaces[0]}, and nothing outside answers ({proof}).",
+        attempts=attempts,
+    )
+
+
+def drop_proxies() -> None:
+    """Forgets proxies: one that listens on loopback would lead around the guard."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+
+
+def _namespace() -> str:
+    """Enters a network namespace; the reason in words where that can not be done."""
+    if os.environ.get("BUNDLE_NETCUT") == "guard":
+        return "BUNDLE_NETCUT asks for the guard"
+    if sys.platform != "linux":
+        return f"{sys.platform} has no network namespaces"
+    refusal = ""
+    # A privileged process must not take a user namespace: in it, root could not read files of other users.
+    for kinds in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET):
+        refusal = _rehearsed(kinds)
+        if not refusal:
+            _enter(kinds)
+            return ""
+    return refusal
+
+
+def _rehearsed(kinds: int) -> str:
+    """Tries in a child first: some kernels refuse half-way, and a namespace can not be left again."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _enter(kinds)
+            os.write(writer, _DONE)
+        except (OSError, AttributeError) as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    if answer == _DONE:
+        return ""
+    return answer.decode(errors="replace") or "the kernel ended a process that asked for one"
+
+
+def _enter(kinds: int) -> None:
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(ctypes.c_int(kinds)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare: {os.strerror(number)}")
+    if kinds & CLONE_NEWUSER:
+        # user_namespaces(7): without privileges, groups can be mapped only once setgroups is denied.
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+    _raise_loopback()
+
+
+def _raise_loopback() -> None:
+    """A new namespace has its loopback interface down; libraries that talk to themselves need it up."""
+    import fcntl  # noqa: PLC0415 - Windows has no such module
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        asked = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack("16sh22x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, asked))[1]
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+
+
+def _proof_of_namespace() -> tuple[list[str], str]:
+    interfaces = sorted(name for _, name in socket.if_nameindex())
+    if interfaces != ["lo"]:  # and no connection is tried: with another interface a packet could leave
+        raise NotCutError(
+            f"the network is not cut: beside lo, the new network namespace holds {', '.join(interfaces)}; "
+            "set BUNDLE_NETCUT=guard to cut it inside Python instead"
+        )
+    where = f"connect to {NOWHERE[0]}:{NOWHERE[1]}"
+    try:
+        socket.create_connection(NOWHERE, timeout=SECONDS).close()
+    except TimeoutError as error:
+        raise NotCutError(f"the network is not cut: {where} was not refused, it only timed out") from error
+    except OSError as error:
+        return interfaces, f"{where}: {error}"
+    raise NotCutError(f"the network is not cut: {where} went through")
+
+
+def _guarded(why_not: str, attempts: list[str]) -> Network:
+    _listen_in(attempts, refuse=True)
+    where = f"connect to {NOWHERE[0]}:{NOWHERE[1]}"
+    try:
+        socket.create_connection(NOWHERE, timeout=SECONDS).close()
+    except PermissionError as error:
+        proof = f"{where}: {error}"
+    else:
+        raise NotCutError(f"the network is not cut: the guard let {where} through")
+    attempts.clear()  # that one was ours
+    return Network(
+        cut="guard",
+        interfaces=sorted(name for _, name in socket.if_nameindex()),
+        proof=proof,
+        statement=f"No network namespace could be had ({why_not}), so a guard inside Python refuses every connection "
+        "and name look-up except loopback. It can not see sockets that compiled code or another program opens.",
+        attempts=attempts,
+    )
+
+
+def _listen_in(attempts: list[str], *, refuse: bool) -> None:
+    """Notes who tries to reach what, and refuses it if told to; in a namespace the kernel refuses in its own words."""
+
+    def hook(event: str, details: tuple[object, ...]) -> None:
+        aim = _AIMS.get(event)
+        host = aim(details) if aim else None
+        if host is None:
+            return
+        if host not in attempts and len(attempts) < MOST_ATTEMPTS:
+            attempts.append(host)
+        if refuse:
+            raise PermissionError(errno.EACCES, f"the network is cut for this load, {host} is out of reach")
+
+    sys.addaudithook(hook)
+
+
+def _aim_of_socket(details: tuple[object, ...]) -> str | None:
+    """Where socket.connect, sendto and sendmsg go: (socket, address); None where that stays on this machine."""
+    family = getattr(details[0], "family", None)
+    address = details[1]
+    if address is None or family in _STAYS_HERE:
+        return None
+    if family in (socket.AF_INET, socket.AF_INET6) and isinstance(address, tuple) and address:
+        return _aim_of_name((address[0],))
+    return str(address)
+
+
+def _aim_of_name(details: tuple[object, ...]) -> str | None:
+    """Which host a look-up asks for; None for none at all and for loopback."""
+    host = details[0]
+    if isinstance(host, bytes | bytearray):
+        host = bytes(host).decode(errors="replace")
+    if host is None or host in ("", "localhost"):
+        return None
+    name = str(host)
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return name
+    mapped = getattr(address, "ipv4_mapped", None)
+    return None if (mapped or address).is_loopback else name
+
+
+def _aim_of_address(details: tuple[object, ...]) -> str | None:
+    """As `_aim_of_name` for socket.getnameinfo, whose only detail is (host, port)."""
+    address = details[0]
+    return _aim_of_name((address[0],)) if isinstance(address, tuple) and address else None
+
+
+_STAYS_HERE = tuple(getattr(socket, name) for name in ("AF_UNIX", "AF_NETLINK") if hasattr(socket, name))
+
+# Python's table of audit events says what each one carries.
+_AIMS: dict[str, Callable[[tuple[object, ...]], str | None]] = {
+    "socket.connect": _aim_of_socket,
+    "socket.sendto": _aim_of_socket,
+    "socket.sendmsg": _aim_of_socket,
+    "socket.getaddrinfo": _aim_of_name,
+    "socket.gethostbyname": _aim_of_name,
+    "socket.gethostbyaddr": _aim_of_name,
+    "socket.getnameinfo": _aim_of_address,
+}

@@ -1,0 +1,54 @@
+"""One file for each loader: how a model is loaded and what it must show.
+
+The seam. A module here is a probe when it has
+
+* ``LOADER``, the loader's name in requests and manifests: the module's name with hyphens for underscores; and
+* ``prove(request, record)``, which loads the model in ``request.path`` on ``request.device``, writes what it measures
+  into ``record`` as soon as it is known, notes each check with ``record.passed`` and each thing worth knowing with
+  ``record.warn``, and raises ``CheckFailed`` (or lets the library's own error pass) when the model does not keep a
+  promise.
+
+A new loader is one new file and no other change. It may import its libraries at the top: a probe is imported after
+the network was cut, only when a request names it, and the time of that import is measured. What holds for any model
+is in ``checks``; what holds for anything that transformers loads is in ``loading``, ``weights`` and ``vocabulary``.
+A loader of FlagEmbedding's BGE-M3 has to demand ``sparse_linear.pt`` and ``colbert_linear.pt`` besides: where they
+are missing, that library draws random heads at each load.
+"""
+
+# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Protocol, cast
+
+from ..faults import CheckFailed
+from ..record import Record
+from ..request import Request
+
+
+class Probe(Protocol):
+    """What a module in this folder offers."""
+
+    LOADER: str
+
+    def prove(self, request: Request, record: Record) -> None:
+        """Loads the model and puts it to the proof."""
+
+
+def names() -> list[str]:
+    """The loaders that there are probes for."""
+    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(__path__))
+
+
+def named(loader: str) -> Probe:
+    """The probe for a loader; imports the libraries that it needs.
+
+    :raises CheckFailed: there is none
+    """
+    if loader not in names():
+        raise CheckFailed(
+            f"There is no way here to prove a model of the loader {loader!r}; there is one for {', '.join(names())}.",
+            "Correct the model's loader in the manifest, or carry the model with the loader files.",
+        )
+    return cast("Probe", importlib.import_module(f"{__name__}.{loader.replace('-', '_')}"))

@@ -1,0 +1,60 @@
+"""What one smoke load found, gathered as it goes, so that a load that fails still tells what it had measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .netcut import Network
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Closeness:
+    """The cosines of one query with the text that should be nearer and with the one that should be farther."""
+
+    query: str
+    nearer: float
+    farther: float
+
+
+@dataclass(kw_only=True, slots=True)
+class Record:
+    """The result of one smoke load; the one value here that changes, because probes write into it."""
+
+    alias: str
+    loader: str
+    ok: bool = False
+    fault: str = ""
+    hint: str = ""
+    traceback: str = ""
+    network: Network | None = None
+    device: str = ""
+    dtype: str = ""
+    width: int | None = None
+    norm: float | None = None
+    import_seconds: float = 0.0
+    load_seconds: float = 0.0
+    first_seconds: float = 0.0
+    second_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    parameters: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    checks: list[str] = field(default_factory=list)
+    closer: list[Closeness] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def passed(self, check: str) -> None:
+        """Notes a check that the model passed, in words for a person."""
+        self.checks.append(check)
+
+    def warn(self, *sentences: str) -> None:
+        """Notes what a person should know though the model works."""
+        self.warnings.extend(sentences)
+
+    def write(self, path: Path) -> None:
+        """Writes the result as JSON under another name first: whoever sees `path` sees it whole."""
+        draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+        draft.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)

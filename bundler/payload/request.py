@@ -1,0 +1,97 @@
+"""What the installer asks of one smoke load."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DEVICES = ("cpu", "cuda", "auto")
+TRIPLE = 3
+
+
+class RequestError(ValueError):
+    """The request can not be understood; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One model to be proved.
+
+    ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
+    ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none.
+    """
+
+    alias: str
+    loader: str
+    path: Path
+    repo_id: str = ""
+    device: str = "auto"
+    texts: tuple[str, ...] = ()
+    closer: tuple[tuple[str, str, str], ...] = ()
+    ram_limit: int = 0
+
+    def __post_init__(self) -> None:
+        # A relative folder reads as a repository id to the libraries, which then call home.
+        if not self.path.is_absolute():
+            raise RequestError(f"path: {self.path} is not an absolute folder")
+        if self.device not in DEVICES:
+            raise RequestError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
+
+
+def read(path: Path) -> Request:
+    """The request in a JSON file.
+
+    :raises RequestError: a field is missing or has the wrong type
+    :raises OSError: the file can not be read
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path.name} is not a JSON file: {error}") from error
+    if not isinstance(document, dict):
+        raise RequestError(f"{path.name} holds no object")
+    return Request(
+        alias=_text(document, "alias"),
+        loader=_text(document, "loader"),
+        path=Path(_text(document, "path")),
+        repo_id=_text(document, "repo_id", ""),
+        device=_text(document, "device", "auto"),
+        texts=_texts(document.get("texts", []), "texts"),
+        closer=tuple(_triple(each) for each in _list(document.get("closer", []), "closer")),
+        ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
+    )
+
+
+def _text(document: dict[str, object], name: str, default: str | None = None) -> str:
+    value = document.get(name, default)
+    if not isinstance(value, str):
+        raise RequestError(f"{name}: a string is needed")
+    return value
+
+
+def _list(value: object, name: str) -> list[object]:
+    if not isinstance(value, list):
+        raise RequestError(f"{name}: a list is needed")
+    return value
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    items = _list(value, name)
+    texts = tuple(item for item in items if isinstance(item, str))
+    if len(texts) != len(items):
+        raise RequestError(f"{name}: only strings may stand in it")
+    return texts
+
+
+def _triple(value: object) -> tuple[str, str, str]:
+    texts = _texts(value, "closer")
+    if len(texts) != TRIPLE:
+        raise RequestError("closer: each entry is [query, nearer, farther]")
+    return texts[0], texts[1], texts[2]
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RequestError(f"{name}: a number of bytes is needed, 0 for none")
+    return value
