@@ -173,11 +173,11 @@ class _Adapter(HTTPAdapter):
         self._cert = config.client_cert or None
         self._timeout = config.timeout or _TIMEOUT
         # The system's certificates; requests adds those of certifi.
-        self._tls = {"ssl_context": ssl.create_default_context()} if verify is True else {}
+        self._tls: dict[str, Any] = {"ssl_context": ssl.create_default_context()} if verify is True else {}
         super().__init__(pool_maxsize=_CONNECTIONS)
 
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options, **self._tls)
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options, **self._tls)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         return super().proxy_manager_for(proxy, **options, **self._tls)

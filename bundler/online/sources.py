@@ -46,7 +46,7 @@ def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
     and for what is no file, ManifestError when nothing is left.
     """
     root = folder.resolve()
-    found = {name: path for name, path in _walk(root) if _wanted(model, name)}
+    found = {name: _safe(path, name, root) for name, path in _walk(root) if _wanted(model, name)}
     _require_some(model, found)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashed = pool.map(hashing.digest_of_file, found.values())
@@ -112,8 +112,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
         for name in sorted([*files, *(name for name in folders if Path(folder, name).is_symlink())]):
             path = Path(folder, name)
             if name not in _LITTER:
-                inside = path.relative_to(root).as_posix()
-                yield inside, _safe(path, inside, root)
+                yield path.relative_to(root).as_posix(), path
 
 
 def _safe(path: Path, inside: str, root: Path) -> Path:

@@ -19,7 +19,8 @@ class Request:
     """One model to be proved.
 
     ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
-    ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none.
+    ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
+    texts were not chosen for this model, so that one in a language it does not know is no fault.
     """
 
     alias: str
@@ -30,6 +31,7 @@ class Request:
     texts: tuple[str, ...] = ()
     closer: tuple[tuple[str, str, str], ...] = ()
     ram_limit: int = 0
+    any_language: bool = False
 
     def __post_init__(self) -> None:
         # A relative folder reads as a repository id to the libraries, which then call home.
@@ -60,6 +62,7 @@ def read(path: Path) -> Request:
         texts=_texts(document.get("texts", []), "texts"),
         closer=tuple(_triple(each) for each in _list(document.get("closer", []), "closer")),
         ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
+        any_language=document.get("any_language") is True,
     )
 
 

@@ -17,6 +17,7 @@ UNCOUNTED = ("tekken.json", "tiktoken.model", "merges.txt")
 _WITHOUT = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 FEW_ROWS = 0.5  # of the embedding rows that a vocabulary must at least fill
+MOST_ROWS = 0.9  # that it nearly always fills: more are left empty by no more than rounding
 MOST_LOST = 0.001  # of the promised tokens that may be absent: special ones that a library leaves out
 MOST_UNKNOWN = 0.5
 LONG_FIELD, VARINT, FIXED64, FIXED32 = 2, 0, 1, 5  # wire types of protocol buffers
@@ -83,6 +84,8 @@ def kept(files: Vocabulary, held: Mapping[str, int], rows: int | None) -> list[s
             "tokenizer.",
             NOT_THIS_MODEL,
         )
+    if len(held) < MOST_ROWS * rows:
+        warnings.append(f"The tokenizer knows {len(held)} tokens, and the model has {rows} rows for them.")
     beyond = [token for token, number in held.items() if number >= rows]
     if len(beyond) > MOST_LOST * len(held):
         raise CheckFailed(
@@ -94,19 +97,25 @@ def kept(files: Vocabulary, held: Mapping[str, int], rows: int | None) -> list[s
     return warnings
 
 
-def known(texts: Sequence[str], tokens: Sequence[Sequence[int]], unknown: int | None, size: int) -> None:
-    """Checks that the texts are made of tokens that the tokenizer knows; `size` is that of its vocabulary."""
+def known(
+    texts: Sequence[str], tokens: Sequence[Sequence[int]], unknown: int | None, size: int, *, any_language: bool = False
+) -> list[str]:
+    """Checks that the texts are made of tokens that the tokenizer knows; `size` is that of its vocabulary.
+
+    With `any_language`, a text of which no token is known is a warning as long as others are known.
+    """
     hint = (
         "Check that tokenizer.json (or vocab.txt, or the sentencepiece model) is in the bundle, and that smoke: texts "
         "are in a language that the model knows."
     )
-    for text_, ids in zip(texts, tokens, strict=True):
+    warnings = []
+    for line, ids in zip(texts, tokens, strict=True):
         if not ids:
-            raise CheckFailed(f"The tokenizer finds no token in {quoted(text_)}; its vocabulary holds {size}.", hint)
+            raise CheckFailed(f"The tokenizer finds no token in {quoted(line)}; its vocabulary holds {size}.", hint)
         if all(number == unknown for number in ids):
-            raise CheckFailed(
-                f"Every token of {quoted(text_)} is unknown to the tokenizer, whose vocabulary holds {size}.", hint
-            )
+            warnings.append(f"Every token of {quoted(line)} is unknown to the tokenizer; its vocabulary holds {size}.")
+    if warnings and (not any_language or len(warnings) == len(texts)):
+        raise CheckFailed(warnings[0], hint)
     flat = [number for ids in tokens for number in ids]
     strange = sum(1 for number in flat if number == unknown)
     if strange > MOST_UNKNOWN * len(flat):
@@ -114,6 +123,7 @@ def known(texts: Sequence[str], tokens: Sequence[Sequence[int]], unknown: int | 
             f"{strange} of {len(flat)} tokens of the texts are unknown to the tokenizer; its vocabulary holds {size}.",
             hint,
         )
+    return warnings
 
 
 def pieces(model: bytes) -> int:

@@ -49,7 +49,7 @@ def prove(request: Request, record: Record) -> None:
         record.passed(f"{request.repo_id} is found offline, and is these files")
     texts = request.texts if len(set(request.texts)) > 1 else (*request.texts, *STOCK_TEXTS)
     loaded = _load(request, record, promised)
-    tokens = _tokens(loaded, texts, record)
+    tokens = _tokens(loaded, texts, record, any_language=request.any_language)
     vectors = _infer(loaded, texts, record)
     record.peak_rss_bytes = measure.peak_rss_bytes()
     _check_weights(loaded, texts[:2], record)
@@ -94,7 +94,7 @@ def _check_modules(model: Any, promised: promises.Promises) -> None:
         )
 
 
-def _tokens(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list[int]]:
+def _tokens(loaded: Loaded, texts: tuple[str, ...], record: Record, *, any_language: bool) -> list[list[int]]:
     """The token numbers of each text, after a check that they mean something."""
     tokenizer = getattr(loaded.model, "tokenizer", None)
     if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
@@ -102,7 +102,8 @@ def _tokens(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list
         return [[number] for number in range(len(texts))]
     lower = bool(getattr(loaded.model[0], "do_lower_case", False))
     tokens = [_numbers(tokenizer, text.lower() if lower else text) for text in texts]
-    vocabulary.known(texts, tokens, _unknown(tokenizer), len(tokenizer.get_vocab()))
+    size = len(tokenizer.get_vocab())
+    record.warn(*vocabulary.known(texts, tokens, _unknown(tokenizer), size, any_language=any_language))
     record.passed("the tokenizer knows the words of the texts")
     return tokens
 
@@ -110,7 +111,8 @@ def _tokens(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list
 def _numbers(tokenizer: Any, text: str) -> list[int]:
     if callable(tokenizer):
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)  # of the library tokenizers
+    found = tokenizer.encode(text, add_special_tokens=False)  # of the library tokenizers, which may pad even one text
+    return [number for number, real in zip(found.ids, found.attention_mask, strict=True) if real]
 
 
 def _unknown(tokenizer: Any) -> int | None:

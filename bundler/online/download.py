@@ -1,0 +1,306 @@
+"""Brings files home over HTTP: resumed, checked, several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial as bound
+from http import HTTPStatus
+from pathlib import Path
+
+import filelock
+import requests
+
+from bundler.bundle import hashing
+from bundler.errors import FetchError, IntegrityError
+from bundler.online import answers, pipconfig
+from bundler.online.answers import PATIENCE, AgainError, Patience, address
+from bundler.online.pipconfig import PipConfig
+from bundler.online.store import Store
+from bundler.progress import Report, Stage
+
+AT_ONCE = 8
+_GLANCE = 0.5
+"""Seconds between looks at whether to stop while another run holds a file."""
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Offsets and sizes are those of the file itself, not of a compressed form of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A file at an address (http, https, file, or a path), what it must hash to and its size in bytes where known."""
+
+    url: str
+    sha256: str = ""
+    size: int | None = None
+
+
+def fetch(
+    wanted: Sequence[Wanted],
+    store: Store,
+    config: PipConfig,
+    report: Report,
+    *,
+    title: str = "fetch",
+    also: Iterable[str] = (),
+    patience: Patience = PATIENCE,
+) -> tuple[tuple[int, str], ...]:
+    """Bring files onto the shelf; for each its size in bytes and SHA-256.
+
+    ``also`` are addresses whose credentials are to be used besides those of pip's configuration. Raises FetchError
+    for what can't be had and IntegrityError for what is not what it must be. What has arrived of a file stays and
+    the next call goes on from there.
+    """
+    stop = threading.Event()
+    known = [one.size for one in wanted if one.size is not None]
+    total = sum(known) if len(known) == len(wanted) else 0
+    with (
+        pipconfig.session(config, [*also, *(one.url for one in wanted)]) as session,
+        report.stage(title, total) as stage,
+    ):
+        errand = _Errand(session, store, report, stage, patience, stop)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
+            futures = [pool.submit(errand.run, one) for one in wanted]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                return tuple(future.result() for future in futures)
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def sizes(urls: Iterable[str], session: requests.Session, patience: Patience = PATIENCE) -> dict[str, int]:
+    """The size in bytes of what stands at each address, asked and only if need be fetched; raises FetchError."""
+    listed = list(dict.fromkeys(urls))
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sizes") as pool:
+        return dict(zip(listed, pool.map(lambda url: _size(url, session, patience), listed), strict=True))
+
+
+class _WrongError(Exception):
+    """What the server has is not what is wanted."""
+
+
+class _StoppedError(Exception):
+    """Another download has failed, or the person has had enough."""
+
+
+class _Tally:
+    """What one download has added to the progress, so that starting again takes it back."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._at = 0
+
+    def stand(self, at: int) -> None:
+        self._stage.advance(at - self._at)
+        self._at = at
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """Brings one file after the other; used by several threads."""
+
+    session: requests.Session
+    store: Store
+    report: Report
+    stage: Stage
+    patience: Patience
+    stop: threading.Event
+
+    def run(self, wanted: Wanted) -> tuple[int, str]:
+        tally = _Tally(self.stage)
+        if (path := pipconfig.local_path(wanted.url)) is not None:
+            return self._copy(wanted, path, tally)
+        try:
+            partial = self.store.partial(wanted.sha256 or hashing.digest_of(pipconfig.bare(wanted.url).encode()))
+            with self._alone(partial, wanted):
+                return self._bring(wanted, partial, tally)
+        except OSError as error:
+            hint = "see whether the disk is full or closed to you; BUNDLE_CACHE names another place"
+            raise FetchError(f"can't be kept: {answers.words(error)}", where=str(self.store.root), hint=hint) from error
+
+    def _copy(self, wanted: Wanted, path: Path, tally: _Tally) -> tuple[int, str]:
+        try:
+            size, sha256 = self.store.copy_in(path)
+        except (OSError, EOFError) as error:
+            raise FetchError(f"can't be copied: {answers.words(error)}", where=str(path)) from error
+        tally.stand(size)
+        if why := _difference(wanted, size, sha256):
+            raise IntegrityError(why, where=str(path), hint="the file was altered or damaged since: get it anew")
+        return size, sha256
+
+    @contextmanager
+    def _alone(self, partial: Path, wanted: Wanted) -> Iterator[None]:
+        """Holds what grows at ``partial`` against other runs that want the same file."""
+        lock = filelock.FileLock(partial.with_suffix(".lock"))
+        if not _taken(lock, 0):
+            self.report.note(f"{address(wanted.url)}: another run is fetching it; waiting for that")
+            while not _taken(lock, _GLANCE):
+                self._go_on()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
+
+    def _bring(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, str]:
+        if wanted.sha256 and (here := self.store.path_of(wanted.sha256, wanted.size)):
+            size = here.stat().st_size
+            tally.stand(size)
+            return size, wanted.sha256
+        try:
+            return self._bring_once(wanted, partial, tally)
+        except _WrongError as first:
+            self.report.note(f"{address(wanted.url)}: {first}; fetching it once more")
+        try:
+            return self._bring_once(wanted, partial, tally)
+        except _WrongError as error:
+            hint = "the file there was altered or damaged, or something in between answers instead: ask who runs it"
+            raise IntegrityError(f"fetched twice: {error}", where=address(wanted.url), hint=hint) from error
+
+    def _bring_once(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, str]:
+        try:
+            answers.patiently(
+                bound(self._attempt, wanted, partial, tally),
+                wanted.url,
+                self.patience,
+                note=self.report.note,
+                got=bound(_length, partial),
+                stop=self.stop,
+            )
+            sha256 = _checked(wanted, partial)
+        except _WrongError:
+            _discard(partial, tally)
+            raise
+        _mark_of(partial).unlink(missing_ok=True)
+        return self.store.adopt(partial, sha256)
+
+    def _attempt(self, wanted: Wanted, partial: Path, tally: _Tally) -> None:
+        self._go_on()
+        have, mark = _length(partial), _mark_of(partial)
+        validator = mark.read_text(encoding="latin-1") if mark.exists() else ""
+        if have and wanted.size == have and wanted.sha256:
+            tally.stand(have)
+            return  # it came to its end before; hashing will tell
+        # Without a digest only a validator can say that the rest belongs to what is here (RFC 9110, 13.1.5).
+        if not (wanted.sha256 or validator) or (wanted.size is not None and have >= wanted.size):
+            have = 0
+        headers = _PLAIN | ({"Range": f"bytes={have}-"} if have else {})
+        if have and validator:
+            headers["If-Range"] = validator
+        with answers.ask(self.session, "GET", wanted.url, headers) as response:
+            start, total = self._placed(response, wanted, have)
+            if start < 0:
+                _discard(partial, tally)
+                raise AgainError("the server can't go on where it left off, so from the beginning", after=0)
+            if not start:
+                mark.write_text(answers.validator(response), encoding="latin-1")
+            self._receive(response, partial, start, total, tally)
+
+    def _placed(self, response: requests.Response, wanted: Wanted, have: int) -> tuple[int, int | None]:
+        """Where the body belongs in the file (-1: nowhere), and the size of the whole as far as it is known."""
+        start, total = 0, answers.content_length(response)
+        if have and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            start, total = answers.content_range(response)
+        elif have and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return -1, None
+        elif response.status_code != HTTPStatus.OK:
+            raise answers.refused(response, wanted.url)
+        elif have:
+            self.report.note(f"{address(wanted.url)}: the server sends the whole file, so from the beginning")
+        if start not in (0, have):
+            return -1, None
+        if None not in (total, wanted.size) and total != wanted.size:
+            raise _WrongError(f"the server has {total} bytes, {wanted.size} were expected")
+        return start, total if wanted.size is None else wanted.size
+
+    def _receive(
+        self, response: requests.Response, partial: Path, start: int, total: int | None, tally: _Tally
+    ) -> None:
+        at = start
+        with partial.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            tally.stand(start)
+            for chunk in answers.body(response):
+                self._go_on()
+                file.write(chunk)
+                at += len(chunk)
+                tally.stand(at)
+                if total is not None and at > total:
+                    raise _WrongError(f"the server sends more than {total} bytes")
+        if total is not None and at < total:
+            raise AgainError(f"the connection ended after {at} of {total} bytes")
+
+
+def _size(url: str, session: requests.Session, patience: Patience) -> int:
+    path = pipconfig.local_path(url)
+    if path is None:
+        return answers.patiently(lambda: _size_by_asking(url, session), url, patience)
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise FetchError(f"can't be read: {answers.words(error)}", where=str(path)) from error
+
+
+def _size_by_asking(url: str, session: requests.Session) -> int:
+    with answers.ask(session, "HEAD", url, _PLAIN) as response:
+        if response.status_code == HTTPStatus.OK and (size := answers.content_length(response)) is not None:
+            return size
+    # Signed addresses refuse HEAD, and some servers give no length with it.
+    with answers.ask(session, "GET", url, _PLAIN | {"Range": "bytes=0-0"}) as response:
+        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            size = answers.content_range(response)[1]
+        elif response.status_code == HTTPStatus.OK:
+            size = answers.content_length(response)
+        else:
+            raise answers.refused(response, url)
+        if size is not None:
+            return size
+    with answers.ask(session, "GET", url, _PLAIN) as response:
+        return sum(map(len, answers.body(response)))
+
+
+def _checked(wanted: Wanted, path: Path) -> str:
+    size, sha256 = hashing.digest_of_file(path)
+    if why := _difference(wanted, size, sha256):
+        raise _WrongError(why)
+    return sha256
+
+
+def _difference(wanted: Wanted, size: int, sha256: str) -> str:
+    if wanted.sha256 and sha256 != wanted.sha256:
+        return f"sha256 is {sha256} ({size} bytes), {wanted.sha256} was expected"
+    if wanted.size is not None and size != wanted.size:
+        return f"it has {size} bytes, {wanted.size} were expected"
+    return ""
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _mark_of(partial: Path) -> Path:
+    """Where it is kept which state of the file on the server ``partial`` is a part of."""
+    return partial.with_suffix(".validator")
+
+
+def _discard(partial: Path, tally: _Tally) -> None:
+    partial.unlink(missing_ok=True)
+    _mark_of(partial).unlink(missing_ok=True)
+    tally.stand(0)
+
+
+def _taken(lock: filelock.BaseFileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""Variables that every reader of an environment file reads alike."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bundler.bundle import envfile
+
+
+def read_by_sh(path: Path, name: str) -> str:
+    script = f'set -a; . "$1"; printf %s "${name}"'
+    return subprocess.run(["sh", "-c", script, "sh", path], check=True, capture_output=True, env={"HOME": "/h"}, text=True).stdout
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), max_size=20))
+def test_what_is_accepted_is_read_alike(tmp_path: Path, value: str) -> None:
+    """And what only a folder's name can bring in is at least read alike by sh and dotenv."""
+    if not value.isprintable() or envfile.placeholders(value):
+        return
+    path = tmp_path / "env"
+    path.write_text(envfile.line("V", value) + "\n", encoding="utf-8")
+    assert read_by_sh(path, "V") == value
+    if "$" not in value:  # dotenv expands variables between double quotes whatever stands before them
+        assert dotenv_values(path)["V"] == value
+
+
+@pytest.mark.parametrize("value", ["a b", "$HOME/x", "#x", "~/x", "'x'", '"x"', "a\\b", "a\nb", "$(id)", "`id`", "가", "a;b", "*"])
+def test_what_they_read_differently_is_refused(value: str) -> None:
+    assert "read differently" in envfile.fault_of("V", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "x9"), ("API_KEY", "abc"), ("db_password", "hunter2"), ("X", "hf_abcdefghijklmnopqrstuv"),
+        ("X", "sk-abcdefghijklmnopqrst"), ("URL", "https://user:word@host/x"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_refused_without_showing_it(name: str, value: str) -> None:
+    why = envfile.fault_of(name, value)
+    assert "looks like a secret" in why
+    assert value not in why
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OPENAI_API_KEY", ""), ("MAX_TOKENS", "512"), ("X", "{model:a}/x"), ("URL", "http://127.0.0.1:80/v1"), ("A", "a,b=c%d+e@f")],
+)
+def test_what_is_plain_is_accepted(name: str, value: str) -> None:
+    assert envfile.fault_of(name, value) == ""
+
+
+def test_placeholders_are_found_and_filled() -> None:
+    value = "{model:a}:{asset:x/y}:{release}:{other}"
+    assert envfile.placeholders(value) == [("model", "a"), ("asset", "x/y"), ("release", "")]
+    assert envfile.filled(value, lambda what, name: f"<{what} {name}>") == "<model a>:<asset x/y>:<release >:{other}"

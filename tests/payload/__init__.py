@@ -1,0 +1,1 @@
+"""Proofs of the smoke load: what it must pass, and one broken model for each way it must fail."""

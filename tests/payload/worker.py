@@ -1,0 +1,134 @@
+"""Proves many models in one process, since importing torch takes longer than proving a tiny model.
+
+``python -I worker.py PAYLOAD``; each line of standard input is ``load REQUEST RESULT`` or ``case NAME RESULT``, as
+JSON; a line on standard output says that the result is written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_rooms: dict[str, ModuleType] = {}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes elsewhere
+    name = _package(Path(sys.argv[1]))
+    for room in ("smoke", "netcut", "request"):
+        _rooms[room] = importlib.import_module(f"{name}.{room}")
+    network = _rooms["netcut"].cut()
+    for line in sys.stdin:
+        kind, what, result = json.loads(line)
+        if kind == "load":
+            asked = _rooms["request"].read(Path(what))
+            _rooms["smoke"].run(asked, lambda: network).write(Path(result))
+        else:
+            Path(result).write_text(_case(name, what), encoding="utf-8")
+        answers.write("done\n")
+        answers.flush()
+
+
+def _package(payload: Path) -> str:
+    """The payload's own door makes the package."""
+    spec = importlib.util.spec_from_file_location("door", payload / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    door = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(door)
+    return str(door.package())
+
+
+def _case(name: str, line: str) -> str:
+    """The fault that one of the cases below runs into; empty if none."""
+    for room in ("faults", "checks", "devices", "loading", "weights", "measure"):
+        _rooms[room] = importlib.import_module(f"{name}.{room}")
+    case, _, argument = line.partition(" ")
+    try:
+        _CASES[case](argument)
+    except _rooms["faults"].CheckFailed as failure:
+        return str(failure)
+    return ""
+
+
+def _meta(_: str) -> None:
+    import torch
+
+    _rooms["checks"].on_a_device(torch.nn.Linear(4, 4, device="meta").named_parameters())
+
+
+def _stray(_: str) -> None:
+    import torch
+
+    _rooms["devices"].obeyed(torch.nn.Linear(4, 4, device="meta"), "cpu")
+
+
+def _float8(_: str) -> None:
+    import torch
+
+    _rooms["checks"].weights([("eight", torch.zeros(4, 4).to(torch.float8_e4m3fn))])
+
+
+def _redrawn(folder: str) -> None:
+    """A library that fills a weight anew after it was loaded."""
+    model = _transformers_model(folder)
+    import torch
+
+    with torch.no_grad():
+        model.encoder.layer[0].attention.self.query.weight.normal_()
+    _rooms["weights"].compare(_rooms["weights"].entries(Path(folder)), model)
+
+
+def _untouched(folder: str) -> None:
+    found = _rooms["weights"].compare(_rooms["weights"].entries(Path(folder)), _transformers_model(folder))
+    assert not found.missing
+    assert not found.leftover.body
+
+
+def _restored(folder: str) -> None:
+    """Overwriting weights to see whether they matter leaves no trace, nor does listening to transformers."""
+    import torch
+    import transformers
+
+    before = transformers.PreTrainedModel.__dict__["from_pretrained"]
+    with _rooms["loading"].heard() as loads:
+        model = _transformers_model(folder)
+    assert len(loads) == 1
+    assert transformers.PreTrainedModel.__dict__["from_pretrained"] is before
+    saved = {key: value.clone() for key, value in model.state_dict().items()}
+    ids = torch.tensor([[5, 6, 7]])
+
+    def embed() -> Any:
+        with torch.inference_mode():
+            return model(input_ids=ids).last_hidden_state.mean(1).tolist()
+
+    names = ["pooler.dense.weight", "embeddings.LayerNorm.weight", "no.such.weight"]
+    assert _rooms["weights"].reaching(model, names, embed) == names[1:]
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+
+
+def _transformers_model(folder: str) -> Any:
+    import transformers
+
+    return transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+
+
+_CASES: dict[str, Callable[[str], None]] = {
+    "meta": _meta,
+    "stray": _stray,
+    "float8": _float8,
+    "redrawn": _redrawn,
+    "untouched": _untouched,
+    "restored": _restored,
+}
+
+if __name__ == "__main__":
+    main()
