@@ -31,7 +31,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Shell completion: eval \"$(_BUNDLE_COMPLETE=bash_source bundle)\" (or zsh_source, fish_source).",
+    epilog='Shell completion: eval "$(_BUNDLE_COMPLETE=bash_source bundle)" (or zsh_source, fish_source).',
 )
 @click.version_option(bundler.__version__, prog_name="bundle")
 def cli() -> None:
@@ -58,7 +58,7 @@ def _verb(example: str) -> Callable[[Callable[..., Answer]], click.Command]:
             click.option("--quiet", is_flag=True, help="No progress; warnings, errors and the result alone."),
             click.option("--debug", is_flag=True, help="Show where in the program an error arose."),
         ):
-            run = option(run)  # type: ignore[assignment]
+            run = option(run)
         return cli.command(name=function.__name__.rstrip("_"), epilog=f"Example:  {example}")(run)
 
     return made
@@ -74,11 +74,16 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
         console.note("interrupted; the same command goes on from here")
         return INTERRUPTED
     except OSError as error:
-        hint = "free some room there" if error.errno == _NO_SPACE else "check that it is there and may be read and written"
+        hint = (
+            "free some room there" if error.errno == _NO_SPACE else "check that it is there and may be read and written"
+        )
         failure = HostError(error.strerror or str(error), where=str(error.filename or ""), hint=hint)
         failure.__cause__ = error
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
-        failure = BundleError(f"a fault in this program: {type(error).__name__}: {error}", hint="run it again with --debug and report what it prints")
+        failure = BundleError(
+            f"a fault in this program: {type(error).__name__}: {error}",
+            hint="run it again with --debug and report what it prints",
+        )
         failure.__cause__ = error
     else:
         return 0
@@ -140,13 +145,17 @@ def verify_(*, bundle: str, report: Console) -> Answer:
         verify.verify(carried, report)
         archive.refuse(carried.check(report), carried.where)
         size = carried.layout.size
-        return {"bytes": size, "digest": carried.lock.digest, **describe.summary(carried.lock)}, describe.whole(carried.lock, size)
+        return {"bytes": size, "digest": carried.lock.digest, **describe.summary(carried.lock)}, describe.whole(
+            carried.lock, size
+        )
 
 
 @_verb("bundle install demo.bundle.tar --prefix /opt/demo")
 @_BUNDLE
 @_PREFIX
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where smoke loads run; default: the manifest's.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where smoke loads run; default: the manifest's."
+)
 @click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
 def install(*, bundle: str, prefix: Path, device: str | None, no_smoke: bool, report: Console) -> Answer:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
@@ -214,7 +223,9 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("bundler.online"):
             raise
-        missing = UsageError("this verb belongs to the online side", hint="pip install airgap-bundler on a machine with a network")
+        missing = UsageError(
+            "this verb belongs to the online side", hint="pip install airgap-bundler on a machine with a network"
+        )
         Console(as_json=wants_json).failed(missing)
         return missing.code
 

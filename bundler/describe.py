@@ -139,10 +139,8 @@ def _proof(result: dict[str, Any]) -> list[str]:
         f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}",
         f"    network: {result['network']['statement']}",
     ]
-    if result["network"]["proof"]:
-        lines.append(f"    interfaces: {', '.join(result['network']['interfaces'])}; {result['network']['proof']}")
     lines += [
-        f"    {one['query']!r} is nearer to {one['nearer_text']!r} ({one['nearer']:.3f}) than to {one['farther_text']!r} ({one['farther']:.3f})"
+        f"    {one['query']!r}: similarity {one['nearer']:.3f} to what should be nearer, {one['farther']:.3f} to what should not"
         for one in result["closer"]
     ]
     lines.append("    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))

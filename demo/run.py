@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "build" / "demo.bundle.tar"
@@ -45,27 +46,34 @@ def main() -> None:
         run(*installer, "verify", carried)
         told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
-        say(told["result"]["smoke"][0])
+        carried_lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
+        say(told["result"]["smoke"][0], carried_lock["smoke"]["closer"])
 
 
-def say(proof: dict[str, object]) -> None:
-    """What the smoke load proved, or why the demo failed."""
-    network = proof["network"]
-    closer = proof["closer"]
-    if not (proof["ok"] and proof["width"] == 384 and abs(float(str(proof["norm"])) - 1) < 1e-3 and closer):
+def say(proof: dict[str, Any], asked: list[list[str]]) -> None:
+    """What the smoke load proved; ends the demo with an error where that is not what it should be."""
+    network, nearness = proof["network"], proof["closer"]
+    if not (
+        proof["ok"] and proof["width"] == 384 and abs(proof["norm"] - 1) < 1e-3 and len(nearness) == len(asked) > 0
+    ):
         sys.exit(f"demo: the proof is not what it should be: {json.dumps(proof)}")
-    sys.stdout.write("\n── proven on the far side ──\n")
-    sys.stdout.write(f"embedding       {proof['width']} wide, norm {float(str(proof['norm'])):.6f}\n")
-    for one in closer:  # type: ignore[attr-defined]
-        sys.stdout.write(f"similarity      {one['query']!r}\n")
-        sys.stdout.write(f"                {one['nearer']:.3f}  {one['nearer_text']!r}\n")
-        sys.stdout.write(f"                {one['farther']:.3f}  {one['farther_text']!r}\n")
-    sys.stdout.write(f"network         {network['statement']}\n")  # type: ignore[index]
-    sys.stdout.write(f"                interfaces: {network['interfaces']}; {network['proof']}\n")  # type: ignore[index]
-    sys.stdout.write(f"time            load {proof['load_seconds']:.2f} s, first inference {proof['first_seconds']:.3f} s, ")
-    sys.stdout.write(f"second {proof['second_seconds']:.3f} s\n")
-    sys.stdout.write(f"peak memory     {int(str(proof['peak_rss_bytes'])) / 2**20:.0f} MiB\n")
-    sys.stdout.write(f"versions        {proof['versions']}\n")
+    lines = [f"embedding   {proof['width']} wide, norm {proof['norm']:.6f}"]
+    for (query, nearer, farther), found in zip(asked, nearness, strict=True):
+        lines += [
+            f"similarity  {query!r}",
+            f"            {found['nearer']:6.3f}  {nearer!r}",
+            f"            {found['farther']:6.3f}  {farther!r}",
+        ]
+    lines += [
+        f"network     {network['statement']}",
+        f"            interfaces: {', '.join(network['interfaces'])}; {network['proof']}",
+        f"time        import {proof['import_seconds']:.1f} s, load {proof['load_seconds']:.2f} s, "
+        f"first inference {proof['first_seconds']:.3f} s, second {proof['second_seconds']:.3f} s",
+        f"memory      {proof['peak_rss_bytes'] / 2**20:.0f} MiB at most",
+        "versions    " + ", ".join(f"{name} {version}" for name, version in proof["versions"].items()),
+        f"checks      {len(proof['checks'])}: " + "; ".join(proof["checks"]),
+    ]
+    sys.stdout.write("\n── proven on the far side ──\n" + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import tomllib
 from packaging.requirements import Requirement
 
 from bundler.online import installer
@@ -22,8 +22,22 @@ MAY_SPEAK = {"bundler.cli", "bundler.console", "bundler.__main__"}
 
 ARROWS = {
     "bundler.bundle": {"bundler.bundle", "bundler.errors", "bundler.progress"},
-    "bundler.online": {"bundler.online", "bundler.bundle", "bundler.process", "bundler.errors", "bundler.progress", "bundler"},
-    "bundler.offline": {"bundler.offline", "bundler.bundle", "bundler.process", "bundler.errors", "bundler.progress", "bundler"},
+    "bundler.online": {
+        "bundler.online",
+        "bundler.bundle",
+        "bundler.process",
+        "bundler.errors",
+        "bundler.progress",
+        "bundler",
+    },
+    "bundler.offline": {
+        "bundler.offline",
+        "bundler.bundle",
+        "bundler.process",
+        "bundler.errors",
+        "bundler.progress",
+        "bundler",
+    },
     "bundler.payload": {"bundler.payload"},
     "bundler.errors": set(),
     "bundler.progress": set(),
@@ -56,7 +70,9 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
                 base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
-                is_module = (ROOT / (whole.replace(".", "/") + ".py")).exists() or (ROOT / whole.replace(".", "/")).is_dir()
+                is_module = (ROOT / (whole.replace(".", "/") + ".py")).exists() or (
+                    ROOT / whole.replace(".", "/")
+                ).is_dir()
                 yield whole if is_module else base, id(node) in inside
 
 
@@ -94,7 +110,9 @@ def test_only_the_command_line_speaks_or_exits() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             said = ast.unparse(node) if isinstance(node, ast.Call) else ""
-            assert not said.startswith(("print(", "exit(", "sys.exit(", "os._exit(", "sys.stdout", "sys.stderr")), f"{path}: {said}"
+            assert not said.startswith(("print(", "exit(", "sys.exit(", "os._exit(", "sys.stdout", "sys.stderr")), (
+                f"{path}: {said}"
+            )
 
 
 def test_only_one_door_leads_to_other_programs() -> None:

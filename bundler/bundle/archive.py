@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bundler.bundle import disk, hashing, lock, tarform
-from bundler.bundle.fields import Invalid
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
+from bundler.bundle.fields import Invalid
 from bundler.bundle.hashing import FileSource, HashingCopier
 from bundler.bundle.lock import Artifact, Lock
 from bundler.bundle.tarform import Layout, Member
@@ -63,7 +63,8 @@ def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
     try:
         try:
             _pack(fd, plan, contents, report)
-            os.fsync(fd)
+            with report.stage("sync"):
+                os.fsync(fd)
         finally:
             os.close(fd)
         partial.chmod(0o644)
@@ -178,10 +179,14 @@ class OpenBundle:
     def _damage_of_header(self, member: Member) -> list[Damage]:
         if member.name == lock.INSTALLER:  # the head ends with it and was compared when the bundle was opened
             return []
-        return self._damage_of_form(member.name, member.header_at, member.header(), "its header is not what the lock gives")
+        return self._damage_of_form(
+            member.name, member.header_at, member.header(), "its header is not what the lock gives"
+        )
 
     def _damage_of_padding(self, member: Member) -> list[Damage]:
-        return self._damage_of_form(member.name, member.end, bytes(member.padding), "what follows it must be zero bytes")
+        return self._damage_of_form(
+            member.name, member.end, bytes(member.padding), "what follows it must be zero bytes"
+        )
 
     def _damage_at_end(self) -> list[Damage]:
         end_at = self.layout.end_at
@@ -265,7 +270,9 @@ _CARRY_AGAIN = "the bundle is damaged or was altered: carry it across again and 
 
 
 def _first_difference(head: bytes, plan: Layout) -> str:
-    at = next((n for n, (a, b) in enumerate(zip(head, plan.head, strict=False)) if a != b), min(len(head), len(plan.head)))
+    at = next(
+        (n for n, (a, b) in enumerate(zip(head, plan.head, strict=False)) if a != b), min(len(head), len(plan.head))
+    )
     if at >= len(head):
         return f"the bundle ends at byte {len(head)}, inside its head"
     member = next(member for member in reversed(plan.members) if member.header_at <= at)
@@ -278,7 +285,9 @@ def refuse(damages: list[Damage], where: str) -> None:
     if damages:
         listed = "\n".join(f"  {damage}" for damage in damages)
         count = f"{len(damages)} places are" if len(damages) > 1 else "one place is"
-        raise IntegrityError(f"the bundle is damaged; {count} not what the lock says:\n{listed}", where=where, hint=_CARRY_AGAIN)
+        raise IntegrityError(
+            f"the bundle is damaged; {count} not what the lock says:\n{listed}", where=where, hint=_CARRY_AGAIN
+        )
 
 
 def _compare(member: Member, found: str) -> list[Damage]:

@@ -13,7 +13,9 @@ from collections.abc import Callable
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 _PLACEHOLDER = re.compile(r"\{(?P<what>model|asset|release)(?::(?P<name>[^{}]*))?\}")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_?KEY", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|://[^/@]+:[^/@]+@")
+_SECRET_VALUE = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|://[^/@]+:[^/@]+@"
+)
 _NOT_SECRET = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
 
 

@@ -155,7 +155,9 @@ class Smoke:
 
     device: Literal["cpu", "cuda", "auto"] = about("where to load", default="cpu")
     texts: tuple[str, ...] = about("what to embed; empty: the standard texts", default=())
-    closer: tuple[tuple[str, ...], ...] = about("[query, nearer, farther]: the first must be nearer to the second", default=())
+    closer: tuple[tuple[str, ...], ...] = about(
+        "[query, nearer, farther]: the first must be nearer to the second", default=()
+    )
     tolerance: str = about("cosine distance to the golden outputs, a decimal string", default="0.001")
     ram_limit: int = about("bytes of memory that a load may take; 0: no limit", default=0)
 

@@ -13,9 +13,7 @@ LONGEST_PATH = 1024
 """Bytes of a whole path; far above what model repositories use, far below any PATH_MAX."""
 
 _NOT_ON_WINDOWS = frozenset('\\:<>"|?*')
-_RESERVED = frozenset(
-    ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")]
-)
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")])
 """Device names that Windows reserves, with or without an extension
 (learn.microsoft.com, "Naming Files, Paths, and Namespaces")."""
 
@@ -48,7 +46,7 @@ def _fault_of_name(name: str) -> str:
         return "holds a control character"
     if name[-1] in " .":
         return "has a component that ends in a space or a dot, which Windows drops"
-    if name.split(".")[0].rstrip(" ").lower() in _RESERVED:
+    if name.split(".", maxsplit=1)[0].rstrip(" ").lower() in _RESERVED:
         return f"holds {name!r}, a device name on Windows"
     return ""
 

@@ -98,7 +98,11 @@ class Layout:
     def head(self) -> bytes:
         """Every byte before the content of the installer."""
         parts: list[bytes] = []
-        contents = {locks.LOCK: self.lock.canonical, locks.SIGNATURE: self.signature or b"", locks.SUMS: self.lock.sums()}
+        contents = {
+            locks.LOCK: self.lock.canonical,
+            locks.SIGNATURE: self.signature or b"",
+            locks.SUMS: self.lock.sums(),
+        }
         for member in self.members:
             parts.append(member.header())
             if member.artifact is not None:

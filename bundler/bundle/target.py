@@ -41,7 +41,9 @@ class Target:
         if self.platform not in PLATFORMS:
             raise Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
         if bool(self.libc) != self.platform.startswith("linux-") or (self.libc and not _LIBC.fullmatch(self.libc)):
-            raise Invalid(f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc")
+            raise Invalid(
+                f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
+            )
         if not _ACCELERATOR.fullmatch(self.accelerator):
             raise Invalid(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
 

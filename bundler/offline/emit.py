@@ -40,7 +40,9 @@ def variables(locked: Lock, prefix: Path) -> dict[str, str]:
     release = Release(prefix=prefix, name=locked.release)
 
     def fill(what: str, name: str) -> str:
-        return str({"model": release.live / "models" / name, "asset": release.live / "assets" / name}.get(what, release.live))
+        return str(
+            {"model": release.live / "models" / name, "asset": release.live / "assets" / name}.get(what, release.live)
+        )
 
     asked = {name: envfile.filled(value, fill) for name, value in locked.env.items()}
     return library_variables(release.live, release.writable) | asked
@@ -73,5 +75,7 @@ def write(release: Release, locked: Lock, report: Report) -> None:
 def _rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
-    room = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 (not HTML)
+    room = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
+    )  # noqa: S701 (not HTML)
     return room.from_string(text).render(**values)

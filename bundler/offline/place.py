@@ -68,7 +68,11 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
 def needed(carried: OpenBundle, planned: Plan, release: Release) -> int:
     """Bytes that the plan and the environment made from it take on the prefix's disk."""
     plain = {a.path: a for a in carried.lock.artifacts if a.path in planned.files}
-    shared = isinstance(carried.where, str) and carried.carrier.seekable and disk.shares_blocks(Path(carried.where), release.prefix)
+    shared = (
+        isinstance(carried.where, str)
+        and carried.carrier.seekable
+        and disk.shares_blocks(Path(carried.where), release.prefix)
+    )
     copied = 0 if shared else sum(artifact.size for artifact in plain.values())
     return copied + sum(_unpacked(carried, artifact) for artifact in plain.values() if artifact.kind == "wheel")
 

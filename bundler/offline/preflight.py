@@ -50,7 +50,8 @@ def find_python(wanted: Target) -> Path:
             return Path(executable)
         seen.append(f"{candidate} is {name} {version}")
     raise HostError(
-        f"the bundle needs CPython {wanted.python} and this host has none on PATH" + "".join(f"; {one}" for one in seen),
+        f"the bundle needs CPython {wanted.python} and this host has none on PATH"
+        + "".join(f"; {one}" for one in seen),
         hint=f"install python{wanted.python} (without pip or venv is enough), or have the bundle built for another Python",
     )
 

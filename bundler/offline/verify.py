@@ -18,7 +18,7 @@ def verify(carried: OpenBundle, report: Report) -> VerifiedLock:
     Nobody's signature is asked for; the report says so in words.
     """
     report.warn(
-        f"nobody vouches for this bundle: it is whole, and whoever made it could have put anything in it. "
-        f"Compare its digest with the builder's: {carried.lock.digest}"
+        "nobody vouches for this bundle: its bytes can be checked, but not who made it; "
+        f"compare its digest with the builder's: {carried.lock.digest}"
     )
     return VerifiedLock(carried.lock)

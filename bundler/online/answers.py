@@ -124,6 +124,14 @@ def body(response: requests.Response) -> Iterator[bytes]:
         raise AgainError(words(error)) from error
 
 
+def content(response: requests.Response) -> bytes:
+    """The whole body; raises AgainError where it ends too early."""
+    try:
+        return response.content
+    except _PASSING as error:
+        raise AgainError(words(error)) from error
+
+
 def refused(response: requests.Response, url: str) -> FetchError:
     """An answer that will be the same next time, as an error."""
     hint = _HINTS.get(response.status_code, "ask who runs that server")

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import parse_wheel_filename
+
 from bundler.bundle import archive, disk, lock
-from bundler.bundle.lock import Artifact, Lock
-from bundler.errors import IntegrityError, ManifestError
+from bundler.bundle.lock import Artifact, Kind, Lock
+from bundler.errors import FetchError, IntegrityError, ManifestError
 from bundler.online import installer, manifest, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked
 from bundler.online.resolve import Workshop
 from bundler.online.store import Store
+from bundler.online.wheels import ResolvedWheel
 from bundler.progress import Report
+
+WHEELS: tuple[Kind, ...] = ("tool", "wheel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +56,7 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Bu
     locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
     if kept is not None:
         _gather_again(locked, asked, shop)
-    _fetch(locked, asked, shop)
+    _fetch(locked, shop)
     final = _file(out, locked)
     try:
         archive.write(final, locked, shop.path_of, shop.report)
@@ -93,12 +98,36 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     resolve.fetch_assets(asked, shop)
 
 
-def _fetch(locked: Lock, asked: Asked, shop: Workshop) -> None:
-    """Bring the wheels home that are not on the shelf."""
-    away = [a for kind in ("tool", "wheel") for a in locked.of_kind(kind) if shop.store.path_of(a.sha256) is None]
+def _fetch(locked: Lock, shop: Workshop) -> None:
+    """Bring the wheels home that are not on the shelf, after a look at how much room there is."""
+    away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
     disk.require(shop.store.root, sum(artifact.size for artifact in away), "fetching packages")
-    wheels.fetch([_as_wheel(artifact) for artifact in away], shop.store, shop.config, shop.report)
-    if missing := [artifact for artifact in locked.artifacts if not _is_here(artifact, shop)]:
-        listed = ", ".join(artifact.path for artifact in missing[:5])
+    wheels.fetch([_found_again(artifact, locked, shop) for artifact in away], shop.store, shop.config, shop.report)
+    if missing := [
+        a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)
+    ]:
         hint = "run bundle lock again: this version of the tool, or the source, gives other files"
-        raise IntegrityError(f"what the lock names can't be had any more: {listed}", where=str(asked.folder), hint=hint)
+        raise IntegrityError(f"what the lock names can't be had any more: {', '.join(missing[:5])}", hint=hint)
+
+
+def _found_again(artifact: Artifact, locked: Lock, shop: Workshop) -> ResolvedWheel:
+    """Where a wheel can be fetched: as resolved just now, at its address, or wherever pip is told to look here."""
+    filename = artifact.path.partition("/")[2]
+    name, version, *_ = parse_wheel_filename(filename)
+    address = shop.addresses.get(artifact.sha256) or artifact.origin
+    if not address.startswith(("http:", "https:", "file:")):
+        found = wheels.carrier(f"{name}=={version}", locked.target, shop.config, shop.store, shop.report)
+        if found.sha256 != artifact.sha256:
+            hint = "give pip the folder or index that had it when the lock was made, or run bundle lock again"
+            raise FetchError(f"{filename} is another file here than in the lock", where=found.publisher, hint=hint)
+        return found
+    return ResolvedWheel(
+        name=name,
+        version=str(version),
+        filename=filename,
+        origin=address,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        publisher="lock",
+        published=bool(artifact.upstream),
+    )

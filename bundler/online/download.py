@@ -46,7 +46,7 @@ def fetch(
     *,
     title: str = "fetch",
     also: Iterable[str] = (),
-    patience: Patience = PATIENCE,
+    patience: Patience | None = None,
 ) -> tuple[tuple[int, str], ...]:
     """Bring files onto the shelf; for each its size in bytes and SHA-256.
 
@@ -55,6 +55,7 @@ def fetch(
     the next call goes on from there.
     """
     stop = threading.Event()
+    patience = patience or Patience(tries=config.retries + 1)
     known = [one.size for one in wanted if one.size is not None]
     total = sum(known) if len(known) == len(wanted) else 0
     with (

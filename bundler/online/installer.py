@@ -66,13 +66,17 @@ def _distribution(package: str) -> Iterator[tuple[str, bytes]]:
     except metadata.PackageNotFoundError as error:
         hint = f"pip install {package}"
         raise BundleError(f"the installer can't be made: {package} is not installed here", hint=hint) from error
-    admitted = SpecifierSet(distribution.metadata.get("Requires-Python") or "")
+    admitted = SpecifierSet(distribution.metadata["Requires-Python"] or "")
     if not admitted.contains(OLDEST_PYTHON):
         hint = "make a fresh environment from this tool's own requirements"
         raise BundleError(f"{package} {distribution.version} does not run on Python {OLDEST_PYTHON}", hint=hint)
     for file in distribution.files or []:
         folder = file.parts[0]
-        licence = folder.endswith(".dist-info") and any(word in file.name.upper() for word in ("LICEN", "NOTICE", "AUTHORS"))
-        code = file.suffix not in _NATIVE and not folder.endswith(".dist-info") and folder != ".." and file.suffix == ".py"
+        licence = folder.endswith(".dist-info") and any(
+            word in file.name.upper() for word in ("LICEN", "NOTICE", "AUTHORS")
+        )
+        code = (
+            file.suffix not in _NATIVE and not folder.endswith(".dist-info") and folder != ".." and file.suffix == ".py"
+        )
         if licence or code:
             yield str(PurePosixPath(*file.parts)), Path(str(distribution.locate_file(file))).read_bytes()

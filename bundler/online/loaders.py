@@ -11,7 +11,14 @@ from bundler.errors import ResolveError
 Read = Callable[[str], bytes]
 """Gives the content of one of a model's small files."""
 
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _FILELESS = ("Normalize",)
 """Modules of sentence-transformers that have a name in modules.json and no files."""
@@ -77,7 +84,9 @@ def _missing_of_transformer(folder: PurePosixPath, files: Sequence[str], read: R
     shards = [f"{name}.index.json" for name in _WEIGHTS if str(folder / f"{name}.index.json") in files]
     if shards:
         named = set(json.loads(read(str(folder / shards[0])))["weight_map"].values())
-        missing += [(str(folder / name), "a shard of the weights") for name in sorted(named) if str(folder / name) not in files]
+        missing += [
+            (str(folder / name), "a shard of the weights") for name in sorted(named) if str(folder / name) not in files
+        ]
     elif not any(str(folder / name) in files for name in _WEIGHTS):
         missing.append((str(folder / _WEIGHTS[0]), "the weights"))
     return missing

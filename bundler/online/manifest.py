@@ -137,7 +137,9 @@ class WantedSmoke:
     """How every model proves itself on the host."""
 
     device: Literal["cpu", "cuda", "auto"] = about("where to load", default="cpu")
-    texts: tuple[str, ...] = about("what to embed; default: standard texts, Korean and long ones among them", default=())
+    texts: tuple[str, ...] = about(
+        "what to embed; default: standard texts, Korean and long ones among them", default=()
+    )
     closer: tuple[tuple[str, ...], ...] = about(
         "lists [query, nearer, farther]: the query must be nearer to the second than to the third", default=()
     )
@@ -165,7 +167,9 @@ class Manifest:
     python: WantedPython = about("its Python packages", default_factory=WantedPython)
     models: tuple[WantedModel, ...] = about("its models", default=())
     assets: tuple[WantedAsset, ...] = about("other files that it reads", default=())
-    env: Mapping[str, str] = about("into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict)
+    env: Mapping[str, str] = about(
+        "into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict
+    )
     image: Image = about("the container image", default_factory=Image)
     sequence: int | None = about("grows with each bundle; default: seconds of the build", default=None)
     smoke: WantedSmoke = about("how models prove themselves", default_factory=WantedSmoke)

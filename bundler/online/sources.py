@@ -124,7 +124,9 @@ def _safe(path: Path, inside: str, root: Path) -> Path:
         hint = "copy the folder with its links followed (cp -rL) and give the copy"
         raise UnsafeError(f"{inside!r} is a link that leads out of the folder", where=str(root), hint=hint)
     if not real.is_file():
-        what = "a link to a folder" if real.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+        what = (
+            "a link to a folder" if real.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+        )
         raise UnsafeError(f"{inside!r} is {what}", where=str(root), hint="remove it, or put the files themselves there")
     return real
 
@@ -160,7 +162,7 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
         if not info.isreg():
             raise UnsafeError(f"{info.name!r} in the archive is no regular file", hint="pack plain files alone")
         name = info.name.removeprefix("./")
-        yield _Member(name=name, open=lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+        yield _Member(name=name, open=lambda info=info: archive.extractfile(info))  # type: ignore[misc,arg-type]
 
 
 def _of_members(model: WantedModel, members: list[_Member], store: Store, origin: str) -> list[SourceFile]:
@@ -175,7 +177,9 @@ def _of_members(model: WantedModel, members: list[_Member], store: Store, origin
             continue
         with closing(member.open()) as packed:
             size, sha256, content = _onto_shelf(packed, store)
-        files.append(SourceFile(path=inside, size=size, sha256=sha256, origin=f"{origin}!/{member.name}", content=content))
+        files.append(
+            SourceFile(path=inside, size=size, sha256=sha256, origin=f"{origin}!/{member.name}", content=content)
+        )
     _require_some(model, files)
     return files
 
@@ -196,7 +200,9 @@ def _root(model: WantedModel, names: list[str], origin: str) -> str:
             raise ResolveError(f"there is no folder {model.folder!r} in the archive", where=origin)
         return root
     marked = {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name in _MARKS_OF_A_MODEL}
-    tops = [one for one in sorted(marked) if not any(PurePosixPath(other) in PurePosixPath(one).parents for other in marked)]
+    tops = [
+        one for one in sorted(marked) if not any(PurePosixPath(other) in PurePosixPath(one).parents for other in marked)
+    ]
     if len(tops) > 1:
         hint = f"say which with 'folder:': {', '.join(tops)}"
         raise ResolveError(f"{model.name} could be any of {len(tops)} folders in the archive", where=origin, hint=hint)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, listed, shortened
+from .faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, counted, listed, shortened
 
 Vector = Sequence[float]
 
@@ -157,7 +157,8 @@ def on_a_device(tensors: Iterable[tuple[str, Any]]) -> None:
     empty = [name for name, tensor in tensors if bool(getattr(tensor, "is_meta", False))]
     if empty:
         raise CheckFailed(
-            f"{len(empty)} weights were never filled, they are on the meta device: {listed(empty)}.", LIBRARIES
+            f"The load left {counted(empty)} on the meta device, with a shape and no content: {listed(empty)}.",
+            LIBRARIES,
         )
 
 

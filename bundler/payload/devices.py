@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .faults import LIBRARIES, CheckFailed, listed
+from .faults import LIBRARIES, CheckFailed, counted, listed
 
 
 def chosen(asked: str) -> str:
@@ -31,6 +31,8 @@ def obeyed(model: Any, device: str) -> None:
     """All of the model is on `device`, and a model for the CPU left the GPU alone."""
     strays = [name for name, tensor in model.named_parameters() if tensor.device.type != device]
     if strays:
-        raise CheckFailed(f"{len(strays)} weights are not on the device {device}: {listed(strays)}.", LIBRARIES)
+        raise CheckFailed(
+            f"The load put {counted(strays)} on another device than {device}: {listed(strays)}.", LIBRARIES
+        )
     if device == "cpu" and torch.cuda.is_initialized() and torch.cuda.memory_allocated():
         raise CheckFailed("The device cpu is asked for, and the load took memory on the GPU.", LIBRARIES)

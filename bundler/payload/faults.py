@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LONGEST_LINE = 400
@@ -36,11 +37,20 @@ _REACHED_OUT = (
     "A library asked the network for a file: the bundle lacks something that this model needs, such as code or a base "
     "model in another repository. Build it again with that."
 )
+_OTHER_INTERFACES = (
+    "The kernel puts other interfaces into each new network namespace. Set BUNDLE_NETCUT=guard in the environment, "
+    "which cuts the network inside Python instead."
+)
 _BEYOND = "The tokenizer gives numbers that the model has no row for: tokenizer and weights are of different models."
 _NO_ADVICE = (
     "Run again with --debug to see the whole traceback, and compare the library versions with those of the build."
 )
 
+# Part of an error of a library → what a person can read instead of it.
+_PLAINLY = (
+    ("ignore_mismatched_sizes", "Weights in the files have another shape than config.json asks for."),
+    ("size mismatch", "Weights in the files have another shape than config.json asks for."),
+)
 # Part of an error of a library → what a person does about it. The first that occurs is taken.
 _ADVICE = (
     ("trust_remote_code", _OWN_CODE),
@@ -50,9 +60,12 @@ _ADVICE = (
     ("meta tensor", LIBRARIES),
     ("size mismatch", NOT_THIS_MODEL),
     ("ignore_mismatched_sizes", NOT_THIS_MODEL),
+    ("loading state_dict", NOT_THIS_MODEL),
     ("SafetensorError", DAMAGED),
     ("PytorchStreamReader", DAMAGED),
     ("Unrecognized model", _KIND),
+    ("does not recognize this architecture", _KIND),
+    ("the network is not cut", _OTHER_INTERFACES),
     ("Network is unreachable", _REACHED_OUT),
     ("the network is cut", _REACHED_OUT),
     ("index out of range", _BEYOND),
@@ -79,14 +92,19 @@ class Fault:
 
 
 def explain(error: BaseException) -> Fault:
-    """What to tell a person about `error`; only its first line, since libraries answer with pages."""
+    """What to tell a person about `error`; only where it begins, since libraries answer with pages."""
     if isinstance(error, CheckFailed):
         return Fault(sentence=str(error), hint=error.hint)
     message = str(error)
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     named = f"{type(error).__name__}: {message}"
     hint = next((advice for mark, advice in _ADVICE if mark in named), _NO_ADVICE)
-    return Fault(sentence=f"The load stopped with {type(error).__name__}: {shortened(first)}", hint=hint)
+    plainly = next((sentence for mark, sentence in _PLAINLY if mark in named), "")
+    return Fault(
+        sentence=plainly or f"The load stopped with {type(error).__name__}: {shortened(first)}",
+        hint=hint,
+    )
 
 
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:
@@ -94,7 +112,12 @@ def shortened(text: str, longest: int = LONGEST_LINE) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def listed(names: list[str], most: int = 3) -> str:
+def counted(names: Sequence[str], noun: str = "weight") -> str:
+    """How many there are, in words: ``1 weight``, ``2 weights``."""
+    return f"{len(names)} {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
     """The first few names in words: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

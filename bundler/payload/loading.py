@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .faults import NOT_THIS_MODEL, CheckFailed, listed
+from .faults import NOT_THIS_MODEL, CheckFailed, counted, listed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +51,10 @@ def sound(loads: list[Load]) -> None:
     """No load reported an error or a weight of another shape."""
     for load in loads:
         if load.errors:
-            raise CheckFailed(f"transformers could not load all weights: {listed(list(load.errors))}.", NOT_THIS_MODEL)
+            raise CheckFailed(f"transformers could not load all weights: {listed(load.errors)}.", NOT_THIS_MODEL)
         if load.mismatched:
             raise CheckFailed(
-                f"{len(load.mismatched)} weights have another shape in the file than in the model: "
-                f"{listed(list(load.mismatched))}.",
+                f"The files hold {counted(load.mismatched)} in another shape than the model: {listed(load.mismatched)}.",
                 NOT_THIS_MODEL,
             )
 

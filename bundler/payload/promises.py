@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .documents import as_mapping, document, integer, optional_mapping, text
-from .faults import DAMAGED, NOT_THIS_MODEL, REBUILD, CheckFailed
+from .faults import DAMAGED, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
 from .tensorfiles import INDEXES, WHOLE, weight_files, whole
 
 ANY_WEIGHTS = (*WHOLE, *INDEXES, "adapter_model.safetensors", "adapter_model.bin")
@@ -109,9 +109,10 @@ def _complete(module: Module, folder: Path) -> None:
         raise CheckFailed(f"modules.json promises a module {module.kind} in {shown}, which is not there.", REBUILD)
     for group in needs or ():
         if not any((module.folder / name).is_file() for name in group):
-            missing = f"{shown}{group[0]}" if len(group) == 1 else f"any of {', '.join(f'{shown}{n}' for n in group)}"
+            names = [f"{shown}{name}" for name in group]
+            missing = f"{names[0]} is missing" if len(names) == 1 else f"there is none of {listed(names)}"
             raise CheckFailed(
-                f"modules.json promises a module {module.kind}, which needs {missing}, and that is missing.", REBUILD
+                f"modules.json promises a module {module.kind}, and what it needs is not there: {missing}.", REBUILD
             )
     for path in weight_files(module.folder):
         whole(path)

@@ -106,7 +106,7 @@ def _shards(folder: Path, index: str) -> tuple[Path, ...]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckFailed(
-            f"The weights are split over {len(names)} files, of which {len(missing)} are missing: {listed(missing)}.",
+            f"The weights are split over {len(names)} files, and not all are there; missing: {listed(missing)}.",
             REBUILD,
         )
     return tuple(folder / name for name in names)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .checks import quoted
 from .documents import mapping, optional_mapping, text
-from .faults import DAMAGED, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
+from .faults import DAMAGED, NOT_THIS_MODEL, REBUILD, CheckFailed, counted, listed
 
 # In the order in which transformers prefers them; the last ones have a form that only their library counts.
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm.model")
@@ -89,7 +89,7 @@ def kept(files: Vocabulary, held: Mapping[str, int], rows: int | None) -> list[s
     beyond = [token for token, number in held.items() if number >= rows]
     if len(beyond) > MOST_LOST * len(held):
         raise CheckFailed(
-            f"The model has {rows} rows for tokens, and {len(beyond)} tokens of its tokenizer are beyond them.",
+            f"The tokenizer has {counted(beyond, 'token')} beyond the {rows} rows that the model has for them.",
             NOT_THIS_MODEL,
         )
     if beyond:

@@ -13,7 +13,7 @@ import torch
 
 from . import inventory, tensorfiles
 from .checks import Vector
-from .faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, listed
+from .faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, counted, listed
 
 SAMPLE = 65536  # bytes compared at each end of a tensor; the hashes of the bundle speak for the rest
 _DTYPES = {
@@ -133,14 +133,14 @@ def all_used(comparison: Comparison) -> list[str]:
     if rest.body:
         gap = f"; {comparison.gap}" if comparison.gap else ""
         raise CheckFailed(
-            f"{len(rest.body)} weights in the files are not used by the model: {listed(list(rest.body))}{gap}.",
+            f"The model leaves out {counted(rest.body)} of its files: {listed(rest.body)}{gap}.",
             NOT_THIS_MODEL,
         )
     warnings = []
     if rest.heads:
-        warnings.append(f"Weights for another task are not used, as it should be: {listed(list(rest.heads))}.")
+        warnings.append(f"Weights for another task are not used, as it should be: {listed(rest.heads)}.")
     if rest.other:
-        warnings.append(f"Some weights in the files are not used by the model: {listed(list(rest.other))}.")
+        warnings.append(f"Some weights in the files are not used by the model: {listed(rest.other)}.")
     return warnings
 
 
@@ -156,11 +156,11 @@ def none_invented(model: Any, missing: Sequence[str], gap: str, embed: Callable[
     at_work = [name for name in missing if inventory.numbered(name)] or reaching(model, missing, embed)
     if at_work:
         raise CheckFailed(
-            f"{len(missing)} weights are missing from the files, and random numbers stand in for them: "
-            f"{listed(at_work)}{f'; {gap}' if gap else ''}.",
+            f"The files lack {counted(missing)} of the model, and random numbers stand there: {listed(at_work)}"
+            f"{f'; {gap}' if gap else ''}.",
             NOT_THIS_MODEL,
         )
-    names = listed(list(missing))
+    names = listed(missing)
     return [f"The files lack {names}: random numbers stand there, and it was shown that they do not reach the vectors."]
 
 
@@ -203,8 +203,8 @@ def _same_values(files: dict[str, Entry], held: dict[str, Any], pairs: Sequence[
     changed = [name for stored, name in pairs if not _same_value(files[stored], held[name])]
     if changed:
         raise CheckFailed(
-            f"{len(changed)} weights have other values in memory than in the files: {listed(changed)}. The library "
-            "drew them at random after loading, or changed them.",
+            f"After loading, {counted(changed)} no longer had the values of the files: {listed(changed)}. A library "
+            "drew numbers at random there, or changed them.",
             LIBRARIES,
         )
 

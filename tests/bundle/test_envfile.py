@@ -15,7 +15,9 @@ from bundler.bundle import envfile
 
 def read_by_sh(path: Path, name: str) -> str:
     script = f'set -a; . "$1"; printf %s "${name}"'
-    return subprocess.run(["sh", "-c", script, "sh", path], check=True, capture_output=True, env={"HOME": "/h"}, text=True).stdout
+    return subprocess.run(
+        ["sh", "-c", script, "sh", path], check=True, capture_output=True, env={"HOME": "/h"}, text=True
+    ).stdout
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -31,7 +33,9 @@ def test_what_is_accepted_is_read_alike(tmp_path: Path, value: str) -> None:
         assert dotenv_values(path)["V"] == value
 
 
-@pytest.mark.parametrize("value", ["a b", "$HOME/x", "#x", "~/x", "'x'", '"x"', "a\\b", "a\nb", "$(id)", "`id`", "가", "a;b", "*"])
+@pytest.mark.parametrize(
+    "value", ["a b", "$HOME/x", "#x", "~/x", "'x'", '"x"', "a\\b", "a\nb", "$(id)", "`id`", "가", "a;b", "*"]
+)
 def test_what_they_read_differently_is_refused(value: str) -> None:
     assert "read differently" in envfile.fault_of("V", value)
 
@@ -51,7 +55,13 @@ def test_what_looks_like_a_secret_is_refused_without_showing_it(name: str, value
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("OPENAI_API_KEY", ""), ("MAX_TOKENS", "512"), ("X", "{model:a}/x"), ("URL", "http://127.0.0.1:80/v1"), ("A", "a,b=c%d+e@f")],
+    [
+        ("OPENAI_API_KEY", ""),
+        ("MAX_TOKENS", "512"),
+        ("X", "{model:a}/x"),
+        ("URL", "http://127.0.0.1:80/v1"),
+        ("A", "a,b=c%d+e@f"),
+    ],
 )
 def test_what_is_plain_is_accepted(name: str, value: str) -> None:
     assert envfile.fault_of(name, value) == ""

@@ -57,7 +57,11 @@ def test_any_tar_reads_it_and_sha256sum_checks_it(pack: Pack, tmp_path: Path, re
         *ODD, lock.LOCK, lock.SUMS, *([lock.SIGNATURE] if signed else []),
     }  # fmt: skip
     checked = subprocess.run(
-        [tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"], check=False, cwd=folder, capture_output=True, text=True
+        [tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"],
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
@@ -110,7 +114,12 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
             path.chmod(path.stat().st_mode | 0o055)
     as_another = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
     again = elsewhere / "again.tar"
-    environment = {"TZ": "Asia/Seoul", "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(archive.__file__).parents[2]), "LC_ALL": "C"}
+    environment = {
+        "TZ": "Asia/Seoul",
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(archive.__file__).parents[2]),
+        "LC_ALL": "C",
+    }
     subprocess.run(
         [*as_another, sys.executable, "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
         check=True,
@@ -181,7 +190,15 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
         (lambda data: data + data, "bytes follow that belong to nothing"),
         (lambda data: data[:5000], "bundle.json"),
     ],
-    ids=["empty", "not a tar", "cut in a member", "cut at the end", "a byte more", "a second tar behind", "cut in the head"],
+    ids=[
+        "empty",
+        "not a tar",
+        "cut in a member",
+        "cut at the end",
+        "a byte more",
+        "a second tar behind",
+        "cut in the head",
+    ],
 )
 def test_what_a_reader_says(pack: Pack, damage: Callable[[bytes], bytes], message: str) -> None:
     assert message in faults_of(damage(pack(SMALL).path.read_bytes()))
@@ -256,7 +273,9 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
     size = 9 << 30
     small = lock_of({"bundle.pyz": b"x", "assets/big": b"", "assets/z": b"after"})
     artifacts = tuple(
-        lock.Artifact(path=a.path, kind=a.kind, size=size, sha256="1" * 64, origin="a test") if a.path == "assets/big" else a
+        lock.Artifact(path=a.path, kind=a.kind, size=size, sha256="1" * 64, origin="a test")
+        if a.path == "assets/big"
+        else a
         for a in small.artifacts
     )
     plan = tarform.layout(lock.with_changes(small, artifacts=artifacts), None)
@@ -271,7 +290,11 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
         "GNU tar": ["tar", "xOf", path, "assets/z"],
         "bsdtar": ["bsdtar", "xOf", path, "assets/z"],
         "busybox": ["busybox", "tar", "xOf", path, "assets/z"],
-        "Python": [sys.executable, "-c", f"import tarfile; print(tarfile.open({str(path)!r}).extractfile('assets/z').read().decode(), end='')"],
+        "Python": [
+            sys.executable,
+            "-c",
+            f"import tarfile; print(tarfile.open({str(path)!r}).extractfile('assets/z').read().decode(), end='')",
+        ],
     }[reader]
     done = subprocess.run([tool(str(command[0])), *command[1:]], check=True, capture_output=True)
     assert done.stdout == b"after"

@@ -18,7 +18,9 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 @given(
     files=st.dictionaries(
-        st.from_regex(r"models/[a-c]/[a-z가-힣]{1,8}(/[a-z]{1,4})?\.bin", fullmatch=True), st.binary(max_size=40), max_size=6
+        st.from_regex(r"models/[a-c]/[a-z가-힣]{1,8}(/[a-z]{1,4})?\.bin", fullmatch=True),
+        st.binary(max_size=40),
+        max_size=6,
     ),
     texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=3),
     sequence=st.integers(0, 2**53 - 1),
@@ -33,7 +35,9 @@ def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str]
 def test_the_bytes_are_canonical_json() -> None:
     data = lock_of(SMALL).canonical
     assert data.endswith(b"}\n")
-    assert data == json.dumps(json.loads(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    assert (
+        data == json.dumps(json.loads(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    )
 
 
 def broken(change: Any) -> bytes:
@@ -65,7 +69,10 @@ def broken(change: Any) -> bytes:
         (lambda d: d["models"][0].update(revisions=["../../x"]), "is not the name of a revision"),
         (lambda d: d["target"].update(libc="2.28"), "target.libc: must be such as glibc-2.28"),
         (lambda d: d["smoke"].update(tolerance="a little"), "smoke.tolerance: must be a decimal number"),
-        (lambda d: d["python"].update(packages=[{"name": "a", "version": "1", "wheel": "wheels/a.whl"}]), "not the same set"),
+        (
+            lambda d: d["python"].update(packages=[{"name": "a", "version": "1", "wheel": "wheels/a.whl"}]),
+            "not the same set",
+        ),
     ],
 )
 def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:

@@ -14,7 +14,14 @@ from bundler.offline import releases
 
 
 def finish(release: releases.Release, ordinal: int) -> None:
-    receipt = {"release": release.name, "ordinal": ordinal, "name": "t", "version": "1", "sequence": ordinal, "models": []}
+    receipt = {
+        "release": release.name,
+        "ordinal": ordinal,
+        "name": "t",
+        "version": "1",
+        "sequence": ordinal,
+        "models": [],
+    }
     release.receipt.write_text(json.dumps(receipt))
 
 

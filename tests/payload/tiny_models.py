@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast, T5Config
-from transformers import T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 WIDTH = 32
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -36,25 +41,69 @@ def main(out: Path) -> None:
     _sharded(raw, out)
     _pickled(raw, out)
     _headed(config, raw, out)
-    SentenceTransformer(modules=[StaticEmbedding(_tokenizer(), embedding_dim=WIDTH)]).save(str(out / "static"))
-    _two_towers(out)
+    SentenceTransformer(modules=[StaticEmbedding(_any_tokenizer(raw), embedding_dim=WIDTH)]).save(str(out / "static"))
+    _two_towers(raw, out)
 
 
-def _tokenizer() -> Any:
-    tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+def _tokenizer() -> dict[str, object]:
+    """The content of a tokenizer.json that knows a few words, and all others letter by letter."""
+    start, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": {  # as published ones have it
+            "strategy": {"Fixed": 24},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+        "added_tokens": [{"id": number, "content": token, **flags} for number, token in enumerate(SPECIAL)],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, {"Sequence": {"id": "A", "type_id": 0}}, end],
+            "pair": [start, {"Sequence": {"id": "A", "type_id": 0}}, end, {"Sequence": {"id": "B", "type_id": 1}}, end],
+            "special_tokens": {
+                token: {"id": token, "ids": [number], "tokens": [token]}
+                for number, token in ((2, "[CLS]"), (3, "[SEP]"))
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {token: number for number, token in enumerate(VOCABULARY)},
+        },
+    }
+
+
+def _any_tokenizer(raw: Path) -> Any:
+    """The same for models that bring no class of their own for it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(raw / "tokenizer.json"),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
     )
-    tokenizer.enable_padding(length=24)  # as published ones have it
-    return tokenizer
 
 
 def _bert(folder: Path) -> None:
     """A folder with all of a BERT but its weights."""
     folder.mkdir(parents=True)
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()), encoding="utf-8")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64, **names}
@@ -71,7 +120,9 @@ def _bert(folder: Path) -> None:
 
 
 def _assembled(raw: Path, *more: Any) -> Any:
-    return SentenceTransformer(modules=[Transformer(str(raw)), Pooling(WIDTH, pooling_mode="mean"), *more], device="cpu")
+    return SentenceTransformer(
+        modules=[Transformer(str(raw)), Pooling(WIDTH, pooling_mode="mean"), *more], device="cpu"
+    )
 
 
 def _half(raw: Path, out: Path) -> None:
@@ -102,16 +153,10 @@ def _headed(config: Any, raw: Path, out: Path) -> None:
     BertForMaskedLM(config).save_pretrained(folder)
 
 
-def _two_towers(out: Path) -> None:
+def _two_towers(tokenizer: Path, out: Path) -> None:
     """An encoder with a decoder, of which embedding uses the encoder only."""
     raw = out / "raw-t5"
-    PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        eos_token="[SEP]",
-        model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(raw)
+    _any_tokenizer(tokenizer).save_pretrained(raw)
     config = T5Config(
         vocab_size=len(VOCABULARY), d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0
     )

@@ -210,7 +210,10 @@ def _check_vectors(
 
 def _check_closer(request: Request, loaded: Loaded, record: Record) -> None:
     for triple in request.closer:
-        near, far = checks.closer(triple, *loaded.embed(triple))
+        vectors = loaded.embed(triple)
+        checks.finite(triple, vectors)
+        checks.not_zero(triple, vectors)
+        near, far = checks.closer(triple, *vectors)
         record.closer.append(Closeness(query=triple[0], nearer=round(near, 6), farther=round(far, 6)))
     if request.closer:
         record.passed("what should be closer is closer")

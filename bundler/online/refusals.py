@@ -1,0 +1,80 @@
+"""What uv refused, in words that say what to do about it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from bundler.bundle.target import Target
+from bundler.errors import ResolveError
+from bundler.online import answers
+from bundler.online.pipconfig import PipConfig
+from bundler.online.uvlock import RefusalError
+
+_MOST_LINES = 30
+_UNKNOWN = re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)")
+_NO_WHEEL = re.compile(
+    r"(?:Because|because|and that) (?:(?:all|there are no) versions of )?([A-Za-z0-9._-]+?)(?:[=<>!~]\S*)? ha(?:s|ve) no "
+    r"(?:usable wheels|wheels with)"
+)
+_UNFETCHED = re.compile(r"(?:Failed to fetch: `?|Failed to read `--find-links` URL: |Failed to download `)([^\s`]+)")
+_DENIED = re.compile(r"An index URL \((\S+)\) could not be queried due to (.*)")
+_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d+[^)]*)\)")
+
+
+def without_wheel(words: str) -> set[str]:
+    """The packages that, as uv explains, have no wheel for the target."""
+    return {name.lower() for name in _NO_WHEEL.findall(words.replace("\n", " "))}
+
+
+def explained(refusal: RefusalError, target: Target, config: PipConfig) -> ResolveError:
+    """uv's refusal as an error that names what failed, for which target, and the way out; its own words are kept."""
+    words = _trimmed(str(refusal))
+    if found := _UNFETCHED.search(words):
+        return _unreached(found[1], words)
+    unknown = _UNKNOWN.search(words)
+    if unknown and (found := _DENIED.search(words)):
+        hint = "give user and password in pip's index address or in netrc, or ask for access"
+        return ResolveError(f"the index refuses: {found[2]}\n{words}", where=answers.address(found[1]), hint=hint)
+    if missing := without_wheel(words):
+        return no_wheel(", ".join(sorted(missing)), target, words)
+    if unknown:
+        hint = "see whether the name is right; a private index goes into pip's configuration or python.indexes"
+        return ResolveError(
+            f"there is no package {unknown[1]} on {_hosts(config)}\n{words}", where=unknown[1], hint=hint
+        )
+    hint = "loosen one of the versions that are asked for, or take a constraint away"
+    return ResolveError(f"no set of packages fits together for {target}\n{words}", where="python", hint=hint)
+
+
+def no_wheel(names: str, target: Target, words: str = "") -> ResolveError:
+    """There is no wheel of a package for the target."""
+    newer_libc = f", a host whose C library is newer than {target.libc}" if target.libc else ""
+    hint = (
+        f"ask for an older or a newer version{newer_libc}, or build the wheel yourself on such a machine "
+        f"(pip wheel --no-deps {names.partition(',')[0]}) into a folder that pip's find-links names"
+    )
+    said = f"there is no wheel of {names} for {target}; source code does not cross the gap"
+    return ResolveError("\n".join(filter(None, [said, words])), where=names, hint=hint)
+
+
+def _unreached(url: str, words: str) -> ResolveError:
+    host = urlsplit(url).hostname or url
+    status = _STATUS.search(words)
+    if "certificate" in words:
+        hint = "if a proxy or index here has a certificate of its own, tell pip: pip config set global.cert FILE"
+        return ResolveError(f"the certificate of {host} is not trusted\n{words}", where=answers.address(url), hint=hint)
+    why = f"answers {status[1]}" if status else "can't be reached"
+    hint = f"see whether {host} can be reached from here, and pip's proxy and index addresses (pip config list)"
+    return ResolveError(f"{host} {why}\n{words}", where=answers.address(url), hint=hint)
+
+
+def _hosts(config: PipConfig) -> str:
+    places = [urlsplit(url).hostname or url for url in (*config.indexes, *config.find_links)]
+    return ", ".join(dict.fromkeys(places)) or "any index: pip's configuration names none"
+
+
+def _trimmed(words: str) -> str:
+    """uv's words without what speaks of its own switches, and not too many of them."""
+    kept = [line for line in words.splitlines() if line.strip() and "`--" not in line]
+    return "\n".join(kept if len(kept) <= _MOST_LINES else [*kept[:_MOST_LINES], "…"])

@@ -1,0 +1,101 @@
+"""The checks over vectors and weights, on plain lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from bundler.payload import checks
+from bundler.payload.faults import CheckFailed, explain
+
+TEXTS = ("one", "two")
+GOOD = ([0.6, 0.8, 0.0], [0.0, -0.6, 0.8])
+TOKENS = ([1], [2])
+NAN, INFINITE = math.nan, math.inf
+
+
+def test_good_vectors_pass_every_check() -> None:
+    checks.finite(TEXTS, GOOD)
+    checks.not_zero(TEXTS, GOOD)
+    checks.not_constant(TEXTS, GOOD)
+    assert checks.different(TEXTS, GOOD, TOKENS) == []
+    checks.norm_one(TEXTS, GOOD)
+    checks.width(GOOD, 3, "config.json")
+    checks.same_again(TEXTS, GOOD, [[number + 9e-6 for number in vector] for vector in GOOD])
+    assert checks.closer(("q", "n", "f"), [1, 0], [1, 1], [0, 1]) == pytest.approx((2**-0.5, 0))
+    checks.memory(10, 0)
+    checks.memory(10, 10)
+    assert checks.weights([("matrix", [[1.0, 2.0], [3.0, 4.0]]), ("bias", [0.0, 0.0]), ("none", [])]) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        (lambda: checks.finite(TEXTS, ([1.0], [NAN])), "“two” is not made of numbers: 1 of 1"),
+        (lambda: checks.finite(TEXTS, ([-INFINITE, 1.0], [1.0, 1.0])), "“one” is not made of numbers: 1 of 2"),
+        (lambda: checks.not_zero(TEXTS, ([1.0], [0.0])), "“two” is all zero"),
+        (lambda: checks.not_zero(TEXTS, ([1.0], [])), "all zero (0 components)"),
+        (lambda: checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1, 0.1])), "“two” is constant"),
+        (lambda: checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1 + 1e-9, 0.1])), "“two” is constant"),
+        (lambda: checks.different(TEXTS, (GOOD[0], GOOD[0]), TOKENS), "get the same vector"),
+        (lambda: checks.different(("one", "one"), GOOD, TOKENS), "No two of the texts differ"),
+        (lambda: checks.different(("One", "one"), GOOD, ([1], [1])), "No two of the texts differ"),
+        (lambda: checks.norm_one(TEXTS, (GOOD[0], [0.6, 0.9])), "promises vectors of length 1, and that of “two”"),
+        (lambda: checks.norm_one(TEXTS, ([5.3, 0.0], GOOD[1])), "length 5.3000"),
+        (lambda: checks.width(GOOD, 4, "config.json"), "config.json promises vectors 4 wide, and they are 3 wide"),
+        (lambda: checks.same_again(TEXTS, GOOD, (GOOD[0], [0.0, -0.6, 0.80002])), "“two” got two different vectors"),
+        (lambda: checks.closer(("q", "n", "f"), [1, 0], [0, 1], [1, 1]), "“q” should be closer to “n” (cosine 0.0000)"),
+        (lambda: checks.closer(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "and is not"),
+        (lambda: checks.memory(3 * 2**20, 2**20), "took 3.0 MiB (3145728 bytes) of memory at its peak"),
+        (lambda: checks.weights([("m", [[0.0, 0.0], [0.0, 0.0]])]), "matrix m is all zero"),
+        (lambda: checks.weights([("m", [[2.5, 2.5]])]), "matrix m is one constant, 2.5"),
+        (lambda: checks.weights([("b", [1.0, NAN])]), "weight b holds NaN or infinite"),
+        (lambda: checks.weights([("b", [[1.0, INFINITE]])]), "weight b holds NaN or infinite"),
+        (lambda: checks.on_a_device([("w", SimpleNamespace(is_meta=True))]), "left 1 weight on the meta device"),
+    ],
+)
+def test_each_check_fails_for_its_reason(check: Callable[[], object], says: str) -> None:
+    with pytest.raises(CheckFailed) as failure:
+        check()
+    assert says in str(failure.value)
+    assert failure.value.hint.endswith(".")
+
+
+def test_texts_that_differ_only_for_the_eye_may_share_a_vector() -> None:
+    found = checks.different(("One", "one", "two"), (GOOD[0], GOOD[0], GOOD[1]), ([1], [1], [2]))
+    assert found == ["To this model's tokenizer, “One” and “one” are the same."]
+
+
+def test_only_token_types_may_be_zero() -> None:
+    table = "embeddings.token_type_embeddings.weight"
+    assert checks.weights([(table, [[0.0, 0.0], [0.0, 0.0]])]) == [table]
+    with pytest.raises(CheckFailed):
+        checks.weights([(table, [[1.0, 1.0], [1.0, 1.0]])])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence", "hint"),
+    [
+        (
+            ImportError("\n cannot import name 'x'\nsecond line"),
+            "The load stopped with ImportError: cannot import name 'x'",
+            "do not fit",
+        ),
+        (ModuleNotFoundError("No module named 'torch'"), "No module named 'torch'", "python: requirements"),
+        (ValueError("set the option trust_remote_code=True"), "trust_remote_code", "Python code of its own"),
+        (RuntimeError(""), "RuntimeError: no message", "--debug"),
+        (CheckFailed("This.", "That."), "This.", "That."),
+    ],
+)
+def test_errors_of_libraries_become_one_sentence(error: Exception, sentence: str, hint: str) -> None:
+    found = explain(error)
+    assert sentence in found.sentence
+    assert hint in found.hint
+    assert "second line" not in found.sentence
+
+
+def test_a_long_message_is_cut() -> None:
+    assert len(explain(ValueError("x" * 5000)).sentence) < 500
