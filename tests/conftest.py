@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from bundler.bundle.lock import Artifact, Lock, Model
 from bundler.bundle.target import Target
 from bundler.progress import Collected
 
+ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
@@ -87,3 +91,42 @@ def tool(name: str) -> str:
     if found is None:
         pytest.fail(f"{name} is not on this machine; .ci/run installs it (see docs/developing.md)")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The demo bundle and a prefix that it was installed into, once for the whole run."""
+
+    bundle: Path
+    installer: Path
+    prefix: Path
+    told: dict[str, Any]
+
+    @property
+    def current(self) -> Path:
+        return self.prefix / "current"
+
+    @property
+    def python(self) -> Path:
+        return self.current / "venv" / "bin" / "python"
+
+
+def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person does."""
+    command = [Path(sys.executable).with_name("bundle"), *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Builds the demo, and installs it with its own installer, umask 077, and a prefix that holds spaces and letters."""
+    folder = tmp_path_factory.mktemp("far side")
+    packed = folder / "demo.bundle.tar"
+    built = bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
+    assert built.returncode == 0, built.stderr
+    subprocess.run([tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
+    prefix = folder / "opt 데모"
+    command = [tool("python3.11"), "-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", prefix, "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, umask=0o077)
+    assert done.returncode == 0, done.stderr
+    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))

@@ -14,6 +14,7 @@ import requests
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from pypi_simple import DistributionPackage, ProjectPage, UnsupportedContentTypeError, UnsupportedRepoVersionError
 
+from bundler.bundle import hashing
 from bundler.errors import FetchError, ResolveError
 from bundler.online import answers, pipconfig
 from bundler.online.answers import Patience
@@ -123,7 +124,10 @@ def as_index(folder: Path, package: str, offers: Iterable[Offer]) -> str:
 
 
 def _anchor(offer: Offer) -> str:
-    address = offer.url + (f"#sha256={offer.sha256}" if offer.sha256 else "")
+    path = pipconfig.local_path(offer.url)
+    # uv would unpack a wheel without a digest into its cache to compute one.
+    sha256 = offer.sha256 or (hashing.digest_of_file(path)[1] if path else "")
+    address = offer.url + (f"#sha256={sha256}" if sha256 else "")
     attributes = {"href": address}
     if offer.requires_python:
         attributes["data-requires-python"] = offer.requires_python

@@ -12,6 +12,7 @@ from bundler.online.pipconfig import PipConfig
 from bundler.online.uvlock import RefusalError
 
 _MOST_LINES = 30
+_USUAL = "No solution found when resolving dependencies"
 _UNKNOWN = re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)")
 _NO_WHEEL = re.compile(
     r"(?:Because|because|and that) (?:(?:all|there are no) versions of )?([A-Za-z0-9._-]+?)(?:[=<>!~]\S*)? ha(?:s|ve) no "
@@ -76,5 +77,6 @@ def _hosts(config: PipConfig) -> str:
 
 def _trimmed(words: str) -> str:
     """uv's words without what speaks of its own switches, and not too many of them."""
-    kept = [line for line in words.splitlines() if line.strip() and "`--" not in line]
+    lines = [line.removeprefix("error: ").removeprefix("  cause: ") for line in words.splitlines()]
+    kept = [line for line in lines if line.strip() and "`--" not in line and not line.startswith(_USUAL)]
     return "\n".join(kept if len(kept) <= _MOST_LINES else [*kept[:_MOST_LINES], "…"])

@@ -142,25 +142,25 @@ class _Desk:
 
         Which those are shows only in what is found, or in why nothing was found.
         """
-        wanted = {
+        named = {
             line.name for line in self.asked.requirements if line.applies(self.target) and not line.requirement.url
         }
-        routes = self._routes(wanted & self.router.concerned)
+        routes = self._routes(named & self.router.concerned)
+        before_merging: RefusalError | None = None
         while True:
             try:
                 pinned, warnings = uvlock.compile_lock(self.asked, self.target, routes, self.folder, alone=alone)
             except RefusalError as refusal:
                 words = str(refusal)
-                named = uvlock.packages_named(words, self.router.concerned) | refusals.without_wheel(words)
-                if not (more := self._routes(named - routes.keys())):
-                    raise self._explained(refusal, routes) from None
+                more = self._routes(uvlock.packages_named(words, self.router.concerned) - routes.keys())
+                if not more and (more := self._routes(refusals.without_wheel(words) - routes.keys())):
+                    before_merging = before_merging or refusal
+                if not more:
+                    raise self._explained(before_merging or refusal, routes) from None
             else:
                 found = {pin.name for pin in pinned if not pin.by_address}
                 if not (more := self._routes(found & self.router.concerned - routes.keys())):
-                    for name in routes:
-                        self.report.note(f"{name} {self.router.why[name]}")
-                    for text in warnings:
-                        self.report.warn(text)
+                    self._tell(routes, warnings)
                     return routes, pinned
             routes |= more
 
@@ -169,9 +169,15 @@ class _Desk:
 
     def _explained(self, refusal: RefusalError, routes: Iterable[str]) -> ResolveError:
         error = refusals.explained(refusal, self.target, self.asked.config)
-        said = [f"{name} {self.router.why[name]}" for name in routes]
+        said = [f"{name} {self.router.why[name]}" for name in routes if name in self.router.concerned]
         error.hint = "; ".join([error.hint, *said])
         return error
+
+    def _tell(self, routes: Iterable[str], warnings: Iterable[str]) -> None:
+        for name in routes:
+            self.report.note(f"{name} {self.router.why[name]}")
+        for text in warnings:
+            self.report.warn(text)
 
     def _best(self, pin: Pinned) -> File:
         """The wheel whose tags rank first on the target, as pip would choose (the later build of equal ones)."""

@@ -134,6 +134,13 @@ def same_again(texts: Sequence[str], first: Sequence[Vector], second: Sequence[V
             )
 
 
+def moved(before: Sequence[Vector], after: Sequence[Vector]) -> bool:
+    """Whether any vector changed by more than the same model changes by itself; NaN is a change."""
+    scale = max(1.0, *(abs(number) for vector in before for number in vector))
+    pairs = zip(itertools.chain(*before), itertools.chain(*after), strict=True)
+    return any(not abs(a - b) <= SAME_AGAIN * scale for a, b in pairs)
+
+
 def cosine(one: Vector, other: Vector) -> float:
     """The cosine of the angle between two vectors that are not zero."""
     return math.fsum(a * b for a, b in zip(one, other, strict=True)) / (norm(one) * norm(other))

@@ -22,8 +22,8 @@ LIBRARIES = (
     "manifest, and build the bundle again."
 )
 _OWN_CODE = (
-    "The model brings Python code of its own, which this loader does not run. Choose a loader that does, or carry the "
-    "model with the loader files."
+    "Choose a loader that runs a model's own code, a revision of the model that needs none, or the loader files, which "
+    "carries it unproved."
 )
 _ABSENT = (
     "A Python package is not in the bundle. Add it under python: requirements in the manifest, and build it again."
@@ -48,6 +48,7 @@ _NO_ADVICE = (
 
 # Part of an error of a library → what a person can read instead of it.
 _PLAINLY = (
+    ("trust_remote_code", "The model brings Python code of its own, and this loader runs no such code."),
     ("ignore_mismatched_sizes", "Weights in the files have another shape than config.json asks for."),
     ("size mismatch", "Weights in the files have another shape than config.json asks for."),
 )
@@ -75,7 +76,7 @@ _ADVICE = (
 )
 
 
-class CheckFailed(Exception):  # noqa: N818 - it reads as what happened: raise CheckFailed
+class CheckFailed(Exception):
     """A model did not keep a promise. ``str(error)`` says which; ``hint`` says what to do next."""
 
     def __init__(self, message: str, hint: str) -> None:

@@ -45,9 +45,11 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Match:
-    """``pairs`` are (name in the file, name in memory); the others have no counterpart."""
+    """``pairs`` are (name in the file, name in memory); ``remade`` are names in the file of what a library joined or
+    renamed; the others have no counterpart."""
 
     pairs: tuple[tuple[str, str], ...]
+    remade: tuple[str, ...]
     only_stored: tuple[str, ...]
     only_held: tuple[str, ...]
 
@@ -77,12 +79,12 @@ def match(stored: Mapping[str, Shape], held: Mapping[str, Shape], prefix: str) -
     taken = {name for name, _ in pairs}
     left = [name for name in stored if name not in taken and not computed(name)]
     body = [name for name in left if not _is_head(name, prefix, two_towers=False)]
-    # The sums are over whole models, so that a weight lost and a foreign one gained do not make up for each other.
+    remade: list[str] = []
     if body and free and _count(stored, body) == _count(held, free):
+        remade, free = body, {}
         left = [name for name in left if name not in set(body)]
-        free = {}
     absent = tuple(name for name in free if not computed(name))
-    return Match(pairs=tuple(pairs), only_stored=tuple(left), only_held=absent)
+    return Match(pairs=tuple(pairs), remade=tuple(remade), only_stored=tuple(left), only_held=absent)
 
 
 def leftover(names: Collection[str], prefix: str, parts: Collection[str], *, two_towers: bool) -> Leftover:

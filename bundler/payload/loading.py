@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,16 @@ def heard() -> Iterator[list[Load]]:
         PreTrainedModel.from_pretrained = inherited
 
 
-def sound(loads: list[Load]) -> None:
+def within(module: Any, loads: Sequence[Load]) -> Load | None:
+    """What was heard about the transformers model inside a module; an empty answer about one that was not heard."""
+    inside = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    heard_of = next((load for load in loads for part in inside if part is load.model), None)
+    if heard_of or not inside:
+        return heard_of
+    return Load(model=inside[0], missing=(), unexpected=(), mismatched=(), errors=())
+
+
+def sound(loads: Sequence[Load]) -> None:
     """No load reported an error or a weight of another shape."""
     for load in loads:
         if load.errors:

@@ -156,7 +156,7 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         byte = data[place]
         value |= (byte & 0x7F) << shift
         place, shift = place + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004 - the top bit says that another byte follows
+        if byte < 0x80:  # the top bit says that another byte follows
             return value, place
 
 

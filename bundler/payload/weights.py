@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import inventory, tensorfiles
+from . import checks, inventory, tensorfiles
 from .checks import Vector
 from .faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, counted, listed
 
@@ -75,10 +75,14 @@ class InPickle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What is only in the model (names in memory) and only in the files (names there); ``gap`` is about layers."""
+    """What is only in the model (names in memory) and only in the files (names there).
+
+    ``unsure`` are names in the files whose values could not be compared; ``gap`` is about layers.
+    """
 
     missing: tuple[str, ...]
     leftover: inventory.Leftover
+    unsure: tuple[str, ...]
     gap: str
 
 
@@ -123,6 +127,7 @@ def compare(
             [name for name, _ in model.named_children()],
             two_towers=two_towers,
         ),
+        unsure=found.remade,
         gap=inventory.layer_gap(files, held, prefix),
     )
 
@@ -139,6 +144,11 @@ def all_used(comparison: Comparison) -> list[str]:
     warnings = []
     if rest.heads:
         warnings.append(f"Weights for another task are not used, as it should be: {listed(rest.heads)}.")
+    if comparison.unsure:
+        warnings.append(
+            f"The library joins or renames {counted(comparison.unsure)} as it loads them, so their values were not "
+            f"compared: {listed(comparison.unsure)}."
+        )
     if rest.other:
         warnings.append(f"Some weights in the files are not used by the model: {listed(rest.other)}.")
     return warnings
@@ -183,7 +193,7 @@ def _moves(tensor: Any, embed: Callable[[], Sequence[Vector]], before: Sequence[
         try:
             for stranger in (math.nan, 7.0):
                 tensor.fill_(stranger)
-                if embed() != before:
+                if checks.moved(before, embed()):
                     return True
         finally:
             tensor.copy_(saved)

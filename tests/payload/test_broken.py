@@ -246,8 +246,8 @@ def test_a_model_that_brings_its_own_code(copy: Copy, prove: Prove) -> None:
     folder = copy()
     change(folder / "config.json", model_type="mystery", auto_map={"AutoConfig": "a.B", "AutoModel": "a.C"})
     result = prove(folder)
-    fault(result, "trust_remote_code")
-    assert "Python code of its own" in result["hint"]
+    fault(result, "brings Python code of its own")
+    assert "trust_remote_code" in result["traceback"]
 
 
 def test_a_model_of_an_unknown_kind(copy: Copy, prove: Prove) -> None:

@@ -69,6 +69,13 @@ def test_texts_that_differ_only_for_the_eye_may_share_a_vector() -> None:
     assert found == ["To this model's tokenizer, “One” and “one” are the same."]
 
 
+def test_whether_vectors_moved() -> None:
+    assert not checks.moved(GOOD, GOOD)
+    assert not checks.moved([[100.0]], [[100.0005]])
+    assert checks.moved([[1.0]], [[1.0001]])
+    assert checks.moved([[1.0, 2.0]], [[1.0, NAN]])
+
+
 def test_only_token_types_may_be_zero() -> None:
     table = "embeddings.token_type_embeddings.weight"
     assert checks.weights([(table, [[0.0, 0.0], [0.0, 0.0]])]) == [table]
@@ -85,7 +92,7 @@ def test_only_token_types_may_be_zero() -> None:
             "do not fit",
         ),
         (ModuleNotFoundError("No module named 'torch'"), "No module named 'torch'", "python: requirements"),
-        (ValueError("set the option trust_remote_code=True"), "trust_remote_code", "Python code of its own"),
+        (ValueError("set the option trust_remote_code=True"), "brings Python code of its own", "own code"),
         (RuntimeError(""), "RuntimeError: no message", "--debug"),
         (CheckFailed("This.", "That."), "This.", "That."),
     ],

@@ -164,10 +164,10 @@ def test_names_are_matched_through_prefixes_and_old_names() -> None:
 def test_what_a_library_fuses_counts_as_found() -> None:
     stored: dict[str, inventory.Shape] = {"e.0.q": (4, 4), "e.0.k": (4, 4), "cls.bias": (3,)}
     found = inventory.match(stored, {"e.0.qk": (8, 4)}, "")
-    assert (found.only_stored, found.only_held) == (("cls.bias",), ())
+    assert (found.remade, found.only_stored, found.only_held) == (("e.0.q", "e.0.k"), ("cls.bias",), ())
     stored["e.1.q"] = (4, 4)
     found = inventory.match(stored, {"e.0.qk": (8, 4)}, "")
-    assert len(found.only_stored) == 4
+    assert (found.remade, len(found.only_stored)) == ((), 4)
     assert found.only_held == ("e.0.qk",)
 
 

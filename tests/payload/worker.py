@@ -4,7 +4,7 @@
 JSON; a line on standard output says that the result is written.
 """
 
-# ruff: noqa: PLC0415 - torch may be imported only after the network is cut
+# torch is imported within functions: only after the network is cut.
 from __future__ import annotations
 
 import importlib

@@ -136,7 +136,7 @@ def _infer(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list[
 
 
 def _check_weights(loaded: Loaded, texts: tuple[str, ...], record: Record) -> None:
-    loading.sound(list(loaded.loads))
+    loading.sound(loaded.loads)
     zero = checks.weights(loaded.model.named_parameters())
     record.passed("no weight matrix is empty, constant or not a number")
     record.warn(*(f"{name} is all zero, as models made from fairseq have it." for name in zero))
@@ -147,7 +147,7 @@ def _check_weights(loaded: Loaded, texts: tuple[str, ...], record: Record) -> No
 
 def _compare(loaded: Loaded, module: Any, folder: Path, texts: tuple[str, ...], record: Record) -> None:
     """Holds one module against its files; the transformers model within it where there is one."""
-    load = next((each for each in loaded.loads if any(part is each.model for part in module.modules())), None)
+    load = loading.within(module, loaded.loads)
     model = load.model if load else module
     missing = set(load.missing) if load else set()
     unexpected = load.unexpected if load else ()
@@ -173,13 +173,12 @@ def _comparable(folder: Path, record: Record) -> bool:
 
 
 def _check_tokenizer(loaded: Loaded, files: vocabulary.Vocabulary | None, record: Record) -> None:
-    if files is None:
+    tokenizer = getattr(loaded.model, "tokenizer", None)
+    if files is None or not hasattr(tokenizer, "get_vocab"):
         return
-    tokenizer = loaded.model.tokenizer
-    rows = None
-    for load in loaded.loads[:1]:
-        table = load.model.get_input_embeddings()
-        rows = int(table.weight.shape[0]) if hasattr(table, "weight") else None
+    load = loading.within(loaded.model[0], loaded.loads)
+    table = load.model.get_input_embeddings() if load else None
+    rows = int(table.weight.shape[0]) if hasattr(table, "weight") else None
     held = {str(token): int(number) for token, number in tokenizer.get_vocab().items()}
     record.warn(*vocabulary.kept(files, held, rows))
     record.passed(f"the tokenizer holds the vocabulary of {files.source}")
