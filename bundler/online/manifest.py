@@ -100,10 +100,8 @@ class WantedModel:
 
     @property
     def source(self) -> str:
-        """Where it comes from, as the lock records it; without the folders of this machine."""
-        if self.path:
-            return f"path:{Path(self.path).name}"
-        return f"url:{self.url}" if self.url else f"wheel:{self.wheel}"
+        """Where a folder or a wheel comes from, as the lock records it; without the folders of this machine."""
+        return f"path:{Path(self.path).name}" if self.path else f"wheel:{self.wheel}"
 
     @property
     def name(self) -> str:

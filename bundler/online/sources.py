@@ -56,22 +56,23 @@ def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
         ]
 
 
-def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store) -> list[SourceFile]:
-    """The files of what was fetched from ``url``: one file, or those of an archive."""
+def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> list[SourceFile]:
+    """The files of what was fetched from ``url``: one file, or those of an archive.
+
+    ``shown`` is the address as it may be shown, without credentials and query.
+    """
     published = Upstream(algorithm="sha256", digest=sha256, publisher="manifest")
-    name = str(model.url).partition("?")[0].rpartition("/")[2]
+    name = shown.rpartition("/")[2]
     if name.endswith(".zip"):
         with zipfile.ZipFile(fetched) as archive:
-            return _of_members(model, list(_zip_members(archive)), store, str(model.url))
+            return _of_members(model, list(_zip_members(archive)), store, shown)
     if name.endswith((".tar", ".tar.gz", ".tgz")):
         with tarfile.open(fetched) as packed:
-            return _of_members(model, list(_tar_members(packed)), store, str(model.url))
+            return _of_members(model, list(_tar_members(packed)), store, shown)
     if why := paths.fault_of(name):
-        raise UnsafeError(f"the file's name {name!r} {why}", where=str(model.url))
+        raise UnsafeError(f"the file's name {name!r} {why}", where=shown)
     size = fetched.stat().st_size
-    return [
-        SourceFile(path=name, size=size, sha256=sha256, origin=str(model.url), content=fetched, upstream=(published,))
-    ]
+    return [SourceFile(path=name, size=size, sha256=sha256, origin=shown, content=fetched, upstream=(published,))]
 
 
 def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list[SourceFile]:

@@ -172,18 +172,25 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
     model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
-    assert {file.path for file in sources.of_file(model, path, "0" * 64, store)} == {"config.json", "w.bin"}
+    assert {file.path for file in sources.of_file(model, path, "0" * 64, store, "https://host/m.tar.gz")} == {
+        "config.json",
+        "w.bin",
+    }
     single = tmp_path / "x"
     single.write_bytes(b"gguf")
     model = WantedModel(url="https://host/d/model.gguf?download=1", sha256=digest_of(b"gguf"))
-    assert [file.path for file in sources.of_file(model, single, digest_of(b"gguf"), store)] == ["model.gguf"]
+    assert [
+        file.path for file in sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf")
+    ] == ["model.gguf"]
 
 
 @pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/../../config.json"])
 def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: Store, name: str) -> None:
     path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
-        sources.of_file(WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store)
+        sources.of_file(
+            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store, "https://host/m.tgz"
+        )
 
 
 def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
@@ -191,7 +198,9 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = tar_of(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match="'config.json' in the archive is no regular file"):
-        sources.of_file(WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store)
+        sources.of_file(
+            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store, "https://host/m.tgz"
+        )
 
 
 @pytest.mark.parametrize(
