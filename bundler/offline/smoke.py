@@ -40,6 +40,7 @@ class _Request:
     texts: tuple[str, ...]
     closer: tuple[tuple[str, ...], ...]
     ram_limit: int
+    any_language: bool
 
 
 def lay_out(release: Release) -> None:
@@ -82,6 +83,8 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
         texts=locked.smoke.texts or STANDARD_TEXTS,
         closer=locked.smoke.closer,
         ram_limit=locked.smoke.ram_limit,
+        # texts of ours are in more languages than a model may know
+        any_language=not locked.smoke.texts,
     )
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result = Path(folder, "request.json"), Path(folder, "result.json")

@@ -21,7 +21,8 @@ from bundler.errors import FetchError
 from bundler.online import pipconfig
 
 T = TypeVar("T")
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+"""Bytes read at once; where a body is cut, less than this of what came is lost."""
 _LONGEST_ORDER = 300.0
 """Seconds that a server may have us wait."""
 _PASSING = (
@@ -121,7 +122,7 @@ def body(response: requests.Response) -> Iterator[bytes]:
     try:
         yield from response.iter_content(_CHUNK)
     except _PASSING as error:
-        raise AgainError(words(error)) from error
+        raise AgainError(f"the connection broke: {words(error)}") from error
 
 
 def content(response: requests.Response) -> bytes:
@@ -129,7 +130,7 @@ def content(response: requests.Response) -> bytes:
     try:
         return response.content
     except _PASSING as error:
-        raise AgainError(words(error)) from error
+        raise AgainError(f"the connection broke: {words(error)}") from error
 
 
 def refused(response: requests.Response, url: str) -> FetchError:

@@ -58,6 +58,8 @@ class Pages:
     config: PipConfig
     session: requests.Session
     patience: Patience
+    denied: dict[str, int] = field(default_factory=dict)
+    """Pages that were refused for want of a right password, and the status of the refusal."""
     _read: dict[tuple[str, str], tuple[Offer, ...]] = field(default_factory=dict)
 
     def offers(self, package: str, *, besides: str = "", also: Iterable[str] = ()) -> tuple[Offer, ...]:
@@ -103,6 +105,8 @@ class Pages:
 
     def _asked(self, url: str, package: str) -> list[DistributionPackage]:
         with answers.ask(self.session, "GET", url, {"Accept": _ACCEPT}) as response:
+            if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                self.denied[answers.address(url)] = response.status_code
             if HTTPStatus.BAD_REQUEST <= response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return []  # as pip does: an index that does not have it, or does not show it, does not offer it
             if not response.ok:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from bundler.bundle.target import Target
 from bundler.errors import ResolveError
 from bundler.online import answers
-from bundler.online.pipconfig import PipConfig
+from bundler.online.pages import PYPI, Pages
 from bundler.online.uvlock import RefusalError
 
 _MOST_LINES = 30
@@ -19,7 +19,6 @@ _NO_WHEEL = re.compile(
     r"(?:usable wheels|wheels with)"
 )
 _UNFETCHED = re.compile(r"(?:Failed to fetch: `?|Failed to read `--find-links` URL: |Failed to download `)([^\s`]+)")
-_DENIED = re.compile(r"An index URL \((\S+)\) could not be queried due to (.*)")
 _STATUS = re.compile(r"HTTP status (?:client|server) error \((\d+[^)]*)\)")
 
 
@@ -28,22 +27,15 @@ def without_wheel(words: str) -> set[str]:
     return {name.lower() for name in _NO_WHEEL.findall(words.replace("\n", " "))}
 
 
-def explained(refusal: RefusalError, target: Target, config: PipConfig) -> ResolveError:
+def explained(refusal: RefusalError, target: Target, shelf: Pages) -> ResolveError:
     """uv's refusal as an error that names what failed, for which target, and the way out; its own words are kept."""
     words = _trimmed(str(refusal))
     if found := _UNFETCHED.search(words):
         return _unreached(found[1], words)
-    unknown = _UNKNOWN.search(words)
-    if unknown and (found := _DENIED.search(words)):
-        hint = "give user and password in pip's index address or in netrc, or ask for access"
-        return ResolveError(f"the index refuses: {found[2]}\n{words}", where=answers.address(found[1]), hint=hint)
     if missing := without_wheel(words):
         return no_wheel(", ".join(sorted(missing)), target, words)
-    if unknown:
-        hint = "see whether the name is right; a private index goes into pip's configuration or python.indexes"
-        return ResolveError(
-            f"there is no package {unknown[1]} on {_hosts(config)}\n{words}", where=unknown[1], hint=hint
-        )
+    if unknown := _UNKNOWN.search(words):
+        return _unknown(unknown[1], words, shelf)
     hint = "loosen one of the versions that are asked for, or take a constraint away"
     return ResolveError(f"no set of packages fits together for {target}\n{words}", where="python", hint=hint)
 
@@ -59,6 +51,17 @@ def no_wheel(names: str, target: Target, words: str = "") -> ResolveError:
     return ResolveError("\n".join(filter(None, [said, words])), where=names, hint=hint)
 
 
+def _unknown(name: str, words: str, shelf: Pages) -> ResolveError:
+    shelf.offers(name, besides=PYPI)  # uv keeps to itself that an index wants a password
+    for page, status in shelf.denied.items():
+        hint = "give user and password in pip's index address or in netrc, or ask for access"
+        return ResolveError(f"{name} can't be looked up: the index answers {status}\n{words}", where=page, hint=hint)
+    addresses = [*shelf.config.indexes, *shelf.config.find_links]
+    places = ", ".join(dict.fromkeys(urlsplit(url).hostname or url for url in addresses)) or "no index"
+    hint = "see whether the name is right; a private index goes into pip's configuration or python.indexes"
+    return ResolveError(f"there is no package {name} on {places}\n{words}", where=name, hint=hint)
+
+
 def _unreached(url: str, words: str) -> ResolveError:
     host = urlsplit(url).hostname or url
     status = _STATUS.search(words)
@@ -68,11 +71,6 @@ def _unreached(url: str, words: str) -> ResolveError:
     why = f"answers {status[1]}" if status else "can't be reached"
     hint = f"see whether {host} can be reached from here, and pip's proxy and index addresses (pip config list)"
     return ResolveError(f"{host} {why}\n{words}", where=answers.address(url), hint=hint)
-
-
-def _hosts(config: PipConfig) -> str:
-    places = [urlsplit(url).hostname or url for url in (*config.indexes, *config.find_links)]
-    return ", ".join(dict.fromkeys(places)) or "any index: pip's configuration names none"
 
 
 def _trimmed(words: str) -> str:

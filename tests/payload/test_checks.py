@@ -92,8 +92,10 @@ def test_only_token_types_may_be_zero() -> None:
             "do not fit",
         ),
         (ModuleNotFoundError("No module named 'torch'"), "No module named 'torch'", "python: requirements"),
+        (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "No module named 'a.b'", "do not fit"),
         (ValueError("set the option trust_remote_code=True"), "brings Python code of its own", "own code"),
         (RuntimeError(""), "RuntimeError: no message", "--debug"),
+        (OSError("the network is not cut: beside lo, eth0"), "the network is not cut", "BUNDLE_NETCUT=guard"),
         (CheckFailed("This.", "That."), "This.", "That."),
     ],
 )

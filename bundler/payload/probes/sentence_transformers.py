@@ -51,8 +51,9 @@ def prove(request: Request, record: Record) -> None:
     loaded = _load(request, record, promised)
     tokens = _tokens(loaded, texts, record, any_language=request.any_language)
     vectors = _infer(loaded, texts, record)
-    record.peak_rss_bytes = measure.peak_rss_bytes()
     _check_weights(loaded, texts[:2], record)
+    # Libraries map weights into memory and read them when needed: only the check has touched all that are used in time.
+    record.peak_rss_bytes = measure.peak_rss_bytes()
     _check_tokenizer(loaded, files, record)
     _check_vectors(loaded, texts, tokens, vectors, record)
     _check_closer(request, loaded, record)
@@ -173,11 +174,11 @@ def _comparable(folder: Path, record: Record) -> bool:
 
 
 def _check_tokenizer(loaded: Loaded, files: vocabulary.Vocabulary | None, record: Record) -> None:
-    tokenizer = getattr(loaded.model, "tokenizer", None)
+    tokenizer: Any = getattr(loaded.model, "tokenizer", None)
     if files is None or not hasattr(tokenizer, "get_vocab"):
         return
     load = loading.within(loaded.model[0], loaded.loads)
-    table = load.model.get_input_embeddings() if load else None
+    table: Any = load.model.get_input_embeddings() if load else None
     rows = int(table.weight.shape[0]) if hasattr(table, "weight") else None
     held = {str(token): int(number) for token, number in tokenizer.get_vocab().items()}
     record.warn(*vocabulary.kept(files, held, rows))

@@ -1,0 +1,50 @@
+"""What tests of the online side share: a machine without a configuration of its own, and servers on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bundler.online.store import Store
+from tests.online.loopback import Loopback, serving
+
+_TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(scope="session")
+def uv_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("uv")
+
+
+@pytest.fixture(autouse=True)
+def _untold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uv_cache: Path) -> None:
+    """Nothing of what pip, uv and requests were told on the machine that runs the tests gets into them."""
+    for name in os.environ:
+        if name.startswith(_TOLD) or name.lower() in _PROXIES:
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_cache))
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with serving() as place:
+        yield place
+
+
+@pytest.fixture
+def other_server() -> Iterator[Loopback]:
+    with serving() as place:
+        yield place
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "shelf")

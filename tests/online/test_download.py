@@ -1,0 +1,421 @@
+"""Bytes come home whole, whatever the server and the line do."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import FetchError, IntegrityError
+from bundler.online import download, pipconfig
+from bundler.online.answers import Patience
+from bundler.online.download import Wanted
+from bundler.online.pipconfig import PipConfig
+from bundler.online.store import Store
+from tests.online import loopback
+from tests.online.loopback import Loopback
+
+DATA = random.Random(7).randbytes(600_000)  # noqa: S311
+DIGEST = digest_of(DATA)
+NAME = "/file.bin"
+
+
+@dataclass
+class Watched(AbstractContextManager["Watched"]):
+    """A report that keeps everything, and a patience that waits for nothing but remembers."""
+
+    notes: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    total: int = 0
+    moved: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+    def stage(self, title: str, total: int = 0) -> Watched:
+        assert title == "fetch"
+        self.total = total
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, count: int) -> None:
+        with self.lock:
+            self.moved += count
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        raise AssertionError(text)
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(tries=3, pause=lambda _, seconds: self.waits.append(seconds))
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def fetch(store: Store, watched: Watched) -> Any:
+    def fetched(*wanted: Wanted, config: PipConfig | None = None, **options: Any) -> Any:
+        return download.fetch(wanted, store, config or PipConfig(), watched, patience=watched.patience, **options)
+
+    return fetched
+
+
+@pytest.fixture
+def file(server: Loopback) -> Wanted:
+    server.files[NAME] = DATA
+    return Wanted(url=server.url + NAME, sha256=DIGEST, size=len(DATA))
+
+
+def begun(store: Store, wanted: Wanted, data: bytes = DATA[:1000], validator: str = "") -> Path:
+    """What an earlier run left of a download."""
+    partial = store.partial(wanted.sha256 or digest_of(wanted.url.encode()))
+    partial.write_bytes(data)
+    if validator:
+        partial.with_suffix(".validator").write_text(validator)
+    return partial
+
+
+def test_a_file_comes_home(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert watched.total == watched.moved == len(DATA)
+    assert watched.notes == []
+    assert [path.suffix for path in store.partial(DIGEST).parent.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_size_and_digest_need_not_be_known(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
+    assert fetch(Wanted(url=file.url)) == ((len(DATA), DIGEST),)
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert (watched.total, watched.moved) == (0, len(DATA))
+
+
+def test_many_come_in_the_order_that_was_asked(fetch: Any, server: Loopback, store: Store) -> None:
+    contents = [bytes([n]) * (n + 1) for n in range(30)]
+    server.files |= {f"/{n}": data for n, data in enumerate(contents)}
+    found = fetch(*(Wanted(url=f"{server.url}/{n}") for n in range(30)))
+    assert found == tuple((len(data), digest_of(data)) for data in contents)
+    assert all(store.required(digest_of(data)).read_bytes() == data for data in contents)
+
+
+def test_the_same_file_twice(fetch: Any, file: Wanted, server: Loopback) -> None:
+    server.files["/again"] = DATA
+    again = Wanted(url=f"{server.url}/again", sha256=DIGEST, size=len(DATA))
+    assert fetch(file, again, file) == ((len(DATA), DIGEST),) * 3
+    assert len(server.seen) == 1
+
+
+def test_what_is_on_the_shelf_is_not_asked_for(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    store.put_bytes(DATA)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert server.seen == []
+
+
+def test_a_download_goes_on_where_it_was_left(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    begun(store, file)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers["Range"] for one in server.seen] == ["bytes=1000-"]
+    assert watched.moved == len(DATA)
+
+
+def test_what_came_whole_before_is_only_checked(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    begun(store, file, DATA)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert server.seen == []
+
+
+def test_without_a_digest_it_goes_on_only_from_the_same_state(
+    fetch: Any, file: Wanted, server: Loopback, store: Store
+) -> None:
+    unknown = Wanted(url=file.url)
+    tag = f'"{DIGEST[:8]}"'
+    begun(store, unknown, validator=tag)
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+    assert (server.seen[0].headers["Range"], server.seen[0].headers["If-Range"]) == ("bytes=1000-", tag)
+
+
+def test_without_a_digest_a_changed_file_starts_again(fetch: Any, file: Wanted, store: Store) -> None:
+    unknown = Wanted(url=file.url)
+    begun(store, unknown, b"x" * 1000, validator='"before"')
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+
+
+def test_without_digest_and_validator_it_starts_again(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    unknown = Wanted(url=file.url)
+    begun(store, unknown, b"x" * 1000)
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+    assert "Range" not in server.seen[0].headers
+
+
+def test_a_body_that_is_cut_goes_on(fetch: Any, file: Wanted, server: Loopback, watched: Watched) -> None:
+    server.faults[NAME] = [loopback.cut(n << 16) for n in (2, 4, 6, 8)]  # more often than patience alone allows
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers.get("Range") for one in server.seen] == [
+        None,
+        *(f"bytes={n << 16}-" for n in (2, 4, 6, 8)),
+    ]
+    assert watched.moved == len(DATA)
+    assert len(watched.notes) == 4
+    assert "trying again in 1 s" in watched.notes[0]
+
+
+def test_a_connection_that_is_reset_is_tried_again(
+    fetch: Any, file: Wanted, server: Loopback, watched: Watched
+) -> None:
+    server.faults[NAME] = [loopback.reset]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert watched.waits == [1]
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
+def test_an_error_that_may_pass_is_tried_again(
+    fetch: Any, file: Wanted, server: Loopback, watched: Watched, code: int
+) -> None:
+    server.faults[NAME] = [loopback.status(code), loopback.status(code)]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert watched.waits == [1, 2]
+    assert f"the server answers {code}" in watched.notes[0]
+
+
+@pytest.mark.parametrize(("stated", "waited"), [("7", 7), ("86400", 300), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)])
+def test_the_server_says_when(
+    fetch: Any, file: Wanted, server: Loopback, watched: Watched, stated: str, waited: float
+) -> None:
+    server.faults[NAME] = [loopback.status(429, Retry_After=stated)]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert watched.waits == [waited]
+
+
+def test_an_error_that_stays_is_given_up(fetch: Any, file: Wanted, server: Loopback, watched: Watched) -> None:
+    server.faults[NAME] = [loopback.status(503)] * 3
+    with pytest.raises(FetchError, match="given up after 3 tries: the server answers 503") as caught:
+        fetch(file)
+    assert caught.value.where == file.url
+    assert "proxy" in caught.value.hint
+    assert watched.waits == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask")]
+)
+def test_an_error_that_will_not_pass_is_not_tried_again(
+    fetch: Any, file: Wanted, server: Loopback, code: int, hint: str
+) -> None:
+    server.faults[NAME] = [loopback.status(code)] * 2
+    with pytest.raises(FetchError, match=f"the server answers {code}") as caught:
+        fetch(file)
+    assert hint in caught.value.hint
+    assert len(server.seen) == 1
+
+
+def test_a_host_that_is_not_there(fetch: Any) -> None:
+    with pytest.raises(FetchError, match="given up after 3 tries: Connection refused") as caught:
+        fetch(Wanted(url="http://user:secret@127.0.0.1:9/x?token=secret"))
+    assert caught.value.where == "http://127.0.0.1:9/x"
+
+
+def test_an_address_that_is_none(fetch: Any) -> None:
+    with pytest.raises(FetchError, match="gopher"):
+        fetch(Wanted(url="gopher://127.0.0.1/x"))
+
+
+@pytest.mark.parametrize("fault", [loopback.whole, loopback.shifted, loopback.status(416)])
+def test_a_server_that_can_not_go_on_starts_again(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched, fault: loopback.Fault
+) -> None:
+    begun(store, file)
+    server.faults[NAME] = [fault]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "so from the beginning" in watched.notes[0]
+    assert set(watched.waits) <= {0}
+    assert watched.moved == len(DATA)
+
+
+def test_a_range_of_other_bytes_is_noticed(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    begun(store, file)
+    server.faults[NAME] = [loopback.lying]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "fetching it once more" in watched.notes[0]
+
+
+def test_a_damaged_start_from_before_is_noticed(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
+    begun(store, file, b"x" * 1000)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "fetching it once more" in watched.notes[0]
+
+
+def test_a_longer_start_than_the_file_is_thrown_away(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    begun(store, file, DATA + b"x")
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "Range" not in server.seen[0].headers
+
+
+def test_other_bytes_are_fetched_once_more(fetch: Any, file: Wanted, server: Loopback) -> None:
+    server.faults[NAME] = [loopback.instead(DATA[::-1])]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+
+
+def test_other_bytes_for_good_are_refused(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    server.files[NAME] = DATA[::-1]
+    with pytest.raises(IntegrityError) as caught:
+        fetch(file)
+    assert DIGEST in str(caught.value)
+    assert digest_of(DATA[::-1]) in str(caught.value)
+    assert caught.value.where == file.url
+    assert len(server.seen) == 2
+    assert not store.partial(DIGEST).exists()
+    assert store.path_of(digest_of(DATA[::-1])) is None
+
+
+@pytest.mark.parametrize("other", [b"<html>log in first</html>", DATA + b"x"])
+def test_a_file_of_another_size_is_not_fetched_to_its_end(
+    fetch: Any, file: Wanted, server: Loopback, other: bytes
+) -> None:
+    server.files[NAME] = other
+    with pytest.raises(IntegrityError, match=f"the server has {len(other)} bytes, 600000 were expected"):
+        fetch(file)
+
+
+def test_a_stream_that_does_not_end_is_left(fetch: Any, file: Wanted, server: Loopback) -> None:
+    server.files[NAME] = DATA + b"x"
+    server.faults[NAME] = [loopback.without_length] * 2
+    with pytest.raises(IntegrityError, match="the server sends more than 600000 bytes"):
+        fetch(file)
+
+
+def test_a_known_size_without_a_digest_counts(fetch: Any, server: Loopback) -> None:
+    server.files[NAME] = DATA
+    with pytest.raises(IntegrityError, match="600001 were expected"):
+        fetch(Wanted(url=server.url + NAME, size=600_001))
+
+
+def test_no_length_is_no_fault(fetch: Any, file: Wanted, server: Loopback) -> None:
+    server.faults[NAME] = [loopback.without_length]
+    assert fetch(Wanted(url=file.url)) == ((len(DATA), DIGEST),)
+
+
+def test_files_and_paths_are_copied(fetch: Any, store: Store, tmp_path: Path, watched: Watched) -> None:
+    path = tmp_path / "a file, with + and %41"
+    path.write_bytes(DATA)
+    assert fetch(Wanted(url=path.as_uri(), sha256=DIGEST), Wanted(url=str(path))) == ((len(DATA), DIGEST),) * 2
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert watched.moved == 2 * len(DATA)
+
+
+def test_a_path_that_is_not_there(fetch: Any, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="can't be copied: No such file") as caught:
+        fetch(Wanted(url=(tmp_path / "nothing").as_uri()))
+    assert caught.value.where == str(tmp_path / "nothing")
+
+
+def test_a_path_with_other_bytes(fetch: Any, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=DIGEST):
+        fetch(Wanted(url=(tmp_path / "other").as_uri(), sha256=DIGEST))
+
+
+def test_a_shelf_that_can_not_be_written(file: Wanted, tmp_path: Path, watched: Watched) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
+        download.fetch([file], Store(tmp_path / "file"), PipConfig(), watched)
+    assert "BUNDLE_CACHE" in caught.value.hint
+
+
+def test_credentials_of_the_index_go_to_its_host_alone(fetch: Any, server: Loopback, other_server: Loopback) -> None:
+    server.files |= {NAME: DATA, "/other": b"other"}
+    server.logins["/"] = "user:p@ss"
+    other_server.files["/open"] = b"open"
+    config = PipConfig(index_url=f"{server.with_login('user:p%40ss')}/simple")
+    fetch(Wanted(url=server.url + NAME), Wanted(url=f"{other_server.url}/open"), config=config)
+    assert "Authorization" in server.seen[0].headers
+    assert "Authorization" not in other_server.seen[0].headers
+
+
+def test_credentials_of_an_address_are_used_and_not_told(fetch: Any, server: Loopback, watched: Watched) -> None:
+    server.files[NAME] = DATA
+    server.logins["/"] = "user:secret"
+    server.faults[NAME] = [loopback.status(503), loopback.status(404)]
+    with pytest.raises(FetchError) as caught:
+        fetch(Wanted(url=server.with_login("user:secret") + NAME))
+    assert "Authorization" in server.seen[0].headers
+    assert "secret" not in f"{watched.notes} {caught.value} {caught.value.where} {caught.value.hint}"
+
+
+def test_a_redirect_to_another_host_carries_no_credentials(
+    fetch: Any, server: Loopback, other_server: Loopback
+) -> None:
+    server.redirects[NAME] = f"{other_server.url.replace('127.0.0.1', 'localhost')}/there"
+    other_server.files["/there"] = DATA
+    assert fetch(Wanted(url=server.with_login("user:secret") + NAME, sha256=DIGEST)) == ((len(DATA), DIGEST),)
+    assert "Authorization" in server.seen[0].headers
+    assert "Authorization" not in other_server.seen[0].headers
+
+
+def test_the_first_failure_stops_the_rest(fetch: Any, server: Loopback) -> None:
+    server.files |= {NAME: DATA} | {f"/{n}": DATA for n in range(40)}
+    with pytest.raises(FetchError, match="404"):
+        fetch(Wanted(url=f"{server.url}/missing"), *(Wanted(url=f"{server.url}/{n}") for n in range(40)))
+    assert len(server.seen) < 41
+
+
+def test_a_run_waits_for_another_that_fetches_the_same(file: Wanted, server: Loopback, store: Store) -> None:
+    holds, may_go_on = threading.Event(), threading.Event()
+
+    def held(handler: loopback.Handler, data: bytes) -> None:
+        holds.set()
+        may_go_on.wait(10)
+        handler.serve(data)
+
+    server.faults[NAME] = [held]
+    first, second = Watched(), Watched()
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(download.fetch, [file], store, PipConfig(), first)
+        assert holds.wait(10)
+        other = pool.submit(download.fetch, [file], store, PipConfig(), second)
+        while not second.notes:
+            assert not other.done()
+        may_go_on.set()
+        assert one.result() == other.result() == ((len(DATA), DIGEST),)
+    assert "another run is fetching it" in second.notes[0]
+    assert len(server.seen) == 1
+
+
+def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -> None:
+    server.files |= {NAME: DATA, "/refuses": b"12", "/vague": b"123", "/silent": b"1234", "/empty": b""}
+    server.faults["/refuses"] = [loopback.status(403)]  # a signed address, for HEAD
+    server.faults["/vague"] = [loopback.without_length]
+    server.faults["/silent"] = [loopback.without_length] * 3
+    (tmp_path / "local").write_bytes(b"12345")
+    urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
+    with pipconfig.session(PipConfig()) as session:
+        assert list(download.sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
+    assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
+
+
+def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
+    server.faults[NAME] = [loopback.status(503)] * 9
+    with pipconfig.session(PipConfig()) as session:
+        with pytest.raises(FetchError, match="the server answers 404"):
+            download.sizes([f"{server.url}/missing"], session)
+        with pytest.raises(FetchError, match="given up after 3 tries"):
+            download.sizes([server.url + NAME], session, watched.patience)
+        with pytest.raises(FetchError, match="No such file"):
+            download.sizes([str(tmp_path / "nothing")], session)
+    assert os.environ["HOME"] not in str(watched.notes)

@@ -1,0 +1,138 @@
+"""The shelf: whole files under their own digests, whoever else puts some there."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import FetchError
+from bundler.online.store import Store
+
+DATA = b"some bytes" * 1000
+DIGEST = digest_of(DATA)
+
+
+def left_over(store: Store) -> list[Path]:
+    return [path for path in store.root.rglob("*") if path.is_file() and "files" not in path.parts]
+
+
+def test_what_is_put_here_is_found_by_its_digest(store: Store) -> None:
+    assert store.put_bytes(DATA) == DIGEST
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.path_of(DIGEST, len(DATA)) == store.required(DIGEST)
+    assert left_over(store) == []
+
+
+def test_what_is_not_here_is_not_found(store: Store) -> None:
+    assert store.path_of(DIGEST) is None
+    with pytest.raises(FetchError, match=DIGEST):
+        store.required(DIGEST)
+
+
+def test_files_are_read_only(store: Store) -> None:
+    store.put_bytes(DATA)
+    assert stat.S_IMODE(store.required(DIGEST).stat().st_mode) == 0o444
+
+
+def test_an_empty_file_has_a_place_too(store: Store) -> None:
+    assert store.required(store.put_bytes(b"")).read_bytes() == b""
+
+
+def test_a_file_that_a_crash_emptied_does_not_count(store: Store) -> None:
+    store.put_bytes(DATA)
+    place = store.required(DIGEST)
+    place.chmod(0o644)
+    place.write_bytes(b"")
+    assert store.path_of(DIGEST) is None
+    store.put_bytes(DATA)
+    assert store.required(DIGEST).read_bytes() == DATA
+
+
+def test_a_file_of_another_size_does_not_count(store: Store) -> None:
+    store.put_bytes(DATA)
+    assert store.path_of(DIGEST, len(DATA) + 1) is None
+
+
+def test_adopt_hashes_and_moves(store: Store) -> None:
+    with store.fresh() as path:
+        path.write_bytes(DATA)
+        assert store.adopt(path) == (len(DATA), DIGEST)
+        assert not path.exists()
+    assert store.required(DIGEST).read_bytes() == DATA
+
+
+def test_adopting_what_is_here_already_takes_it_away(store: Store) -> None:
+    store.put_bytes(DATA)
+    with store.fresh() as path:
+        path.write_bytes(DATA)
+        assert store.adopt(path) == (len(DATA), DIGEST)
+    assert left_over(store) == []
+
+
+def test_copy_in_leaves_the_source(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+    assert store.copy_in(source) == (len(DATA), DIGEST)
+    assert source.read_bytes() == DATA
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert left_over(store) == []
+
+
+def test_a_copy_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.copy_in(tmp_path / "nothing")
+    assert left_over(store) == []
+
+
+def test_drop(store: Store) -> None:
+    store.put_bytes(DATA)
+    store.drop(DIGEST)
+    store.drop(DIGEST)
+    assert store.path_of(DIGEST) is None
+
+
+def test_a_fresh_name_is_free_and_gone_afterwards(store: Store) -> None:
+    with store.fresh() as one, store.fresh() as other:
+        assert one != other
+        assert not one.exists()
+        one.write_bytes(DATA)
+    assert left_over(store) == []
+
+
+def test_several_that_put_the_same_do_not_harm_one_another(store: Store) -> None:
+    together = threading.Barrier(8)
+
+    def put() -> str:
+        together.wait()
+        return store.put_bytes(DATA)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {one.result() for one in [pool.submit(put) for _ in range(8)]} == {DIGEST}
+    assert store.required(DIGEST).read_bytes() == DATA
+    assert left_over(store) == []
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", DIGEST.upper(), DIGEST[:-1], DIGEST + "/x"])
+def test_only_digests_are_names(store: Store, name: str) -> None:
+    for ask in (store.path_of, store.drop, store.partial):
+        with pytest.raises(ValueError, match="64 lower-case"):
+            ask(name)
+
+
+def test_where_the_shelf_of_this_user_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert Store.of_this_user().root == Path.home() / ".cache" / "airgap-bundler"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative, which the specification says to ignore")
+    assert Store.of_this_user().root == Path.home() / ".cache" / "airgap-bundler"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert Store.of_this_user().root == tmp_path / "caches" / "airgap-bundler"
+    monkeypatch.setenv("BUNDLE_CACHE", str(tmp_path / "shelf"))
+    assert Store.of_this_user().root == tmp_path / "shelf"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUNDLE_CACHE", "here")
+    assert Store.of_this_user().root == tmp_path / "here"
