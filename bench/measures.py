@@ -131,7 +131,7 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float:
 def resolving(folder: Path, asked: Path, rounds: int) -> list[Row]:
     """The lock of the demo's packages against pip-compile, both with empty caches and both with full ones."""
     wanted = folder / "requirements.in"
-    wanted.write_text("sentence-transformers\ntorch\n")
+    wanted.write_text("sentence-transformers\ntorch==2.13.0\n")
     alone = folder / "packages.yaml"
     alone.write_text(
         "\n".join(line for line in asked.read_text().splitlines() if not line.startswith("models:")) + "\n"

@@ -48,7 +48,7 @@ def write_manifest(folder: Path) -> Path:
     path.write_text(
         "name: bench\nversion: '1'\n"
         "target: {python: '3.11', platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}\n"
-        "python: {requirements: [sentence-transformers, torch]}\n"
+        "python: {requirements: [sentence-transformers, torch==2.13.0]}\n"
         "models: [{path: model, alias: big, loader: files}]\n"
     )
     return path

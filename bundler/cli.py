@@ -79,6 +79,10 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
         )
         failure = HostError(error.strerror or str(error), where=str(error.filename or ""), hint=hint)
         failure.__cause__ = error
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("bundler.online"):
+            raise
+        failure = UsageError("this verb belongs to the online side", hint="pip install airgap-bundler where there is a network")
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
         failure = BundleError(
             f"a fault in this program: {type(error).__name__}: {error}",
@@ -220,14 +224,6 @@ def main() -> int:
         else:
             error.show()
         return error.exit_code
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("bundler.online"):
-            raise
-        missing = UsageError(
-            "this verb belongs to the online side", hint="pip install airgap-bundler on a machine with a network"
-        )
-        Console(as_json=wants_json).failed(missing)
-        return missing.code
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def tool(name: str) -> str:
     if found is None:
         pytest.fail(f"{name} is not on this machine; .ci/run installs it (see docs/developing.md)")
     return found
+
+
+def as_nobody() -> tuple[str, ...]:
+    """What goes before a command to run it as a user without rights; nothing where the tests run as one."""
+    return (tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+
+
+def python_of_anyone() -> str:
+    """A Python 3.11 that every user may run; .ci/run installs the system's."""
+    for place in (shutil.which("python3.11"), "/usr/bin/python3.11"):
+        if place and not subprocess.run([*as_nobody(), place, "-c", ""], check=False, capture_output=True).returncode:
+            return place
+    pytest.fail("no Python 3.11 here can be run by other users; .ci/run installs the system's")
+
+
+def open_to_all(*files: Path) -> None:
+    """Let other users reach these files through the folders above them."""
+    for path in {parent for file in files for parent in [file, *file.parents]} - {Path("/")}:
+        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def _offers(packages: Iterable[DistributionPackage], publisher: str) -> tuple[Of
 
 def filename_of(url: str) -> str:
     """The name of the file at an address; what a page calls it does not count (PEP 503)."""
-    return unquote(PurePosixPath(urlsplit(url).path).name)
+    return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
 def _is_wheel(name: str) -> bool:

@@ -152,8 +152,10 @@ def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:
     if config.proxy:
         made.proxies = {"http": config.proxy, "https": config.proxy}
         made.trust_env = False  # as pip does: a proxy that was given is not overridden by the environment
-    made.mount("https://", _Adapter(config, verify=config.cert or True))
-    made.mount("http://", _Adapter(config, verify=config.cert or True))
+    # The system's certificates; requests adds those of certifi.
+    tls = None if config.cert else ssl.create_default_context()
+    made.mount("https://", _Adapter(config, config.cert or True, tls))
+    made.mount("http://", _Adapter(config, config.cert or True))
     if config.trusted_hosts:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the person has said that they know
     for host in config.trusted_hosts:
@@ -168,12 +170,11 @@ def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:
 class _Adapter(HTTPAdapter):
     """Transport with the configuration's own idea of certificates and patience."""
 
-    def __init__(self, config: PipConfig, *, verify: bool | str) -> None:
+    def __init__(self, config: PipConfig, verify: bool | str, tls: ssl.SSLContext | None = None) -> None:
         self._verify = verify
         self._cert = config.client_cert or None
         self._timeout = config.timeout or _TIMEOUT
-        # The system's certificates; requests adds those of certifi.
-        self._tls: dict[str, Any] = {"ssl_context": ssl.create_default_context()} if verify is True else {}
+        self._tls: dict[str, Any] = {"ssl_context": tls} if tls else {}
         super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:

@@ -14,28 +14,34 @@ from bundler.online.uvlock import RefusalError
 _MOST_LINES = 30
 _USUAL = "No solution found when resolving dependencies"
 _UNKNOWN = re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)")
-_NO_WHEEL = re.compile(
-    r"(?:Because|because|and that) (?:(?:all|there are no) versions of )?([A-Za-z0-9._-]+?)(?:[=<>!~]\S*)? ha(?:s|ve) no "
-    r"(?:usable wheels|wheels with)"
-)
+_NO_WHEEL = re.compile(r"([A-Za-z0-9._-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable wheels|wheels with)")
 _UNFETCHED = re.compile(r"(?:Failed to fetch: `?|Failed to read `--find-links` URL: |Failed to download `)([^\s`]+)")
+_OF_SWITCHES = re.compile(r"hint: .*`--")
 _STATUS = re.compile(r"HTTP status (?:client|server) error \((\d+[^)]*)\)")
 
 
 def without_wheel(words: str) -> set[str]:
     """The packages that, as uv explains, have no wheel for the target."""
-    return {name.lower() for name in _NO_WHEEL.findall(words.replace("\n", " "))}
+    return {name.lower() for name in _NO_WHEEL.findall(_on_one_line(words))}
+
+
+def _on_one_line(words: str) -> str:
+    return " ".join(words.split())  # where lines break is a matter of taste, which changes
 
 
 def explained(refusal: RefusalError, target: Target, shelf: Pages) -> ResolveError:
     """uv's refusal as an error that names what failed, for which target, and the way out; its own words are kept."""
-    words = _trimmed(str(refusal))
-    if found := _UNFETCHED.search(words):
+    raw = str(refusal)
+    words = _trimmed(raw)
+    if found := _UNFETCHED.search(raw):
         return _unreached(found[1], words)
     if missing := without_wheel(words):
         return no_wheel(", ".join(sorted(missing)), target, words)
-    if unknown := _UNKNOWN.search(words):
+    if unknown := _UNKNOWN.search(_on_one_line(words)):
         return _unknown(unknown[1], words, shelf)
+    if _USUAL not in raw:
+        hint = "what uv says names the file or setting; pip config list shows what it was told"
+        return ResolveError(f"packages can't be looked up\n{words}", where="python", hint=hint)
     hint = "loosen one of the versions that are asked for, or take a constraint away"
     return ResolveError(f"no set of packages fits together for {target}\n{words}", where="python", hint=hint)
 
@@ -76,5 +82,5 @@ def _unreached(url: str, words: str) -> ResolveError:
 def _trimmed(words: str) -> str:
     """uv's words without what speaks of its own switches, and not too many of them."""
     lines = [line.removeprefix("error: ").removeprefix("  cause: ") for line in words.splitlines()]
-    kept = [line for line in lines if line.strip() and "`--" not in line and not line.startswith(_USUAL)]
+    kept = [line for line in lines if line.strip() and not line.startswith(_USUAL) and not _OF_SWITCHES.match(line)]
     return "\n".join(kept if len(kept) <= _MOST_LINES else [*kept[:_MOST_LINES], "…"])

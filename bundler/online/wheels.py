@@ -202,7 +202,8 @@ class _Desk:
         """Where a wheel stands and what is published of it there."""
         if pin.by_address:
             return Offer(filename=file.filename, url=file.url, publisher="manifest", sha256=self._stated(pin))
-        if urlsplit(file.url).hostname == _PYPI_FILES:
+        indexes = [urlsplit(url).hostname for url in self.asked.config.indexes]
+        if urlsplit(file.url).hostname == _PYPI_FILES and pages.PYPI in indexes:
             return Offer(filename=file.filename, url=file.url, publisher=pages.PYPI, sha256=file.sha256)
         for offer in self.pages.offers(pin.name, besides=pages.PYPI, also=[route] if route else []):
             # Programs differ in which characters of an address they escape.

@@ -18,7 +18,7 @@ from bundler.bundle import archive, lock, tarform
 from bundler.bundle.fields import Invalid
 from bundler.errors import HostError, IntegrityError
 from bundler.progress import Collected
-from tests.conftest import SMALL, Packed, lock_of, tool
+from tests.conftest import ROOT, SMALL, Packed, as_nobody, lock_of, open_to_all, python_of_anyone, tool
 
 Pack = Callable[..., Packed]
 
@@ -109,19 +109,16 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
     elsewhere = tmp_path / "한 folder"
     elsewhere.mkdir(mode=0o777)
     elsewhere.chmod(0o777)
-    for path in [tmp_path, *tmp_path.parents]:
-        if path.stat().st_uid == os.getuid() and path != path.parent:
-            path.chmod(path.stat().st_mode | 0o055)
-    as_another = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
+    open_to_all(kept, *(path for path in packed.contents.rglob("*")))
     again = elsewhere / "again.tar"
     environment = {
         "TZ": "Asia/Seoul",
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(archive.__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "LC_ALL": "C",
     }
     subprocess.run(
-        [*as_another, sys.executable, "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
+        [*as_nobody(), python_of_anyone(), "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
         check=True,
         env=environment,
     )

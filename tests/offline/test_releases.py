@@ -40,13 +40,18 @@ def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
 
 def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path: Path) -> None:
     install(tmp_path, "1-a", 1)
-    with pytest.raises(RuntimeError), releases.begin(tmp_path, "2-b") as release:
-        (release.path / "x").write_text("half")
-        unfinished = tmp_path / "models" / ".m-1.partial"
-        unfinished.mkdir(parents=True)
-        raise RuntimeError
+    unfinished = tmp_path / "models" / ".m-1.partial"
+
+    def fail() -> None:
+        with releases.begin(tmp_path, "2-b") as release:
+            (release.path / "x").write_text("half")
+            unfinished.mkdir(parents=True)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert releases.required_live(tmp_path).name == "1-a"
-    assert not release.path.exists()
+    assert not (tmp_path / "releases" / "2-b").exists()
     assert not unfinished.exists()
 
 

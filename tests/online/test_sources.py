@@ -197,7 +197,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
     link = tarfile.TarInfo("config.json")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = tar_of(tmp_path / "m.tgz", (link, b""))
-    with pytest.raises(UnsafeError, match="'config.json' in the archive is no regular file"):
+    with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
         sources.of_file(
             WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store, "https://host/m.tgz"
         )

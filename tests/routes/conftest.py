@@ -1,0 +1,96 @@
+"""Small bundles by the real route: real uv and pip, wheels made here, models that are a few bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import bundle, tool
+from tests.wheelmaking import make_wheel
+
+MANIFEST = """\
+name: small
+version: "{version}"
+target: {{python: "3.11", platform: linux-x86_64, libc: glibc-2.17, accelerator: cpu}}
+python: {{requirements: [alpha]}}
+models: [{{path: vendor, alias: m, repo_id: org/m, loader: files}}]
+env: {{MODEL_PATH: "{{model:m}}"}}
+sequence: {sequence}
+"""
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A find-links folder: the real pip and uv, and a small application in two versions with what it needs."""
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "pip", "uv"]
+    subprocess.run(command, check=True)
+    make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
+    make_wheel(folder, "beta", "2.0")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small bundle and everything that it was built from."""
+
+    path: Path
+    manifest: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def online(wheels: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a builder whose pip knows one folder and no index."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    return told | {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": wheels.as_uri(),
+        "BUNDLE_CACHE": str(tmp_path / "shelf"),
+    }
+
+
+@pytest.fixture
+def build(online: dict[str, str], tmp_path: Path) -> Callable[..., Small]:
+    """Builds a small bundle of a version whose model holds the given files."""
+
+    def built(version: str = "1", files: Mapping[str, bytes] | None = None, text: str = MANIFEST) -> Small:
+        folder = tmp_path / f"online {version}"
+        for name, data in (files or {"config.json": b"{}", "weights.bin": b"w" * 100_000}).items():
+            (folder / "vendor" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "vendor" / name).write_bytes(data)
+        manifest = folder / "small.yaml"
+        manifest.write_text(text.format(version=version, sequence=version.partition(".")[0]))
+        path = tmp_path / f"small-{version}.bundle.tar"
+        done = bundle("build", manifest, "-o", path, "--quiet", env=online)
+        assert done.returncode == 0, done.stderr
+        return Small(path, manifest, online)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bundle.pyz``, as it is carried apart from any bundle."""
+    path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
+    assert bundle("installer", "-o", path).returncode == 0
+    return path
+
+
+@pytest.fixture
+def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the installer as an isolated host does: a bare Python, no site packages."""
+
+    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [*map(str, before), tool("python3.11"), "-I", "-S", str(installer), *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
+
+    return run
