@@ -82,7 +82,9 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("bundler.online"):
             raise
-        failure = UsageError("this verb belongs to the online side", hint="pip install airgap-bundler where there is a network")
+        failure = UsageError(
+            "this verb belongs to the online side", hint="pip install airgap-bundler where there is a network"
+        )
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
         failure = BundleError(
             f"a fault in this program: {type(error).__name__}: {error}",

@@ -135,8 +135,7 @@ def _proof(result: dict[str, Any]) -> list[str]:
         return [f"  {result['alias']}: {'; '.join(result['warnings'])}"]
     lines = [
         f"  {result['alias']}: {result['width']} wide, norm {result['norm']:.4f}, {result['dtype']} on {result['device']}",
-        f"    load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, "
-        f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}",
+        f"    load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}",
         f"    network: {result['network']['statement']}",
     ]
     lines += [

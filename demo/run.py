@@ -67,8 +67,7 @@ def say(proof: dict[str, Any], asked: list[list[str]]) -> None:
     lines += [
         f"network     {network['statement']}",
         f"            interfaces: {', '.join(network['interfaces'])}; {network['proof']}",
-        f"time        import {proof['import_seconds']:.1f} s, load {proof['load_seconds']:.2f} s, "
-        f"first inference {proof['first_seconds']:.3f} s, second {proof['second_seconds']:.3f} s",
+        f"time        import {proof['import_seconds']:.1f} s, load {proof['load_seconds']:.2f} s, first inference {proof['first_seconds']:.3f} s, second {proof['second_seconds']:.3f} s",
         f"memory      {proof['peak_rss_bytes'] / 2**20:.0f} MiB at most",
         "versions    " + ", ".join(f"{name} {version}" for name, version in proof["versions"].items()),
         f"checks      {len(proof['checks'])}: " + "; ".join(proof["checks"]),

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Literal
 
-from bundler.bundle import fields, paths
+from bundler.bundle import envfile, fields, paths
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target
@@ -219,11 +219,22 @@ class Lock:
             raise Invalid("must be a whole number that JSON can hold", "sequence")
         if self.head_size % HEAD_UNIT or not 0 < self.head_size <= LARGEST_HEAD:
             raise Invalid(f"must be a multiple of {HEAD_UNIT} up to {LARGEST_HEAD}", "head_size")
-        if bad := [name for name in self.env if not _VARIABLE.fullmatch(name)]:
-            raise Invalid(f"{bad[0]!r} is not the name of a variable", "env")
+        self._check_env()
         self._check_artifacts()
         self._check_models()
         self._check_packages()
+
+    def _check_env(self) -> None:
+        """What is rendered into files of the host must not be able to say more than a value."""
+        known = {"model": {model.alias for model in self.models}, "release": {""}}
+        known["asset"] = {artifact.path.removeprefix("assets/") for artifact in self.of_kind("asset")}
+        for name, value in self.env.items():
+            if not _VARIABLE.fullmatch(name):
+                raise Invalid(f"{name!r} is not the name of a variable", "env")
+            if why := envfile.fault_of(name, value):
+                raise Invalid(f"{name} {why}", "env")
+            if bad := [found for what, found in envfile.placeholders(value) if found not in known[what]]:
+                raise Invalid(f"{name} names {bad[0]!r}, which the bundle does not hold", "env")
 
     def _check_artifacts(self) -> None:
         if len(self.artifacts) > MOST_ARTIFACTS:

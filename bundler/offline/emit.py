@@ -76,6 +76,9 @@ def _rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
     room = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
-    )  # noqa: S701 (not HTML)
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (not HTML; the lock's checks keep values to what may stand here)
+    )
     return room.from_string(text).render(**values)

@@ -56,6 +56,11 @@ def broken(change: Any) -> bytes:
         (lambda d: d.update(name="Über"), "is not a valid name"),
         (lambda d: d.update(head_size=1000), "head_size: must be a multiple of 65536"),
         (lambda d: d.update(env={"A B": "x"}), "env: 'A B' is not the name of a variable"),
+        (lambda d: d.update(env={"A": "x\nUSER root"}), "env: A holds '\\n', which"),
+        (
+            lambda d: d.update(env={"A": "{model:../../etc}"}),
+            "env: A names '../../etc', which the bundle does not hold",
+        ),
         (lambda d: d["artifacts"].reverse(), "artifacts: must begin with bundle.pyz"),
         (lambda d: d["artifacts"].append(d["artifacts"][1]), "stands twice"),
         (lambda d: d["artifacts"][1].update(path="/etc/passwd"), "artifacts[1].path: '/etc/passwd' is absolute"),
