@@ -197,7 +197,7 @@ with archive.opened(bundle) as carried, releases.held(prefix):
     release = releases.Release(prefix=prefix, name=locked.release)
     release.work.mkdir(parents=True)
     start = time.perf_counter()
-    place.place(carried, locked, place.plan(locked, release, Collected()), Collected())
+    place.place(carried, locked, place.plan(locked, release, Collected()), release, Collected())
     placed = time.perf_counter()
     disk.sync_file_system(prefix)
     print(json.dumps({"place": placed - start, "sync": time.perf_counter() - placed}))

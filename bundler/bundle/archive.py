@@ -47,22 +47,23 @@ class Damage:
         return f"{self.member} (bytes {self.start}-{self.end}): {self.message}"
 
 
+def room_for(path: Path, packed: Lock, sample: Path) -> int:
+    """Bytes that the bundle will take on its disk: none of its content where ``sample`` can share its blocks there."""
+    return packed.head_size if disk.shares_blocks(sample, path.parent) else tarform.layout(packed, None).size
+
+
 def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
     """Write the bundle of a lock; it appears under its name only when it is whole.
 
     Every content is hashed where it arrived. Raises ChangedError when some is not what the lock says,
-    HostError when the disk is too small, OSError when it can't be written.
+    OSError when it can't be written.
     """
-    plan = tarform.layout(packed, None)
-    holders = [member for member in plan.artifacts() if not member.link and member.size]
-    shared = bool(holders) and disk.shares_blocks(contents(_artifact(max(holders, key=_size))), path.parent)
-    disk.require(path.parent, 0 if shared else plan.size, "the bundle")
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     fd = hashing.open_to_write(partial)
     try:
         try:
-            _pack(fd, plan, contents, report)
+            _pack(fd, tarform.layout(packed, None), contents, report)
             with report.stage("sync"):
                 os.fsync(fd)
         finally:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bundler.errors import HostError
@@ -23,15 +24,25 @@ def existing(path: Path) -> Path:
     return next(folder for folder in [path, *path.absolute().parents] if folder.exists())
 
 
-def require(path: Path, needed: int, what: str) -> None:
-    """Raises HostError when the disk that holds ``path`` has less than ``needed`` bytes free."""
-    free = shutil.disk_usage(existing(path)).free
-    if free < needed + MARGIN:
-        raise HostError(
-            f"the disk is too small: {what} needs {needed + MARGIN:,} bytes and {free:,} are free",
-            where=str(path),
-            hint=f"free {needed + MARGIN - free:,} bytes there, or choose a folder on another disk",
-        )
+def require(needs: Sequence[tuple[Path, int, str]]) -> None:
+    """Raises HostError when a disk has less free than is needed of it.
+
+    Each need is a folder on the disk, bytes, and what they are for; needs of one disk add up.
+    """
+    by_disk: dict[int, list[tuple[Path, int, str]]] = {}
+    for folder, needed, what in needs:
+        by_disk.setdefault(existing(folder).stat().st_dev, []).append((folder, needed, what))
+    for together in by_disk.values():
+        folder = together[0][0]
+        needed = sum(need for _, need, _ in together) + MARGIN
+        free = shutil.disk_usage(existing(folder)).free
+        if free < needed:
+            what = " and ".join(what for _, _, what in together)
+            raise HostError(
+                f"the disk is too small: {what} needs {needed:,} bytes and {free:,} are free",
+                where=str(folder),
+                hint=f"free {needed - free:,} bytes there, or choose a folder on another disk",
+            )
 
 
 def shares_blocks(source: Path, folder: Path) -> bool:

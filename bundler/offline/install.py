@@ -48,7 +48,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, *, device: str | None, prove:
         with releases.held(prefix), releases.begin(prefix, locked.release) as release:
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
-            place.place(carried, locked, planned, report)
+            place.place(carried, locked, planned, release, report)
             if not release.receipt.exists():
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)

@@ -77,13 +77,15 @@ def needed(carried: OpenBundle, planned: Plan, release: Release) -> int:
     return copied + sum(_unpacked(carried, artifact) for artifact in plain.values() if artifact.kind == "wheel")
 
 
-def place(carried: OpenBundle, locked: VerifiedLock, planned: Plan, report: Report) -> None:
+def place(carried: OpenBundle, locked: VerifiedLock, planned: Plan, release: Release, report: Report) -> None:
     """Write what was planned, every byte hashed where it arrived.
 
     Raises IntegrityError that names all damage of the bundle; then nothing got its final name.
     """
     holders = {member.name: member.holder.name for member in carried.layout.artifacts()}
     first: dict[str, Path] = {}
+    for left in release.shared_models.glob(".*.partial"):
+        shutil.rmtree(left)  # by a run that was killed
     for name, path in planned.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

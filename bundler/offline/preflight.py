@@ -67,7 +67,7 @@ def _candidates(wanted: Target) -> Iterator[str]:
 
 def check_room(carried: OpenBundle, planned: Plan, release: Release) -> None:
     """Raises HostError when the prefix's disk has too little room, or forbids what is installed to run."""
-    disk.require(release.prefix, needed(carried, planned, release), "installing")
+    disk.require([(release.prefix, needed(carried, planned, release), "installing")])
     if hasattr(os, "statvfs") and os.statvfs(release.prefix).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise HostError(
             "the prefix lies on a file system mounted noexec, where no compiled library can be loaded",

@@ -101,13 +101,14 @@ def begin(prefix: Path, name: str) -> Iterator[Release]:
     else:
         _discard(release.path)  # what a killed run left
         release.work.mkdir(parents=True)
+        models = set(release.shared_models.glob("*"))
         try:
             yield release
         except BaseException:
             _discard(release.path)
+            for folder in set(release.shared_models.glob("*")) - models:
+                _discard(folder)
             raise
-        finally:
-            _discard_unfinished_models(prefix)
     switch(release)
 
 
@@ -166,8 +167,3 @@ def clear_work(release: Release) -> None:
 def _discard(folder: Path) -> None:
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
-
-
-def _discard_unfinished_models(prefix: Path) -> None:
-    for folder in (prefix / "models").glob(".*.partial"):
-        _discard(folder)

@@ -9,7 +9,7 @@ from packaging.utils import parse_wheel_filename
 
 from bundler.bundle import archive, disk, lock
 from bundler.bundle.lock import Artifact, Kind, Lock
-from bundler.errors import FetchError, IntegrityError, ManifestError
+from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
 from bundler.online import installer, manifest, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked
 from bundler.online.resolve import Workshop
@@ -56,8 +56,10 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Bu
     locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
     if kept is not None:
         _gather_again(locked, asked, shop)
-    _fetch(locked, shop)
     final = _file(out, locked)
+    away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
+    _require_room(final, locked, away, shop)
+    _fetch(away, locked, shop)
     try:
         archive.write(final, locked, shop.path_of, shop.report)
     except archive.ChangedError as error:
@@ -98,10 +100,23 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     resolve.fetch_assets(asked, shop)
 
 
-def _fetch(locked: Lock, shop: Workshop) -> None:
-    """Bring the wheels home that are not on the shelf, after a look at how much room there is."""
-    away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
-    disk.require(shop.store.root, sum(artifact.size for artifact in away), "fetching packages")
+def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Workshop) -> None:
+    """A look at the disks before anything large is fetched or written."""
+    if not final.parent.is_dir():
+        raise HostError("there is no such folder", where=str(final.parent), hint="create it, or give another with -o")
+    here = [artifact for artifact in locked.artifacts if artifact not in away]
+    sample = shop.path_of(max(here, key=lambda artifact: artifact.size))
+    fetched = sum(artifact.size for artifact in away)
+    disk.require(
+        [
+            (final.parent, archive.room_for(final, locked, sample), "the bundle"),
+            (shop.store.root, fetched, "fetching packages"),
+        ]
+    )
+
+
+def _fetch(away: list[Artifact], locked: Lock, shop: Workshop) -> None:
+    """Bring the wheels home that are not on the shelf."""
     wheels.fetch([_found_again(artifact, locked, shop) for artifact in away], shop.store, shop.config, shop.report)
     if missing := [
         a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)

@@ -40,19 +40,23 @@ def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
 
 def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path: Path) -> None:
     install(tmp_path, "1-a", 1)
-    unfinished = tmp_path / "models" / ".m-1.partial"
+    held = tmp_path / "models" / "m-1"
+    held.mkdir(parents=True)
+    unfinished = tmp_path / "models" / ".m-2.partial"
+    unheld = tmp_path / "models" / "m-3"
 
     def fail() -> None:
         with releases.begin(tmp_path, "2-b") as release:
             (release.path / "x").write_text("half")
-            unfinished.mkdir(parents=True)
+            unfinished.mkdir()
+            unheld.mkdir()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert releases.required_live(tmp_path).name == "1-a"
     assert not (tmp_path / "releases" / "2-b").exists()
-    assert not unfinished.exists()
+    assert list((tmp_path / "models").iterdir()) == [held]
 
 
 def test_what_a_killed_run_left_is_removed_first(tmp_path: Path) -> None:

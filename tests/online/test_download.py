@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -369,10 +370,19 @@ def test_a_redirect_to_another_host_carries_no_credentials(
 
 
 def test_the_first_failure_stops_the_rest(fetch: Any, server: Loopback) -> None:
-    server.files |= {NAME: DATA} | {f"/{n}": DATA for n in range(40)}
+    def endless(handler: loopback.Handler, _: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _times in range(1000):
+            handler.wfile.write(bytes(1 << 16))
+            time.sleep(0.01)
+
+    server.faults["/endless"] = [endless]
+    started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
-        fetch(Wanted(url=f"{server.url}/missing"), *(Wanted(url=f"{server.url}/{n}") for n in range(40)))
-    assert len(server.seen) < 41
+        fetch(*(Wanted(url=f"{server.url}/{name}") for name in ("endless", "missing", *map(str, range(40)))))
+    assert time.monotonic() - started < 5
+    assert len(server.seen) < 42
 
 
 def test_a_run_waits_for_another_that_fetches_the_same(file: Wanted, server: Loopback, store: Store) -> None:

@@ -268,6 +268,7 @@ def test_it_says_who_it_is(server: Loopback) -> None:
 
 def test_everything_goes_through_a_proxy_that_was_given(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pipconfig.session(PipConfig(proxy=server.url)) as session:
         session.get("http://index.test/simple/")
     assert server.asked() == ["http://index.test/simple/"]

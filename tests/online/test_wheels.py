@@ -18,7 +18,9 @@ from bundler import process
 from bundler.bundle.hashing import digest_of_file
 from bundler.bundle.target import Target
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.online import pages, uvlock, wheels
+from bundler.online import pages, pipconfig, uvlock, wheels
+from bundler.online.answers import Patience
+from bundler.online.pages import Offer, Pages
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.online.wheels import ResolvedWheel, Wanted
@@ -239,6 +241,13 @@ def test_a_version_whose_wheels_are_on_several_indexes(bench: Bench) -> None:
     bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
     bench.wheel("one", "1.0", tag=ON_LINUX)
     assert bench.resolve("one")["one"].filename.endswith(f"{ON_LINUX}.whl")
+
+
+def test_a_version_that_is_source_code_on_every_index(bench: Bench) -> None:
+    bench.index.offer(sdist(bench.made, "one", "2.0"))
+    bench.index.offer(make_wheel(bench.made, "one", "1.0"), "/extra")
+    bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
+    assert "there is no wheel of one" in str(bench.refused("one==2.0"))
 
 
 def test_what_has_no_digest_is_hashed_here(bench: Bench) -> None:
@@ -490,6 +499,44 @@ def test_a_build_that_no_other_index_has_can_be_needed(bench: Bench) -> None:
     bench.wheel("torch", "1.0", tag=ON_LINUX)
     bench.build("torch", "2.0")
     assert bench.versions("top") == {"top": "1.0", "torch": "2.0+cpu"}
+
+
+def test_a_build_for_another_platform_is_no_offer(bench: Bench) -> None:
+    bench.link("torch", "2.0+cpu", tag="cp311-cp311-win_amd64")
+    bench.build("torch", "1.0")
+    assert bench.versions("torch") == {"torch": "1.0+cpu"}
+
+
+def test_pypi_is_not_asked_for_builds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PYPI", "127.0.0.1")
+    bench.wheel("torch", "9.0", tag=ON_LINUX)
+    bench.build("torch", "1.0")
+    assert bench.versions("torch") == {"torch": "1.0+cpu"}
+    assert bench.index.asked() == []
+
+
+def test_what_the_first_round_found_does_not_bind_the_second(bench: Bench) -> None:
+    bench.wheel("top", "1.0", requires=["torch", "base"])
+    bench.wheel("torch", "9.0", tag=ON_LINUX, requires=["base<2"])
+    bench.build("torch", "2.0", requires=["base"])
+    for version in ("1.0", "2.0"):
+        bench.wheel("base", version)
+    assert bench.versions("top") == {"top": "1.0", "torch": "2.0+cpu", "base": "2.0"}
+
+
+def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) -> None:
+    path = make_wheel(tmp_path, "one", "3.0")
+    far = Offer(filename="one-1.0-py3-none-any.whl", url="https://host.test/one-1.0-py3-none-any.whl", publisher="x")
+    offers = (
+        dataclasses.replace(far, sha256="ab" * 32, requires_python=">=3.8,<4", has_metadata=True),
+        dataclasses.replace(far, yanked=True),
+        dataclasses.replace(far, filename=path.name, url=path.as_uri(), sha256=digest_of_file(path)[1]),
+    )
+    unhashed = dataclasses.replace(offers[2], sha256="")
+    index = pages.as_index(tmp_path / "index", "one", [*offers[:2], unhashed])
+    with pipconfig.session(PipConfig()) as session:
+        shelf = Pages(PipConfig(index_url=index), session, Patience())
+        assert shelf.offers("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
 
 
 def test_on_macos_any_build_is_right(bench: Bench) -> None:
