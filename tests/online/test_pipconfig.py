@@ -266,9 +266,11 @@ def test_it_says_who_it_is(server: Loopback) -> None:
     assert server.seen[0].headers["User-Agent"].startswith("airgap-bundler/")
 
 
-def test_everything_goes_through_a_proxy_that_was_given(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+@pytest.mark.parametrize(("name", "value"), [("no_proxy", "*"), ("http_proxy", "http://127.0.0.1:9")])
+def test_everything_goes_through_a_proxy_that_was_given(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
     with pipconfig.session(PipConfig(proxy=server.url)) as session:
         session.get("http://index.test/simple/")
     assert server.asked() == ["http://index.test/simple/"]

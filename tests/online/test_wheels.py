@@ -625,15 +625,15 @@ def test_the_tools_of_the_far_side(bench: Bench) -> None:
     bench.wheel("pip", "26.0")
     bench.wheel("uv", "0.13", tag="py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64")
     bench.wheel("uv", "0.13", tag="py3-none-win_amd64")
-    found = wheels.tools(WINDOWS, bench.config, bench.store, bench.report)
+    found = wheels.alone(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
     assert [wheel.filename for wheel in found] == ["pip-26.0-py3-none-any.whl", "uv-0.13-py3-none-win_amd64.whl"]
 
 
 def test_a_wheel_that_carries_something(bench: Bench) -> None:
     bench.wheel("carrier", "1.0", requires=["torch"])
-    assert wheels.carrier("carrier>=1", LINUX, bench.config, bench.store, bench.report).version == "1.0"
-    with pytest.raises(ResolveError, match="asks for nothing"):
-        wheels.carrier("carrier; sys_platform == 'win32'", LINUX, bench.config, bench.store, bench.report)
+    assert wheels.alone(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[0].version == "1.0"
+    with pytest.raises(ResolveError, match="asks for less"):
+        wheels.alone(["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report)
 
 
 def test_what_uv_was_told_by_itself_does_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
