@@ -9,7 +9,7 @@ help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.installed  ## build a bundle, install it with the network cut, print what that proved
-	$(BIN)/python demo/run.py
+	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.installed lint  ## the tests
 	$(BIN)/python -m pytest

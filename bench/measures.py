@@ -13,14 +13,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from bundler.bundle import archive
 from bundler.bundle.lock import Lock
 from bundler.online.resolve import Workshop
-from bundler.progress import Collected
+from bundler.progress import Collected, Stage
 
 BIN = Path(sys.executable).parent
 MIB = 1 << 20
@@ -44,21 +45,21 @@ class Timed(Collected):
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def stage(self, title: str, total: int = 0) -> Iterator:  # type: ignore[type-arg,override]
-        return _stage(self, title)
+    def stage(self, title: str, total: int = 0) -> Stage:
+        return _Watch(self.seconds, title)
 
 
-@contextmanager
-def _stage(report: Timed, title: str) -> Iterator[object]:
-    class Quiet:
-        def advance(self, count: int) -> None:
-            """Only the time is kept."""
+class _Watch(AbstractContextManager["_Watch"]):
+    def __init__(self, kept: dict[str, float], title: str) -> None:
+        self._kept, self._title, self._start = kept, title, time.perf_counter()
 
-    start = time.perf_counter()
-    try:
-        yield Quiet()
-    finally:
-        report.seconds[title] = report.seconds.get(title, 0) + time.perf_counter() - start
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept[self._title] = time.perf_counter() - self._start
+
+    def advance(self, count: int) -> None:
+        """Only the time is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ class Ran:
     rss: int
 
 
-def program(*command: str | Path, folder: Path | None = None, **environment: str) -> Ran:
+def program(*command: str | Path, folder: Path | None = None, environment: dict[str, str] | None = None) -> Ran:
     """Run a program to its end; it must succeed."""
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()
         child = subprocess.Popen(
             [os.fspath(part) for part in command], stdout=said, stderr=said, stdin=subprocess.DEVNULL,
-            env=os.environ | environment, cwd=folder,
+            env=os.environ | (environment or {}), cwd=folder,
         )  # fmt: skip
         _, status, usage = os.wait4(child.pid, 0)
         took = time.perf_counter() - start
@@ -145,11 +146,11 @@ def resolving(folder: Path, asked: Path, rounds: int) -> list[Row]:
                 "PIP_CACHE_DIR": str(folder / "pip"),
                 "BUNDLE_CACHE": str(folder / "shelf"),
             }
-            ours.append(program(BIN / "bundle", "lock", alone, "-o", folder / "lock.json", **caches).seconds)
+            ours.append(program(BIN / "bundle", "lock", alone, "-o", folder / "lock.json", environment=caches).seconds)
             theirs.append(
                 program(
                     BIN / "pip-compile", "-q", "--generate-hashes", "--cache-dir", folder / "pip-tools", "-o", folder / "out.txt",
-                    wanted, **caches,
+                    wanted, environment=caches,
                 ).seconds
             )  # fmt: skip
             (folder / "out.txt").unlink()
@@ -190,7 +191,7 @@ import json, sys, time
 from pathlib import Path
 from bundler.bundle import archive, disk
 from bundler.offline import place, releases, verify
-from bundler.progress import Collected
+from bundler.progress import Collected, Stage
 bundle, prefix = Path(sys.argv[1]), Path(sys.argv[2])
 with archive.opened(bundle) as carried, releases.held(prefix):
     locked = verify.verify(carried, Collected())
@@ -260,7 +261,9 @@ def installing(folder: Path, bundle: Path, rounds: int) -> list[Row]:
         hand.mkdir()
         os.sync()
         theirs.append(
-            program("sh", "-c", RECIPE, "sh", bundle, python, folder=hand, PIP_CONFIG_FILE=os.devnull).seconds
+            program(
+                "sh", "-c", RECIPE, "sh", bundle, python, folder=hand, environment={"PIP_CONFIG_FILE": os.devnull}
+            ).seconds
         )
         shutil.rmtree(hand)
     faster = ratio(theirs, ours)

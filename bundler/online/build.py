@@ -59,7 +59,7 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Bu
     final = _file(out, locked)
     away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
     _require_room(final, locked, away, shop)
-    _fetch(away, locked, shop)
+    _fetch(away, locked, asked, shop)
     try:
         archive.write(final, locked, shop.path_of, shop.report)
     except archive.ChangedError as error:
@@ -115,7 +115,7 @@ def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Worksho
     )
 
 
-def _fetch(away: list[Artifact], locked: Lock, shop: Workshop) -> None:
+def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> None:
     """Bring the wheels home that are not on the shelf: from where they were found, or wherever pip looks here."""
     addressed = [artifact for artifact in away if _address(artifact, shop)]
     lost = [artifact for artifact in away if artifact not in addressed]
@@ -124,7 +124,8 @@ def _fetch(away: list[Artifact], locked: Lock, shop: Workshop) -> None:
         hint = "give pip the folder or index that had them when the lock was made, or run bundle lock again"
         raise FetchError(f"other files than the lock's are here: {', '.join(missing)}", hint=hint)
     known = [_as_wheel(artifact, _address(artifact, shop)) for artifact in addressed]
-    wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report)
+    known_to = [index.url for index in asked.manifest.python.indexes]  # their credentials serve their files too
+    wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report, also=known_to)
     if missing := [
         a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)
     ]:

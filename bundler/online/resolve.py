@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bundler
+from bundler import process
 from bundler.bundle import lock, tarform
 from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Smoke, Upstream
 from bundler.bundle.target import Target
@@ -141,7 +142,7 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
         lines += [
             line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))
         ]
-    return tuple(lines)
+    return tuple(process.without_secrets(line) for line in lines)
 
 
 def _model(wanted: WantedModel, source: str, files: list[SourceFile]) -> Model:

@@ -283,7 +283,7 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
             file.seek(member.header_at)
             file.write(member.header() + (b"after" if member.name == "assets/z" else b""))
         file.truncate(plan.size)
-    command = {
+    commands: dict[str, list[str | Path]] = {
         "GNU tar": ["tar", "xOf", path, "assets/z"],
         "bsdtar": ["bsdtar", "xOf", path, "assets/z"],
         "busybox": ["busybox", "tar", "xOf", path, "assets/z"],
@@ -292,6 +292,7 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
             "-c",
             f"import tarfile; print(tarfile.open({str(path)!r}).extractfile('assets/z').read().decode(), end='')",
         ],
-    }[reader]
+    }
+    command = commands[reader]
     done = subprocess.run([tool(str(command[0])), *command[1:]], check=True, capture_output=True)
     assert done.stdout == b"after"

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
+from bundler.progress import Collected
+from tests.online.bench import Bench
 from tests.online.loopback import Loopback, serving
 
 _TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
@@ -48,3 +51,13 @@ def other_server() -> Iterator[Loopback]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "shelf")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: Store) -> Bench:
+    config = PipConfig(
+        index_url=f"{server.url}/simple", find_links=((tmp_path / "find links, here").as_uri(),), retries=0, timeout=10
+    )
+    return Bench(
+        made=tmp_path / "made", store=store, index=server, pytorch=other_server, report=Collected(), config=config
+    )

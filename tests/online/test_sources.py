@@ -241,4 +241,5 @@ def test_the_loader_is_seen_from_the_files() -> None:
 )
 def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
     assert loaders.licence(["README.md"], {"README.md": card}.__getitem__) == licence
-    assert loaders.licence([], {}.__getitem__) == ""
+    nothing: dict[str, bytes] = {}
+    assert loaders.licence([], nothing.__getitem__) == ""

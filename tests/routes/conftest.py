@@ -30,8 +30,8 @@ sequence: {sequence}
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A find-links folder: the real pip and uv, and a small application in two versions with what it needs."""
     folder = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "pip", "uv"]
-    subprocess.run(command, check=True)
+    command = ["pip", "download", "--quiet", "--no-deps", "pip", "uv", "--dest"]
+    subprocess.run([sys.executable, "-m", *command, folder], check=True)
     make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
     make_wheel(folder, "beta", "2.0")
     return folder

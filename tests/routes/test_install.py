@@ -64,8 +64,11 @@ def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far:
 
 def test_a_bundle_through_a_pipe(build: Build, far: Far, tmp_path: Path) -> None:
     small = build()
-    done = far("verify", "-", text=False, input=small.path.read_bytes())
-    assert (done.returncode, b"every byte is what the lock says" in done.stdout) == (0, True)
+    with small.path.open("rb") as carried:
+        cat = subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE)
+        done = far("verify", "-", stdin=cat.stdout)
+    cat.wait()
+    assert (done.returncode, "every byte is what the lock says" in done.stdout) == (0, True), done.stderr
     done = far("install", "-", "--prefix", tmp_path / "opt", text=False, input=small.path.read_bytes())
     assert done.returncode == 0, done.stderr
     assert live(tmp_path / "opt").startswith("1-")

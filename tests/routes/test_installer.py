@@ -14,13 +14,10 @@ from tests.conftest import bundle
 
 def interpreter(version: str) -> str:
     """A Python of this minor version, on PATH or where pyenv keeps them; the test is skipped where there is none."""
-    places = [
-        shutil.which(f"python{version}"),
-        *sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")),
-    ]
-    for place in filter(None, places):
+    kept = (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")
+    for place in filter(None, [shutil.which(f"python{version}"), *map(str, sorted(kept))]):
         if subprocess.run([place, "-c", ""], check=False, capture_output=True).returncode == 0:
-            return str(place)
+            return place
     pytest.skip(f"this machine has no Python {version}, and no package of its system brings one")
 
 

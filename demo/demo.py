@@ -42,7 +42,7 @@ def main() -> None:
         shutil.copyfile(BUNDLE, carried)
         run("tar", "xf", carried, "-C", far, "bundle.pyz")
         prefix = Path(far, "opt", "demo")
-        installer = [shutil.which("python3.11") or sys.executable, "-I", "-S", Path(far, "bundle.pyz")]
+        installer = [shutil.which("python3.11") or sys.executable, "-I", "-S", str(Path(far, "bundle.pyz"))]
         run(*installer, "verify", carried)
         told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
