@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
+import os
 import signal
 import sys
 import traceback
@@ -70,12 +72,15 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
     try:
         console.done(*act())
     except KeyboardInterrupt:
-        console.note("interrupted; the same command goes on from here")
+        console.interrupted()
         return INTERRUPTED
+    except BrokenPipeError:  # who reads has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
         failure = _in_words(error)
         if debug:
-            traceback.print_exception(error, file=sys.stderr)
+            console.traced("".join(traceback.format_exception(error)))
         console.failed(failure)
         return failure.code
     return 0
@@ -123,13 +128,15 @@ def lock(*, manifest: Path, output: Path | None, report: Console) -> Answer:
 
 @_verb("bundle build manifests/demo.yaml -o /media/usb/")
 @_MANIFEST
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's file, or a folder for it.")
+@click.option("-o", "--output", type=click.Path(), help="The bundle's file, or a folder for it.")
 @click.option("--lock", "kept", type=_FILE, help="Build exactly what this lock says.")
-def build(*, manifest: Path, output: Path | None, kept: Path | None, report: Console) -> Answer:
+def build(*, manifest: Path, output: str | None, kept: Path | None, report: Console) -> Answer:
     """Bring everything home that a manifest asks for and pack it as one file."""
     from bundler.online import build as building  # noqa: PLC0415 (the far side has no online rooms)
 
-    built = building.build(manifest, output, kept, building.workshop(report))
+    if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
+        raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
+    built = building.build(manifest, Path(output) if output else None, kept, building.workshop(report))
     result = {"bundle": str(built.path), "bytes": built.size, "digest": built.lock.digest}
     return result | describe.summary(built.lock), describe.built(built.path, built.size, built.lock)
 
@@ -139,6 +146,7 @@ def build(*, manifest: Path, output: Path | None, kept: Path | None, report: Con
 def inspect(*, bundle: str, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
     """Say what a bundle holds; reads its head alone, however large it is."""
     with archive.opened(_source(bundle)) as carried:
+        carried.refuse_if_cut()
         return describe.summary(carried.lock), describe.words(carried.lock)
 
 
@@ -214,7 +222,11 @@ def installer(*, output: Path, report: Console) -> Answer:  # noqa: ARG001 (ever
 
 def main() -> int:
     """Run the command line; the exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name must not fail for a terminal's want of letters
     wants_json = "--json" in sys.argv[1:]
     try:
         return int(cli.main(standalone_mode=False) or 0)

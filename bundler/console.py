@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from bundler import process
-from bundler.errors import BundleError
+from bundler.bundle import paths
+from bundler.errors import INTERRUPTED, BundleError
 from bundler.progress import Stage
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -55,8 +56,20 @@ class Console:
         if self.as_json:
             self._json(ok=True, result=result, error=None)
         else:
-            sys.stdout.write(words.rstrip("\n") + "\n")
+            sys.stdout.write(paths.shown(words.rstrip("\n")) + "\n")
             sys.stdout.flush()
+
+    def interrupted(self) -> None:
+        """The end of a verb that a person or the system ended."""
+        error = BundleError("interrupted", hint="the same command goes on from here")
+        if self.as_json:
+            told = {"code": INTERRUPTED, "message": str(error), "where": "", "hint": error.hint}
+            self._json(ok=False, result={}, error=told)
+        _say(f"{error}: {error.hint}")
+
+    def traced(self, trace: str) -> None:
+        """Where in the program a failure arose, for who asked."""
+        _say(trace)
 
     def failed(self, error: BundleError) -> None:
         """The end of a verb that did not: what failed, where, what to do."""
@@ -77,7 +90,7 @@ class Console:
 
 
 def _say(text: str) -> None:
-    tqdm.write(process.without_secrets(text), file=sys.stderr)
+    tqdm.write(paths.shown(process.without_secrets(text)), file=sys.stderr)
 
 
 class _Silent(AbstractContextManager["_Silent"]):

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from bundler.bundle import fields
-from bundler.bundle.lock import Lock
+from bundler.bundle.lock import Artifact, Lock, Model
 from bundler.console import size_text
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release
 
 Answer = tuple[dict[str, Any], str]
+
+_FETCHED = ("tool", "wheel", "model", "asset")
+"""Kinds of artifacts that somebody else may have published a digest for."""
 
 
 def summary(lock: Lock) -> dict[str, Any]:
@@ -26,19 +29,17 @@ def summary(lock: Lock) -> dict[str, Any]:
         "signed_by": [],
         "rehearsed": lock.rehearsed,
         "created_by": lock.created_by,
-        "models": [_model(lock, number) for number in range(len(lock.models))],
+        "models": [_model(model, files) for model, files in lock.by_model()],
         "wheels": [
             {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
             for package in lock.python.packages
         ],
         "artifacts": {"count": len(lock.artifacts), "bytes": sum(artifact.size for artifact in lock.artifacts)},
-        "unpublished": [a.path for a in lock.artifacts if a.kind in ("wheel", "tool", "asset") and not a.upstream],
+        "unpublished": [a.path for a in lock.artifacts if a.kind in _FETCHED and not a.upstream],
     }
 
 
-def _model(lock: Lock, number: int) -> dict[str, Any]:
-    model = lock.models[number]
-    files = lock.files_of(model)
+def _model(model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
     return {
         "alias": model.alias,
         "source": model.source,
@@ -49,6 +50,7 @@ def _model(lock: Lock, number: int) -> dict[str, Any]:
         "digest": model.digest,
         "files": len(files),
         "bytes": sum(artifact.size for artifact in files),
+        "unpublished": sum(not artifact.upstream for artifact in files),
         "pickles": [a.path for a in files if a.path.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))],
     }
 
@@ -70,6 +72,8 @@ def words(lock: Lock) -> str:
         name = f" as {model['repo_id']}" if model["repo_id"] else ""
         lines.append(f"    {model['alias']}{name}: {model['files']} files, {size_text(model['bytes'])}, {licence}")
         lines.append(f"      from {model['source']}, loaded by {model['loader']}, commit {model['commit'][:12]}")
+        if model["unpublished"]:
+            lines.append(f"      no digest was published for {model['unpublished']} of its files")
         if model["pickles"]:
             lines.append(f"      pickles: {', '.join(Path(name).name for name in model['pickles'])}")
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
@@ -77,8 +81,8 @@ def words(lock: Lock) -> str:
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
     if assets := lock.of_kind("asset"):
         lines.append(f"  assets     {', '.join(asset.path for asset in assets)}")
-    if said["unpublished"]:
-        lines.append("  no digest was published for: " + ", ".join(Path(name).name for name in said["unpublished"]))
+    if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
+        lines.append("  no digest was published for: " + ", ".join(loose))
     return "\n".join(lines)
 
 

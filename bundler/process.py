@@ -12,7 +12,11 @@ from pathlib import Path
 
 from bundler.errors import ProgramError
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_USERINFO = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/]*)(?=@)")
+"""What stands before the host of an address; a password with a slash or an @ in it counts whole."""
+
+_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:token|sig|secret|key|passw|credential|auth)[^=&\s]*=)[^&\s'\"]+")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _LAST_LINES = 40
 
 
@@ -26,8 +30,8 @@ class Finished:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with the user and password of every address in it masked."""
-    return _USERINFO.sub("***", text)
+    """``text`` with tokens, and the user, password and signature of every address in it, masked."""
+    return _TOKEN.sub("hf_***", _QUERY.sub(r"\1***", _USERINFO.sub("***", text)))
 
 
 def find(name: str) -> Path | None:
@@ -47,12 +51,13 @@ def run(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     accept: Sequence[int] = (0,),
+    seconds: float | None = None,
     hint: str = "",
 ) -> Finished:
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked.
+    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -64,7 +69,10 @@ def run(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
+            timeout=seconds,
         )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramError(f"{name} did not end within {seconds:.0f} s", where=argv[0], hint=hint) from error
     except OSError as error:
         raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
     finished = Finished(

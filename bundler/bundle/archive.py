@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,24 @@ class Damage:
         return f"{self.member} (bytes {self.start}-{self.end}): {self.message}"
 
 
-def room_for(path: Path, packed: Lock, sample: Path) -> int:
-    """Bytes that the bundle will take on its disk: none of its content where ``sample`` can share its blocks there."""
-    return packed.head_size if disk.shares_blocks(sample, path.parent) else tarform.layout(packed, None).size
+def room_for(path: Path, packed: Lock, here: Mapping[str, Path]) -> int:
+    """Bytes that a bundle will take on its disk.
+
+    ``here`` is where content lies, by sha256; what is not here counts in full, and so does what lies on a disk
+    from which ``path``'s can't share blocks.
+    """
+    plan = tarform.layout(packed, None)
+    sharing: dict[int, bool] = {}
+    room = plan.size
+    for member in plan.artifacts():
+        content = here.get(_artifact(member).sha256)
+        if content is None or member.link or member.size < tarform.ALIGNMENT:
+            continue
+        device = content.stat().st_dev
+        if device not in sharing:
+            sharing[device] = disk.shares_blocks(content, path.parent)
+        room -= member.size if sharing[device] else 0
+    return room
 
 
 def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
@@ -58,22 +73,10 @@ def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
     Every content is hashed where it arrived. Raises ChangedError when some is not what the lock says,
     OSError when it can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    fd = hashing.open_to_write(partial)
-    try:
-        try:
-            _pack(fd, tarform.layout(packed, None), contents, report)
-            with report.stage("sync"):
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        partial.chmod(0o644)
-        partial.replace(path)
-        disk.sync_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with disk.replacing(path) as fd:
+        _pack(fd, tarform.layout(packed, None), contents, report)
+        with report.stage("sync"):
+            os.fsync(fd)
 
 
 def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
@@ -132,16 +135,26 @@ class OpenBundle:
         self.where = where
         self.carrier = carrier
 
+    def refuse_if_cut(self) -> None:
+        """Raises IntegrityError when a file is shorter than its lock says, before anything is read or written."""
+        size = self.carrier.size
+        if size is not None and size < self.layout.size:
+            member = next((m for m in self.layout.members if m.end + m.padding > size), self.layout.members[-1])
+            raise IntegrityError(
+                f"the bundle is cut short: it has {size:,} of {self.layout.size:,} bytes and ends in {member.name}",
+                where=self.where,
+                hint="carry it across again; everything before that member may still be whole, 'bundle verify' tells",
+            )
+
     def check(self, report: Report) -> list[Damage]:
         """Read every byte, on every core, and name all that is not what it must be."""
         members = list(self.layout.artifacts())
-        if self.carrier.seekable:
-            members.sort(key=_size, reverse=True)
-        with (
-            report.stage("verify", sum(member.size for member in members if not member.link)) as stage,
-            ThreadPoolExecutor(os.cpu_count() if self.carrier.seekable else 1) as pool,
-        ):
-            found = pool.map(lambda member: self._damage_of(member, stage.advance), members)
+        with report.stage("verify", sum(member.size for member in members if not member.link)) as stage:
+            if self.carrier.seekable:
+                members.sort(key=_size, reverse=True)
+                found = hashing.side_by_side(self._damage_of, members, stage.advance)
+            else:
+                found = [self._damage_of(member, stage.advance) for member in members]
             damages = [damage for one in found for damage in one]
         return sorted([*damages, *self._damage_at_end()], key=lambda damage: damage.start)
 
@@ -162,7 +175,8 @@ class OpenBundle:
                         source = self.carrier.source(member.content_at)
                         digests.append((member, copier.copy(source, member.size, into, 0, close=True)))
                     except EOFError as error:
-                        return [*damages, _cut_short(member, error)]
+                        damages.append(_cut_short(member, error))
+                        break
                 damages += self._damage_of_padding(member)
             for member, digest in digests:
                 damages += _compare(member, digest.result())
@@ -222,7 +236,9 @@ def opened(bundle: Path | BinaryIO) -> Iterator[OpenBundle]:
         yield _read_head(StreamCarrier(bundle), "standard input")
         return
     try:
-        fd = hashing.open_to_read(bundle)
+        fd = os.open(
+            bundle, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )  # a FIFO must not block
     except OSError as error:
         raise HostError(f"the bundle can't be read: {error.strerror}", where=str(bundle)) from error
     try:

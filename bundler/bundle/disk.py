@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bundler.errors import HostError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2): make one file share the blocks of another."""
@@ -47,10 +55,8 @@ def require(needs: Sequence[tuple[Path, int, str]]) -> None:
 
 def shares_blocks(source: Path, folder: Path) -> bool:
     """Whether copies of ``source`` into ``folder`` share its blocks (XFS, btrfs), found out by trying."""
-    if not sys.platform.startswith("linux"):
+    if fcntl is None or not sys.platform.startswith("linux"):
         return False
-    import fcntl  # noqa: PLC0415 (Linux alone has this ioctl, and Windows no fcntl)
-
     with source.open("rb") as there, tempfile.TemporaryFile(dir=existing(folder)) as here:
         try:
             fcntl.ioctl(here.fileno(), _FICLONE, there.fileno())
@@ -83,3 +89,52 @@ def sync_file_system(folder: Path) -> None:
             os.close(fd)
     elif hasattr(os, "sync"):
         os.sync()
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o644) -> Iterator[int]:
+    """A descriptor to write what will stand at ``path``: it appears there whole and synced, or not at all.
+
+    It grows beside ``path`` under a name that no other run has; what killed runs left there is removed.
+    """
+    _remove_left(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        _hold(fd)
+        yield fd
+        os.fsync(fd)
+    except BaseException:
+        os.close(fd)
+        partial.unlink(missing_ok=True)
+        raise
+    os.close(fd)
+    partial.chmod(mode)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a small file so that it is there whole and synced, or as it was before."""
+    with replacing(path, mode) as fd:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def _remove_left(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError), left.open("rb") as file:  # another run may end, and remove it, at this moment
+            if _hold(file.fileno()):
+                left.unlink()
+
+
+def _hold(fd: int) -> bool:
+    """Take a file for this run; False where another run, which is alive, holds it, or where that can't be known."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

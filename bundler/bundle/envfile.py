@@ -12,17 +12,28 @@ from collections.abc import Callable
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 _PLACEHOLDER = re.compile(r"\{(?P<what>model|asset|release)(?::(?P<name>[^{}]*))?\}")
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL|PRIVATE_?KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?|PRIVATE_?KEY)(_|$)", re.IGNORECASE
+)
 _SECRET_VALUE = re.compile(
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|://[^/@]+:[^/@]+@"
 )
+_RESERVED = re.compile(
+    r"HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE|DISABLE_SAFETENSORS_CONVERSION|HF_HUB_DISABLE_TELEMETRY|"
+    r"DO_NOT_TRACK|HF_HUB_CACHE|HF_HOME|HF_MODULES_CACHE|HF_DATASETS_CACHE|TORCH_HOME|TORCHINDUCTOR_CACHE_DIR|"
+    r"TRITON_CACHE_DIR|PATH|HOME|IFS|LD_.*|DYLD_.*|PYTHON.*|BASH_ENV|ENV"
+)
+"""What the installer sets so that libraries stay on the host, and what would change every program that reads it."""
+
 _NOT_SECRET = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
 
 
 def fault_of(name: str, value: str) -> str:
     """Why a variable may not stand in ``.env.offline``, in words without its value; "" when it may."""
     text = _PLACEHOLDER.sub("", value)
-    if _SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(value)):
+    if _RESERVED.fullmatch(name):
+        return "is set by the installer, or changes every program: choose another name"
+    if _SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(text)):
         return "looks like a secret, which would travel in the clear: leave it blank and set it on the host"
     if odd := sorted(set(_PLAIN.sub("", text))):
         return f"holds {odd[0]!r}, which sh, dotenv, docker and systemd read differently"
@@ -43,12 +54,12 @@ def line(name: str, value: str) -> str:
     """``NAME=value`` as it stands in the file.
 
     A value with other characters, which only a folder's name on the host can bring in, is put between
-    double quotes: sh, dotenv and systemd then agree; docker's ``--env-file`` keeps the quotes.
+    double quotes: sh, dotenv and systemd then agree; docker's ``--env-file`` keeps the quotes. No value may
+    hold ``$``, a backtick, a backslash or a quote: the installer refuses a folder named so.
     """
     if _PLAIN.fullmatch(value):
         return f"{name}={value}"
-    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
-    return f'{name}="{escaped}"'
+    return f'{name}="{value}"'
 
 
 def same_everywhere(value: str) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
@@ -74,6 +75,19 @@ def encode(value: object) -> Any:
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]
     return value
+
+
+def strings(document: object, where: Where = ()) -> Iterator[tuple[Where, str]]:
+    """Every string of a document, keys too, and where it stands."""
+    if isinstance(document, str):
+        yield where, document
+    elif isinstance(document, Mapping):
+        for name, value in document.items():
+            yield (*where, name), name
+            yield from strings(value, (*where, name))
+    elif isinstance(document, list):
+        for number, value in enumerate(document):
+            yield from strings(value, (*where, number))
 
 
 def schema(kind: type) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def _decode_object(kind: type, document: object, where: Where, faults: list[Faul
         faults.append(Fault(where, f"must be a mapping, not {_named(document)}"))
         return None
     fields = {key(f): f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     before = len(faults)
     for name in document:
         if name not in fields:
@@ -175,6 +189,11 @@ def _decode_object(kind: type, document: object, where: Where, faults: list[Faul
         return None
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
@@ -192,7 +211,7 @@ def _schema(kind: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema(get_args(kind)[1])}
     if not dataclasses.is_dataclass(kind):
         return {"type": {str: "string", int: "integer", bool: "boolean"}[kind]}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast("type", kind))
     properties = {
         key(f): _schema(hints[f.name]) | ({"description": f.metadata["about"]} if "about" in f.metadata else {})
         for f in dataclasses.fields(kind)

@@ -7,16 +7,21 @@ two and several files use every core (hashlib releases the GIL for large buffers
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Advance = Callable[[int], None]
+"""Is told of bytes as they are done with, from several threads."""
 
 CHUNK = 1 << 20
 """Bytes hashed at once: stays in a core's cache."""
@@ -24,7 +29,6 @@ CHUNK = 1 << 20
 STRIDE = 16 << 20
 """Bytes copied at once: a multiple of every file system's block, so that extents can be shared."""
 
-_CANNOT_SHARE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 _BINARY: int = getattr(os, "O_BINARY", 0)
 _seeking = threading.Lock()
 
@@ -68,17 +72,17 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_of_file(path: Path) -> tuple[int, str]:
+def digest_of_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file; raises OSError."""
     fd = open_to_read(path)
     try:
         size = os.fstat(fd).st_size
-        return size, digest_of_range(fd, 0, size)
+        return size, digest_of_range(fd, 0, size, advance)
     finally:
         os.close(fd)
 
 
-def digest_of_range(fd: int, at: int, size: int, advance: Callable[[int], None] = lambda _: None) -> str:
+def digest_of_range(fd: int, at: int, size: int, advance: Advance = lambda _: None) -> str:
     """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when the file ends before."""
     hashed, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1))))
     end = at + size
@@ -111,13 +115,13 @@ class FileSource:
         if self._in_kernel:
             try:
                 moved = os.copy_file_range(self._fd, into, count, self._at, at)
-            except OSError as error:
-                if error.errno not in _CANNOT_SHARE:
-                    raise
-                self._in_kernel = False
-            else:
-                self._at += moved
+            except OSError:
+                moved = 0
+            self._at += moved
+            if moved:
                 return moved
+            # Some file systems refuse, others copy nothing and say so: reading and writing tells what is true.
+            self._in_kernel = False
         buffer = memoryview(bytearray(min(count, CHUNK)))
         got = read_at(self._fd, buffer, self._at)
         write_at(into, buffer[:got], at)
@@ -126,7 +130,7 @@ class FileSource:
 
 
 class _Watermark:
-    """How far the copy has come, for the hasher that follows."""
+    """How far the copy has come, for the hasher that follows; and the failure of either, for the other."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -134,16 +138,20 @@ class _Watermark:
         self._error: BaseException | None = None
 
     def rise(self, to: int) -> None:
+        """The copy has come to ``to``; raises what the hasher has failed with."""
         with self._changed:
+            if self._error is not None:
+                raise self._error
             self._at = to
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
         with self._changed:
-            self._error = error
+            self._error = self._error or error
             self._changed.notify_all()
 
     def wait_beyond(self, at: int) -> int:
+        """How far the copy has come once that is beyond ``at``; raises what it has failed with."""
         with self._changed:
             self._changed.wait_for(lambda: self._at > at or self._error is not None)
             if self._error is not None:
@@ -151,30 +159,51 @@ class _Watermark:
             return self._at
 
 
+class _Landing:
+    """A descriptor that is closed once both the copy and the hasher have done with it."""
+
+    def __init__(self, fd: int, *, close: bool) -> None:
+        self._fd, self._users, self._close = fd, 2, close
+        self._mutex = threading.Lock()
+
+    def leave(self) -> None:
+        with self._mutex:
+            self._users -= 1
+            last = self._users == 0
+        if last and self._close:
+            os.close(self._fd)
+
+
 class HashingCopier(AbstractContextManager["HashingCopier"]):
     """Copies files one after the other while the cores hash what has arrived."""
 
-    def __init__(self, advance: Callable[[int], None] = lambda _: None, workers: int | None = None) -> None:
+    def __init__(self, advance: Advance = lambda _: None, workers: int | None = None) -> None:
         self._workers = workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="hash")
         self._open = threading.BoundedSemaphore(4 * self._workers)  # bounds open files and buffers
+        self._marks: set[_Watermark] = set()
         self._advance = advance
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if error is not None:
+            for mark in list(self._marks):  # no hasher waits for a copy that will not come
+                mark.fail(error)
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
     def copy(self, source: Source, size: int, into: int, at: int, close: bool = False) -> Future[str]:
         """Copy ``size`` bytes to offset ``at`` of ``into``; returns when they are copied.
 
-        The future gives the SHA-256 of what stands there. ``close`` closes ``into`` once hashed.
-        Raises OSError where copying fails and EOFError where the source ends early.
+        The future gives the SHA-256 of what stands there. ``close`` has ``into`` closed after that, whatever
+        happens. Raises OSError where copying fails and EOFError where the source ends early.
         """
+        landing, mark = _Landing(into, close=close), _Watermark()
         self._open.acquire()
-        mark = _Watermark()
-        digest = self._pool.submit(self._follow, mark, size, into, at, close)
+        self._marks.add(mark)
         try:
+            digest = self._pool.submit(self._follow, mark, size, into, at)
+            digest.add_done_callback(lambda _: self._hashed(mark, landing))
             done = 0
             while done < size:
                 moved = source.move(into, at + done, min(STRIDE, size - done))
@@ -185,22 +214,45 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
         except BaseException as error:
             mark.fail(error)
             raise
+        finally:
+            landing.leave()
         return digest
 
-    def _follow(self, mark: _Watermark, size: int, fd: int, at: int, close: bool) -> str:
+    def _hashed(self, mark: _Watermark, landing: _Landing) -> None:
+        self._marks.discard(mark)
+        landing.leave()
+        self._open.release()
+
+    def _follow(self, mark: _Watermark, size: int, fd: int, at: int) -> str:
+        hashed, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1)))), 0
         try:
-            hashed, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1)))), 0
             while done < size:
                 known = mark.wait_beyond(done)
-                while done < known:
-                    got = read_at(fd, buffer[: min(len(buffer), known - done)], at + done)
-                    if not got:
-                        raise EOFError("what was written can't be read back")
-                    hashed.update(buffer[:got])
-                    done += got
-                    self._advance(got)
-            return hashed.hexdigest()
-        finally:
-            if close:
-                os.close(fd)
-            self._open.release()
+                got = read_at(fd, buffer[: min(len(buffer), known - done)], at + done)
+                if not got:
+                    raise EOFError("what was written can't be read back")
+                hashed.update(buffer[:got])
+                done += got
+                self._advance(got)
+        except BaseException as error:
+            mark.fail(error)
+            raise
+        return hashed.hexdigest()
+
+
+def side_by_side(act: Callable[[T, Advance], R], over: Iterable[T], advance: Advance) -> list[R]:
+    """``act(item, advance)`` for every item, on every core, in order; an interruption ends all of it at the next chunk."""
+    stop = threading.Event()
+
+    def advance_or_stop(count: int) -> None:
+        if stop.is_set():
+            raise InterruptedError("another part of the work was ended")
+        advance(count)
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash") as pool:
+        try:
+            return list(pool.map(lambda item: act(item, advance_or_stop), over))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -29,9 +29,10 @@ INSTALLER = "bundle.pyz"
 REQUIREMENTS = "requirements.txt"
 HEAD_MEMBERS = (LOCK, SIGNATURE, SUMS)
 
-LARGEST_LOCK = 64 << 20
+LARGEST_LOCK = 32 << 20
 """Bytes that a reader takes in before it has checked anything."""
-MOST_ARTIFACTS = 200_000
+MOST_ARTIFACTS = 100_000
+MOST_MODELS = 1_000
 LARGEST_HEAD = 256 << 20
 HEAD_UNIT = 64 << 10
 EPOCH = 315532800
@@ -44,6 +45,8 @@ _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_PACKAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset"]
@@ -120,11 +123,19 @@ class Model:
         for name in self.revisions:
             if not _REVISION.fullmatch(name) or paths.fault_of(name):
                 raise Invalid(f"{name!r} is not the name of a revision", "revisions")
+        if found := paths.clashes({"main", *self.revisions}):
+            raise Invalid("; ".join(found), "revisions")
 
     @property
     def folder(self) -> str:
         """Where its files stand in the bundle, with a slash at the end."""
         return f"models/{self.alias}/"
+
+    @property
+    def hub_folder(self) -> str:
+        """Names its folder in a hub cache, as huggingface_hub does."""
+        kind = "datasets" if self.source.startswith("dataset:") else "models"
+        return f"{kind}--{self.repo_id.replace('/', '--')}"
 
     @property
     def home(self) -> str:
@@ -139,6 +150,12 @@ class Package:
     name: str = about("normalised name")
     version: str = about("as the wheel states it")
     wheel: str = about("path of its artifact")
+
+    def __post_init__(self) -> None:
+        if not _PACKAGE.fullmatch(self.name):
+            raise Invalid(f"{self.name!a} is not a normalised name (PEP 503)", "name")
+        if not _PACKAGE_VERSION.fullmatch(self.version):
+            raise Invalid(f"{self.version!a} is not a version", "version")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,10 +236,19 @@ class Lock:
             raise Invalid("must be a whole number that JSON can hold", "sequence")
         if self.head_size % HEAD_UNIT or not 0 < self.head_size <= LARGEST_HEAD:
             raise Invalid(f"must be a multiple of {HEAD_UNIT} up to {LARGEST_HEAD}", "head_size")
+        self._check_words()
         self._check_env()
         self._check_artifacts()
         self._check_models()
         self._check_packages()
+
+    def _check_words(self) -> None:
+        """What is shown to a person must not be able to draw on a terminal or pretend to be another line."""
+        document = fields.encode(self)
+        document["smoke"] = {}  # texts to embed may hold anything, and are shown quoted
+        for where, text in fields.strings(document):
+            if bad := paths.unprintable_in(text):
+                raise Invalid(f"{fields.spelled(where)} holds {bad!a}, which may not be shown", str(where[0]))
 
     def _check_env(self) -> None:
         """What is rendered into files of the host must not be able to say more than a value."""
@@ -248,10 +274,11 @@ class Lock:
             raise Invalid("; ".join(found[:5]), "artifacts")
 
     def _check_models(self) -> None:
-        if found := paths.clashes(model.alias for model in self.models):
-            raise Invalid("; ".join(found), "models")
-        if found := paths.clashes({model.repo_id: 0 for model in self.models if model.repo_id}):
-            raise Invalid("; ".join(found), "models")
+        if len(self.models) > MOST_MODELS:
+            raise Invalid(f"holds more than {MOST_MODELS} models", "models")
+        hub_folders = [model.hub_folder for model in self.models if model.repo_id]
+        if found := [*paths.clashes(model.alias for model in self.models), *paths.clashes(hub_folders)]:
+            raise Invalid("; ".join(found[:5]), "models")
         owned: dict[str, list[Artifact]] = {model.alias: [] for model in self.models}
         for artifact in self.artifacts:
             if artifact.kind == "model":
@@ -294,6 +321,13 @@ class Lock:
     def files_of(self, model: Model) -> tuple[Artifact, ...]:
         """The files of one model, in the bundle's order."""
         return tuple(a for a in self.artifacts if a.kind == "model" and a.path.startswith(model.folder))
+
+    def by_model(self) -> list[tuple[Model, tuple[Artifact, ...]]]:
+        """Every model with its files, in the bundle's order."""
+        files: dict[str, list[Artifact]] = {model.alias: [] for model in self.models}
+        for artifact in self.of_kind("model"):
+            files[artifact.path.split("/", 2)[1]].append(artifact)
+        return [(model, tuple(files[model.alias])) for model in self.models]
 
     def of_kind(self, kind: Kind) -> tuple[Artifact, ...]:
         """The artifacts of one kind, in the bundle's order."""
@@ -351,7 +385,7 @@ def read(data: bytes, where: str) -> Lock:
     try:
         lock = fields.decode(Lock, document)
     except fields.Faults as faults:
-        listed = "\n".join(str(fault)[:300] for fault in faults.faults[:10])
+        listed = "\n".join(paths.shown(str(fault))[:300] for fault in faults.faults[:10])
         raise IntegrityError(f"bundle.json breaks the format:\n{listed}", where=where, hint=_DAMAGED) from faults
     if lock.canonical != data:
         raise IntegrityError("bundle.json is not in canonical form", where=where, hint=_DAMAGED)

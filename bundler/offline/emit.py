@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from bundler.bundle import envfile
+from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
 from bundler.progress import Report
@@ -35,17 +35,19 @@ def library_variables(home: Path, writable: Path) -> dict[str, str]:
     }
 
 
+def asked_variables(locked: Lock, home: Path) -> dict[str, str]:
+    """The manifest's own variables, with paths into the release that stands at ``home``."""
+
+    def fill(what: str, name: str) -> str:
+        return str({"model": home / "models" / name, "asset": home / "assets" / name}.get(what, home))
+
+    return {name: envfile.filled(value, fill) for name, value in locked.env.items()}
+
+
 def variables(locked: Lock, prefix: Path) -> dict[str, str]:
     """Every variable of ``.env.offline``; paths go through ``current``, so that an upgrade needs no edit."""
     release = Release(prefix=prefix, name=locked.release)
-
-    def fill(what: str, name: str) -> str:
-        return str(
-            {"model": release.live / "models" / name, "asset": release.live / "assets" / name}.get(what, release.live)
-        )
-
-    asked = {name: envfile.filled(value, fill) for name, value in locked.env.items()}
-    return library_variables(release.live, release.writable) | asked
+    return library_variables(release.live, release.writable) | asked_variables(locked, release.live)
 
 
 def env_text(locked: Lock, prefix: Path) -> str:
@@ -68,8 +70,8 @@ def write(release: Release, locked: Lock, report: Report) -> None:
             f"the prefix's name makes {len(odd)} values of {ENV_FILE} need quotes: sh, dotenv and systemd read them "
             "alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
         )
-    (release.path / ENV_FILE).write_text(env_text(locked, release.prefix), encoding="utf-8")
-    (release.path / DOCKERFILE).write_text(dockerfile_text(locked), encoding="utf-8")
+    disk.write_whole(release.path / ENV_FILE, env_text(locked, release.prefix).encode())
+    disk.write_whole(release.path / DOCKERFILE, dockerfile_text(locked).encode())
 
 
 def _rendered(template: str, **values: object) -> str:

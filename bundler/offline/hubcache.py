@@ -27,7 +27,7 @@ def create(release: Release, locked: Lock) -> None:
 
 
 def _repo(release: Release, locked: Lock, model: Model) -> None:
-    repo = release.path / "hub" / ("models--" + model.repo_id.replace("/", "--"))
+    repo = release.path / "hub" / model.hub_folder
     files = [artifact.path[len(model.folder) :] for artifact in locked.files_of(model)]
     for file in files:
         _link(repo / "snapshots" / model.commit / file, release.shared_models / model.home / file)

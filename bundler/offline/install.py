@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,11 @@ from bundler.progress import Report
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What was installed, where, and what the smoke loads measured."""
+    """What was installed, where, and what the smoke loads measured.
+
+    ``follows`` is the release that was live before, "" for none; ``homes`` names the shared model folders
+    and the digests of what is in them.
+    """
 
     release: str
     name: str
@@ -28,24 +32,28 @@ class Receipt:
     target: str
     prefix: str
     ordinal: int
+    follows: str
     rehearsed: bool
     installed_by: str
     models: tuple[str, ...]
+    homes: Mapping[str, str]
     smoke: tuple[dict[str, Any], ...]
 
 
 def install(bundle: Path | BinaryIO, prefix: Path, *, device: str | None, prove: bool, report: Report) -> Receipt:
     """Install a bundle below ``prefix`` and make it the live release.
 
-    ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out. Raises BundleError;
-    the live release is then as it was.
+    ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out. Installing what is installed
+    mends its models and assets and proves it again. Raises BundleError; the live release is then as it was.
     """
     prefix = releases.at(prefix)
     with _readable_by_others(), archive.opened(bundle) as carried:
         locked = verify.verify(carried, report)
         preflight.check_platform(locked)
+        preflight.check_prefix(prefix)
         base = preflight.find_python(locked.target)
-        with releases.held(prefix), releases.begin(prefix, locked.release) as release:
+        carried.refuse_if_cut()
+        with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             place.place(carried, locked, planned, release, report)
@@ -53,29 +61,53 @@ def install(bundle: Path | BinaryIO, prefix: Path, *, device: str | None, prove:
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)
                 smoke.lay_out(release)
-            return _finish(release, locked, carried, device, prove=prove, report=report)
+            results = _proof(release, locked, device, prove=prove, report=report)
+            return _finish(release, locked, carried, results, report)
+
+
+def _proof(
+    release: releases.Release, locked: lock.Lock, device: str | None, *, prove: bool, report: Report
+) -> list[dict[str, Any]]:
+    """What the smoke loads measure now; where they are left out, what they measured when this was installed."""
+    if prove:
+        return smoke.prove(release, locked, device, report)
+    results = smoke.kept(release)
+    if not results:
+        report.warn("the smoke loads were left out: nothing has shown that these models load")
+    return results
 
 
 def _finish(
     release: releases.Release,
     locked: lock.Lock,
     carried: archive.OpenBundle,
-    device: str | None,
-    *,
-    prove: bool,
+    results: list[dict[str, Any]],
     report: Report,
 ) -> Receipt:
-    """Prove what stands there, write down what it is, and see it safely on the disk."""
-    results = smoke.prove(release, locked, device, report) if prove else []
-    if not prove:
-        report.warn("the smoke loads were left out: nothing has shown that these models load")
+    """Write down what stands there, and see it safely on the disk."""
     emit.write(release, locked, report)
     smoke.write(release, results)
     release.writable.mkdir(exist_ok=True)
-    (release.path / lock.LOCK).write_bytes(locked.canonical)
+    disk.write_whole(release.path / lock.LOCK, locked.canonical)
     if carried.signature is not None:
-        (release.path / lock.SIGNATURE).write_bytes(carried.signature)
-    receipt = Receipt(
+        disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
+    receipt = _receipt(release, locked, results)
+    releases.clear_work(release)
+    with report.stage("sync"):
+        disk.sync_file_system(release.prefix)
+        # last, and only once all that it speaks of is on the disk
+        text = json.dumps(fields.encode(receipt), ensure_ascii=False, indent=2) + "\n"
+        disk.write_whole(release.receipt, text.encode())
+    return receipt
+
+
+def _receipt(release: releases.Release, locked: lock.Lock, results: list[dict[str, Any]]) -> Receipt:
+    known = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}
+    before = releases.live(release.prefix)
+    follows = "" if before is None else before.name
+    if follows == release.name:  # proven again where it stands
+        follows = known.get(release.name, {"follows": ""})["follows"]
+    return Receipt(
         release=release.name,
         name=locked.name,
         version=locked.version,
@@ -83,28 +115,14 @@ def _finish(
         digest=locked.digest,
         target=str(locked.target),
         prefix=str(release.prefix),
-        ordinal=1 + max((known["ordinal"] for known in releases.receipts(release.prefix)), default=0),
+        ordinal=1 + max((receipt["ordinal"] for receipt in known.values()), default=0),
+        follows=follows,
         rehearsed=locked.rehearsed,
         installed_by=f"airgap-bundler {bundler.__version__}",
         models=tuple(model.alias for model in locked.models),
+        homes={model.home: model.digest for model in locked.models},
         smoke=tuple(results),
     )
-    releases.clear_work(release)
-    with report.stage("sync"):
-        disk.sync_file_system(release.prefix)
-        _write_receipt(release, receipt)  # last, and only once all that it speaks of is on the disk
-    return receipt
-
-
-def _write_receipt(release: releases.Release, receipt: Receipt) -> None:
-    text = json.dumps(fields.encode(receipt), ensure_ascii=False, indent=2) + "\n"
-    fresh = release.receipt.with_name(".receipt.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(release.receipt)
-    disk.sync_folder(release.path)
 
 
 @contextmanager

@@ -5,64 +5,81 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import struct
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.bundle import archive, disk, hashing
 from bundler.bundle.archive import OpenBundle
-from bundler.bundle.lock import Artifact, Lock, Model
-from bundler.offline.releases import Release
+from bundler.bundle.lock import Artifact, Model
+from bundler.errors import IntegrityError, UnsafeError
+from bundler.offline.releases import Release, receipts
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
 
 _UNPACKED = 4
 """Bytes of an installed wheel for each of its own, where they can't be counted beforehand."""
 
+_MOST_UNPACKED = 20
+"""What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Where each file goes: ``files`` while it is written, then ``moves`` give it its name.
 
-    ``there`` are model folders that hold the right files already; ``extra`` are files in such folders
-    that no lock knows.
+    ``extra`` are files in model folders that no lock knows.
     """
 
     files: dict[str, Path]
     moves: tuple[tuple[Path, Path], ...]
-    there: tuple[str, ...]
     extra: tuple[Path, ...]
 
 
 def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
-    """What is to be written. Model folders that are there are hashed, and only what differs is written anew."""
+    """What is to be written. Files that are there are hashed, and only what differs is written anew.
+
+    Raises UnsafeError where a folder to write into is a link, IntegrityError where a shared model folder
+    belongs to another model.
+    """
     files: dict[str, Path] = {}
     moves: list[tuple[Path, Path]] = []
-    there: list[str] = []
     extra: list[Path] = []
-    if not release.receipt.exists():
+    if release.receipt.exists():
+        assets = [(asset, release.path / asset.path) for asset in locked.of_kind("asset")]
+        _mend(_wrong(assets, "the assets, which are here", report), files, moves)
+    else:
         for artifact in locked.artifacts:
             if artifact.kind in ("requirements", "tool", "wheel"):
                 files[artifact.path] = release.work / artifact.path
             elif artifact.kind == "asset":
                 files[artifact.path] = release.path / artifact.path
+    taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
     for model in locked.models:
         home = release.shared_models / model.home
-        if not home.is_dir():
+        placed = [(artifact, _within(model, artifact)) for artifact in locked.files_of(model)]
+        if taken.get(model.home, model.digest) != model.digest:
+            hint = "it was made to look like that one: do not install it, and tell its builder"
+            raise IntegrityError(f"{model.home} holds another model", where=str(home), hint=hint)
+        if not home.exists() and not home.is_symlink():
             partial = home.with_name(f".{home.name}.partial")
-            files |= {a.path: partial / _within(model, a) for a in locked.files_of(model)}
+            files |= {artifact.path: partial / inside for artifact, inside in placed}
             moves.append((partial, home))
             continue
-        wrong, strange = _differences(home, model, locked, report)
-        extra += strange
-        if not wrong:
-            there.append(model.alias)
-        for artifact in wrong:
-            good = home / _within(model, artifact)
-            files[artifact.path] = good.with_name(f".{good.name}.partial")
-            moves.append((files[artifact.path], good))
-    return Plan(files=files, moves=tuple(moves), there=tuple(there), extra=tuple(extra))
+        _refuse_linked_folders(home)
+        there = [(artifact, home / inside) for artifact, inside in placed]
+        _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
+        extra += _strangers(home, {path for _, path in there})
+    return Plan(files=files, moves=tuple(moves), extra=tuple(extra))
+
+
+def _mend(wrong: list[tuple[Artifact, Path]], files: dict[str, Path], moves: list[tuple[Path, Path]]) -> None:
+    """Plan a good file beside each wrong one, to take its place in one step."""
+    for artifact, path in wrong:
+        files[artifact.path] = path.with_name(f".{path.name}.partial")
+        moves.append((files[artifact.path], path))
 
 
 def needed(carried: OpenBundle, planned: Plan, release: Release) -> int:
@@ -110,23 +127,33 @@ def _within(model: Model, artifact: Artifact) -> str:
     return artifact.path[len(model.folder) :]
 
 
-def _differences(home: Path, model: Model, locked: Lock, report: Report) -> tuple[list[Artifact], list[Path]]:
-    """The files of a placed model that are missing or altered, and those that do not belong there."""
-    files = locked.files_of(model)
-    known = {home / _within(model, artifact) for artifact in files}
-    extra = [path for path in home.rglob("*") if path not in known and (path.is_symlink() or not path.is_dir())]
-    with report.stage(f"check {model.alias}, which is here", sum(a.size for a in files)) as stage:
+def _refuse_linked_folders(home: Path) -> None:
+    """A link would have what is written, or removed, somewhere else."""
+    folders = [home, *(Path(above, name) for above, names, _ in os.walk(home) for name in names)]
+    for folder in folders:
+        if folder.is_symlink() or not folder.is_dir():
+            hint = "put the folder itself there, or remove it: the bundle brings its content again"
+            raise UnsafeError("this must be a folder of its own, and is a link or a file", where=str(folder), hint=hint)
 
-        def wrong(artifact: Artifact) -> bool:
-            path = home / _within(model, artifact)
-            if path.is_symlink() or not path.is_file():
-                return True
-            size, sha256 = hashing.digest_of_file(path)
-            stage.advance(size)
-            return (size, sha256) != (artifact.size, artifact.sha256)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [artifact for artifact, bad in zip(files, pool.map(wrong, files), strict=True) if bad], extra
+def _wrong(placed: list[tuple[Artifact, Path]], what: str, report: Report) -> list[tuple[Artifact, Path]]:
+    """Those of the placed files that are missing or altered."""
+    with report.stage(f"check {what}", sum(artifact.size for artifact, _ in placed)) as stage:
+        right = hashing.side_by_side(_is_right, placed, stage.advance)
+    return [one for one, good in zip(placed, right, strict=True) if not good]
+
+
+def _is_right(placed: tuple[Artifact, Path], advance: Callable[[int], None]) -> bool:
+    artifact, path = placed
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != artifact.size:
+        return False
+    return hashing.digest_of_file(path, advance) == (artifact.size, artifact.sha256)
+
+
+def _strangers(home: Path, known: set[Path]) -> list[Path]:
+    """Files of a model's folder that do not belong there."""
+    found = (Path(above, name) for above, _, names in os.walk(home) for name in names)
+    return [path for path in found if path not in known]
 
 
 def _same_again(there: Path, path: Path) -> None:
@@ -170,7 +197,8 @@ def _unpacked(carried: OpenBundle, artifact: Artifact) -> int:
         member = next(m for m in carried.layout.artifacts() if m.name == artifact.path).holder
         try:
             with zipfile.ZipFile(_Window(carried, member.content_at, member.size)) as wheel:
-                return sum(info.file_size for info in wheel.infolist())
-        except zipfile.BadZipFile:
+                stated = sum(info.file_size for info in wheel.infolist())
+                return min(stated, _MOST_UNPACKED * artifact.size)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error):
             return _UNPACKED * artifact.size  # damaged: placing it names it, together with all other damage
     return _UNPACKED * artifact.size

@@ -11,7 +11,9 @@ from pathlib import Path
 from bundler import process
 from bundler.bundle import disk, target
 from bundler.bundle.archive import OpenBundle
+from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
+from bundler.bundle.paths import unprintable_in
 from bundler.bundle.target import Target
 from bundler.errors import HostError, ProgramError
 from bundler.offline.place import Plan, needed
@@ -22,7 +24,11 @@ _ASK = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2
 
 def check_platform(locked: Lock) -> None:
     """Raises HostError when the bundle was built for another kind of machine."""
-    here, there = target.this_machine(), locked.target
+    there = locked.target
+    try:
+        here = target.this_machine()
+    except Invalid as error:
+        raise HostError(f"no bundle is made for a machine like this one: its platform {error}") from error
     wrong = []
     if here.platform != there.platform:
         wrong.append(f"it is for {there.platform}, this is {here.platform}")
@@ -37,6 +43,13 @@ def _older(here: Target, there: Target) -> bool:
     return here.libc_version[0] != there.libc_version[0] or here.libc_version < there.libc_version
 
 
+def check_prefix(prefix: Path) -> None:
+    """Raises HostError for a prefix whose name the readers of environment files would not agree on."""
+    if odd := sorted({c for c in str(prefix) if c in '$`"\\' or unprintable_in(c)}):
+        hint = "choose a --prefix without it: .env.offline could not name it for every reader"
+        raise HostError(f"the prefix holds {odd[0]!a}", where=str(prefix), hint=hint)
+
+
 def find_python(wanted: Target) -> Path:
     """The interpreter to make the environment from; raises HostError when the host has none of that version."""
     seen: list[str] = []
@@ -45,7 +58,7 @@ def find_python(wanted: Target) -> Path:
             said = process.run([candidate, "-I", "-c", _ASK], environment=process.clean_environment(without=["PYTHON"]))
         except ProgramError:  # such as a shim of a version manager that has no such version: look further
             continue
-        name, version, wide, executable = said.stdout.strip().split(" ", 3)
+        name, version, wide, executable = [*said.stdout.strip().split(" ", 3), "", "", "", ""][:4]
         if (name, version, wide) == ("cpython", wanted.python, "True"):
             return Path(executable)
         seen.append(f"{candidate} is {name} {version}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
-from bundler.errors import BusyError, HostError, UsageError
+from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,26 +90,45 @@ def held(prefix: Path) -> Iterator[None]:
 
 
 @contextmanager
-def begin(prefix: Path, name: str) -> Iterator[Release]:
+def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     """Make a release; leaving the block without an error makes it the live one.
 
-    Whatever goes wrong, the live release stays as it was and the unfinished one is removed.
+    Whatever goes wrong, the live release stays as it was and the unfinished one is removed. Raises
+    UnsafeError where the prefix is not as this program makes it.
     """
     release = Release(prefix=prefix, name=name)
-    if release.receipt.exists():
-        yield release
-    else:
-        _discard(release.path)  # what a killed run left
-        release.work.mkdir(parents=True)
-        models = set(release.shared_models.glob("*"))
-        try:
+    _refuse_links(prefix)
+    known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
+    _discard_unfinished(prefix, known)
+    if known.get(name, digest) != digest:
+        hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
+        raise UnsafeError(f"another bundle is installed under the name {name}", where=str(release.path), hint=hint)
+    try:
+        if name in known:
             yield release
-        except BaseException:
-            _discard(release.path)
-            for folder in set(release.shared_models.glob("*")) - models:
-                _discard(folder)
-            raise
-    switch(release)
+        else:
+            with _fresh(release):
+                yield release
+        switch(release)
+    finally:
+        _discard_unheld_models(prefix)
+
+
+@contextmanager
+def _fresh(release: Release) -> Iterator[None]:
+    """An empty folder for a release. A live one that lost its receipt is put aside, and back if this fails."""
+    aside = release.path.with_name(f".{release.name}.aside")
+    if release.path.exists():
+        release.path.replace(aside)
+    release.work.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        _discard(release.path)
+        if aside.exists():
+            aside.replace(release.path)
+        raise
+    _discard(aside)
 
 
 def switch(release: Release) -> None:
@@ -138,23 +157,33 @@ def required_live(prefix: Path) -> Release:
 
 
 def receipts(prefix: Path) -> list[dict[str, Any]]:
-    """The receipts of the finished releases, in the order in which they were installed."""
-    found = [json.loads(path.read_bytes()) for path in (prefix / "releases").glob("*/receipt.json")]
-    return sorted(found, key=lambda receipt: (receipt["ordinal"], receipt["release"]))
+    """The receipts of the finished releases, in the order in which they were installed.
+
+    Raises IntegrityError for one that can't be read.
+    """
+    found = []
+    for path in (prefix / "releases").glob("[!.]*/receipt.json"):
+        try:
+            receipt = dict(json.loads(path.read_bytes()))
+            found.append((int(receipt["ordinal"]), str(receipt["release"]), str(receipt["digest"]), receipt))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            hint = "remove this file, or the folder that it is in, and install that bundle again"
+            raise IntegrityError("the receipt of a release is damaged", where=str(path), hint=hint) from error
+    return [receipt for *_, receipt in sorted(found, key=lambda one: one[:2])]
 
 
 def rollback(prefix: Path) -> tuple[Release, Release]:
-    """Make the release live that was installed before the live one; gives (from, to).
+    """Make the release live that was live before the live one was installed; gives (from, to).
 
     Raises UsageError where there is none.
     """
     now = required_live(prefix)
-    names = [receipt["release"] for receipt in receipts(prefix)]
-    before = names[: names.index(now.name)]
-    if not before:
+    known = {receipt["release"]: receipt for receipt in receipts(prefix)}
+    before = known[now.name]["follows"]
+    if before not in known:
         hint = "bundle list shows what is installed"
-        raise UsageError(f"no release was installed before {now.name}", where=str(prefix), hint=hint)
-    then = Release(prefix=prefix, name=before[-1])
+        raise UsageError(f"no release was live before {now.name} was installed", where=str(prefix), hint=hint)
+    then = Release(prefix=prefix, name=before)
     switch(then)
     return now, then
 
@@ -162,6 +191,31 @@ def rollback(prefix: Path) -> tuple[Release, Release]:
 def clear_work(release: Release) -> None:
     """Remove what only the installer needed."""
     _discard(release.work)
+
+
+def _refuse_links(prefix: Path) -> None:
+    """What another user could plant, or an administrator make, to have this write elsewhere."""
+    for name in ("models", "releases", "var"):
+        if (prefix / name).is_symlink():
+            hint = "put the folder itself there: what is installed never leaves the prefix"
+            raise UnsafeError("this is a link, and must be a folder", where=str(prefix / name), hint=hint)
+
+
+def _discard_unfinished(prefix: Path, finished: Container[str]) -> None:
+    """Remove what killed runs left; never what is live."""
+    now = live(prefix)
+    for folder in (prefix / "releases").glob("*"):
+        if folder.name not in finished and (now is None or folder.name != now.name):
+            _discard(folder)
+
+
+def _discard_unheld_models(prefix: Path) -> None:
+    """Remove the model folders that no release links to."""
+    links = (prefix / "releases").glob("[!.]*/models/*")
+    held = {link.readlink().name for link in links if link.is_symlink()}
+    for folder in (prefix / "models").glob("*"):
+        if folder.name not in held:
+            _discard(folder)
 
 
 def _discard(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundler import process
-from bundler.bundle import fields
+from bundler.bundle import disk, fields
 from bundler.bundle.lock import Lock, Model
 from bundler.errors import SmokeError
 from bundler.offline import emit
@@ -27,7 +27,10 @@ STANDARD_TEXTS = (
 )
 """What is embedded when the manifest names no texts: English, Korean, and one of several hundred words."""
 
+_KEPT = "smoke.json"
 _PASSED, _FAILED = 0, 3
+_LONGEST = 3600.0
+"""Seconds that a load may take: hours of silence are a hang."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +73,15 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
 def write(release: Release, results: list[dict[str, Any]]) -> None:
     """Keep what the smoke loads measured, as ``smoke.json``."""
     text = json.dumps(results, ensure_ascii=False, indent=2) + "\n"
-    (release.path / "smoke.json").write_text(text, encoding="utf-8")
+    disk.write_whole(release.path / _KEPT, text.encode())
+
+
+def kept(release: Release) -> list[dict[str, Any]]:
+    """What was measured when the release was installed; nothing where that was left out or can't be read."""
+    try:
+        return list(json.loads((release.path / _KEPT).read_bytes()))
+    except (OSError, ValueError):
+        return []
 
 
 def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str, Any]:
@@ -92,11 +103,14 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
         environment = process.clean_environment(
             without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH"),
             **emit.library_variables(release.path, Path(folder, "var")),
+            **emit.asked_variables(locked, release.path),
         )
         done = process.run(
             [release.python, "-I", release.path / "payload", request, result],
             environment=environment,
             accept=range(-64, 256),
+            seconds=_LONGEST,
+            hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
         )
         if done.code in (_PASSED, _FAILED) and result.exists():
             return dict(json.loads(result.read_bytes()))

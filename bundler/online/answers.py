@@ -31,7 +31,8 @@ _PASSING = (
     exceptions.ChunkedEncodingError,
     exceptions.ContentDecodingError,
 )
-_BUSY = frozenset([408, 425, 429, 500, 502, 503, 504])
+BUSY = frozenset([408, 425, 429, 500, 502, 503, 504])
+"""Answers that may be others a moment later."""
 
 
 _GONE = "it is gone from there: resolve again, or take another version"
@@ -112,8 +113,8 @@ def ask(session: requests.Session, method: str, url: str, headers: Mapping[str, 
     except requests.RequestException as error:
         raise FetchError(words(error), where=address(url)) from error
     with response:
-        if response.status_code in _BUSY:
-            raise AgainError(f"the server answers {_status(response)}", _retry_after(response))
+        if response.status_code in BUSY:
+            raise AgainError(f"the server answers {_status(response)}", retry_after(response.headers))
         yield response
 
 
@@ -164,21 +165,21 @@ def content_range(response: requests.Response) -> tuple[int, int | None]:
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
-def words(error: BaseException) -> str:
-    """What went wrong at the bottom, in the system's words: the layers above add addresses and objects."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
-
-
-def _retry_after(response: requests.Response) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server wants to be left alone (RFC 9110, 10.2.3: a number, or a date)."""
-    stated = response.headers.get("Retry-After", "")
+    stated = headers.get("Retry-After", "")
     if stated.isdigit():
         return min(float(stated), _LONGEST_ORDER)
     if (when := email.utils.parsedate_tz(stated)) is None:
         return None
     return min(max(0.0, email.utils.mktime_tz(when) - time.time()), _LONGEST_ORDER)
+
+
+def words(error: BaseException) -> str:
+    """What went wrong at the bottom, in the system's words: the layers above add addresses and objects."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _status(response: requests.Response) -> str:

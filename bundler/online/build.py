@@ -41,9 +41,7 @@ def make_lock(path: Path, shop: Workshop) -> Lock:
 
 def write_lock(path: Path, locked: Lock) -> None:
     """Keep a lock in a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(locked.canonical)
-    partial.replace(path)
+    disk.write_whole(path, locked.canonical)
 
 
 def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Built:
@@ -53,6 +51,7 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Bu
     then there is no file of that name, or the one that was there before.
     """
     asked = manifest.load(path)
+    _require_folder(Path.cwd() if out is None else out if out.is_dir() else out.parent)
     locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
     if kept is not None:
         _gather_again(locked, asked, shop)
@@ -93,24 +92,26 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
         shop.store.put_bytes(installer.build())
     for wanted, model in zip(asked.manifest.models, locked.models, strict=True):
         with shop.report.stage(f"gather {model.alias}"):
-            _, files = resolve.gather(wanted, asked, locked.target, shop, pinned=model.source)
-        if lock.digest_of_files((file.sha256, file.path) for file in files) != model.digest:
+            found = resolve.gather(wanted, asked, locked.target, shop, pinned=model.source)
+        if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
     resolve.fetch_assets(asked, shop)
 
 
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise HostError("there is no such folder", where=str(folder), hint="create it, or give another with -o")
+
+
 def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Workshop) -> None:
-    """A look at the disks before anything large is fetched or written."""
-    if not final.parent.is_dir():
-        raise HostError("there is no such folder", where=str(final.parent), hint="create it, or give another with -o")
-    here = [artifact for artifact in locked.artifacts if artifact not in away]
-    sample = shop.path_of(max(here, key=lambda artifact: artifact.size))
-    fetched = sum(artifact.size for artifact in away)
+    """A look at the disks before packages are fetched and anything is packed."""
+    known = {a.sha256: shop.contents.get(a.sha256) or shop.store.path_of(a.sha256) for a in locked.artifacts}
+    here = {sha256: content for sha256, content in known.items() if content}
     disk.require(
         [
-            (final.parent, archive.room_for(final, locked, sample), "the bundle"),
-            (shop.store.root, fetched, "fetching packages"),
+            (final.parent, archive.room_for(final, locked, here), "the bundle"),
+            (shop.store.root, sum(artifact.size for artifact in away), "fetching packages"),
         ]
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial as bound
 from http import HTTPStatus
 from pathlib import Path
@@ -31,11 +32,19 @@ _PLAIN = {"Accept-Encoding": "identity"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """A file at an address (http, https, file, or a path), what it must hash to and its size in bytes where known."""
+    """A file at an address (http, https, file, or a path), what it must hash to and its size in bytes where known.
+
+    ``git_sha1`` is what git names the content by. ``headers`` go to the address's own host alone: a redirect to
+    another drops credentials. ``refusal`` says what an answer other than the file means; its AgainError means
+    that asking at ``url`` anew may help.
+    """
 
     url: str
     sha256: str = ""
+    git_sha1: str = ""
     size: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    refusal: Callable[[requests.Response, str], Exception] = answers.refused
 
 
 def fetch(
@@ -80,6 +89,12 @@ def sizes(urls: Iterable[str], session: requests.Session, patience: Patience = P
     listed = list(dict.fromkeys(urls))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sizes") as pool:
         return dict(zip(listed, pool.map(lambda url: _size(url, session, patience), listed), strict=True))
+
+
+def examined(wanted: Wanted, path: Path) -> tuple[str, str]:
+    """The SHA-256 of a file that is here, and how it differs from what is wanted; "" when it does not."""
+    size, sha256 = hashing.digest_of_file(path)
+    return sha256, _difference(wanted, path, size, sha256)
 
 
 class _WrongError(Exception):
@@ -131,7 +146,7 @@ class _Errand:
         except (OSError, EOFError) as error:
             raise FetchError(f"can't be copied: {answers.words(error)}", where=str(path)) from error
         tally.stand(size)
-        if why := _difference(wanted, size, sha256):
+        if why := _difference(wanted, path, size, sha256):
             raise IntegrityError(why, where=str(path), hint="the file was altered or damaged since: get it anew")
         return size, sha256
 
@@ -188,13 +203,14 @@ class _Errand:
         self._go_on()
         have, mark = _length(partial), _mark_of(partial)
         validator = mark.read_text(encoding="latin-1") if mark.exists() else ""
-        if have and wanted.size == have and wanted.sha256:
+        digested = bool(wanted.sha256 or wanted.git_sha1)
+        if have and wanted.size == have and digested:
             tally.stand(have)
             return  # it came to its end before; hashing will tell
         # Without a digest only a validator can say that the rest belongs to what is here (RFC 9110, 13.1.5).
-        if not (wanted.sha256 or validator) or (wanted.size is not None and have >= wanted.size):
+        if not (digested or validator) or (wanted.size is not None and have >= wanted.size):
             have = 0
-        headers = _PLAIN | ({"Range": f"bytes={have}-"} if have else {})
+        headers = dict(wanted.headers) | _PLAIN | ({"Range": f"bytes={have}-"} if have else {})
         if have and validator:
             headers["If-Range"] = validator
         with answers.ask(self.session, "GET", wanted.url, headers) as response:
@@ -214,7 +230,7 @@ class _Errand:
         elif have and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return -1, None
         elif response.status_code != HTTPStatus.OK:
-            raise answers.refused(response, wanted.url)
+            raise wanted.refusal(response, wanted.url)
         elif have:
             self.report.note(f"{address(wanted.url)}: the server sends the whole file, so from the beginning")
         if start not in (0, have):
@@ -270,18 +286,29 @@ def _size_by_asking(url: str, session: requests.Session) -> int:
 
 
 def _checked(wanted: Wanted, path: Path) -> str:
-    size, sha256 = hashing.digest_of_file(path)
-    if why := _difference(wanted, size, sha256):
+    sha256, why = examined(wanted, path)
+    if why:
         raise _WrongError(why)
     return sha256
 
 
-def _difference(wanted: Wanted, size: int, sha256: str) -> str:
+def _difference(wanted: Wanted, path: Path, size: int, sha256: str) -> str:
     if wanted.sha256 and sha256 != wanted.sha256:
         return f"sha256 is {sha256} ({size} bytes), {wanted.sha256} was expected"
     if wanted.size is not None and size != wanted.size:
         return f"it has {size} bytes, {wanted.size} were expected"
+    if wanted.git_sha1 and (found := _git_sha1(path)) != wanted.git_sha1:
+        return f"git's sha1 is {found} ({size} bytes), {wanted.git_sha1} was expected"
     return ""
+
+
+def _git_sha1(path: Path) -> str:
+    """What git names a file's content by: SHA-1 of "blob", its size in bytes, NUL, and the content."""
+    hashed = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(hashing.CHUNK):
+            hashed.update(chunk)
+    return hashed.hexdigest()
 
 
 def _length(path: Path) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from packaging.specifiers import SpecifierSet
 
+from bundler.bundle import disk
 from bundler.errors import BundleError
 
 PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "tqdm")
@@ -41,11 +42,8 @@ def build() -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write the installer so that it can be run; it appears under its name when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.chmod(0o755)
-    partial.replace(path)
+    """Write the installer so that it can be run."""
+    disk.write_whole(path, data, 0o755)
 
 
 def _entries() -> Iterator[tuple[str, bytes]]:
@@ -70,7 +68,10 @@ def _distribution(package: str) -> Iterator[tuple[str, bytes]]:
     if not admitted.contains(OLDEST_PYTHON):
         hint = "make a fresh environment from this tool's own requirements"
         raise BundleError(f"{package} {distribution.version} does not run on Python {OLDEST_PYTHON}", hint=hint)
-    for file in distribution.files or []:
+    if distribution.files is None:
+        hint = "make a fresh environment from this tool's own requirements, with pip"
+        raise BundleError(f"{package} does not say which files it has, so it can't travel", hint=hint)
+    for file in distribution.files:
         folder = file.parts[0]
         licence = folder.endswith(".dist-info") and any(
             word in file.name.upper() for word in ("LICEN", "NOTICE", "AUTHORS")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from bundler.errors import ResolveError
 
@@ -17,17 +18,38 @@ _VOCABULARIES = (
     "vocab.json",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
+    "tekken.json",
+    "tiktoken.model",
 )
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _FILELESS = ("Normalize",)
 """Modules of sentence-transformers that have a name in modules.json and no files."""
 
 
-def detected(alias: str, files: Sequence[str]) -> str:
-    """The loader that a model's files call for; raises ResolveError when they call for none that is known."""
+_TWO_LABELS = 2
+_BY_ARCHITECTURE = (
+    ("ForCausalLM", "causal-lm"),
+    ("LMHeadModel", "causal-lm"),
+    ("ForSequenceClassification", "cross-encoder"),
+    ("ForMaskedLM", "transformers"),
+    ("ForPreTraining", "transformers"),
+    ("Model", "transformers"),
+)
+"""The end of a class name in config.json, and the loader that it calls for; the first that fits is taken."""
+_UNPROVED = "name the model's 'loader' if one fits; 'loader: files' carries any files without a smoke load"
+
+
+def detected(alias: str, files: Sequence[str], read: Read | None = None) -> str:
+    """The loader that a model's files call for; raises ResolveError when they call for none that is known.
+
+    Without `read`, only the names of the files can tell.
+    """
     if "modules.json" in files:
-        return "sentence-transformers"
+        return "cross-encoder" if _saved_as_cross_encoder(alias, files, read) else "sentence-transformers"
+    if read and "config.json" in files:
+        return _of_configuration(alias, _object(alias, "config.json", read))
     shown = ", ".join(list(files)[:8]) + (" …" if len(files) > 8 else "")
     raise ResolveError(
         f"no loader is known for the files of {alias}: {shown}",
@@ -40,7 +62,11 @@ def check(loader: str, alias: str, files: Sequence[str], read: Read) -> None:
     """Raises ResolveError that names every file which the loader will ask for and which is not there."""
     if loader == "files":
         return
-    missing = [f"{name} ({why})" for name, why in _missing_of_sentence_transformers(files, read)]
+    if loader == "sentence-transformers":
+        found = _missing_of_sentence_transformers(files, read)
+    else:
+        found = _missing_of_transformer(PurePosixPath(), files, read)
+    missing = [f"{name} ({why})" for name, why in found]
     if missing:
         raise ResolveError(
             f"{alias} lacks files that {loader} needs: {'; '.join(missing)}",
@@ -60,6 +86,52 @@ def licence(files: Sequence[str], read: Read) -> str:
         if line.startswith("license:"):
             return line.partition(":")[2].strip().strip("'\"")
     return ""
+
+
+def _object(alias: str, name: str, read: Read) -> dict[str, Any]:
+    try:
+        found = json.loads(read(name).decode("utf-8-sig"))
+    except ValueError as error:
+        raise _unknown(alias, f"its {name} is not a JSON file") from error
+    if not isinstance(found, dict):
+        raise _unknown(alias, f"its {name} holds no JSON object")
+    return found
+
+
+def _unknown(alias: str, why: str) -> ResolveError:
+    return ResolveError(f"no loader is known for {alias}: {why}", where=f"models: {alias}", hint=_UNPROVED)
+
+
+def _saved_as_cross_encoder(alias: str, files: Sequence[str], read: Read | None) -> bool:
+    """Newer versions of sentence-transformers give rerankers a modules.json too."""
+    name = "config_sentence_transformers.json"
+    return bool(read and name in files and _object(alias, name, read).get("model_type") == "CrossEncoder")
+
+
+def _of_configuration(alias: str, values: dict[str, Any]) -> str:
+    """The loader for a model of transformers alone, by what its config.json says."""
+    named = values.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    if not architecture:
+        raise _unknown(alias, "its config.json names no architecture")
+    loader = next((loader for end, loader in _BY_ARCHITECTURE if architecture.endswith(end)), "")
+    if not loader or any(f"{sense}_config" in values for sense in ("vision", "audio")):
+        raise _unknown(alias, f"there is no smoke load for its architecture {architecture}")
+    if values.get("is_encoder_decoder"):
+        raise _unknown(alias, f"its architecture {architecture} is an encoder with a decoder")
+    if loader == "transformers" and values.get("vocab_size") is None:
+        raise _unknown(alias, f"its architecture {architecture} does not read text")
+    if loader == "cross-encoder" and (labels := _labels(values)) != 1:
+        raise _unknown(alias, f"its architecture {architecture} has {labels} labels, and a reranker has one")
+    return loader
+
+
+def _labels(values: dict[str, Any]) -> int:
+    """How many numbers a model gives for a text; what transformers takes where config.json does not say."""
+    names = values.get("id2label")
+    if isinstance(names, dict):
+        return len(names)
+    return int(values.get("num_labels", _TWO_LABELS))
 
 
 def _missing_of_sentence_transformers(files: Sequence[str], read: Read) -> list[tuple[str, str]]:

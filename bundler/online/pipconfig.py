@@ -196,7 +196,8 @@ class _Credentials(AuthBase):
         self._known = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if found := self._of(str(request.url)):
+        # A token that was meant for this request counts more than what netrc knows of its host.
+        if "Authorization" not in request.headers and (found := self._of(str(request.url))):
             HTTPBasicAuth(*found)(request)
         return request
 

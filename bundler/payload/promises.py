@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import vocabulary
 from .documents import as_mapping, document, integer, optional_mapping, text
 from .faults import DAMAGED, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
 from .tensorfiles import INDEXES, WHOLE, weight_files, whole
@@ -63,6 +64,35 @@ def read(folder: Path) -> Promises:
         _complete(module, folder)
     width, source = _width(modules, folder)
     return Promises(modules=modules, normalised=_normalised(modules), width=width, width_source=source)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plain:
+    """A model of transformers alone, as its files describe it.
+
+    ``width`` is that of its inner states and ``vocabulary_size`` the number of its logits; None where config.json does
+    not say it. ``tokens`` is None for a tokenizer that needs no file.
+    """
+
+    tokens: vocabulary.Vocabulary | None
+    width: int | None
+    vocabulary_size: int | None
+
+
+def plain(folder: Path) -> Plain:
+    """What config.json, weights and tokenizer in `folder` promise, once they are there.
+
+    :raises CheckFailed: one of them is missing, cut short or broken
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckFailed("config.json is missing, which says how the model is built.", REBUILD)
+    values = configuration(folder)
+    files = weight_files(folder)
+    if not files:
+        raise CheckFailed(f"The weights are missing: there is none of {listed((*WHOLE, *INDEXES), 4)}.", REBUILD)
+    for path in files:
+        whole(path)
+    return Plain(tokens=vocabulary.promised(folder), width=_hidden(values), vocabulary_size=_logits(values))
 
 
 def unsaid(folder: Path) -> list[str]:
@@ -152,6 +182,11 @@ def _hidden(values: dict[str, object]) -> int | None:
     if isinstance(nested, dict):
         return _hidden(nested)
     return integer(values, "hidden_size", "d_model", "dim", "n_embd")
+
+
+def _logits(values: dict[str, object]) -> int | None:
+    nested = values.get("text_config")
+    return _logits(nested) if isinstance(nested, dict) else integer(values, "vocab_size")
 
 
 def _pooled(values: dict[str, object]) -> int:

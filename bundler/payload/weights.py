@@ -124,7 +124,7 @@ def compare(
         leftover=inventory.leftover(
             unused,
             prefix,
-            [name for name, _ in model.named_children()],
+            [name for part in (model, getattr(model, prefix, model)) for name, _ in part.named_children()],
             two_towers=two_towers,
         ),
         unsure=found.remade,

@@ -24,13 +24,12 @@ def read_by_sh(path: Path, name: str) -> str:
 @given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), max_size=20))
 def test_what_is_accepted_is_read_alike(tmp_path: Path, value: str) -> None:
     """And what only a folder's name can bring in is at least read alike by sh and dotenv."""
-    if not value.isprintable() or envfile.placeholders(value):
+    if not value.isprintable() or set(value) & set('$`\\"'):
         return
     path = tmp_path / "env"
     path.write_text(envfile.line("V", value) + "\n", encoding="utf-8")
     assert read_by_sh(path, "V") == value
-    if "$" not in value:  # dotenv expands variables between double quotes whatever stands before them
-        assert dotenv_values(path)["V"] == value
+    assert dotenv_values(path)["V"] == value
 
 
 @pytest.mark.parametrize(

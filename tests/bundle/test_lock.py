@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -56,7 +57,7 @@ def broken(change: Any) -> bytes:
         (lambda d: d.update(name="Über"), "is not a valid name"),
         (lambda d: d.update(head_size=1000), "head_size: must be a multiple of 65536"),
         (lambda d: d.update(env={"A B": "x"}), "env: 'A B' is not the name of a variable"),
-        (lambda d: d.update(env={"A": "x\nUSER root"}), "env: A holds '\\n', which"),
+        (lambda d: d.update(env={"A": "x\nUSER root"}), "env.A holds '\\n', which may not be shown"),
         (
             lambda d: d.update(env={"A": "{model:../../etc}"}),
             "env: A names '../../etc', which the bundle does not hold",
@@ -144,3 +145,40 @@ def test_names_that_clash_somewhere(names: list[str], message: str) -> None:
 
 def test_names_that_do_not_clash() -> None:
     assert paths.clashes(["a/b", "a/c", "b", "한글/가", "한글/나"]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(created_by="x\n  digest 0000"),
+        lambda d: d["models"][0].update(licence="mit\x1b[32m"),
+        lambda d: d["models"][0].update(source="\u202egnp.exe"),
+        lambda d: d["artifacts"][1].update(origin="\u200b"),
+        lambda d: d["python"].update(requirements=["a\rb"]),
+    ],
+)
+def test_words_that_would_deceive_their_reader_are_refused(change: Any) -> None:
+    with pytest.raises(IntegrityError, match="may not be shown") as caught:
+        lock.read(broken(change), "there")
+    assert not paths.unprintable_in(str(caught.value).replace("\n", ""))
+
+
+def test_a_lone_surrogate_is_refused() -> None:
+    data = lock_of(SMALL).canonical.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
+    with pytest.raises(IntegrityError, match="may not be shown"):
+        lock.read(data, "there")
+
+
+def test_a_deep_or_crowded_lock_is_refused_at_once() -> None:
+    assert "folders deep" in paths.fault_of("/".join("a" * 40))
+    many = {f"models/m{n}/x": b"" for n in range(lock.MOST_MODELS + 1)}
+    with pytest.raises(fields.Invalid, match="more than 1000 models"):
+        lock_of({"bundle.pyz": b"x", **many})
+
+
+def test_two_ids_of_one_hub_folder_are_refused() -> None:
+    contents = {"bundle.pyz": b"x", "models/a/x": b"1", "models/b/x": b"2"}
+    first, second = lock_of(contents).models
+    models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
+    with pytest.raises(fields.Invalid, match="stands twice"):
+        lock_of(contents, models=models)

@@ -9,29 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from bundler.errors import BusyError, HostError, UsageError
+from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import releases
+
+DIGEST = "d" * 64
 
 
 def finish(release: releases.Release, ordinal: int) -> None:
+    before = releases.live(release.prefix)
     receipt = {
         "release": release.name,
+        "digest": DIGEST,
         "ordinal": ordinal,
-        "name": "t",
-        "version": "1",
-        "sequence": ordinal,
-        "models": [],
+        "follows": before.name if before else "",
+        "homes": {},
     }
     release.receipt.write_text(json.dumps(receipt))
 
 
 def install(prefix: Path, name: str, ordinal: int) -> None:
-    with releases.begin(prefix, name) as release:
+    with releases.begin(prefix, name, DIGEST) as release:
         finish(release, ordinal)
 
 
 def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
-    with releases.begin(tmp_path, "1-a") as release:
+    with releases.begin(tmp_path, "1-a", DIGEST) as release:
         assert releases.live(tmp_path) is None
         finish(release, 1)
     assert (tmp_path / "current").readlink() == Path("releases/1-a")
@@ -42,11 +44,13 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     install(tmp_path, "1-a", 1)
     held = tmp_path / "models" / "m-1"
     held.mkdir(parents=True)
+    (tmp_path / "releases" / "1-a" / "models").mkdir()
+    (tmp_path / "releases" / "1-a" / "models" / "m").symlink_to("../../../models/m-1")
     unfinished = tmp_path / "models" / ".m-2.partial"
     unheld = tmp_path / "models" / "m-3"
 
     def fail() -> None:
-        with releases.begin(tmp_path, "2-b") as release:
+        with releases.begin(tmp_path, "2-b", DIGEST) as release:
             (release.path / "x").write_text("half")
             unfinished.mkdir()
             unheld.mkdir()
@@ -59,21 +63,67 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     assert list((tmp_path / "models").iterdir()) == [held]
 
 
-def test_what_a_killed_run_left_is_removed_first(tmp_path: Path) -> None:
-    left = tmp_path / "releases" / "1-a" / "venv"
-    left.mkdir(parents=True)
-    with releases.begin(tmp_path, "1-a") as release:
-        assert not left.exists()
+def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    for left in ("releases/1-a/venv", "releases/9-z/venv", "models/m-9"):
+        (tmp_path / left).mkdir(parents=True)
+    with releases.begin(tmp_path, "1-a", DIGEST) as release:
+        assert not (release.path / "venv").exists()
         finish(release, 1)
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-a"]
+    assert not list((tmp_path / "models").iterdir())
 
 
-def test_rollback_goes_to_the_release_installed_before(tmp_path: Path) -> None:
+def test_a_live_release_that_lost_its_receipt_survives_a_failure(tmp_path: Path) -> None:
+    install(tmp_path, "1-a", 1)
+    kept = tmp_path / "releases" / "1-a" / "kept"
+    kept.write_text("venv")
+    (kept.parent / "receipt.json").unlink()
+
+    def fail() -> None:
+        with releases.begin(tmp_path, "1-a", DIGEST):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert kept.read_text() == "venv"
+    assert (tmp_path / "current" / "kept").exists()
+
+
+def test_another_bundle_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    install(tmp_path, "1-a", 1)
+    with (
+        pytest.raises(UnsafeError, match="another bundle is installed under the name 1-a"),
+        releases.begin(tmp_path, "1-a", "e" * 64),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["models", "releases", "var"])
+def test_a_link_in_the_prefix_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeError, match="this is a link"), releases.begin(tmp_path / "opt", "1-a", DIGEST):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:
+    install(tmp_path, "1-a", 1)
+    (tmp_path / "releases" / "1-a" / "receipt.json").write_text("{")
+    with pytest.raises(IntegrityError, match="the receipt of a release is damaged"):
+        releases.receipts(tmp_path)
+
+
+def test_rollback_goes_to_what_was_live_before(tmp_path: Path) -> None:
     install(tmp_path, "1-a", 1)
     install(tmp_path, "2-b", 2)
     now, then = releases.rollback(tmp_path)
     assert (now.name, then.name, releases.required_live(tmp_path).name) == ("2-b", "1-a", "1-a")
-    with pytest.raises(UsageError, match="no release was installed before 1-a"):
+    with pytest.raises(UsageError, match="no release was live before 1-a was installed"):
         releases.rollback(tmp_path)
+    install(tmp_path, "3-c", 3)
+    assert releases.rollback(tmp_path)[1].name == "1-a", "not the one that was abandoned"
 
 
 def test_nothing_installed(tmp_path: Path) -> None:

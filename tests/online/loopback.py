@@ -188,10 +188,12 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[Loopback]:
+def serving(
+    tls: ssl.SSLContext | None = None, place: Loopback | None = None, handler: type[Handler] = Handler
+) -> Iterator[Loopback]:
     """A server for the time of the block."""
-    place = Loopback()
-    server = _Server(("127.0.0.1", 0), type("PlacedHandler", (Handler,), {"place": place}))
+    place = place or Loopback()
+    server = _Server(("127.0.0.1", 0), type("PlacedHandler", (handler,), {"place": place}))
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     place.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"

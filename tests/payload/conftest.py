@@ -45,18 +45,20 @@ def offline() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
+def make(python: str, offline: dict[str, str], script: Path, *folders: Path) -> None:
+    """Runs a script that makes models."""
+    made = subprocess.run(
+        [python, "-I", str(script), *map(str, folders)], env=offline, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+
+
 @pytest.fixture(scope="session")
 def tiny(payload_python: str, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of good tiny models; do not change them, take a `copy`."""
     out = tmp_path_factory.mktemp("tiny")
-    made = subprocess.run(
-        [payload_python, "-I", str(HERE / "tiny_models.py"), str(out)],
-        env=offline,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    make(payload_python, offline, HERE / "tiny_models.py", out)
+    make(payload_python, offline, HERE / "tiny_plain.py", out, out / "raw")
     return out
 
 

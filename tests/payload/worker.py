@@ -116,6 +116,17 @@ def _restored(folder: str) -> None:
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 
 
+def _undecided(_: str) -> None:
+    """A language model that goes on in another way each time."""
+    from itertools import count
+    from types import SimpleNamespace
+
+    probe = importlib.import_module(f"{_rooms['faults'].__package__}.probes.causal_lm")
+    numbers = count()
+    writer = SimpleNamespace(continued=lambda _text: [next(numbers)])
+    probe._check_continued(writer, "The cat", SimpleNamespace())
+
+
 def _transformers_model(folder: str) -> Any:
     import transformers
 
@@ -129,6 +140,7 @@ _CASES: dict[str, Callable[[str], None]] = {
     "redrawn": _redrawn,
     "untouched": _untouched,
     "restored": _restored,
+    "undecided": _undecided,
 }
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_install_upgrade_list_and_rollback(build: Build, far: Far, tmp_path: Pat
     assert far("rollback", "--prefix", prefix).stdout.startswith("live now: 1-")
     assert live(prefix).startswith("1-")
     again = far("rollback", "--prefix", prefix)
-    assert (again.returncode, "no release was installed before 1-" in again.stderr) == (2, True)
+    assert (again.returncode, "no release was live before 1-" in again.stderr) == (2, True)
 
 
 def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far: Far, tmp_path: Path) -> None:
@@ -65,9 +65,8 @@ def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far:
 def test_a_bundle_through_a_pipe(build: Build, far: Far, tmp_path: Path) -> None:
     small = build()
     with small.path.open("rb") as carried:
-        cat = subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE)
-        done = far("verify", "-", stdin=cat.stdout)
-    cat.wait()
+        with subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE) as cat:
+            done = far("verify", "-", stdin=cat.stdout)
     assert (done.returncode, "every byte is what the lock says" in done.stdout) == (0, True), done.stderr
     done = far("install", "-", "--prefix", tmp_path / "opt", text=False, input=small.path.read_bytes())
     assert done.returncode == 0, done.stderr

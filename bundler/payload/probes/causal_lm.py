@@ -1,0 +1,112 @@
+"""Proves a language model: a prompt in, the next tokens out, the same ones each time.
+
+In the result, ``width`` is the number of logits, one for each token that may come next, and ``norm`` is null. Triples
+of texts that should be closer are for models that embed, and are not asked of this one.
+"""
+
+# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .. import checks, loading, promises, steps
+from ..faults import LIBRARIES, CheckFailed
+from ..record import Record
+from ..request import Request
+
+LOADER = "causal-lm"
+LOGITS = "logit row"
+MOST_TOKENS = 128  # of a prompt; large models are slow on a CPU, and more of it would prove no more
+NEW_TOKENS = 8
+_RENAMED_IN = (4, 56)  # transformers; the old name still works in newer ones, which complain about it
+_VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+_AS_STORED: dict[str, Any] = {"dtype" if _VERSION >= _RENAMED_IN else "torch_dtype": "auto"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writer:
+    """The two objects that code which uses such a model holds."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+
+    def longest(self) -> int:
+        """How many tokens of a prompt are read; the new ones need room after them."""
+        return max(1, steps.longest(self.tokenizer, self.model.config, MOST_TOKENS + NEW_TOKENS) - NEW_TOKENS)
+
+    def logits(self, texts: tuple[str, ...]) -> list[list[float]]:
+        """How likely each token is to come next after each text."""
+        return [self._next(text) for text in texts]
+
+    def continued(self, text: str) -> list[int]:
+        """The numbers of the tokens that come after `text` where nothing is left to chance."""
+        tokens = self._tokens(text)
+        ends = self.tokenizer.eos_token_id
+        padding = ends if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        found = self.model.generate(
+            **tokens, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1, pad_token_id=padding
+        )
+        return [int(number) for number in found[0][tokens["input_ids"].shape[1] :].tolist()]
+
+    def _next(self, text: str) -> list[float]:
+        with torch.inference_mode():
+            found = self.model(**self._tokens(text), use_cache=False).logits
+        return [float(number) for number in found[0, -1].float().tolist()]
+
+    def _tokens(self, text: str) -> Any:
+        found = self.tokenizer(text, truncation=True, max_length=self.longest(), padding=False, return_tensors="pt")
+        return found.to(self.device)
+
+
+def prove(request: Request, record: Record) -> None:
+    """Loads the model as code that uses it would, and checks what transformers does not.
+
+    :raises CheckFailed: a promise is broken; libraries' own errors pass
+    """
+    promised = promises.plain(steps.folder(request))
+    record.passed("config.json, the weights and the vocabulary are there and whole")
+    steps.found_offline(request, record)
+    texts = steps.texts(request)
+    writer, loads = _load(request, record)
+    tokens = steps.tokens(writer.tokenizer, texts, record, any_language=request.any_language)
+    _check_continued(writer, texts[0], record)
+    logits = writer.logits(texts)
+    record.width = len(logits[0])
+    steps.same_twice(texts, logits, writer.logits(texts), record, LOGITS)
+    steps.weights_proved(writer.model, loads, request.path, lambda: writer.logits(texts[:2]), record)
+    steps.vocabulary_held(promised.tokens, writer.tokenizer, loading.within(writer.model, loads), record)
+    steps.telling(texts, logits, [each[: writer.longest()] for each in tokens], record, LOGITS)
+    if promised.vocabulary_size is not None:
+        checks.width(logits, promised.vocabulary_size, "config.json", LOGITS)
+        record.passed(f"there are {promised.vocabulary_size} logits, as config.json promises")
+    steps.within_memory(request, record)
+
+
+def _load(request: Request, record: Record) -> tuple[Writer, tuple[loading.Load, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(str(request.path), local_files_only=True)
+    found = steps.opened(
+        request,
+        record,
+        # as the files have them: older versions would make 32 bits of 16, and need twice the memory
+        lambda path, device: AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **_AS_STORED).to(device),
+    )
+    steps.in_place(found.model, record)
+    return Writer(model=found.model.eval(), tokenizer=tokenizer, device=record.device), found.loads
+
+
+def _check_continued(writer: Writer, prompt: str, record: Record) -> None:
+    first, again = steps.twice(lambda: writer.continued(prompt), record)
+    if first != again:
+        raise CheckFailed(
+            f"{checks.quoted(prompt)} was continued in two ways where nothing was left to chance: part of the model is "
+            "drawn at random.",
+            LIBRARIES,
+        )
+    said = checks.quoted(writer.tokenizer.decode(first, skip_special_tokens=True))
+    record.passed(f"{checks.quoted(prompt)} is continued the same way twice, by {len(first)} tokens: {said}")

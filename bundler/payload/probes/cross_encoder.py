@@ -1,0 +1,30 @@
+"""Proves a reranker of sentence-transformers: two texts in, one score out."""
+
+# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sentence_transformers import CrossEncoder
+
+from .. import scores
+from ..record import Record
+from ..request import Request
+
+LOADER = "cross-encoder"
+
+
+def prove(request: Request, record: Record) -> None:
+    """As `scores.prove`, with the library's own class."""
+    scores.prove(request, record, _made)
+
+
+def _made(path: str, device: str) -> scores.Reranker:
+    model = CrossEncoder(path, device=device, local_files_only=True)
+
+    def score(pairs: Sequence[scores.Pair]) -> list[float]:
+        raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
+        return [float(each) for each in raw.reshape(-1)]
+
+    return scores.Reranker(model=model, tokenizer=model.tokenizer, score=score)

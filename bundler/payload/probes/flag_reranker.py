@@ -1,0 +1,31 @@
+"""Proves a reranker of FlagEmbedding: two texts in, one score out."""
+
+# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from FlagEmbedding import FlagReranker  # type: ignore[import-not-found]
+
+from .. import scores, steps
+from ..record import Record
+from ..request import Request
+
+LOADER = "flag-reranker"
+MOST_TOKENS = 512
+
+
+def prove(request: Request, record: Record) -> None:
+    """As `scores.prove`, with the library's own class."""
+    scores.prove(request, record, _made)
+
+
+def _made(path: str, device: str) -> scores.Reranker:
+    reranker = FlagReranker(path, use_fp16=False, devices=device)
+    model = reranker.model.to(device)  # which the library would do at the first score
+    longest = steps.longest(reranker.tokenizer, model.config, MOST_TOKENS)
+
+    def score(pairs: Sequence[scores.Pair]) -> list[float]:
+        return [float(each) for each in reranker.compute_score(list(pairs), max_length=longest)]
+
+    return scores.Reranker(model=model, tokenizer=reranker.tokenizer, score=score)

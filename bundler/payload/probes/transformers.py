@@ -1,0 +1,75 @@
+"""Proves an encoder of transformers: texts in, hidden states out; their mean stands for the text in what is measured."""
+
+# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from .. import checks, loading, promises, steps
+from ..record import Record
+from ..request import Request
+
+LOADER = "transformers"
+MOST_TOKENS = 512  # of a text; more of it would prove no more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """The two objects that code which uses such a model holds."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+
+    def embed(self, texts: tuple[str, ...]) -> list[list[float]]:
+        """The mean of the last hidden states of each text. One by one, so that no padding has a say in it."""
+        return [self._mean(text) for text in texts]
+
+    def longest(self) -> int:
+        """How many tokens of a text are read."""
+        return steps.longest(self.tokenizer, self.model.config, MOST_TOKENS)
+
+    def _mean(self, text: str) -> list[float]:
+        tokens = self.tokenizer(text, truncation=True, max_length=self.longest(), padding=False, return_tensors="pt")
+        with torch.inference_mode():
+            states = self.model(**tokens.to(self.device)).last_hidden_state
+        return [float(number) for number in states[0].float().mean(dim=0).tolist()]
+
+
+def prove(request: Request, record: Record) -> None:
+    """Loads the model as code that uses it would, and checks what transformers does not.
+
+    :raises CheckFailed: a promise is broken; libraries' own errors pass
+    """
+    promised = promises.plain(steps.folder(request))
+    record.passed("config.json, the weights and the vocabulary are there and whole")
+    steps.found_offline(request, record)
+    texts = steps.texts(request)
+    encoder, loads = _load(request, record)
+    tokens = steps.tokens(encoder.tokenizer, texts, record, any_language=request.any_language)
+    vectors, again = steps.twice(lambda: encoder.embed(texts), record)
+    record.width = len(vectors[0])
+    steps.same_twice(texts, vectors, again, record)
+    steps.weights_proved(encoder.model, loads, request.path, lambda: encoder.embed(texts[:2]), record)
+    steps.vocabulary_held(promised.tokens, encoder.tokenizer, loading.within(encoder.model, loads), record)
+    record.norm = round(checks.norm(vectors[0]), 6)
+    steps.telling(texts, vectors, [each[: encoder.longest()] for each in tokens], record)
+    if promised.width is not None:
+        checks.width(vectors, promised.width, "config.json")
+        record.passed(f"vectors are {promised.width} wide, as config.json promises")
+    steps.closer(request, encoder.embed, record)
+    steps.within_memory(request, record)
+
+
+def _load(request: Request, record: Record) -> tuple[Encoder, tuple[loading.Load, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(str(request.path), local_files_only=True)
+    found = steps.opened(
+        request, record, lambda path, device: AutoModel.from_pretrained(path, local_files_only=True).to(device)
+    )
+    steps.one_tower(found.model.config, request.alias)
+    steps.in_place(found.model, record)
+    return Encoder(model=found.model.eval(), tokenizer=tokenizer, device=record.device), found.loads

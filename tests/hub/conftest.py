@@ -1,0 +1,93 @@
+"""What tests of the hub share: a hub of their own, and nothing of what this machine's user told the client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read when the client is imported: the tests must not meet the token of who runs them, nor ask the real hub.
+os.environ["HF_TOKEN_PATH"] = os.devnull
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from bundler.online.answers import Patience
+from bundler.online.manifest import WantedModel
+from bundler.online.pipconfig import PipConfig
+from bundler.online.sources import Gathered
+from bundler.online.store import Store
+from bundler.progress import Collected
+from tests.hub.hubserver import Hub, Repository, hub_running
+
+NAME = "org/tiny"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FILES = {
+    CONFIG: b'{"hidden_size": 4, "architectures": ["None"], "pad": "' + b"p" * 200_000 + b'"}',
+    "README.md": b"---\nlicense: mit\n---\n# Tiny\n",
+    ".gitattributes": b"*.safetensors filter=lfs\n",
+    WEIGHTS: bytes(range(256)) * 1200,
+    "1_Pooling/config.json": b"{}",
+}
+CARRIED = sorted(set(FILES) - {".gitattributes"})
+
+
+@dataclass
+class Errand:
+    """One way to the hub: a shelf, a patience that waits for nothing but remembers, and what was said."""
+
+    hub: Hub
+    store: Store
+    report: Collected = field(default_factory=Collected)
+    config: PipConfig = field(default_factory=lambda: PipConfig(timeout=10))
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def repository(self) -> Repository:
+        return self.hub.repositories[NAME]
+
+    @property
+    def main(self) -> str:
+        return self.repository.refs["main"]
+
+    def run(self, commit: str = "", **asked: Any) -> Gathered:
+        from bundler.online import hub
+
+        patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
+        model = WantedModel(**(asked if {"repo", "dataset"} & set(asked) else {"repo": NAME} | asked))
+        return hub.gather(model, self.store, self.config, self.report, commit=commit, patience=patience)
+
+    def check(self, found: Gathered, files: dict[str, bytes] | None = None) -> None:
+        """What was gathered is what the repository holds."""
+        wanted = files or {name: FILES[name] for name in CARRIED}
+        assert {file.path: file.content.read_bytes() for file in found.files} == wanted
+
+
+@pytest.fixture(autouse=True)
+def _untold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith(("PIP_", "HF_", "HUGGING", "SSL_CERT_", "REQUESTS_CA", "CURL_CA")) or name.lower().endswith(
+            "_proxy"
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub cache"))
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_running() as place:
+        place.repository(NAME, FILES)
+        place.members = {"hf_member": True, "hf_stranger": False}
+        monkeypatch.setenv("HF_ENDPOINT", place.url)
+        yield place
+
+
+@pytest.fixture
+def errand(hub: Hub, tmp_path: Path) -> Errand:
+    return Errand(hub, Store(tmp_path / "shelf"))

@@ -1,0 +1,184 @@
+"""A hub on this machine: repositories by commit, LFS files on another host, tokens, and faults on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+from urllib.parse import unquote
+
+from tests.online.loopback import Handler, Loopback, Seen, serving
+
+_LFS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".jpg")
+_API = re.compile(r"/api/(models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>.+)")
+_RESOLVE = re.compile(r"/(datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+
+
+def git_sha1(data: bytes) -> str:
+    """What git names content by."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def is_lfs(file: str) -> bool:
+    """Whether the hub keeps a file apart, on another host."""
+    return file.endswith(_LFS)
+
+
+@dataclass(slots=True)
+class Repository:
+    """Commits by their names, and who may read them."""
+
+    kind: str
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    lies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the hub says of a file instead of the truth."""
+
+    def commit(self, files: Mapping[str, bytes], ref: str = "main") -> str:
+        """A new commit at a branch; its name."""
+        named = "".join(f"{name} {git_sha1(data)}\n" for name, data in sorted(files.items()))
+        commit = git_sha1(named.encode() + b"%d" % len(self.commits))
+        self.commits[commit] = dict(files)
+        self.refs[ref] = commit
+        return commit
+
+    def siblings(self, commit: str) -> list[dict[str, Any]]:
+        """The files of a commit as the hub lists them."""
+        return [
+            {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
+            | (
+                {"lfs": {"sha256": sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
+                if is_lfs(name)
+                else {}
+            )
+            | self.lies.get(name, {})
+            for name, data in self.commits[commit].items()
+        ]
+
+    def tree(self, commit: str) -> list[dict[str, Any]]:
+        """The same as its tree."""
+        return [
+            {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
+            | ({"lfs": {"oid": one["lfs"]["sha256"], "size": one["size"], "pointerSize": 134}} if "lfs" in one else {})
+            for one in self.siblings(commit)
+        ]
+
+
+@dataclass(slots=True)
+class Hub(Loopback):
+    """A hub and the storage that it sends to for large files."""
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    storage: Loopback = field(default_factory=Loopback)
+    members: dict[str, bool] = field(default_factory=dict)
+    """Tokens, and whether gated repositories are open to their account."""
+    signed: int = 0
+    moved: dict[str, str] = field(default_factory=dict)
+
+    def repository(self, name: str, files: Mapping[str, bytes], kind: str = "models") -> Repository:
+        """A new repository with one commit at main."""
+        made = self.repositories[name] = Repository(kind)
+        made.commit(files)
+        return made
+
+    def resolve(self, name: str, file: str) -> str:
+        """The path of a file of main's commit."""
+        return f"/{name}/resolve/{self.repositories[name].refs['main']}/{file}"
+
+    def lfs(self, name: str, file: str) -> str:
+        """The path of an LFS file of main's commit at the storage."""
+        repository = self.repositories[name]
+        data = repository.commits[repository.refs["main"]][file]
+        path = f"/lfs/{sha256(data).hexdigest()}"
+        self.storage.files[path] = data
+        return path
+
+    def fetched(self) -> list[str]:
+        """The files that were asked for at the hub."""
+        return [found["file"] for one in self.seen if (found := _RESOLVE.fullmatch(unquote(one.path)))]
+
+
+class HubHandler(Handler):
+    """Answers as the hub does, as far as its client asks."""
+
+    place: Hub
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.place.seen.append(Seen(self.command, self.path, dict(self.headers)))
+        path = re.sub(r"^http://[^/]+", "", unquote(self.path.partition("?")[0]))  # as a proxy is asked
+        if faults := self.place.faults.get(path):
+            faults.pop(0)(self, b"")
+        else:
+            self.route(path)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def route(self, path: str) -> None:
+        found = _API.fullmatch(path) or _RESOLVE.fullmatch(path)
+        if found is None:
+            self.answer(404, b"{}")
+            return
+        name = found["name"]
+        if name in self.place.moved:
+            self.answer(307, b"", {"Location": path.replace(name, self.place.moved[name], 1)})
+            return
+        repository = self.place.repositories.get(name)
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        kinds = {"models": "/api/models/", "datasets": "/api/datasets/"}
+        wrong = repository is not None and path.startswith("/api/") and not path.startswith(kinds[repository.kind])
+        if token and token not in self.place.members:
+            self.answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif repository is None or wrong or (repository.private and not token):
+            self.answer(404 if token else 401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif (commit := repository.refs.get(found["revision"], found["revision"])) not in repository.commits:
+            self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif "verb" in found.re.groupindex:
+            self.tell(name, repository, commit, found["verb"])
+        elif repository.gated and not self.place.members.get(token):
+            self.answer(403 if token else 401, b"{}", {"X-Error-Code": "GatedRepo"})
+        else:
+            self.give(repository, commit, found["file"])
+
+    def tell(self, name: str, repository: Repository, commit: str, verb: str) -> None:
+        told: Any = repository.tree(commit)
+        if verb == "revision":
+            told = {"id": name, "sha": commit, "siblings": repository.siblings(commit), "cardData": repository.card}
+            told |= {"gated": "auto" if repository.gated else False, "private": repository.private}
+        self.answer(200, json.dumps(told).encode(), {"Content-Type": "application/json", "X-Repo-Commit": commit})
+
+    def give(self, repository: Repository, commit: str, file: str) -> None:
+        if file not in repository.commits[commit]:
+            self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
+        data = repository.commits[commit][file]
+        about = {"X-Repo-Commit": commit, "X-Linked-Size": str(len(data)), "ETag": f'"{git_sha1(data)}"'}
+        if not is_lfs(file):
+            if self.command == "HEAD":
+                self.answer(200, data, about)
+            else:
+                self.serve(data)
+            return
+        digest = sha256(data).hexdigest()
+        self.place.storage.files[f"/lfs/{digest}"] = data
+        self.place.signed += 1
+        where = f"{self.place.storage.url}/lfs/{digest}?signature=secret-{self.place.signed}"
+        self.answer(302, b"", about | {"X-Linked-Etag": f'"{digest}"', "Location": where, "X-Xet-Hash": digest})
+
+
+@contextlib.contextmanager
+def hub_running(tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
+    """A hub at 127.0.0.1 and its storage at localhost, for the time of the block."""
+    with serving() as storage:
+        storage.url = storage.url.replace("127.0.0.1", "localhost")
+        hub = Hub(storage=storage)
+        with serving(tls, hub, HubHandler):
+            yield hub

@@ -1,0 +1,240 @@
+"""What comes from a hub, from the shelf and from the user's own cache, and what the lock is told of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import FetchError, ManifestError
+from bundler.online.download import Wanted
+from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
+from tests.hub.hubserver import git_sha1, hub_running
+from tests.online.certificates import make_certificates
+from tests.online.loopback import Seen
+
+
+def test_a_repository_comes_pinned_with_what_the_hub_publishes(errand: Errand) -> None:
+    errand.repository.card = {"license": "apache-2.0"}
+    found = errand.run()
+    errand.check(found)
+    assert (found.source, found.commit) == (f"repo:{NAME}@{errand.main}", errand.main)
+    assert (found.revisions, found.licence) == (("main",), "apache-2.0")
+    files = {file.path: file for file in found.files}
+    (lfs,), (git,) = files[WEIGHTS].upstream, files[CONFIG].upstream
+    host = errand.hub.host
+    assert (lfs.algorithm, lfs.digest, lfs.publisher) == ("sha256", digest_of(FILES[WEIGHTS]), host)
+    assert (git.algorithm, git.digest, git.publisher) == ("git-blob-sha1", git_sha1(FILES[CONFIG]), host)
+    assert files[CONFIG].origin == f"{errand.hub.url}/{NAME}/resolve/{errand.main}/{CONFIG}"
+    assert errand.report == type(errand.report)()
+
+
+def test_no_request_is_made_that_is_not_needed(errand: Errand) -> None:
+    errand.run()
+    assert errand.hub.asked("HEAD") == errand.hub.storage.asked("HEAD") == []
+    assert sorted(errand.hub.fetched()) == CARRIED
+    assert len(errand.hub.seen) == len(CARRIED) + 1
+
+
+def test_what_is_on_the_shelf_is_not_fetched_again(errand: Errand) -> None:
+    errand.run()
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == []
+    errand.repository.commit(FILES | {CONFIG: b"new"})
+    errand.check(errand.run(), {name: FILES[name] for name in CARRIED} | {CONFIG: b"new"})
+    assert errand.hub.fetched() == [CONFIG]
+
+
+def test_a_damaged_file_of_the_shelf_that_only_git_knows_is_fetched_again(errand: Errand) -> None:
+    place = next(file.content for file in errand.run().files if file.path == CONFIG)
+    place.chmod(0o644)
+    place.write_bytes(FILES[CONFIG][:-1] + b"?")
+    place.rename(place.with_name(digest_of(FILES[CONFIG])))
+    errand.hub.seen.clear()
+    found = errand.run()
+    assert errand.hub.fetched() == [CONFIG]
+    assert {file.path: file.sha256 for file in found.files}[CONFIG] == digest_of(FILES[CONFIG])
+
+
+def fill_cache() -> None:
+    """The user's cache as the real client leaves it."""
+    told = os.environ | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "*"}
+    code = f"import huggingface_hub; huggingface_hub.snapshot_download({NAME!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, env=told)
+
+
+def test_the_user_s_own_cache_is_used(errand: Errand, tmp_path: Path) -> None:
+    fill_cache()
+    errand.hub.seen.clear()
+    found = errand.run()
+    errand.check(found)
+    assert errand.hub.fetched() == []
+    assert all(file.content.is_relative_to(tmp_path / "hub cache") for file in found.files)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_damaged_file_of_the_cache_is_not_used(errand: Errand, tmp_path: Path, name: str) -> None:
+    fill_cache()
+    cached = (tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}/{name}").resolve()
+    cached.write_bytes(FILES[name][:-1] + b"?")
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == [name]
+    assert f"the hub's cache on this machine holds a damaged {name}" in errand.report.warnings[0]
+
+
+def test_a_link_of_the_cache_that_leads_nowhere_is_not_used(errand: Errand, tmp_path: Path) -> None:
+    fill_cache()
+    (tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}/{WEIGHTS}").resolve().unlink()
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == [WEIGHTS]
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/3"])
+def test_a_revision_is_kept_by_name_and_pinned(errand: Errand, revision: str) -> None:
+    commit = errand.repository.commit(FILES | {CONFIG: b"old"}, ref=revision)
+    found = errand.run(revision=revision)
+    assert (found.commit, found.revisions) == (commit, (revision,))
+    errand.check(found, {name: FILES[name] for name in CARRIED} | {CONFIG: b"old"})
+
+
+def test_a_commit_as_revision(errand: Errand) -> None:
+    first = errand.main
+    errand.repository.commit({"other": b"x"})
+    found = errand.run(revision=first)
+    assert (found.commit, found.revisions) == (first, ("main",))
+    errand.check(found)
+
+
+def test_a_kept_commit_comes_again_when_the_branch_has_moved(errand: Errand) -> None:
+    first = errand.main
+    errand.repository.commit({"other": b"x"})
+    found = errand.run(commit=first)
+    assert found.source == f"repo:{NAME}@{first}"
+    errand.check(found)
+
+
+def test_a_branch_that_moves_in_mid_download_is_safe(errand: Errand) -> None:
+    first, path = errand.main, errand.hub.resolve(NAME, CONFIG)
+
+    def moves(handler: object, _: bytes) -> None:
+        errand.repository.commit(FILES | {CONFIG: b"new", WEIGHTS: b"new"})
+        handler.route(path)  # type: ignore[attr-defined]
+
+    errand.hub.faults[path] = [moves]
+    found = errand.run()
+    errand.check(found)
+    assert found.commit == first != errand.main
+
+
+def test_a_dataset(errand: Errand) -> None:
+    files = {"data/train.bin": b"rows" * 100, "picture.jpg": b"kept"}
+    commit = errand.hub.repository("org/rows", files, "datasets").refs["main"]
+    found = errand.run(dataset="org/rows")
+    errand.check(found, files)
+    assert found.source == f"dataset:org/rows@{commit}"
+    assert "/datasets/org/rows/resolve/" in found.files[0].origin
+
+
+def test_a_repository_that_has_another_name_now(errand: Errand) -> None:
+    errand.hub.moved["org/old"] = NAME
+    errand.check(errand.run(repo="org/old"))
+
+
+def test_include_and_exclude(errand: Errand) -> None:
+    found = errand.run(include=("*.json", "*.safetensors"), exclude=("1_Pooling/*",))
+    assert [file.path for file in found.files] == [CONFIG, WEIGHTS]
+    with pytest.raises(ManifestError, match="no files are left"):
+        errand.run(include=("*.xyz",))
+
+
+def test_what_is_left_out_is_said(errand: Errand) -> None:
+    errand.repository.commit(FILES | {"onnx/model.onnx": b"o" * 1000, "pytorch_model.bin": b"b" * 2345, "a.jpg": b"j"})
+    errand.check(errand.run())
+    assert errand.report.notes == [
+        f"{NAME}: leaves out images (1 file); ONNX (1 file); weights that are there as safetensors too (1 file); that "
+        f"saves {1000 + 2345 + 1:,} bytes ('include' would name what is wanted)"
+    ]
+
+
+def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:
+    errand.repository.lies = {CONFIG: {"blobId": None}}
+    found = errand.run()
+    errand.check(found)
+    assert not next(file for file in found.files if file.path == CONFIG).upstream
+    assert "publishes no digest of config.json" in errand.report.warnings[0]
+
+
+def given(seen: Seen) -> str:
+    """The credentials of a request."""
+    return {name.lower(): value for name, value in seen.headers.items()}.get("authorization", "")
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_member")
+    (Path.home() / ".netrc").write_text("machine 127.0.0.1 login someone password secret\n")
+    errand.check(errand.run())
+    assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
+    assert {given(one) for one in errand.hub.storage.seen} == {""}
+    assert "hf_member" not in repr(Wanted(url="x", headers={"Authorization": "Bearer hf_member"}))
+
+
+def test_the_client_is_told_about_pip_s_proxy(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    errand.config = type(errand.config)(proxy=errand.hub.url.removeprefix("http://"))
+    errand.check(errand.run(include=(CONFIG,)), {CONFIG: FILES[CONFIG]})
+    assert all(one.path.startswith("http://hub.invalid/") for one in errand.hub.seen)
+
+
+def apart(errand: Errand, **told: str) -> str:
+    """The client reads some variables when it is imported: what a process of its own says that has these."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from bundler.online import manifest, pipconfig, resolve, store\n"
+        "from bundler.progress import Collected\n"
+        "assert 'huggingface_hub' not in sys.modules, 'who has no model of the hub need not wait for its client'\n"
+        "from bundler.online import hub\n"
+        f"model = manifest.WantedModel(repo={NAME!r})\n"
+        "try:\n"
+        f"    hub.gather(model, store.Store(Path({str(errand.store.root)!r})), pipconfig.PipConfig(), Collected())\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | told, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_user_s_token_file_counts(errand: Errand, tmp_path: Path) -> None:
+    errand.repository.gated = True
+    (tmp_path / "token").write_text("hf_member\n")
+    assert apart(errand, HF_TOKEN_PATH=str(tmp_path / "token")) == ""
+    assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
+
+
+def test_offline_means_offline(errand: Errand) -> None:
+    assert apart(errand, HF_HUB_OFFLINE="1") == "FetchError HF_HUB_OFFLINE forbids asking the hub\n"
+    assert errand.hub.seen == []
+
+
+def test_the_client_is_told_about_pip_s_certificates(
+    tmp_path: Path, errand: Errand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_certificates(tmp_path)
+    with hub_running(made.for_a_server()) as place:
+        place.repository(NAME, FILES)
+        monkeypatch.setenv("HF_ENDPOINT", place.url)
+        errand.hub = place
+        with pytest.raises(FetchError, match="certificate is not trusted"):
+            errand.run()
+        errand.config = type(errand.config)(cert=str(made.authority))
+        errand.check(errand.run())

@@ -1,0 +1,125 @@
+"""Which files travel when nobody says which."""
+
+from __future__ import annotations
+
+import pytest
+
+from bundler.errors import ManifestError, ResolveError
+from bundler.online import selection
+from bundler.online.selection import Chosen
+
+BGE_M3 = (
+    *("1_Pooling/config.json", "README.md", "config.json", "modules.json", "sentence_bert_config.json"),
+    *("sentencepiece.bpe.model", "tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"),
+    *("config_sentence_transformers.json", "colbert_linear.pt", "sparse_linear.pt", "pytorch_model.bin"),
+)
+BESIDE_BGE_M3 = (
+    "onnx/model.onnx",
+    "onnx/model.onnx_data",
+    "onnx/tokenizer.json",
+    "imgs/bm25.jpg",
+    "imgs/x.PNG",
+    "long.jpg",
+)
+INDEX = "model.safetensors.index.json"
+
+
+def shards(stem: str, end: str, *numbers: int, of: int) -> tuple[str, ...]:
+    return tuple(f"{stem}-{number:05}-of-{of:05}.{end}" for number in numbers)
+
+
+def chosen(*files: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Chosen:
+    return selection.choose(dict.fromkeys(files, 10), include, exclude, where="repo:org/m")
+
+
+def left(*files: str) -> list[str]:
+    return [one.path for one in chosen(*files).left_out]
+
+
+def test_what_bge_m3_needs_stays_and_the_rest_goes() -> None:
+    found = chosen(*BGE_M3, *BESIDE_BGE_M3, ".gitattributes")
+    assert found.kept == tuple(sorted(BGE_M3))
+    assert sorted(one.path for one in found.left_out) == sorted(BESIDE_BGE_M3)
+    assert found.words.startswith("leaves out images (3 files); ONNX (3 files); that saves 60 bytes")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "modeling_x.py",
+            "chat_template.jinja",
+            "additional_chat_templates/tool.jinja",
+            "tokenizer.model",
+            "merges.txt",
+        ),
+        *("2_Dense/pytorch_model.bin", "0_Transformer/config.json", "adapter_config.json", "generation_config.json"),
+        *("preprocessor_config.json", "LICENSE", "colbert_linear.pt", "model.fp16.safetensors", "vocab.txt"),
+    ],
+)
+def test_what_a_loader_may_need_stays(name: str) -> None:
+    assert left("config.json", "model.safetensors", name) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "tf_model.h5",
+            "flax_model.msgpack",
+            "rust_model.ot",
+            "model-q4.gguf",
+            "openvino/openvino_model.bin",
+            "a/b.svg",
+        ),
+        *(
+            "openvino_model.xml",
+            "coreml/m.mlmodel",
+            "optimizer.pt",
+            "checkpoint-1/rng_state_0.pth",
+            "training_args.bin",
+        ),
+        *(
+            "original/consolidated.00.pth",
+            "consolidated.safetensors",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ),
+        *shards("pytorch_model", "bin", 1, of=2),
+    ],
+)
+def test_what_no_loader_reads_goes(name: str) -> None:
+    assert left("config.json", "model.safetensors", name) == [name]
+
+
+def test_bin_goes_only_where_the_safetensors_are_whole() -> None:
+    two_bins = shards("pytorch_model", "bin", 1, 2, of=2)
+    assert left(*two_bins, *shards("model", "safetensors", 1, 2, 3, of=3), INDEX) == list(two_bins)
+    assert left(*two_bins, *shards("model", "safetensors", 1, 3, of=3), INDEX) == []
+    assert left(*two_bins, *shards("model", "safetensors", 1, 2, 3, of=3)) == []
+    assert left(*two_bins, INDEX) == []
+
+
+def test_each_folder_and_each_name_is_judged_apart() -> None:
+    assert left("model.safetensors", "2_Dense/pytorch_model.bin") == []
+    assert left("2_Dense/model.safetensors", "2_Dense/pytorch_model.bin") == ["2_Dense/pytorch_model.bin"]
+    assert left("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin") == ["adapter_model.bin"]
+
+
+def test_exclude_counts_before_the_choice() -> None:
+    found = chosen("model.safetensors", "pytorch_model.bin", "a.json", exclude=("*.safetensors",))
+    assert found.kept == ("a.json", "pytorch_model.bin")
+
+
+def test_include_is_exact() -> None:
+    found = chosen("model.safetensors", "onnx/model.onnx", "config.json", include=("onnx/*",))
+    assert (found.kept, found.left_out, found.words) == (("onnx/model.onnx",), (), "")
+    with pytest.raises(ManifestError, match="no files are left"):
+        chosen("a", include=("b",))
+
+
+def test_weights_that_are_there_in_other_formats_only_are_not_left_out_in_silence() -> None:
+    with pytest.raises(ResolveError, match="its weights are there as GGUF and ONNX only") as caught:
+        chosen("README.md", "m.gguf", "onnx/model.onnx")
+    assert "include" in caught.value.hint
+    assert chosen("README.md", "m.gguf", include=("*.gguf",)).kept == ("m.gguf",)

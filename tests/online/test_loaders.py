@@ -1,0 +1,82 @@
+"""Which loader a model's files call for, and which files that loader needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bundler.errors import ResolveError
+from bundler.online import loaders
+
+PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
+
+
+def configured(architecture: str, **more: Any) -> dict[str, bytes]:
+    """The files of a model of transformers alone."""
+    return {**PLAIN, "config.json": json.dumps({"architectures": [architecture], "vocab_size": 9, **more}).encode()}
+
+
+def seen(files: dict[str, bytes]) -> str:
+    return loaders.detected("m", sorted(files), files.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "loader"),
+    [
+        ("BertModel", {}, "transformers"),
+        ("XLMRobertaModel", {}, "transformers"),
+        ("BertForMaskedLM", {}, "transformers"),
+        ("BertForPreTraining", {}, "transformers"),
+        ("LlamaForCausalLM", {}, "causal-lm"),
+        ("GPT2LMHeadModel", {}, "causal-lm"),
+        ("XLMRobertaForSequenceClassification", {"id2label": {"0": "LABEL_0"}}, "cross-encoder"),
+        ("BertForSequenceClassification", {"num_labels": 1}, "cross-encoder"),
+    ],
+)
+def test_the_loader_is_seen_from_the_architecture(architecture: str, more: dict[str, Any], loader: str) -> None:
+    assert seen(configured(architecture, **more)) == loader
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "says"),
+    [
+        ("T5ForConditionalGeneration", {"is_encoder_decoder": True}, "no smoke load for its architecture T5For"),
+        ("T5Model", {"is_encoder_decoder": True}, "T5Model is an encoder with a decoder"),
+        ("CLIPModel", {"vision_config": {}}, "no smoke load for its architecture CLIPModel"),
+        ("ViTModel", {"vocab_size": None}, "ViTModel does not read text"),
+        ("BertForSequenceClassification", {}, "has 2 labels, and a reranker has one"),
+        ("BertForSequenceClassification", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "has 3 labels"),
+        ("BertForQuestionAnswering", {}, "no smoke load for its architecture BertForQuestionAnswering"),
+        ("", {}, "names no architecture"),
+    ],
+)
+def test_no_loader_is_known(architecture: str, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(ResolveError, match=says) as caught:
+        seen(configured(architecture, **more))
+    assert "'loader: files'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"<html>", "not a JSON file"), (b"[]", "no JSON object")])
+def test_a_broken_configuration(content: bytes, says: str) -> None:
+    with pytest.raises(ResolveError, match=says):
+        seen({**PLAIN, "config.json": content})
+
+
+def test_modules_json_goes_before_the_architecture() -> None:
+    files = {**configured("BertModel"), "modules.json": b"[]"}
+    assert seen(files) == "sentence-transformers"
+    files["config_sentence_transformers.json"] = b'{"model_type": "SentenceTransformer"}'
+    assert seen(files) == "sentence-transformers"
+    files["config_sentence_transformers.json"] = b'{"model_type": "CrossEncoder"}'
+    assert seen(files) == "cross-encoder"
+
+
+@pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder"])
+@pytest.mark.parametrize("without", sorted(PLAIN))
+def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> None:
+    loaders.check(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
+    files = {name: data for name, data in PLAIN.items() if name != without}
+    with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
+        loaders.check(loader, "m", sorted(files), files.__getitem__)

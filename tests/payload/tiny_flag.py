@@ -1,0 +1,60 @@
+"""Makes a BGE-M3 and a reranker with random weights: ``python -I tiny_flag.py OUT RAW``.
+
+RAW is the folder of a tokenizer that ``tiny_models.py`` left.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
+)
+
+WORDS = 71
+SHAPE = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+    "type_vocab_size": 1,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+
+
+def main(out: Path, raw: Path) -> None:
+    torch.manual_seed(22)
+    _saved(XLMRobertaModel(XLMRobertaConfig(**SHAPE)), out / "m3", raw)
+    torch.save(torch.nn.Linear(32, 32).state_dict(), out / "m3" / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(32, 1).state_dict(), out / "m3" / "sparse_linear.pt")
+    config = XLMRobertaConfig(num_labels=1, **SHAPE)
+    _saved(XLMRobertaForSequenceClassification(config), out / "flag-reranker", raw)
+
+
+def _saved(model: Any, folder: Path, raw: Path) -> None:
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(raw / "tokenizer.json"),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
