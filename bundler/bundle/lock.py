@@ -103,7 +103,7 @@ class Model:
     """A model: its files are the artifacts below ``models/ALIAS/``."""
 
     alias: str = about("names it in the bundle and on the host")
-    source: str = about("where it came from, as asked for: path:…, url:…, wheel:…")
+    source: str = about("where it came from, as asked for: repo:…@COMMIT, dataset:…@COMMIT, path:…, url:…, wheel:…")
     repo_id: str = about("the hub id that unmodified code asks for; empty: none", default="")
     commit: str = about("40 hexadecimal digits: the hub's commit, or the start of digest where there is no hub")
     revisions: tuple[str, ...] = about("names that it answers to in the hub view", default=("main",))

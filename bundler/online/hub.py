@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial as bound
@@ -24,7 +24,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from bundler.bundle import disk, paths
 from bundler.bundle.lock import Upstream
 from bundler.errors import BundleError, FetchError, ResolveError, UnsafeError
-from bundler.online import answers, download, selection
+from bundler.online import answers, download, pipconfig, selection
 from bundler.online.answers import AgainError, Patience
 from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
@@ -36,14 +36,28 @@ from bundler.progress import Report
 # Read when the client is imported: otherwise it asks the hub, before anything else, for names of programs to report.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_url, set_client_factory, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_url,
+    is_offline_mode,
+    set_client_factory,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError
+
+Vet = Callable[[str, Sequence[str], Callable[[str], bytes]], object]
+"""Is told the source, the names of the files, and how to read a small one; raises what it objects to."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
 _TIMEOUT = 30.0
 _EXPIRED = frozenset([400, 401, 403, 410])
 """What storages answer to a signed address whose time is over."""
+_PORTAL = (
+    "a proxy or a network's login page may answer in its place: see HF_ENDPOINT, and open the address in a browser"
+)
 _LOG_IN = "set HF_TOKEN, or run 'hf auth login', with a token of an account that may read it"
 
 
@@ -121,6 +135,66 @@ class _Told:
     licence: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """One way to the hub and home: asks, looks what is here, and brings the rest."""
+
+    repo: _Repo
+    store: Store
+    config: PipConfig
+    report: Report
+    patience: Patience
+
+    def ask(self, revision: str) -> _Told:
+        """What the hub says of a revision."""
+        repo = self.repo
+        if is_offline_mode():
+            raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=repo.page, hint="unset HF_HUB_OFFLINE")
+        set_client_factory(lambda: _client(repo, self.config))
+        api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
+        where = f"{repo.page} at {revision}"
+        attempt = bound(_asked_once, api, repo, revision, self.config.timeout or _TIMEOUT, where)
+        info = answers.patiently(attempt, repo.page, self.patience, note=self.report.note)
+        if not _COMMIT.fullmatch(info.sha or "") or info.siblings is None:
+            raise FetchError("what answers is not a hub: it names no commit or no files", where=where, hint=_PORTAL)
+        files = [_listed(file, where) for file in info.siblings]
+        return _Told(commit=info.sha, files={file.path: file for file in files}, licence=_licence(repo, info))
+
+    def look(self, commit: str, wanted: Mapping[str, Wanted]) -> dict[str, tuple[str, Path]]:
+        """SHA-256 and place of the files that are on the shelf, or whole in the user's own cache of the hub."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            looked = pool.map(lambda name: self._look(commit, name, wanted[name]), wanted)
+            return {name: found for name, found in zip(wanted, looked, strict=True) if found}
+
+    def _look(self, commit: str, name: str, wanted: Wanted) -> tuple[str, Path] | None:
+        if found := _shelved(wanted, self.store):
+            return found
+        if not (wanted.sha256 or wanted.git_sha1) or (cached := _cached(self.repo, commit, name)) is None:
+            return None
+        try:
+            sha256, why = download.examined(wanted, cached)
+        except (OSError, EOFError) as error:
+            sha256, why = "", answers.words(error)
+        if not why:
+            return sha256, cached
+        self.report.warn(
+            f"{self.repo.name}: the hub's cache on this machine holds a damaged {name} ({why}); fetching it anew"
+        )
+        return None
+
+    def bring(self, away: Mapping[str, Wanted], title: str) -> dict[str, tuple[str, Path]]:
+        """SHA-256 and place of files that have to be fetched."""
+        if not away:
+            return {}
+        disk.require([(self.store.root, sum(one.size or 0 for one in away.values()), title)])
+        wanted: Sequence[Wanted] = list(away.values())
+        fetched = download.fetch(wanted, self.store, self.config, self.report, title=title, patience=self.patience)
+        for one, (_, sha256) in zip(wanted, fetched, strict=True):
+            if one.git_sha1:
+                self.store.remember(_name(one), sha256)
+        return {name: (sha256, self.store.required(sha256)) for name, (_, sha256) in zip(away, fetched, strict=True)}
+
+
 def gather(
     model: WantedModel,
     store: Store,
@@ -128,76 +202,78 @@ def gather(
     report: Report,
     *,
     commit: str = "",
+    vet: Vet = lambda _where, _names, _read: None,
     patience: Patience | None = None,
 ) -> Gathered:
     """The files of a repository at one commit, each checked against what the hub publishes of it.
 
-    ``commit`` is what a lock holds, to get the same again. What is on the shelf or whole in the user's own cache of
-    the hub is not fetched. Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError.
+    ``commit`` is what a lock holds, to get the same again. ``vet`` may object to the choice of files before the
+    large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all.
+    Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
     """
-    repo = _Repo(
-        kind="dataset" if model.dataset else "model", name=model.on_hub, endpoint=_endpoint(), token=get_token()
-    )
+    kind = "dataset" if model.dataset else "model"
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    repo = _Repo(kind=kind, name=model.on_hub, endpoint=_endpoint(), token=token)
+    errand = _Errand(repo, store, config, report, patience or Patience(tries=config.retries + 1))
     asked = model.revision or "main"
-    patience = patience or Patience(tries=config.retries + 1)
-    told = _told(repo, commit or asked, config, report, patience)
-    known = {name: listed.size or 0 for name, listed in told.files.items()}
-    chosen = selection.choose(
-        known, model.include, model.exclude, where=f"{model.source}@{told.commit}", all_kinds=bool(model.dataset)
-    )
-    if clashes := paths.clashes(chosen.kept):
-        raise UnsafeError("; ".join(clashes[:5]), where=repo.page, hint="leave one out with exclude")
-    if chosen.left_out:
-        report.note(f"{model.on_hub}: {chosen.words}")
-    wanted = {name: _wanted(repo, told.files[name], told.commit) for name in chosen.kept}
-    _warn_of_unpublished(repo, wanted, report)
-    contents = _here(repo, told, wanted, store, report)
-    contents |= _brought(repo, {name: one for name, one in wanted.items() if name not in contents}, store, config,
-                         report, patience)  # fmt: skip
-    files = (
-        SourceFile(
-            path=name,
-            size=contents[name][1].stat().st_size,
-            sha256=contents[name][0],
-            origin=answers.address(wanted[name].url),
-            content=contents[name][1],
-            upstream=told.files[name].upstream(repo.host),
-        )
-        for name in chosen.kept
-    )
+    told = errand.ask(commit or asked)
+    source = f"{model.source}@{told.commit}"
+    kept = _chosen(model, told, source, repo, report)
+    wanted = {name: _wanted(repo, told.files[name], told.commit) for name in kept}
+    contents = errand.look(told.commit, wanted)
+
+    def bring(names: Iterable[str], what: str) -> None:
+        away = {name: wanted[name] for name in names if name not in contents}
+        contents.update(errand.bring(away, f"{what} {repo.name}"))
+
+    def read(name: str) -> bytes:
+        bring([name], "read")
+        return contents[name][1].read_bytes()
+
+    bring([name for name in kept if not wanted[name].sha256], "read")  # what git itself holds is small
+    vet(source, kept, read)
+    bring(kept, "fetch")
     return Gathered(
-        source=f"{model.source}@{told.commit}",
-        files=tuple(files),
+        source=source,
+        files=tuple(_source_file(repo, told.files[name], wanted[name], *contents[name]) for name in kept),
         commit=told.commit,
         revisions=("main",) if asked == told.commit else (asked,),
         licence=told.licence,
     )
 
 
+def _chosen(model: WantedModel, told: _Told, source: str, repo: _Repo, report: Report) -> tuple[str, ...]:
+    """The names of the files that travel; what is to be known of the choice is reported."""
+    sizes = {name: listed.size or 0 for name, listed in told.files.items()}
+    chosen = selection.choose(sizes, model.include, model.exclude, where=source, all_kinds=bool(model.dataset))
+    for name in chosen.kept:
+        if why := paths.fault_of(name):
+            raise UnsafeError(f"{name!r} {why}", where=repo.page, hint="leave it out with exclude")
+    if clashes := paths.clashes(chosen.kept):
+        raise UnsafeError("; ".join(clashes[:5]), where=repo.page, hint="leave one out with exclude")
+    if chosen.left_out:
+        report.note(f"{repo.name}: {chosen.words}")
+    listed = [told.files[name] for name in chosen.kept]
+    if bare := [one.path for one in listed if not (one.sha256 or one.git_sha1)]:
+        shown = ", ".join(bare[:5]) + (" …" if len(bare) > 5 else "")
+        report.warn(f"{repo.name}: {repo.host} publishes no digest of {shown}; nothing can tell whether it is right")
+    return chosen.kept
+
+
+def _source_file(repo: _Repo, listed: _Listed, wanted: Wanted, sha256: str, content: Path) -> SourceFile:
+    return SourceFile(
+        path=listed.path,
+        size=content.stat().st_size,
+        sha256=sha256,
+        origin=answers.address(wanted.url),
+        content=content,
+        upstream=listed.upstream(repo.host),
+    )
+
+
 def _endpoint() -> str:
     """Where the hub is; the environment is read anew, since the client reads it when it is imported."""
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-
-def _told(repo: _Repo, revision: str, config: PipConfig, report: Report, patience: Patience) -> _Told:
-    set_client_factory(lambda: _client(repo, config))
-    api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
-    where = f"{repo.page} at {revision}"
-    info = answers.patiently(
-        bound(_asked_once, api, repo, revision, config.timeout or _TIMEOUT, where),
-        repo.page,
-        patience,
-        note=report.note,
-    )
-    if not _COMMIT.fullmatch(info.sha or "") or info.siblings is None:
-        raise FetchError("what answers is not a hub: it names no commit or no files", where=where, hint=_PORTAL)
-    files = [_listed(file, where) for file in info.siblings]
-    return _Told(commit=info.sha, files={file.path: file for file in files}, licence=_licence(repo, info))
-
-
-_PORTAL = (
-    "a proxy or a network's login page may answer in its place: see HF_ENDPOINT, and open the address in a browser"
-)
 
 
 def _listed(file: Any, where: str) -> _Listed:
@@ -216,8 +292,6 @@ def _asked_once(api: HfApi, repo: _Repo, revision: str, timeout: float, where: s
     """The hub's answer; raises AgainError for what may pass: the client does not try that call again."""
     try:
         return api.repo_info(repo.name, repo_type=repo.kind, revision=revision, timeout=timeout, files_metadata=True)
-    except OfflineModeIsEnabled as error:
-        raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=where, hint="unset HF_HUB_OFFLINE") from error
     except HfHubHTTPError as error:
         status, said = error.response.status_code, error.response.headers
         if status in answers.BUSY:
@@ -266,11 +340,9 @@ def _licence(repo: _Repo, info: Any) -> str:
 
 
 def _wanted(repo: _Repo, file: _Listed, commit: str) -> Wanted:
-    if why := paths.fault_of(file.path):
-        raise UnsafeError(f"{file.path!r} {why}", where=repo.page, hint="leave it out with exclude")
-
     def refused(response: requests.Response, url: str) -> Exception:
-        if response.history and response.status_code in _EXPIRED:
+        elsewhere = urlsplit(response.url).netloc != urlsplit(pipconfig.bare(url)).netloc
+        if elsewhere and response.status_code in _EXPIRED:
             return AgainError(f"the signed address of the storage answers {response.status_code}: asking for a new one")
         return repo.refusal(response.status_code, response.headers, answers.address(url), commit)
 
@@ -282,36 +354,6 @@ def _wanted(repo: _Repo, file: _Listed, commit: str) -> Wanted:
         headers=repo.headers,
         refusal=refused,
     )
-
-
-def _warn_of_unpublished(repo: _Repo, wanted: Mapping[str, Wanted], report: Report) -> None:
-    if bare := [name for name, one in wanted.items() if not (one.sha256 or one.git_sha1)]:
-        shown = ", ".join(bare[:5]) + (" …" if len(bare) > 5 else "")
-        report.warn(f"{repo.name}: {repo.host} publishes no digest of {shown}; nothing can tell whether it is right")
-
-
-def _here(
-    repo: _Repo, told: _Told, wanted: Mapping[str, Wanted], store: Store, report: Report
-) -> dict[str, tuple[str, Path]]:
-    """Sha256 and place of the files that are on the shelf, or whole in the user's own cache of the hub."""
-
-    def look(name: str) -> tuple[str, Path] | None:
-        one = wanted[name]
-        if found := _shelved(one, store):
-            return found
-        if not (one.sha256 or one.git_sha1) or (cached := _cached(repo, told.commit, name)) is None:
-            return None
-        try:
-            sha256, why = download.examined(one, cached)
-        except (OSError, EOFError) as error:
-            why = answers.words(error)
-        if not why:
-            return sha256, cached
-        report.warn(f"{repo.name}: the hub's cache on this machine holds a damaged {name} ({why}); fetching it anew")
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {name: found for name, found in zip(wanted, pool.map(look, wanted), strict=True) if found}
 
 
 def _shelved(wanted: Wanted, store: Store) -> tuple[str, Path] | None:
@@ -333,19 +375,3 @@ def _cached(repo: _Repo, commit: str, name: str) -> Path | None:
     cache = os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE
     found = try_to_load_from_cache(repo.name, name, cache_dir=cache, revision=commit, repo_type=repo.kind)
     return Path(found).resolve() if isinstance(found, str) else None
-
-
-def _brought(
-    repo: _Repo, away: Mapping[str, Wanted], store: Store, config: PipConfig, report: Report, patience: Patience
-) -> dict[str, tuple[str, Path]]:
-    """Sha256 and place of the files that had to be fetched."""
-    if not away:
-        return {}
-    title = f"fetch {repo.name}"
-    disk.require([(store.root, sum(one.size or 0 for one in away.values()), title)])
-    wanted: Sequence[Wanted] = list(away.values())
-    fetched = download.fetch(wanted, store, config, report, title=title, patience=patience)
-    for one, (_, sha256) in zip(wanted, fetched, strict=True):
-        if one.git_sha1:
-            store.remember(_name(one), sha256)
-    return {name: (sha256, store.required(sha256)) for name, (_, sha256) in zip(away, fetched, strict=True)}

@@ -28,6 +28,7 @@ _FILELESS = ("Normalize",)
 """Modules of sentence-transformers that have a name in modules.json and no files."""
 
 
+M3_HEADS = ("colbert_linear.pt", "sparse_linear.pt")
 _TWO_LABELS = 2
 _BY_ARCHITECTURE = (
     ("ForCausalLM", "causal-lm"),
@@ -46,6 +47,8 @@ def detected(alias: str, files: Sequence[str], read: Read | None = None) -> str:
 
     Without `read`, only the names of the files can tell.
     """
+    if M3_HEADS[0] in files:  # before modules.json, which BGE-M3 has too for its dense vectors alone
+        return "flag-embedding-m3"
     if "modules.json" in files:
         return "cross-encoder" if _saved_as_cross_encoder(alias, files, read) else "sentence-transformers"
     if read and "config.json" in files:
@@ -66,6 +69,10 @@ def check(loader: str, alias: str, files: Sequence[str], read: Read) -> None:
         found = _missing_of_sentence_transformers(files, read)
     else:
         found = _missing_of_transformer(PurePosixPath(), files, read)
+    if loader == "flag-embedding-m3":
+        found += [
+            (name, "without it the sparse and ColBERT vectors are random") for name in M3_HEADS if name not in files
+        ]
     missing = [f"{name} ({why})" for name, why in found]
     if missing:
         raise ResolveError(

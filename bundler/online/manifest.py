@@ -14,11 +14,19 @@ import yaml
 from bundler.bundle import envfile, fields, paths
 from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Image
+from bundler.bundle.lock import Image, Model, Smoke
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 
-LOADERS = ("sentence-transformers", "files", "transformers", "causal-lm", "cross-encoder")
+LOADERS = (
+    "sentence-transformers",
+    "files",
+    "transformers",
+    "causal-lm",
+    "cross-encoder",
+    "flag-embedding-m3",
+    "flag-reranker",
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _SOURCES = ("repo", "dataset", "path", "url", "wheel")
@@ -95,6 +103,8 @@ class WantedModel:
             "transformers",
             "causal-lm",
             "cross-encoder",
+            "flag-embedding-m3",
+            "flag-reranker",
         ]
         | None
     ) = about("how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None)
@@ -110,8 +120,8 @@ class WantedModel:
             raise Invalid("url and sha256 go together", "sha256")
         if self.sha256 and not _DIGEST.fullmatch(self.sha256):
             raise Invalid("must be 64 hexadecimal digits", "sha256")
-        if why := paths.fault_of(self.name):
-            raise Invalid(f"{self.name!r} {why}", "alias")
+        # the lock's own rules, before anything is fetched
+        Model(alias=self.name, source="", repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64)
 
     def _check_hub(self) -> None:
         for key in ("repo", "dataset"):
@@ -186,12 +196,18 @@ class WantedSmoke:
     def __post_init__(self) -> None:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
             raise Invalid(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
+        self.locked()
 
-    @property
-    def ram_bytes(self) -> int:
-        """Bytes of memory that a load may take; 0: no limit."""
+    def locked(self) -> Smoke:
+        """The same as the lock has it; raises Invalid."""
         match = _SIZE.fullmatch(self.ram_limit or "")
-        return int(match[1]) * _UNITS[match[2]] if match else 0
+        return Smoke(
+            device=self.device,
+            texts=self.texts,
+            closer=self.closer,
+            tolerance=self.tolerance,
+            ram_limit=int(match[1]) * _UNITS[match[2]] if match else 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +284,16 @@ def _parse(text: bytes, path: Path) -> tuple[Any, dict[Where, int], list[Fault]]
     """The document, the line of each of its fields, and the keys that stand twice."""
     lines: dict[Where, int] = {}
     twice: list[Fault] = []
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         document = loader.construct_document(root) if root else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise ManifestError(f"this is not YAML: {getattr(error, 'problem', error)}", where=where) from error
-    finally:
-        loader.dispose()
+    except (ValueError, RecursionError) as error:  # a date of a thirteenth month, a list that holds itself
+        raise ManifestError(f"this YAML makes no sense: {error}", where=str(path)) from error
 
     def walk(node: yaml.Node, where: Where) -> None:
         lines.setdefault(where, node.start_mark.line + 1)
@@ -305,13 +321,9 @@ def _line(lines: dict[Where, int], where: Where) -> int:
 
 def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     """What is wrong between fields that are each right alone."""
-    faults: list[Fault] = []
-    if not _NAME.fullmatch(manifest.name):
-        faults.append(Fault(("name",), f"{manifest.name!r} must be lower-case letters, digits, '.', '_', '-'"))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", manifest.version):
-        faults.append(Fault(("version",), f"{manifest.version!r} must be letters, digits, '.', '_', '+', '-'"))
+    faults = _misnamed(manifest)
     faults += _same_names(("models", "alias"), [model.name for model in manifest.models])
-    faults += _same_names(("models", "repo_id"), [model.hub_id or None for model in manifest.models])
+    faults += _same_names(("models", "repo_id"), [model.hub_id for model in manifest.models])
     faults += _same_names(("assets", "path"), [asset.path for asset in manifest.assets])
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
@@ -323,13 +335,30 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     return faults + _variables(manifest)
 
 
-def _same_names(where: tuple[str, str], names: list[str | None]) -> list[Fault]:
+def _misnamed(manifest: Manifest) -> list[Fault]:
+    """What is wrong with what names the bundle: held to the lock's own rules before anything is fetched."""
+    faults: list[Fault] = []
+    if manifest.sequence is not None and not 0 <= manifest.sequence < 1 << 53:
+        faults.append(Fault(("sequence",), "must be a whole number from 0 on"))
+    if not _NAME.fullmatch(manifest.name):
+        faults.append(Fault(("name",), f"{manifest.name!r} must be lower-case letters, digits, '.', '_', '-'"))
+    elif why := paths.fault_of(manifest.name):
+        faults.append(Fault(("name",), why))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", manifest.version):
+        faults.append(Fault(("version",), f"{manifest.version!r} must be letters, digits, '.', '_', '+', '-'"))
+    elif why := paths.fault_of(manifest.version):
+        faults.append(Fault(("version",), why))
+    return faults
+
+
+def _same_names(where: tuple[str, str], names: list[str]) -> list[Fault]:
+    """Names that are one for a file system that ignores case, or for huggingface_hub, which writes / as --."""
     seen: dict[str, int] = {}
     faults = []
     for n, name in enumerate(names):
-        if name is not None and seen.setdefault(paths.folded(name), n) != n:
-            first = f"{where[0]}[{seen[paths.folded(name)]}]"
-            faults.append(Fault((where[0], n, where[1]), f"{name!r} is taken by {first}"))
+        key = paths.folded(name.replace("/", "--") if where[1] == "repo_id" else name)
+        if name and seen.setdefault(key, n) != n:
+            faults.append(Fault((where[0], n, where[1]), f"{name!r} is taken by {where[0]}[{seen[key]}]"))
     return faults
 
 
@@ -351,8 +380,12 @@ def _variables(manifest: Manifest) -> list[Fault]:
                 there = ", ".join(sorted(known[what] - {""})) or "none"
                 faults.append(Fault(where, f"nothing fills {{{what}:{asked}}}; there is: {there}"))
     for n, asset in enumerate(manifest.assets):
-        if asset.env is not None and (asset.env in manifest.env or not re.fullmatch(r"[A-Za-z_]\w*", asset.env)):
+        if asset.env is None:
+            continue
+        if asset.env in manifest.env or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", asset.env):
             faults.append(Fault(("assets", n, "env"), f"{asset.env!r} is no free name of a variable"))
+        if why := envfile.fault_of(asset.env, f"{{asset:{asset.path}}}"):
+            faults.append(Fault(("assets", n, "env"), f"{asset.env!r} {why}"))
     return faults
 
 

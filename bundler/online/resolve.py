@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial as bound
 from pathlib import Path
 
 import bundler
 from bundler import process
 from bundler.bundle import lock, tarform
-from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Smoke, Upstream
+from bundler.bundle.fields import Invalid
+from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Upstream
 from bundler.bundle.target import Target
-from bundler.errors import ManifestError
+from bundler.errors import ManifestError, UnsafeError
 from bundler.online import answers, download, installer, loaders, manifest, sources, wheels
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.pipconfig import PipConfig
@@ -74,7 +76,20 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
             _artifact_of_file(models[-1], file) for file in sorted(gathered.files, key=lambda file: file.path)
         ]
     artifacts += _assets(asked, shop)
-    locked = Lock(
+    return _with_head(_locked(asked, target, packages, models, artifacts))
+
+
+def _locked(asked: Asked, target: Target, packages: Python, models: list[Model], artifacts: list[Artifact]) -> Lock:
+    """The lock, whose own rules are the last word on what may travel; raises UnsafeError where they are broken."""
+    try:
+        return _lock_of(asked, target, packages, models, artifacts)
+    except Invalid as error:
+        raise UnsafeError(f"this may not travel: {error}", hint="rename or leave out what the message names") from error
+
+
+def _lock_of(asked: Asked, target: Target, packages: Python, models: list[Model], artifacts: list[Artifact]) -> Lock:
+    wanted = asked.manifest
+    return Lock(
         name=wanted.name,
         version=wanted.version,
         sequence=wanted.sequence if wanted.sequence is not None else _now(),
@@ -84,19 +99,12 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
         target=target,
         models=tuple(models),
         python=packages,
-        smoke=Smoke(
-            device=wanted.smoke.device,
-            texts=wanted.smoke.texts,
-            closer=wanted.smoke.closer,
-            tolerance=wanted.smoke.tolerance,
-            ram_limit=wanted.smoke.ram_bytes,
-        ),
+        smoke=wanted.smoke.locked(),
         env=manifest.variables(wanted),
         image=wanted.image,
         head_size=lock.HEAD_UNIT,
         artifacts=tuple(artifacts),
     )
-    return _with_head(locked)
 
 
 def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Gathered:
@@ -111,7 +119,8 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
     if model.on_hub:
         from bundler.online import hub  # noqa: PLC0415 (its client takes a quarter of a second to import)
 
-        found = hub.gather(model, shop.store, shop.config, shop.report, commit=pinned.rpartition("@")[2])
+        commit = pinned.rpartition("@")[2]
+        found = hub.gather(model, shop.store, shop.config, shop.report, commit=commit, vet=bound(_loader, model))
         shop.contents |= {file.sha256: file.content for file in found.files}
         return found
     if model.url:
@@ -153,17 +162,23 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
     return tuple(process.without_secrets(line) for line in lines)
 
 
+def _loader(wanted: WantedModel, source: str, names: Sequence[str], read: loaders.Read) -> str:
+    """How a model is loaded; raises ManifestError or ResolveError where a file that this needs is not there."""
+    if missing := [name for name in wanted.require if name not in names]:
+        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
+    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read))
+    loaders.check(loader, wanted.name, names, read)
+    return loader
+
+
 def _model(wanted: WantedModel, found: Gathered) -> Model:
     contents = {file.path: file.content for file in found.files}
     names = sorted(contents)
-    if missing := [name for name in wanted.require if name not in contents]:
-        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=found.source)
 
     def read(name: str) -> bytes:
         return contents[name].read_bytes()
 
-    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names))
-    loaders.check(loader, wanted.name, names, read)
+    loader = _loader(wanted, found.source, names, read)
     digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
     return Model(
         alias=wanted.name,

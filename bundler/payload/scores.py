@@ -31,8 +31,8 @@ class Reranker:
 def prove(request: Request, record: Record, make: Callable[[str, str], Reranker]) -> None:
     """Loads a reranker with `make`, which takes a folder and a device, and checks what the libraries do not.
 
-    In the result, ``width`` is the number of scores of a pair, which is 1, and ``norm`` is null; the scores of
-    triples are those before the activation.
+    In the result, ``width`` is the number of scores of a pair, which is 1, and ``norm`` the first score without its
+    sign; the scores of triples are those before the activation.
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
@@ -71,6 +71,7 @@ def _inferred(pairs: Sequence[Pair], score: Score, record: Record) -> list[float
     record.width = 1
     shown = [f"{one} / {other}" for one, other in pairs]
     steps.same_twice(shown, _vectors(first), _vectors(again), record, SCORE)
+    record.norm = round(abs(first[0]), 6)
     return first
 
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundler.bundle import envfile
+from bundler.offline import emit
 
 
 def read_by_sh(path: Path, name: str) -> str:
@@ -70,3 +71,13 @@ def test_placeholders_are_found_and_filled() -> None:
     value = "{model:a}:{asset:x/y}:{release}:{other}"
     assert envfile.placeholders(value) == [("model", "a"), ("asset", "x/y"), ("release", "")]
     assert envfile.filled(value, lambda what, name: f"<{what} {name}>") == "<model a>:<asset x/y>:<release >:{other}"
+
+
+def test_what_the_installer_sets_is_not_for_a_manifest() -> None:
+    for name in [*emit.library_variables(Path("/h"), Path("/w")), "PATH", "LD_PRELOAD", "PYTHONPATH"]:
+        assert "is set by the installer" in envfile.fault_of(name, "x"), name
+
+
+def test_a_tokenizer_is_no_token() -> None:
+    assert envfile.fault_of("TOKENIZER_PATH", "{model:m}") == ""
+    assert envfile.fault_of("API_TOKEN", "{asset:x}") == ""

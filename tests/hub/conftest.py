@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,11 +55,12 @@ class Errand:
         return self.repository.refs["main"]
 
     def run(self, commit: str = "", **asked: Any) -> Gathered:
-        from bundler.online import hub
+        from bundler.online import hub, resolve
 
         patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
         model = WantedModel(**(asked if {"repo", "dataset"} & set(asked) else {"repo": NAME} | asked))
-        return hub.gather(model, self.store, self.config, self.report, commit=commit, patience=patience)
+        vet = functools.partial(resolve._loader, model) if asked.get("loader") else lambda *_: None
+        return hub.gather(model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience)
 
     def check(self, found: Gathered, files: dict[str, bytes] | None = None) -> None:
         """What was gathered is what the repository holds."""

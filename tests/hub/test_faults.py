@@ -208,6 +208,14 @@ def test_a_gated_repository_with_a_token(errand: Errand, monkeypatch: pytest.Mon
     assert found.licence == f"tiny-terms; gated: terms to accept at {errand.hub.url}/{NAME}"
 
 
+def test_a_gated_repository_that_has_another_name_now(errand: Errand) -> None:
+    errand.repository.gated = True
+    errand.hub.moved["org/old"] = NAME
+    with pytest.raises(FetchError, match="org/old is gated"):
+        errand.run(repo="org/old")
+    assert errand.waits == []
+
+
 @pytest.mark.parametrize(
     ("token", "kind", "message"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundler.bundle.hashing import digest_of
-from bundler.errors import FetchError, ManifestError
+from bundler.errors import FetchError, ManifestError, ResolveError
 from bundler.online.download import Wanted
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import git_sha1, hub_running
@@ -157,10 +157,24 @@ def test_include_and_exclude(errand: Errand) -> None:
 def test_what_is_left_out_is_said(errand: Errand) -> None:
     errand.repository.commit(FILES | {"onnx/model.onnx": b"o" * 1000, "pytorch_model.bin": b"b" * 2345, "a.jpg": b"j"})
     errand.check(errand.run())
-    assert errand.report.notes == [
-        f"{NAME}: leaves out images (1 file); ONNX (1 file); weights that are there as safetensors too (1 file); that "
-        f"saves {1000 + 2345 + 1:,} bytes ('include' would name what is wanted)"
-    ]
+    kinds = "images (1 file); ONNX (1 file); weights that are there as safetensors too (1 file)"
+    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes ('include' would name what is wanted)"
+    assert errand.report.notes == [said]
+
+
+MODULES = b'[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]'
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "1_Pooling/config.json", WEIGHTS])
+def test_a_pattern_that_removes_a_needed_file_is_an_error_before_the_weights_come(errand: Errand, missing: str) -> None:
+    files = FILES | {"modules.json": MODULES, "tokenizer.json": b"{}", "2_Dense/more.safetensors": b"w"}
+    errand.repository.commit(files)
+    with pytest.raises(ResolveError, match=f"lacks files that sentence-transformers needs: {missing}") as caught:
+        errand.run(loader="sentence-transformers", exclude=(missing,))
+    assert "include and exclude" in caught.value.hint
+    assert errand.hub.storage.seen == []
+    found = errand.run(loader="sentence-transformers", require=("README.md",))
+    errand.check(found, {name: data for name, data in files.items() if name != ".gitattributes"})
 
 
 def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:

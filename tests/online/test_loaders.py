@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from typing import Any
 
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online import loaders
+from bundler.online import loaders, manifest
 
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
@@ -73,10 +74,31 @@ def test_modules_json_goes_before_the_architecture() -> None:
     assert seen(files) == "cross-encoder"
 
 
-@pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder"])
+def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
+    files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
+    assert seen(files) == "flag-embedding-m3"
+    assert loaders.detected("m", sorted(files)) == "flag-embedding-m3"
+    loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+
+
+@pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
+def test_a_head_of_bge_m3_is_missing(head: str) -> None:
+    files = {**PLAIN, "colbert_linear.pt": b"", "sparse_linear.pt": b""}
+    del files[head]
+    with pytest.raises(ResolveError, match=rf"{head} \(without it the sparse and ColBERT vectors are random"):
+        loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+
+
+@pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder", "flag-reranker"])
 @pytest.mark.parametrize("without", sorted(PLAIN))
 def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> None:
     loaders.check(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
     files = {name: data for name, data in PLAIN.items() if name != without}
     with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
         loaders.check(loader, "m", sorted(files), files.__getitem__)
+
+
+def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:
+    probes = resources.files("bundler") / "payload" / "probes"
+    names = {path.name.removesuffix(".py").replace("_", "-") for path in probes.iterdir() if path.name.endswith(".py")}
+    assert names - {"--init--"} == set(manifest.LOADERS)

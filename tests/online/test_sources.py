@@ -243,3 +243,39 @@ def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
     assert loaders.licence(["README.md"], {"README.md": card}.__getitem__) == licence
     nothing: dict[str, bytes] = {}
     assert loaders.licence([], nothing.__getitem__) == ""
+
+
+def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path, GOOD)
+    real = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if str(path).endswith("1_Pooling"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder: no file system refuses it
+    with pytest.raises(PermissionError, match="1_Pooling"):
+        sources.of_folder(WantedModel(path="vendor"), root)
+
+
+@pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
+def test_an_archive_that_is_a_login_page(tmp_path: Path, store: Store, name: str) -> None:
+    page = tmp_path / name
+    page.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(ResolveError, match=f"{name} is not the archive that its name says"):
+        sources.of_file(
+            WantedModel(url=f"https://host/{name}", sha256="0" * 64), page, "0" * 64, store, f"https://host/{name}"
+        )
+
+
+def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "m.zip"
+    link = zipfile.ZipInfo("config.json")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(link, "../../etc/passwd")
+    with pytest.raises(UnsafeError, match="in the archive is a link"):
+        sources.of_file(
+            WantedModel(url="https://host/m.zip", sha256="0" * 64), path, "0" * 64, store, "https://host/m.zip"
+        )

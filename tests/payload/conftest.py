@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,27 +96,36 @@ def asked(folder: Path, **more: object) -> dict[str, object]:
     return {**defaults, "path": str(folder), "closer": [], "ram_limit": 0, **more}
 
 
+def answered(
+    python: str,
+    offline: dict[str, str],
+    place: Path,
+    folder: Path,
+    payload: Path = PAYLOAD,
+    mask: int = 0o022,
+    **more: object,
+) -> Answer:
+    """What the real command line says, under `python`, of the model in `folder`; files of its own go to `place`."""
+    request, result = place / "request.json", place / "result.json"
+    request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+    done = subprocess.run(
+        [python, "-I", str(payload), str(request), str(result)],
+        env=offline,
+        cwd="/",
+        umask=mask,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+    assert sorted(path.name for path in place.glob("result*")) == (["result.json"] if found else [])
+    return Answer(code=done.returncode, result=found, printed=done.stdout + done.stderr)
+
+
 @pytest.fixture
 def run(payload_python: str, offline: dict[str, str], tmp_path: Path) -> Callable[..., Answer]:
     """One model through the real command line."""
-
-    def start(folder: Path, payload: Path = PAYLOAD, mask: int = 0o022, **more: object) -> Answer:
-        request, result = tmp_path / "request.json", tmp_path / "result.json"
-        request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
-        done = subprocess.run(
-            [payload_python, "-I", str(payload), str(request), str(result)],
-            env=offline,
-            cwd="/",
-            umask=mask,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-        assert sorted(path.name for path in tmp_path.glob("result*")) == (["result.json"] if found else [])
-        return Answer(code=done.returncode, result=found, printed=done.stdout + done.stderr)
-
-    return start
+    return partial(answered, payload_python, offline, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,9 @@ def main(out: Path, raw: Path) -> None:
     torch.manual_seed(22)
     _saved(XLMRobertaModel(XLMRobertaConfig(**SHAPE)), out / "m3", raw)
     torch.save(torch.nn.Linear(32, 32).state_dict(), out / "m3" / "colbert_linear.pt")
-    torch.save(torch.nn.Linear(32, 1).state_dict(), out / "m3" / "sparse_linear.pt")
+    sparse = torch.nn.Linear(32, 1)
+    torch.nn.init.ones_(sparse.bias)  # tokens of negative weight get none, and a few should get one
+    torch.save(sparse.state_dict(), out / "m3" / "sparse_linear.pt")
     config = XLMRobertaConfig(num_labels=1, **SHAPE)
     _saved(XLMRobertaForSequenceClassification(config), out / "flag-reranker", raw)
 

@@ -17,7 +17,7 @@ import pytest
 from bundler.bundle import archive, hashing, lock, tarform
 from bundler.offline import environment, releases
 from bundler.progress import Collected
-from tests.conftest import SMALL, as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
+from tests.conftest import SMALL, Installed, as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
 from tests.routes.conftest import MANIFEST, Small
 from tests.wheelmaking import make_wheel
 
@@ -352,6 +352,66 @@ def test_a_damaged_shared_model_is_mended(build: Build, far: Far, tmp_path: Path
     assert "adapter_config.json belongs to no bundle and is removed" in done.stderr
     assert sorted(path.name for path in home.iterdir()) == ["config.json", "weights.bin"]
     assert (home / "weights.bin").read_bytes() == b"w" * 100_000
+
+
+def test_links_among_the_placed_models_are_refused(build: Build, far: Far, tmp_path: Path) -> None:
+    prefix, small = tmp_path / "opt", build(files={"config.json": b"{}", "sub/weights.bin": b"w"})
+    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    home = next((prefix / "models").iterdir())
+    elsewhere = tmp_path / "elsewhere"
+    (home / "sub").rename(elsewhere)
+    (home / "sub").symlink_to(elsewhere)
+    (elsewhere / "notes.md").write_text("mine")
+    done = far("install", small.path, "--prefix", prefix)
+    assert (done.returncode, "this must be a folder of its own" in done.stderr) == (8, True), done.stderr
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["notes.md", "weights.bin"]
+
+
+def test_installing_again_without_a_proof_keeps_the_one_there_is(demo: Installed, far: Far) -> None:
+    kept = (demo.current / "smoke.json").read_bytes()
+    done = far("install", demo.bundle, "--prefix", demo.prefix, "--no-smoke", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (demo.current / "smoke.json").read_bytes() == kept
+    assert json.loads((demo.current / "receipt.json").read_bytes())["smoke"] == json.loads(kept)
+
+
+def test_a_prefix_that_no_environment_file_could_name(build: Build, far: Far, tmp_path: Path) -> None:
+    done = far("install", build().path, "--prefix", tmp_path / "a$b")
+    assert (done.returncode, "the prefix holds '$'" in done.stderr) == (9, True)
+    assert not (tmp_path / "a$b").exists()
+
+
+def test_a_wheel_damaged_in_its_table_of_contents(build: Build, far: Far, tmp_path: Path) -> None:
+    small = build()
+    with archive.opened(small.path) as carried:
+        member = next(m for m in carried.layout.artifacts() if m.name.startswith("wheels/beta"))
+    data = bytearray(small.path.read_bytes())
+    at = data.index(b"PK\x01\x02", member.content_at)
+    data[at + 10] = 99  # a compression that no program knows
+    small.path.write_bytes(data)
+    done = far("install", small.path, "--prefix", tmp_path / "opt")
+    assert (done.returncode, "wheels/beta-2.0-py3-none-any.whl" in done.stderr) == (6, True), done.stderr
+
+
+def test_an_output_folder_that_is_not_there(build: Build, tmp_path: Path) -> None:
+    small = build()
+    for place in (tmp_path / "stick" / "x.tar", f"{tmp_path}/stick/"):
+        done = bundle("build", small.manifest, "-o", place, env=small.environment)
+        assert (done.returncode, "there is no such folder" in done.stderr) == (9, True)
+    assert not (tmp_path / "stick").exists()
+
+
+def test_a_secret_does_not_show_even_when_debugging(build: Build) -> None:
+    small = build()
+    told = small.environment | {
+        "PIP_NO_INDEX": "0",
+        "PIP_INDEX_URL": "http://user:hun/t@er2@127.0.0.1:9/simple?token=hush",
+    }
+    told |= {"PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
+    done = bundle("lock", small.manifest, "--debug", env=told)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" in done.stderr
+    assert not [word for word in ("hun/t", "er2", "hush") if word in done.stdout + done.stderr]
 
 
 def test_assets_and_models_from_addresses(online: dict[str, str], far: Far, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Proves a language model: a prompt in, the next tokens out, the same ones each time.
 
-In the result, ``width`` is the number of logits, one for each token that may come next, and ``norm`` is null. Triples
-of texts that should be closer are for models that embed, and are not asked of this one.
+In the result, ``width`` is the number of logits, one for each token that may come next, and ``norm`` the length of
+the row of them after the first prompt. Triples of texts that should be closer are for models that embed, and are not
+asked of this one.
 """
 
 # ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
@@ -79,6 +80,7 @@ def prove(request: Request, record: Record) -> None:
     logits = writer.logits(texts)
     record.width = len(logits[0])
     steps.same_twice(texts, logits, writer.logits(texts), record, LOGITS)
+    record.norm = round(checks.norm(logits[0]), 6)
     steps.weights_proved(writer.model, loads, request.path, lambda: writer.logits(texts[:2]), record)
     steps.vocabulary_held(promised.tokens, writer.tokenizer, loading.within(writer.model, loads), record)
     steps.telling(texts, logits, [each[: writer.longest()] for each in tokens], record, LOGITS)

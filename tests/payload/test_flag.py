@@ -1,0 +1,148 @@
+"""Models of FlagEmbedding, proved in an environment that a bundle with that library was installed into."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Installed, bundle
+
+from .conftest import HERE, TEXTS, Answer, answered, make
+from .tensors import Weights
+from .test_broken import change, fault
+
+pytestmark = pytest.mark.long
+
+M3, RERANKER = ("m3", "flag-embedding-m3"), ("flag-reranker", "flag-reranker")
+EACH = pytest.mark.parametrize(("name", "loader"), [M3, RERANKER])
+MANIFEST = """
+name: flag
+version: "1"
+target: {python: "3.11", platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}
+python:
+  requirements: [FlagEmbedding==1.4.2, torch]
+models:
+  - {path: m3, repo_id: org/m3}
+  - {path: flag-reranker, loader: flag-reranker}
+smoke:
+  texts: ["The cat sat on the mat.", "Green rain on a river!"]
+"""
+Run = Callable[..., Answer]
+Copy = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def models(payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of good tiny models; do not change them, take a `copied`."""
+    out = tmp_path_factory.mktemp("flag models")
+    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "raw")
+    return out
+
+
+@pytest.fixture(scope="module")
+def flagged(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A bundle with these models and FlagEmbedding, built and installed as a person does."""
+    folder = tmp_path_factory.mktemp("flag")
+    shutil.copytree(models, folder, dirs_exist_ok=True)
+    manifest, packed, prefix = folder / "flag.yaml", folder / "flag.bundle.tar", folder / "prefix"
+    manifest.write_text(MANIFEST, encoding="utf-8")
+    built = bundle("build", manifest, "-o", packed, "--quiet")
+    assert built.returncode == 0, built.stderr
+    done = bundle("install", packed, "--prefix", prefix, "--json")
+    assert done.returncode == 0, done.stderr
+    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
+
+
+@pytest.fixture
+def prove(flagged: Installed, offline: dict[str, str], tmp_path: Path) -> Run:
+    return partial(answered, str(flagged.python), offline, tmp_path)
+
+
+@pytest.fixture
+def copied(models: Path, tmp_path: Path) -> Copy:
+    return lambda name: Path(shutil.copytree(models / name, tmp_path / f"{name}-copy"))
+
+
+def test_both_were_proved_as_they_were_installed(flagged: Installed) -> None:
+    proofs = {each["alias"]: each for each in json.loads((flagged.current / "smoke.json").read_bytes())}
+    assert {alias: each["loader"] for alias, each in proofs.items()} == dict([M3, RERANKER])
+    assert all(each["ok"] and each["network"]["attempts"] == [] for each in proofs.values())
+    assert (proofs["m3"]["width"], proofs["m3"]["norm"]) == (32, pytest.approx(1, abs=1e-3))
+    assert proofs["flag-reranker"]["width"] == 1
+    checks = proofs["m3"]["checks"]
+    assert "the sparse and ColBERT heads in memory are those of the files" in checks
+    assert "different texts give different ColBERT vectors" in checks
+    assert "org/m3 is found offline, and is these files" in checks
+
+
+@EACH
+def test_long_texts(prove: Run, models: Path, name: str, loader: str) -> None:
+    answer = prove(models / name, loader=loader, texts=["The cat sat. " * 400, "The dog sat. " * 400])
+    assert answer.code == 0, answer.result
+
+
+@EACH
+def test_triples_one_way_round_and_the_other(prove: Run, models: Path, name: str, loader: str) -> None:
+    ways = (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))
+    good, wrong = sorted(
+        (prove(models / name, loader=loader, closer=[way]).result for way in ways), key=lambda each: not each["ok"]
+    )
+    assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
+    fault(wrong, "should")
+
+
+@pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
+@pytest.mark.parametrize("way", ["missing", "dangling", "cut short"])
+def test_a_head_that_is_not_there(prove: Run, copied: Copy, head: str, way: str) -> None:
+    path = copied("m3") / head
+    content = path.read_bytes()
+    path.unlink()
+    says = f"{head} is missing: FlagEmbedding would draw"
+    if way == "dangling":
+        path.symlink_to("nowhere")
+        says = f"{head} is a link that leads nowhere"
+    if way == "cut short":
+        path.write_bytes(content[:-100])
+        says = f"{head} is cut short"
+    fault(prove(path.parent, loader="flag-embedding-m3").result, says)
+
+
+def test_a_head_of_another_model(prove: Run, copied: Copy) -> None:
+    folder = copied("m3")
+    shutil.copy(folder / "sparse_linear.pt", folder / "colbert_linear.pt")
+    fault(prove(folder, loader="flag-embedding-m3").result, "another shape")
+
+
+@EACH
+def test_a_missing_vocabulary(prove: Run, copied: Copy, name: str, loader: str) -> None:
+    folder = copied(name)
+    (folder / "tokenizer.json").unlink()
+    fault(prove(folder, loader=loader).result, "vocabulary is missing")
+
+
+@EACH
+def test_more_layers_than_weights(prove: Run, copied: Copy, name: str, loader: str) -> None:
+    folder = copied(name)
+    change(folder / "config.json", num_hidden_layers=3)
+    fault(prove(folder, loader=loader).result, "random numbers stand there", "built with 3")
+
+
+def test_a_reranker_without_its_head(prove: Run, copied: Copy) -> None:
+    folder = copied("flag-reranker")
+    weights = Weights(folder / "model.safetensors")
+    weights.drop("classifier.out_proj.weight")
+    weights.write()
+    fault(prove(folder, loader="flag-reranker").result, "random", "classifier.out_proj.weight")
+
+
+def test_without_the_library_the_package_is_named(
+    payload_python: str, offline: dict[str, str], models: Path, tmp_path: Path
+) -> None:
+    answer = answered(payload_python, offline, tmp_path, models / "m3", loader="flag-embedding-m3")
+    fault(answer.result, "FlagEmbedding")
+    assert "python: requirements" in answer.result["hint"]
