@@ -101,16 +101,17 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[int]:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        _hold(fd)
-        yield fd
-        os.fsync(fd)
+        try:
+            _hold(fd)
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        partial.chmod(mode)
+        partial.replace(path)
     except BaseException:
-        os.close(fd)
         partial.unlink(missing_ok=True)
         raise
-    os.close(fd)
-    partial.chmod(mode)
-    partial.replace(path)
     sync_folder(path.parent)
 
 

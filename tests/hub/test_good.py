@@ -12,6 +12,7 @@ import pytest
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, ManifestError, ResolveError
 from bundler.online.download import Wanted
+from bundler.online.store import Store
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import git_sha1, hub_running
 from tests.online.certificates import make_certificates
@@ -134,7 +135,7 @@ def test_a_branch_that_moves_in_mid_download_is_safe(errand: Errand) -> None:
 
 
 def test_a_dataset(errand: Errand) -> None:
-    files = {"data/train.bin": b"rows" * 100, "picture.jpg": b"kept"}
+    files = {"data/train.bin": b"rows" * 100, "again.bin": b"rows" * 100, "picture.jpg": b"kept", "empty.csv": b""}
     commit = errand.hub.repository("org/rows", files, "datasets").refs["main"]
     found = errand.run(dataset="org/rows")
     errand.check(found, files)
@@ -221,9 +222,8 @@ def apart(errand: Errand, **told: str) -> str:
         "except Exception as error:\n"
         "    print(type(error).__name__, error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, env=os.environ | told, capture_output=True, text=True
-    )
+    env = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_TELEMETRY"} | told
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout
 
@@ -233,6 +233,12 @@ def test_the_user_s_token_file_counts(errand: Errand, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hf_member\n")
     assert apart(errand, HF_TOKEN_PATH=str(tmp_path / "token")) == ""
     assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
+    assert "/api/agent-harnesses" not in errand.hub.asked()
+    errand.hub.seen.clear()
+    told = {"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    errand.store = Store(tmp_path / "another shelf")
+    assert apart(errand, **told).startswith("FetchError org/tiny is gated")
+    assert {given(one) for one in errand.hub.seen} == {""}
 
 
 def test_offline_means_offline(errand: Errand) -> None:
