@@ -135,15 +135,17 @@ def proofs(results: list[dict[str, Any]]) -> str:
 
 
 def _proof(result: dict[str, Any]) -> list[str]:
-    if result["width"] is None:
+    if result["loader"] == "files":
         return [f"  {result['alias']}: {'; '.join(result['warnings'])}"]
-    lines = [
-        f"  {result['alias']}: {result['width']} wide, norm {result['norm']:.4f}, {result['dtype']} on {result['device']}",
-        f"    load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}",
-        f"    network: {result['network']['statement']}",
-    ]
+    figures = [f"{result['width']} wide" if result["width"] is not None else ""]
+    figures += [f"norm {result['norm']:.4f}" if result["norm"] is not None else ""]
+    figures += [f"{result['dtype']} on {result['device']}", f"by {result['loader']}"]
+    times = f"load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, "
+    times += f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}"
+    lines = [f"  {result['alias']}: {', '.join(filter(None, figures))}", f"    {times}"]
+    lines += [f"    network: {result['network']['statement']}"]
     lines += [
-        f"    {one['query']!r}: similarity {one['nearer']:.3f} to what should be nearer, {one['farther']:.3f} to what should not"
+        f"    {one['query']!r}: {one['nearer']:.3f} to what should be nearer, {one['farther']:.3f} to what should not"
         for one in result["closer"]
     ]
     lines.append("    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))

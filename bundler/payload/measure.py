@@ -13,6 +13,7 @@ LIBRARIES = (
     "torch",
     "transformers",
     "sentence-transformers",
+    "FlagEmbedding",
     "accelerate",
     "huggingface_hub",
     "tokenizers",

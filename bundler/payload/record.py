@@ -21,7 +21,10 @@ class Closeness:
 
 @dataclass(kw_only=True, slots=True)
 class Record:
-    """The result of one smoke load; the one value here that changes, because probes write into it."""
+    """The result of one smoke load; the one value here that changes, because probes write into it.
+
+    ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
+    """
 
     alias: str
     loader: str

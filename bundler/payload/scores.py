@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import checks, loading, promises, steps
+from . import checks, loading, steps
 from .faults import NOT_THIS_MODEL, CheckFailed
 from .record import Closeness, Record
 from .request import Request
@@ -36,10 +36,7 @@ def prove(request: Request, record: Record, make: Callable[[str, str], Reranker]
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
-    promised = promises.plain(steps.folder(request))
-    record.passed("config.json, the weights and the vocabulary are there and whole")
-    steps.found_offline(request, record)
-    texts = steps.texts(request)
+    promised, texts = steps.begun(request, record)
     found = steps.opened(request, record, make)
     reranker: Reranker = found.model
     _one_label(request.alias, int(reranker.model.config.num_labels))

@@ -38,6 +38,14 @@ def folder(request: Request) -> Path:
     return request.path
 
 
+def begun(request: Request, record: Record) -> tuple[promises.Plain, tuple[str, ...]]:
+    """For a model of transformers alone: what its files promise, all being there, and the texts to try it with."""
+    promised = promises.plain(folder(request))
+    record.passed("config.json, the weights and the vocabulary are there and whole")
+    found_offline(request, record)
+    return promised, texts(request)
+
+
 def texts(request: Request) -> tuple[str, ...]:
     """The texts of the request, filled up where no two of them differ."""
     return request.texts if len(set(request.texts)) > 1 else (*request.texts, *STOCK_TEXTS)

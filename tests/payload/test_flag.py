@@ -40,7 +40,7 @@ Copy = Callable[[str], Path]
 def models(payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of good tiny models; do not change them, take a `copied`."""
     out = tmp_path_factory.mktemp("flag models")
-    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "raw")
+    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "words")
     return out
 
 

@@ -1,17 +1,17 @@
-"""Makes a BGE-M3 and a reranker with random weights: ``python -I tiny_flag.py OUT RAW``.
+"""Makes a BGE-M3 and a reranker with random weights: ``python -I tiny_flag.py OUT WORDS``.
 
-RAW is the folder of a tokenizer that ``tiny_models.py`` left.
+WORDS is the folder of a tokenizer that ``tiny_plain.py`` left.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
     XLMRobertaModel,
@@ -33,28 +33,19 @@ SHAPE = {
 }
 
 
-def main(out: Path, raw: Path) -> None:
+def main(out: Path, words: Path) -> None:
     torch.manual_seed(22)
-    _saved(XLMRobertaModel(XLMRobertaConfig(**SHAPE)), out / "m3", raw)
+    _saved(XLMRobertaModel(XLMRobertaConfig(**SHAPE)), out / "m3", words)
     torch.save(torch.nn.Linear(32, 32).state_dict(), out / "m3" / "colbert_linear.pt")
     sparse = torch.nn.Linear(32, 1)
     torch.nn.init.ones_(sparse.bias)  # tokens of negative weight get none, and a few should get one
     torch.save(sparse.state_dict(), out / "m3" / "sparse_linear.pt")
     config = XLMRobertaConfig(num_labels=1, **SHAPE)
-    _saved(XLMRobertaForSequenceClassification(config), out / "flag-reranker", raw)
+    _saved(XLMRobertaForSequenceClassification(config), out / "flag-reranker", words)
 
 
-def _saved(model: Any, folder: Path, raw: Path) -> None:
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(raw / "tokenizer.json"),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        bos_token="[CLS]",
-        eos_token="[SEP]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)
+def _saved(model: Any, folder: Path, words: Path) -> None:
+    shutil.copytree(words, folder)
     model.save_pretrained(folder)
 
 

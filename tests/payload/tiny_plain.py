@@ -84,6 +84,8 @@ def _words(raw: Path, out: Path) -> Path:
         unk_token="[UNK]",
         bos_token="[CLS]",
         eos_token="[SEP]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
     return folder

@@ -10,9 +10,8 @@ The seam. A module here is a probe when it has
 
 A new loader is one new file and no other change. It may import its libraries at the top: a probe is imported after
 the network was cut, only when a request names it, and the time of that import is measured. What holds for any model
-is in ``checks``; what holds for anything that transformers loads is in ``loading``, ``weights`` and ``vocabulary``.
-A loader of FlagEmbedding's BGE-M3 has to demand ``sparse_linear.pt`` and ``colbert_linear.pt`` besides: where they
-are missing, that library draws random heads at each load.
+is in ``checks``; what holds for anything that transformers loads is in ``loading``, ``weights`` and ``vocabulary``;
+``steps`` puts them in order and notes what they showed, and ``scores`` is the whole proof of a reranker.
 """
 
 # ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .. import checks, loading, promises, steps
+from .. import checks, loading, steps
 from ..faults import LIBRARIES, CheckFailed
 from ..record import Record
 from ..request import Request
@@ -70,10 +70,7 @@ def prove(request: Request, record: Record) -> None:
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
-    promised = promises.plain(steps.folder(request))
-    record.passed("config.json, the weights and the vocabulary are there and whole")
-    steps.found_offline(request, record)
-    texts = steps.texts(request)
+    promised, texts = steps.begun(request, record)
     writer, loads = _load(request, record)
     tokens = steps.tokens(writer.tokenizer, texts, record, any_language=request.any_language)
     _check_continued(writer, texts[0], record)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from FlagEmbedding import BGEM3FlagModel  # type: ignore[import-not-found]
 
-from .. import checks, loading, promises, steps, tensorfiles
+from .. import checks, loading, steps, tensorfiles
 from ..faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
 from ..record import Record
 from ..request import Request
@@ -66,10 +66,8 @@ def prove(request: Request, record: Record) -> None:
     """
     folder = steps.folder(request)
     _heads_there(folder)
-    promised = promises.plain(folder)
-    record.passed("config.json, the weights, the vocabulary and both heads are there and whole")
-    steps.found_offline(request, record)
-    texts = steps.texts(request)
+    record.passed("both heads are there and whole")
+    promised, texts = steps.begun(request, record)
     found = steps.opened(request, record, _made)
     embedder: Embedder = found.model
     model, tokenizer = embedder.flag.model, embedder.flag.tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from .. import checks, loading, promises, steps
+from .. import checks, loading, steps
 from ..record import Record
 from ..request import Request
 
@@ -45,10 +45,7 @@ def prove(request: Request, record: Record) -> None:
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
-    promised = promises.plain(steps.folder(request))
-    record.passed("config.json, the weights and the vocabulary are there and whole")
-    steps.found_offline(request, record)
-    texts = steps.texts(request)
+    promised, texts = steps.begun(request, record)
     encoder, loads = _load(request, record)
     tokens = steps.tokens(encoder.tokenizer, texts, record, any_language=request.any_language)
     vectors, again = steps.twice(lambda: encoder.embed(texts), record)
