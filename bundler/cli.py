@@ -18,8 +18,9 @@ import click
 
 import bundler
 from bundler import describe
-from bundler.bundle import archive
+from bundler.bundle import archive, difference
 from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Lock
 from bundler.console import Console
 from bundler.errors import INTERRUPTED, BundleError, HostError, UsageError
 from bundler.offline import install as installing
@@ -42,7 +43,7 @@ def cli() -> None:
 
     \b
     Online:   lock, build, installer
-    Either:   inspect, verify
+    Either:   inspect, verify, diff
     Offline:  install, smoke, list, rollback
     """
 
@@ -161,6 +162,25 @@ def verify_(*, bundle: str, report: Console) -> Answer:
         return {"bytes": size, "digest": carried.lock.digest, **describe.summary(carried.lock)}, describe.whole(
             carried.lock, size
         )
+
+
+@_verb("bundle diff demo-1.0.bundle.tar demo-1.1.bundle.tar")
+@click.argument("old", metavar="OLD", type=click.Path(path_type=Path))
+@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
+def diff(*, old: Path, new: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """Say what changed between two bundles, and how many bytes that makes to carry.
+
+    OLD and NEW are bundles, or prefixes that a release is live in.
+    """
+    return describe.changed(difference.between(_lock_at(old), _lock_at(new)))
+
+
+def _lock_at(place: Path) -> Lock:
+    """The lock of a bundle, or of the live release of a prefix."""
+    if place.is_dir():
+        return releases.required_live(releases.at(place)).lock()
+    with archive.opened(place) as carried:
+        return carried.lock
 
 
 @_verb("bundle install demo.bundle.tar --prefix /opt/demo")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.bundle import fields
+from bundler.bundle.difference import Change, Difference
 from bundler.bundle.lock import Artifact, Lock, Model
 from bundler.console import size_text
 from bundler.offline.install import Receipt
@@ -93,6 +94,27 @@ def _columns(items: Sequence[str], width: int = 92) -> list[str]:
     across = max(1, width // cell)
     rows = [items[n : n + across] for n in range(0, len(items), across)]
     return ["    " + "".join(item.ljust(cell) for item in row).rstrip() for row in rows]
+
+
+def changed(found: Difference) -> Answer:
+    """What diff tells."""
+    if found.nothing:
+        return fields.encode(found), "no difference"
+    lines: list[str] = []
+    for title in ("about", "models", "packages", "assets"):
+        changes: tuple[Change, ...] = getattr(found, title)
+        lines += [title] if changes else []
+        lines += [f"  {_sign(change)} {change.name}: {_from_to(change)}" for change in changes]
+    lines.append(f"to carry: {size_text(found.carry)} of {size_text(found.whole)}")
+    return fields.encode(found), "\n".join(lines)
+
+
+def _sign(change: Change) -> str:
+    return "+" if not change.before else "-" if not change.after else "~"
+
+
+def _from_to(change: Change) -> str:
+    return " → ".join(filter(None, [change.before, change.after]))
 
 
 def built(path: Path, size: int, lock: Lock) -> str:

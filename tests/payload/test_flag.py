@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 
 from tests.conftest import Installed, bundle
 
-from .conftest import HERE, TEXTS, Answer, answered, make
+from .conftest import HERE, PAYLOAD, TEXTS, Answer, answered, make
 from .tensors import Weights
 from .test_broken import change, fault
 
 pytestmark = pytest.mark.long
 
 M3, RERANKER = ("m3", "flag-embedding-m3"), ("flag-reranker", "flag-reranker")
+PLAIN = {"encoder": "transformers", "llama": "causal-lm", "reranker": "cross-encoder"}
 EACH = pytest.mark.parametrize(("name", "loader"), [M3, RERANKER])
 MANIFEST = """
 name: flag
@@ -29,6 +31,9 @@ python:
 models:
   - {path: m3, repo_id: org/m3}
   - {path: flag-reranker, loader: flag-reranker}
+  - {path: encoder, loader: transformers}
+  - {path: llama, loader: causal-lm}
+  - {path: reranker, loader: cross-encoder}
 smoke:
   texts: ["The cat sat on the mat.", "Green rain on a river!"]
 """
@@ -45,10 +50,12 @@ def models(payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_fa
 
 
 @pytest.fixture(scope="module")
-def flagged(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """A bundle with these models and FlagEmbedding, built and installed as a person does."""
+def flagged(models: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A bundle with a model for each loader and FlagEmbedding, built and installed as a person does."""
     folder = tmp_path_factory.mktemp("flag")
     shutil.copytree(models, folder, dirs_exist_ok=True)
+    for name in PLAIN:
+        shutil.copytree(tiny / name, folder / name)
     manifest, packed, prefix = folder / "flag.yaml", folder / "flag.bundle.tar", folder / "prefix"
     manifest.write_text(MANIFEST, encoding="utf-8")
     built = bundle("build", manifest, "-o", packed, "--quiet")
@@ -68,12 +75,13 @@ def copied(models: Path, tmp_path: Path) -> Copy:
     return lambda name: Path(shutil.copytree(models / name, tmp_path / f"{name}-copy"))
 
 
-def test_both_were_proved_as_they_were_installed(flagged: Installed) -> None:
+def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
     proofs = {each["alias"]: each for each in json.loads((flagged.current / "smoke.json").read_bytes())}
-    assert {alias: each["loader"] for alias, each in proofs.items()} == dict([M3, RERANKER])
+    assert {alias: each["loader"] for alias, each in proofs.items()} == dict([M3, RERANKER], **PLAIN)
     assert all(each["ok"] and each["network"]["attempts"] == [] for each in proofs.values())
     assert (proofs["m3"]["width"], proofs["m3"]["norm"]) == (32, pytest.approx(1, abs=1e-3))
     assert proofs["flag-reranker"]["width"] == 1
+    assert {alias: proofs[alias]["width"] for alias in PLAIN} == {"encoder": 32, "llama": 71, "reranker": 1}
     checks = proofs["m3"]["checks"]
     assert "the sparse and ColBERT heads in memory are those of the files" in checks
     assert "different texts give different ColBERT vectors" in checks
@@ -116,6 +124,16 @@ def test_a_head_of_another_model(prove: Run, copied: Copy) -> None:
     folder = copied("m3")
     shutil.copy(folder / "sparse_linear.pt", folder / "colbert_linear.pt")
     fault(prove(folder, loader="flag-embedding-m3").result, "another shape")
+
+
+def test_a_library_that_draws_a_head_anew(
+    flagged: Installed, offline: dict[str, str], models: Path, tmp_path: Path
+) -> None:
+    line = json.dumps(["case", f"redrawn-head {models / 'm3'}", str(tmp_path / "found")])
+    command = [str(flagged.python), "-I", str(HERE / "worker.py"), str(PAYLOAD)]
+    subprocess.run(command, env=offline, input=line + "\n", text=True, capture_output=True, check=True)
+    found = (tmp_path / "found").read_text(encoding="utf-8")
+    assert "colbert_linear does not have the values of colbert_linear.pt: weight, bias" in found
 
 
 @EACH

@@ -127,6 +127,17 @@ def _undecided(_: str) -> None:
     probe._check_continued(writer, "The cat", SimpleNamespace())
 
 
+def _redrawn_head(folder: str) -> None:
+    """A library that loads a BGE-M3 and then draws one of its heads anew."""
+    from types import SimpleNamespace
+
+    probe = importlib.import_module(f"{_rooms['faults'].__package__}.probes.flag_embedding_m3")
+    model = probe._made(folder, "cpu").flag.model
+    probe._check_heads(Path(folder), model, SimpleNamespace(passed=lambda _check: None))
+    model.colbert_linear.reset_parameters()
+    probe._check_heads(Path(folder), model, SimpleNamespace())
+
+
 def _transformers_model(folder: str) -> Any:
     import transformers
 
@@ -141,6 +152,7 @@ _CASES: dict[str, Callable[[str], None]] = {
     "untouched": _untouched,
     "restored": _restored,
     "undecided": _undecided,
+    "redrawn-head": _redrawn_head,
 }
 
 if __name__ == "__main__":

@@ -51,6 +51,19 @@ def test_install_upgrade_list_and_rollback(build: Build, far: Far, tmp_path: Pat
     assert (again.returncode, "no release was live before 1-" in again.stderr) == (2, True)
 
 
+def test_diff_says_what_changed_and_what_that_makes_to_carry(build: Build, far: Far, tmp_path: Path) -> None:
+    first, second = build("1").path, build("2", files={"config.json": b"{}", "weights.bin": b"v" * 70_000}).path
+    assert far("diff", first, first).stdout == "no difference\n"
+    done = far("diff", first, second)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == ["about", "  ~ sequence: 1 → 2", "  ~ version: 1 → 2"]
+    assert "  ~ m: path:vendor (" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("to carry: 68.4 KiB of ")
+    assert far("install", first, "--prefix", tmp_path / "opt").returncode == 0
+    told = json.loads(far("diff", tmp_path / "opt", second, "--json").stdout)["result"]
+    assert (told["carry"], [change["name"] for change in told["models"]], told["packages"]) == (70_000, ["m"], [])
+
+
 def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     assert far("install", build().path, "--prefix", prefix).returncode == 0
@@ -64,9 +77,8 @@ def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far:
 
 def test_a_bundle_through_a_pipe(build: Build, far: Far, tmp_path: Path) -> None:
     small = build()
-    with small.path.open("rb") as carried:
-        with subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE) as cat:
-            done = far("verify", "-", stdin=cat.stdout)
+    with small.path.open("rb") as carried, subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE) as cat:
+        done = far("verify", "-", stdin=cat.stdout)
     assert (done.returncode, "every byte is what the lock says" in done.stdout) == (0, True), done.stderr
     done = far("install", "-", "--prefix", tmp_path / "opt", text=False, input=small.path.read_bytes())
     assert done.returncode == 0, done.stderr
