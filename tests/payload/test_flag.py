@@ -31,9 +31,9 @@ python:
 models:
   - {path: m3, repo_id: org/m3}
   - {path: flag-reranker, loader: flag-reranker}
-  - {path: encoder, loader: transformers}
-  - {path: llama, loader: causal-lm}
-  - {path: reranker, loader: cross-encoder}
+  - {path: encoder}
+  - {path: llama}
+  - {path: reranker}
 smoke:
   texts: ["The cat sat on the mat.", "Green rain on a river!"]
 """
