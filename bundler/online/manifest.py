@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -18,7 +18,7 @@ from bundler.bundle.lock import Image, Model, Smoke
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 
-LOADERS = (
+Loader = Literal[
     "sentence-transformers",
     "files",
     "transformers",
@@ -26,7 +26,8 @@ LOADERS = (
     "cross-encoder",
     "flag-embedding-m3",
     "flag-reranker",
-)
+]
+LOADERS: tuple[str, ...] = get_args(Loader)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _SOURCES = ("repo", "dataset", "path", "url", "wheel")
@@ -96,18 +97,9 @@ class WantedModel:
     repo_id: str | None = about("the hub id that unmodified code asks for: ORG/NAME; default: repo", default=None)
     include: tuple[str, ...] = about("only files that match, such as '*.json'", default=())
     exclude: tuple[str, ...] = about("no files that match, such as 'onnx/*'", default=())
-    loader: (
-        Literal[
-            "sentence-transformers",
-            "files",
-            "transformers",
-            "causal-lm",
-            "cross-encoder",
-            "flag-embedding-m3",
-            "flag-reranker",
-        ]
-        | None
-    ) = about("how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None)
+    loader: Loader | None = about(
+        "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
+    )
     require: tuple[str, ...] = about("files that must be there", default=())
 
     def __post_init__(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+
+from tests.conftest import python_of_anyone
 
 from .conftest import PAYLOAD
 
@@ -115,19 +116,9 @@ def test_root_gets_a_namespace() -> None:
 @LINUX
 @ROOT
 def test_an_ordinary_user_gets_a_namespace() -> None:
-    if not shutil.which("setpriv"):
-        pytest.skip("no setpriv")
-    candidates = [sys.executable, "/usr/bin/python3"]
-    usable = [
-        python
-        for python in candidates
-        if subprocess.run([*NOBODY, python, "-c", ""], check=False, cwd="/", capture_output=True).returncode == 0
-    ]
-    if not usable:
-        pytest.skip("no interpreter that an ordinary user may run")
     if subprocess.run([*NOBODY, "unshare", "-rn", "true"], check=False, cwd="/", capture_output=True).returncode:
         pytest.skip("this kernel gives ordinary users no namespaces")
-    result = cut(*NOBODY, python=usable[0])
+    result = cut(*NOBODY, python=python_of_anyone())
     cut_by_the_kernel(result)
     assert result["ids"] == [65534, 65534]
 

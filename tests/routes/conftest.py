@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -94,3 +95,11 @@ def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
 
     return run
+
+
+def live(prefix: Path) -> str:
+    return (prefix / "current").readlink().name
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    return dict(json.loads(done.stdout))
