@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,6 @@ class Finished:
 def without_secrets(text: str) -> str:
     """``text`` with tokens, and the user, password and signature of every address in it, masked."""
     return _TOKEN.sub("hf_***", _QUERY.sub(r"\1***", _USERINFO.sub("***", text)))
-
-
-def find(name: str) -> Path | None:
-    """Where a program is on PATH, or None."""
-    found = shutil.which(name)
-    return Path(found) if found else None
 
 
 def clean_environment(*, without: Sequence[str] = (), **extra: str) -> dict[str, str]:

@@ -39,6 +39,7 @@ _BY_ARCHITECTURE = (
     ("Model", "transformers"),
 )
 """The end of a class name in config.json, and the loader that it calls for; the first that fits is taken."""
+_BROKEN = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
 _UNPROVED = "name the model's 'loader' if one fits; 'loader: files' carries any files without a smoke load"
 
 
@@ -141,11 +142,32 @@ def _labels(values: dict[str, Any]) -> int:
     return int(values.get("num_labels", _TWO_LABELS))
 
 
+def _modules(read: Read) -> list[dict[str, Any]]:
+    """What modules.json names; raises ResolveError where it is not a list of modules with a type and a path."""
+    try:
+        found = json.loads(read("modules.json"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and {"type", "path"} <= one.keys() for one in found
+    ):
+        raise ResolveError("its modules.json is not a list of modules, each with a type and a path", hint=_BROKEN)
+    return found
+
+
+def _shards(index: str, read: Read) -> set[str]:
+    """The files that an index of weights names; raises ResolveError where it is no such index."""
+    try:
+        return {str(name) for name in dict(json.loads(read(index))["weight_map"]).values()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResolveError(f"its {index} does not say where the weights are", hint=_BROKEN) from error
+
+
 def _missing_of_sentence_transformers(files: Sequence[str], read: Read) -> list[tuple[str, str]]:
     if "modules.json" not in files:
         return [("modules.json", "says how the sentence is pooled")]
     missing: list[tuple[str, str]] = []
-    for module in json.loads(read("modules.json")):
+    for module in _modules(read):
         kind, folder = str(module["type"]).rpartition(".")[2], PurePosixPath(str(module["path"]))
         if kind == "Transformer":
             missing += _missing_of_transformer(folder, files, read)
@@ -162,7 +184,7 @@ def _missing_of_transformer(folder: PurePosixPath, files: Sequence[str], read: R
         missing.append((str(folder / "tokenizer.json"), "without a vocabulary every word is unknown"))
     shards = [f"{name}.index.json" for name in _WEIGHTS if str(folder / f"{name}.index.json") in files]
     if shards:
-        named = set(json.loads(read(str(folder / shards[0])))["weight_map"].values())
+        named = _shards(str(folder / shards[0]), read)
         missing += [
             (str(folder / name), "a shard of the weights") for name in sorted(named) if str(folder / name) not in files
         ]

@@ -202,12 +202,6 @@ def _pooled(values: dict[str, object]) -> int:
     return each * max(1, sum(1 for mode in _LEGACY_MODES if values.get(f"pooling_mode_{mode}")))
 
 
-def transformer_folder(promises: Promises) -> Path | None:
-    """Where the transformers model is that leads the modules, if one does."""
-    first = promises.modules[0]
-    return first.folder if first.kind == "Transformer" else None
-
-
 def configuration(folder: Path) -> dict[str, object]:
     """The config.json of the transformers model in `folder`; empty for an adapter, which goes by that of its base."""
     return optional_mapping(folder / "config.json")

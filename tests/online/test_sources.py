@@ -279,3 +279,11 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
         sources.of_file(
             WantedModel(url="https://host/m.zip", sha256="0" * 64), path, "0" * 64, store, "https://host/m.zip"
         )
+
+
+@pytest.mark.parametrize("name", ["modules.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", [b"x", b"{}", b"[1]", b'[{"a": 1}]', b'{"weight_map": 3}', b"\xff"])
+def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
+    files = GOOD | {name: content}
+    with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
+        loaders.check("sentence-transformers", "m", list(files), files.__getitem__)
