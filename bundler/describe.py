@@ -8,7 +8,8 @@ from typing import Any
 
 from bundler.bundle import fields
 from bundler.bundle.difference import Change, Difference
-from bundler.bundle.lock import Artifact, Lock, Model
+from bundler.bundle.entries import Artifact, Model
+from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import archive, lock, tarform
+from bundler.bundle import archive, entries, lock, tarform
+from bundler.bundle.entries import Artifact, Model
 from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Artifact, Lock, Model
+from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.progress import Collected
 
@@ -25,14 +26,14 @@ TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accel
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
-def kind_of(path: str) -> lock.Kind:
+def kind_of(path: str) -> entries.Kind:
     """What an artifact is, from where it stands."""
-    return next(kind for kind, home in lock.FOLDERS.items() if path == home or path.startswith(home))
+    return next(kind for kind, home in entries.FOLDERS.items() if path == home or path.startswith(home))
 
 
 def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     """A lock over these files, with a model for each folder below ``models/``."""
-    paths = sorted(contents, key=lambda path: list(lock.FOLDERS).index(kind_of(path)))
+    paths = sorted(contents, key=lambda path: list(entries.FOLDERS).index(kind_of(path)))
     artifacts = tuple(
         Artifact(
             path=path, kind=kind_of(path), size=len(contents[path]), sha256=digest_of(contents[path]), origin="a test"

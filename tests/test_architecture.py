@@ -18,7 +18,9 @@ from bundler.online import installer
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "bundler"
 FILES = sorted(path for path in PROGRAM.rglob("*.py"))
-MAY_SPEAK = {"bundler.cli", "bundler.console", "bundler.__main__"}
+MAY_SPEAK = {"bundler.cli", "bundler.console", "bundler.verbs.verb", "bundler.__main__"}
+
+COMMAND_LINE = {"bundler.cli", "bundler.console", "bundler.describe", "bundler.verbs"}
 
 ARROWS = {
     "bundler.bundle": {"bundler.bundle", "bundler.errors", "bundler.progress"},
@@ -98,9 +100,11 @@ def test_the_arrows_have_no_circle() -> None:
 
 
 def test_the_command_line_meets_the_online_side_only_inside_verbs() -> None:
-    for module in ("bundler.cli", "bundler.console", "bundler.describe"):
-        found = dict(imports(ROOT / (module.replace(".", "/") + ".py")))
-        assert all(inside for name, inside in found.items() if name.startswith("bundler.online")), module
+    speaking = [path for path in FILES if room_of(module_of(path)) in COMMAND_LINE]
+    assert len(speaking) > len(COMMAND_LINE)
+    for path in speaking:
+        found = dict(imports(path))
+        assert all(inside for name, inside in found.items() if name.startswith("bundler.online")), path
 
 
 def test_only_the_command_line_speaks_or_exits() -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bundler.bundle import disk, hashing, lock, tarform
+from bundler.bundle import disk, entries, hashing, lock, tarform
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
+from bundler.bundle.entries import Artifact
 from bundler.bundle.fields import Invalid
 from bundler.bundle.hashing import FileSource, HashingCopier
-from bundler.bundle.lock import Artifact, Lock
+from bundler.bundle.lock import Lock
 from bundler.bundle.tarform import Layout, Member
 from bundler.errors import HostError, IntegrityError
 from bundler.progress import Report
@@ -84,7 +85,7 @@ def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
     found: list[tuple[Artifact, Future[str]]] = []
     with report.stage("pack", plan.size) as stage, HashingCopier(stage.advance) as copier:
         for member in plan.artifacts():
-            if member.name != lock.INSTALLER:
+            if member.name != entries.INSTALLER:
                 hashing.write_at(fd, member.header(), member.header_at)
             if not member.link:
                 found.append((_artifact(member), _pack_one(fd, member, contents, copier)))
@@ -192,7 +193,7 @@ class OpenBundle:
         return found + self._damage_of_padding(member)
 
     def _damage_of_header(self, member: Member) -> list[Damage]:
-        if member.name == lock.INSTALLER:  # the head ends with it and was compared when the bundle was opened
+        if member.name == entries.INSTALLER:  # the head ends with it and was compared when the bundle was opened
             return []
         return self._damage_of_form(
             member.name, member.header_at, member.header(), "its header is not what the lock gives"

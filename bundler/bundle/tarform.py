@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from bundler.bundle import entries
 from bundler.bundle import lock as locks
+from bundler.bundle.entries import Artifact
 from bundler.bundle.fields import Invalid
 from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Artifact, Lock
+from bundler.bundle.lock import Lock
 
 BLOCK = 512
 ALIGNMENT = 4096
@@ -129,7 +131,7 @@ def layout(lock: Lock, signature: bytes | None) -> Layout:
             name=name, size=size, mode=mode, mtime=lock.source_date_epoch, header_at=at, content_at=at,
             artifact=artifact, link=shared, note=note,
         )  # fmt: skip
-        member = _placed(draft, lock.head_size if name == locks.INSTALLER else None)
+        member = _placed(draft, lock.head_size if name == entries.INSTALLER else None)
         members.append(member)
         if artifact and size and not shared:
             holders[artifact.sha256, mode] = member

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bundler.bundle.lock import Lock, Model
+from bundler.bundle.entries import Model
+from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
 
 _ASKED_FOR_IN_VAIN = ("adapter_config.json",)

@@ -40,11 +40,19 @@ class Receipt:
     smoke: tuple[dict[str, Any], ...]
 
 
-def install(bundle: Path | BinaryIO, prefix: Path, *, device: str | None, prove: bool, report: Report) -> Receipt:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to install: ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out."""
+
+    device: str | None = None
+    prove: bool = True
+
+
+def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report) -> Receipt:
     """Install a bundle below ``prefix`` and make it the live release.
 
-    ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out. Installing what is installed
-    mends its models and assets and proves it again. Raises BundleError; the live release is then as it was.
+    Installing what is installed mends its models and assets and proves it again. Raises BundleError; the live
+    release is then as it was.
     """
     prefix = releases.at(prefix)
     with _readable_by_others(), archive.opened(bundle) as carried:
@@ -61,16 +69,14 @@ def install(bundle: Path | BinaryIO, prefix: Path, *, device: str | None, prove:
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)
                 smoke.lay_out(release)
-            results = _proof(release, locked, device, prove=prove, report=report)
+            results = _proof(release, locked, options, report)
             return _finish(release, locked, carried, results, report)
 
 
-def _proof(
-    release: releases.Release, locked: lock.Lock, device: str | None, *, prove: bool, report: Report
-) -> list[dict[str, Any]]:
+def _proof(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
     """What the smoke loads measure now; where they are left out, what they measured when this was installed."""
-    if prove:
-        return smoke.prove(release, locked, device, report)
+    if options.prove:
+        return smoke.prove(release, locked, options.device, report)
     results = smoke.kept(release)
     if not results:
         report.warn("the smoke loads were left out: nothing has shown that these models load")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bundler.bundle import archive, disk, hashing
 from bundler.bundle.archive import OpenBundle
-from bundler.bundle.lock import Artifact, Model
+from bundler.bundle.entries import Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.offline.releases import Release, receipts
 from bundler.offline.verify import VerifiedLock

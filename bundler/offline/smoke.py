@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bundler import process
 from bundler.bundle import disk, fields
-from bundler.bundle.lock import Lock, Model
+from bundler.bundle.entries import Model
+from bundler.bundle.lock import Lock
 from bundler.errors import SmokeError
 from bundler.offline import emit
 from bundler.offline.releases import Release

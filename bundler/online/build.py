@@ -8,7 +8,8 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from bundler.bundle import archive, disk, lock
-from bundler.bundle.lock import Artifact, Kind, Lock
+from bundler.bundle.entries import Artifact, Kind
+from bundler.bundle.lock import Lock
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
 from bundler.online import installer, manifest, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked

@@ -22,7 +22,7 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from bundler.bundle import disk, paths
-from bundler.bundle.lock import Upstream
+from bundler.bundle.entries import Upstream
 from bundler.errors import BundleError, FetchError, ResolveError, UnsafeError
 from bundler.online import answers, download, pipconfig, selection
 from bundler.online.answers import AgainError, Patience

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 import yaml
 
 from bundler.bundle import envfile, fields, paths
+from bundler.bundle.entries import Image, Model, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Image, Model, Smoke
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import bundler
 from bundler import process
-from bundler.bundle import lock, tarform
+from bundler.bundle import entries, lock, tarform
+from bundler.bundle.entries import Artifact, Model, Package, Python, Upstream
 from bundler.bundle.fields import Invalid
-from bundler.bundle.lock import Artifact, Lock, Model, Package, Python, Upstream
+from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError, UnsafeError
 from bundler.online import answers, download, installer, loaders, manifest, sources, wheels
@@ -62,8 +63,8 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     )
     carried = [_artifact_of_wheel(one, "wheel", shop) for one in found]
     artifacts = [
-        _made(lock.INSTALLER, "installer", installer.build(), shop),
-        _made(lock.REQUIREMENTS, "requirements", lock.requirements_text(packages, carried), shop),
+        _made(entries.INSTALLER, "installer", installer.build(), shop),
+        _made(entries.REQUIREMENTS, "requirements", lock.requirements_text(packages, carried), shop),
         *(_artifact_of_wheel(one, "tool", shop) for one in tools),
         *carried,
     ]
@@ -199,13 +200,13 @@ def _artifact_of_file(model: Model, file: SourceFile) -> Artifact:
     )
 
 
-def _artifact_of_wheel(wheel: ResolvedWheel, kind: lock.Kind, shop: Workshop) -> Artifact:
+def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop) -> Artifact:
     published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
     local = wheel.origin.startswith("file:")
     if local:
         shop.addresses[wheel.sha256] = wheel.origin
     return Artifact(
-        path=f"{lock.FOLDERS[kind]}{wheel.filename}",
+        path=f"{entries.FOLDERS[kind]}{wheel.filename}",
         kind=kind,
         size=wheel.size,
         sha256=wheel.sha256,
@@ -214,7 +215,7 @@ def _artifact_of_wheel(wheel: ResolvedWheel, kind: lock.Kind, shop: Workshop) ->
     )
 
 
-def _made(path: str, kind: lock.Kind, content: bytes, shop: Workshop) -> Artifact:
+def _made(path: str, kind: entries.Kind, content: bytes, shop: Workshop) -> Artifact:
     origin = f"airgap-bundler {bundler.__version__}"
     return Artifact(path=path, kind=kind, size=len(content), sha256=shop.store.put_bytes(content), origin=origin)
 

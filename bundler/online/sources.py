@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bundler.bundle import hashing, paths
-from bundler.bundle.lock import Upstream
+from bundler.bundle.entries import Upstream
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.online.manifest import WantedModel
 from bundler.online.store import Store

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundler.bundle import fields, lock, paths
+from bundler.bundle import entries, fields, lock, paths
 from bundler.errors import IntegrityError
 from tests.conftest import SMALL, lock_of
 
@@ -27,7 +27,7 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
     sequence=st.integers(0, 2**53 - 1),
 )
 def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str], sequence: int) -> None:
-    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=lock.Smoke(texts=tuple(texts)))
+    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.Smoke(texts=tuple(texts)))
     again = lock.read(known.canonical, "here")
     assert again == known
     assert again.canonical == known.canonical

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive, hashing, lock, tarform
+from bundler.bundle import archive, entries, hashing, lock, tarform
 from bundler.offline import environment, releases
 from bundler.progress import Collected
 from tests.conftest import Installed, as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
@@ -151,16 +151,16 @@ def test_where_uv_does_not_run_pip_installs(wheels: Path, tmp_path: Path) -> Non
         contents[f"{folder}/{path.name}"] = path.read_bytes()
     names = sorted(name for name in contents if name.startswith("wheels/"))
     packages = tuple(
-        lock.Package(name=Path(n).name.split("-")[0], version=Path(n).name.split("-")[1], wheel=n) for n in names
+        entries.Package(name=Path(n).name.split("-")[0], version=Path(n).name.split("-")[1], wheel=n) for n in names
     )
     locked = lock_of({n: d for n, d in contents.items() if not n.startswith("wheels/")})
     wheel_artifacts = tuple(
-        lock.Artifact(
+        entries.Artifact(
             path=n, kind="wheel", size=len(contents[n]), sha256=hashing.digest_of(contents[n]), origin="a test"
         )
         for n in names
     )
-    python = lock.Python(packages=packages)
+    python = entries.Python(packages=packages)
     locked = lock.with_changes(locked, python=python, artifacts=(*locked.artifacts, *wheel_artifacts))
     for name, data in (contents | {"requirements.txt": lock.requirements_text(python, locked.artifacts)}).items():
         (release.work / name).parent.mkdir(parents=True, exist_ok=True)

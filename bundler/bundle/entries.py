@@ -1,0 +1,178 @@
+"""The entries of a lock: files, models, packages, and what is done with them; each checks itself when made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+from bundler.bundle import paths
+from bundler.bundle.fields import Invalid, about
+
+INSTALLER = "bundle.pyz"
+REQUIREMENTS = "requirements.txt"
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_PACKAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
+
+Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset"]
+FOLDERS: Mapping[Kind, str] = {
+    "installer": INSTALLER,
+    "requirements": REQUIREMENTS,
+    "tool": "tools/",
+    "wheel": "wheels/",
+    "model": "models/",
+    "asset": "assets/",
+}
+"""Where artifacts of each kind stand, in the order in which they stand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upstream:
+    """A digest that whoever published a file gives for it."""
+
+    algorithm: str = about("sha256, or another that the publisher uses")
+    digest: str = about("in hexadecimal")
+    publisher: str = about("who says so: the index, hub, or manifest")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """One file of a bundle. Can't be made with a path that is absolute, climbs, or means harm to a host."""
+
+    path: str = about("where it stands in the bundle; relative, with /")
+    kind: Kind = about("what it is for")
+    size: int = about("bytes")
+    sha256: str = about("64 hexadecimal digits")
+    origin: str = about("where it came from, without credentials")
+    upstream: tuple[Upstream, ...] = about("digests that were published for it; empty: none was", default=())
+
+    def __post_init__(self) -> None:
+        if why := paths.fault_of(self.path):
+            raise Invalid(f"{self.path!r} {why}", "path")
+        home = FOLDERS[self.kind]
+        if not (self.path == home or (home.endswith("/") and self.path.startswith(home) and self.path != home)):
+            raise Invalid(f"{self.path!r} is not where a {self.kind} stands ({home})", "path")
+        if not 0 <= self.size < 1 << 60:
+            raise Invalid("must be a number of bytes", "size")
+        if not _DIGEST.fullmatch(self.sha256):
+            raise Invalid("must be 64 lower-case hexadecimal digits", "sha256")
+
+    @property
+    def mode(self) -> int:
+        """Permission bits, from what the file is and never from a umask."""
+        return 0o755 if self.kind == "installer" else 0o644
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model: its files are the artifacts below ``models/ALIAS/``."""
+
+    alias: str = about("names it in the bundle and on the host")
+    source: str = about("where it came from, as asked for: repo:…@COMMIT, dataset:…@COMMIT, path:…, url:…, wheel:…")
+    repo_id: str = about("the hub id that unmodified code asks for; empty: none", default="")
+    commit: str = about("40 hexadecimal digits: the hub's commit, or the start of digest where there is no hub")
+    revisions: tuple[str, ...] = about("names that it answers to in the hub view", default=("main",))
+    loader: str = about("how the smoke load opens it")
+    licence: str = about("as its files state it; empty: they do not", default="")
+    digest: str = about("SHA-256 over the lines of its files in SHA256SUMS form, paths relative to the model")
+
+    def __post_init__(self) -> None:
+        if not _ALIAS.fullmatch(self.alias) or paths.fault_of(self.alias):
+            raise Invalid(f"{self.alias!r} must be letters, digits, '.', '_', '-'", "alias")
+        if self.repo_id and not _REPO_ID.fullmatch(self.repo_id):
+            raise Invalid(f"{self.repo_id!r} is not such as ORG/NAME", "repo_id")
+        if not _COMMIT.fullmatch(self.commit):
+            raise Invalid("must be 40 lower-case hexadecimal digits", "commit")
+        if not _DIGEST.fullmatch(self.digest):
+            raise Invalid("must be 64 lower-case hexadecimal digits", "digest")
+        for name in self.revisions:
+            if not _REVISION.fullmatch(name) or paths.fault_of(name):
+                raise Invalid(f"{name!r} is not the name of a revision", "revisions")
+        if found := paths.clashes({"main", *self.revisions}):
+            raise Invalid("; ".join(found), "revisions")
+
+    @property
+    def folder(self) -> str:
+        """Where its files stand in the bundle, with a slash at the end."""
+        return f"models/{self.alias}/"
+
+    @property
+    def hub_folder(self) -> str:
+        """Names its folder in a hub cache, as huggingface_hub does."""
+        kind = "datasets" if self.source.startswith("dataset:") else "models"
+        return f"{kind}--{self.repo_id.replace('/', '--')}"
+
+    @property
+    def home(self) -> str:
+        """Names its folder on the host, shared by the releases that hold the same files."""
+        return f"{self.alias}-{self.digest[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Package:
+    """A Python package at the version that was resolved."""
+
+    name: str = about("normalised name")
+    version: str = about("as the wheel states it")
+    wheel: str = about("path of its artifact")
+
+    def __post_init__(self) -> None:
+        if not _PACKAGE.fullmatch(self.name):
+            raise Invalid(f"{self.name!a} is not a normalised name (PEP 503)", "name")
+        if not _PACKAGE_VERSION.fullmatch(self.version):
+            raise Invalid(f"{self.version!a} is not a version", "version")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Python:
+    """The Python environment: what was asked for and what that turned out to be."""
+
+    requirements: tuple[str, ...] = about("as asked for, files read in", default=())
+    packages: tuple[Package, ...] = about("every package of the environment", default=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Smoke:
+    """How every model proves itself on the host."""
+
+    device: Literal["cpu", "cuda", "auto"] = about("where to load", default="cpu")
+    texts: tuple[str, ...] = about("what to embed; empty: the standard texts", default=())
+    closer: tuple[tuple[str, ...], ...] = about(
+        "[query, nearer, farther]: the first must be nearer to the second", default=()
+    )
+    tolerance: str = about("cosine distance to the golden outputs, a decimal string", default="0.001")
+    ram_limit: int = about("bytes of memory that a load may take; 0: no limit", default=0)
+
+    def __post_init__(self) -> None:
+        try:
+            fits = 0 <= Decimal(self.tolerance) <= 2
+        except InvalidOperation:
+            fits = False
+        if not fits:
+            raise Invalid(f"must be a decimal number between 0 and 2, in quotes, not {self.tolerance!r}", "tolerance")
+        if any(len(three) != 3 for three in self.closer):
+            raise Invalid("must hold lists of three texts: [query, nearer, farther]", "closer")
+        if self.ram_limit < 0:
+            raise Invalid("must not be negative", "ram_limit")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """The container image that the release can be baked into."""
+
+    base: str = about("base image, by a name that the closed network's engine has loaded", default="")
+    user: int = about("numeric user of the service", default=1000)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*|", self.base):
+            raise Invalid(f"{self.base!r} is not the name of an image", "base")
+        if not 0 <= self.user < 1 << 31:
+            raise Invalid("must be a user's number", "user")

@@ -1,0 +1,1 @@
+"""What a person types, a file for each side; ``cli.py`` gathers them."""

@@ -1,0 +1,62 @@
+"""The verbs of the side without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bundler import describe
+from bundler.console import Console
+from bundler.offline import install as installing
+from bundler.offline import releases, smoke
+from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
+
+
+@verb("bundle install demo.bundle.tar --prefix /opt/demo")
+@BUNDLE
+@PREFIX
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where smoke loads run; default: the manifest's."
+)
+@click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
+def install(*, bundle: str, prefix: Path, device: str | None, no_smoke: bool, report: Console) -> Answer:
+    """Verify a bundle, install it with no network, prove every model, and make it the live release.
+
+    BUNDLE is a file, or - for standard input.
+    """
+    options = installing.Options(device=device, prove=not no_smoke)
+    receipt = installing.install(source(bundle), prefix, options, report)
+    return describe.installed(receipt)
+
+
+@verb("bundle smoke --prefix /opt/demo")
+@PREFIX
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to load; default: the manifest's.")
+def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
+    """Load every model of the live release again, with the network cut."""
+    release = releases.required_live(releases.at(prefix))
+    results = smoke.prove(release, release.lock(), device, report)
+    return {"release": release.name, "smoke": results}, describe.proofs(results)
+
+
+@verb("bundle list --prefix /opt/demo")
+@PREFIX
+def list_(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """List the installed releases; the live one is marked."""
+    root = releases.at(prefix)
+    return describe.listed(releases.receipts(root), releases.live(root))
+
+
+@verb("bundle rollback --prefix /opt/demo")
+@PREFIX
+def rollback(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """Make the release live that was installed before the live one."""
+    root = releases.at(prefix)
+    releases.required_live(root)  # before a prefix that is not there would be made
+    with releases.held(root):
+        now, then = releases.rollback(root)
+    return {"from": now.name, "to": then.name}, f"live now: {then.name} (before: {now.name})"
+
+
+VERBS = (install, smoke_, list_, rollback)
