@@ -92,6 +92,8 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     if shop.store.path_of(locked.artifacts[0].sha256) is None:
         shop.store.put_bytes(installer.build())
     for wanted, model in zip(asked.manifest.models, locked.models, strict=True):
+        if wanted.on_hub and all(shop.store.path_of(one.sha256, one.size) for one in locked.files_of(model)):
+            continue  # a commit can't change: nothing is left to ask the hub
         with shop.report.stage(f"gather {model.alias}"):
             found = resolve.gather(wanted, asked, locked.target, shop, pinned=model.source)
         if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:

@@ -112,8 +112,13 @@ class WantedModel:
             raise Invalid("url and sha256 go together", "sha256")
         if self.sha256 and not _DIGEST.fullmatch(self.sha256):
             raise Invalid("must be 64 hexadecimal digits", "sha256")
-        # the lock's own rules, before anything is fetched
-        Model(alias=self.name, source="", repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64)
+        self.locked()  # the lock's own rules, before anything is fetched
+
+    def locked(self) -> Model:
+        """As the lock will name it, with nothing resolved yet; raises Invalid."""
+        return Model(
+            alias=self.name, source=self.source, repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64
+        )
 
     def _check_hub(self) -> None:
         for key in ("repo", "dataset"):
@@ -314,9 +319,12 @@ def _line(lines: dict[Where, int], where: Where) -> int:
 def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     """What is wrong between fields that are each right alone."""
     faults = _misnamed(manifest)
-    faults += _same_names(("models", "alias"), [model.name for model in manifest.models])
-    faults += _same_names(("models", "repo_id"), [model.hub_id for model in manifest.models])
-    faults += _same_names(("assets", "path"), [asset.path for asset in manifest.assets])
+    names = [(model.name, model.name) for model in manifest.models]
+    faults += _same_names(("models", "alias"), names)
+    faults += _same_names(
+        ("models", "repo_id"), [(model.hub_id, model.locked().hub_folder) for model in manifest.models]
+    )
+    faults += _same_names(("assets", "path"), [(asset.path, asset.path) for asset in manifest.assets])
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
             faults.append(Fault(("models", n, "path"), f"{model.path!r} is not a folder beside the manifest"))
@@ -343,12 +351,12 @@ def _misnamed(manifest: Manifest) -> list[Fault]:
     return faults
 
 
-def _same_names(where: tuple[str, str], names: list[str]) -> list[Fault]:
-    """Names that are one for a file system that ignores case, or for huggingface_hub, which writes / as --."""
+def _same_names(where: tuple[str, str], names: list[tuple[str, str]]) -> list[Fault]:
+    """Names whose folders or files, the second of each two, are one for a file system that ignores case."""
     seen: dict[str, int] = {}
     faults = []
-    for n, name in enumerate(names):
-        key = paths.folded(name.replace("/", "--") if where[1] == "repo_id" else name)
+    for n, (name, written) in enumerate(names):
+        key = paths.folded(written)
         if name and seen.setdefault(key, n) != n:
             faults.append(Fault((where[0], n, where[1]), f"{name!r} is taken by {where[0]}[{seen[key]}]"))
     return faults

@@ -89,6 +89,10 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
             "name: a\nversion: '1'\nmodels: [{repo: o/m}, {path: ., alias: p, repo_id: o/m}]\n",
             "'o/m' is taken by models[0]",
         ),
+        (
+            "name: a\nversion: '1'\nmodels: [{dataset: o/d}, {dataset: O/D, alias: p}]\n",
+            "'O/D' is taken by models[0]",
+        ),
         ("name: a\nversion: '1'\nmodels: [{url: 'https://h/x'}]\n", "models[0].sha256: url and sha256 go together"),
         (
             "name: a\nversion: '1'\nmodels: [{wheel: a, loader: magic}]\n",
@@ -147,6 +151,13 @@ def test_another_system_does_not_get_this_machine_s_libc(tmp_path: Path) -> None
 )
 def test_a_model_without_an_alias_has_a_name(model: dict[str, str], name: str) -> None:
     assert manifest.WantedModel(**model).name == name  # type: ignore[arg-type]
+
+
+def test_a_model_and_a_dataset_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text("name: a\nversion: '1'\nmodels: [{repo: o/m}, {dataset: o/m, alias: rows}]\n")
+    found = manifest.load(path).manifest.models
+    assert [model.locked().hub_folder for model in found] == ["models--o--m", "datasets--o--m"]
 
 
 def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:

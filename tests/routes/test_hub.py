@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
+from tests.online.loopback import Handler
 
 MANIFEST = """\
 name: small
@@ -30,6 +36,12 @@ FILES = {
 }
 
 
+def of_the_hub(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
+    """The environment of a builder whose hub is at ``url`` and whose cache of it is empty."""
+    told = {name: value for name, value in online.items() if not name.startswith("HF_")}
+    return told | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf")}
+
+
 def test_a_model_of_the_hub_travels_pinned(
     online: dict[str, str], tmp_path: Path, far: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -38,16 +50,16 @@ def test_a_model_of_the_hub_travels_pinned(
     with hub_running() as hub:
         commit = hub.repository("org/tiny", FILES).commit(FILES, ref="v1.0")
         rows = hub.repository("org/rows", {"train.csv": b"a,b\n"}, "datasets").refs["main"]
-        told = {name: value for name, value in online.items() if not name.startswith("HF_")}
-        told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        told = of_the_hub(online, hub.url, tmp_path)
         done = bundle("lock", manifest, "-o", locked, env=told)
         assert done.returncode == 0, done.stderr
         assert "org/tiny: leaves out weights that are there as safetensors too (1 file)" in done.stderr
         hub.repositories["org/tiny"].commit({"config.json": b"moved"}, ref="v1.0")
         hub.seen.clear()
+        hub.storage.seen.clear()
         done = bundle("build", manifest, "--lock", locked, "-o", packed, "--quiet", env=told)
         assert done.returncode == 0, done.stderr
-        assert hub.fetched() == []
+        assert hub.seen == hub.storage.seen == [], "what the lock names is on the shelf: the hub is not even asked"
 
     prefix = tmp_path / "prefix"
     assert far("install", packed, "--prefix", prefix, "--no-smoke").returncode == 0
@@ -63,3 +75,41 @@ def test_a_model_of_the_hub_travels_pinned(
         (f"repo:org/tiny@{commit}", "mit"),
         (f"dataset:org/rows@{rows}", ""),
     ]
+
+
+def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, packed, weights = tmp_path / "m.yaml", tmp_path / "m.bundle.tar", os.urandom(3 << 20)
+    manifest.write_text("name: killed\nversion: '1'\nmodels: [{repo: org/tiny, loader: files}]\n")
+    over = threading.Event()
+
+    def held(handler: Handler, _: bytes) -> None:
+        """Half of the file, and then nothing more, as from a line that hangs."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(weights)))
+        handler.end_headers()
+        handler.wfile.write(weights[: 2 << 20])
+        over.wait(600)
+        handler.close_connection = True
+
+    with hub_running() as hub:
+        hub.repository("org/tiny", FILES | {"model.safetensors": weights})
+        hub.storage.faults[hub.lfs("org/tiny", "model.safetensors")] = [held]
+        told = of_the_hub(online, hub.url, tmp_path)
+        command = [str(Path(sys.executable).with_name("bundle")), "build", str(manifest), "-o", str(packed), "--quiet"]
+        with subprocess.Popen(command, env=told, stderr=subprocess.DEVNULL) as first:
+            while sum(one.stat().st_size for one in (tmp_path / "shelf/partial").glob("*.partial")) < 1 << 20:
+                assert first.poll() is None, "it ended before it could be killed"
+                time.sleep(0.02)
+            first.send_signal(signal.SIGKILL)
+        over.set()
+        (partial,) = (tmp_path / "shelf/partial").glob("*.partial")
+        come = partial.stat().st_size
+        assert not packed.exists()
+        done = bundle("build", manifest, "-o", packed, "--quiet", env=told)
+        assert done.returncode == 0, done.stderr
+        lines = [one.headers.get("Range", "") for one in hub.storage.seen if one.path.startswith("/lfs/")]
+    assert come >= 1 << 20
+    assert lines == ["", f"bytes={come}-"]
+    assert bundle("verify", packed).returncode == 0
+    assert weights in packed.read_bytes()
+    assert not list((tmp_path / "shelf/partial").glob("*.partial"))
