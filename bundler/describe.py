@@ -13,6 +13,7 @@ from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release
+from bundler.offline.removal import Removed
 
 Answer = tuple[dict[str, Any], str]
 
@@ -185,3 +186,11 @@ def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
         for row in rows
     ]
     return {"releases": rows}, "\n".join(lines) or "nothing is installed here"
+
+
+def removed(gone: Removed) -> Answer:
+    """What remove and prune tell."""
+    lines = [f"removed: {name}" for name in gone.releases]
+    lines += [f"  and its model {name}, which no other release holds" for name in gone.models]
+    lines += [f"  {size_text(gone.bytes)}"] if lines else ["nothing to remove"]
+    return fields.encode(gone), "\n".join(lines)

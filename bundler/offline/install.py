@@ -65,7 +65,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             place.place(carried, locked, planned, release, report)
-            if not release.receipt.exists():
+            if not release.finished:
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)
                 smoke.lay_out(release)
@@ -112,7 +112,7 @@ def _receipt(release: releases.Release, locked: lock.Lock, results: list[dict[st
     before = releases.live(release.prefix)
     follows = "" if before is None else before.name
     if follows == release.name:  # proven again where it stands
-        follows = known.get(release.name, {"follows": ""})["follows"]
+        follows = known[follows]["follows"] if follows in known else ""
     return Receipt(
         release=release.name,
         name=locked.name,

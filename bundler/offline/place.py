@@ -47,7 +47,7 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
     files: dict[str, Path] = {}
     moves: list[tuple[Path, Path]] = []
     extra: list[Path] = []
-    if release.receipt.exists():
+    if release.finished:
         assets = [(asset, release.path / asset.path) for asset in locked.of_kind("asset")]
         _mend(_wrong(assets, "the assets, which are here", report), files, moves)
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,24 @@ class Release:
         """Written last: a release without it was never finished."""
         return self.path / "receipt.json"
 
+    @property
+    def finished(self) -> bool:
+        """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
+
+        What is live was finished, even where its receipt was lost since.
+        """
+        now = live(self.prefix)
+        return self.receipt.exists() or (now is not None and now.name == self.name and self.path.is_dir())
+
     def lock(self) -> Lock:
-        """The lock that it was installed from; raises IntegrityError when its file was altered."""
-        return lock.read((self.path / lock.LOCK).read_bytes(), str(self.path / lock.LOCK))
+        """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
+        path = self.path / lock.LOCK
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            hint = "install its bundle again: that mends it"
+            raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
+        return lock.read(data, str(path))
 
 
 def at(prefix: Path) -> Path:
@@ -97,38 +112,43 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     UnsafeError where the prefix is not as this program makes it.
     """
     release = Release(prefix=prefix, name=name)
-    _refuse_links(prefix)
+    refuse_links(prefix)
     known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
-    _discard_unfinished(prefix, known)
+    discard_unfinished(prefix)
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
         raise UnsafeError(f"another bundle is installed under the name {name}", where=str(release.path), hint=hint)
     try:
-        if name in known:
-            yield release
+        if release.finished:
+            with _mended(release):
+                yield release
         else:
             with _fresh(release):
                 yield release
         switch(release)
     finally:
-        _discard_unheld_models(prefix)
+        discard_unheld_models(prefix)
 
 
 @contextmanager
 def _fresh(release: Release) -> Iterator[None]:
-    """An empty folder for a release. A live one that lost its receipt is put aside, and back if this fails."""
-    aside = release.path.with_name(f".{release.name}.aside")
-    if release.path.exists():
-        release.path.replace(aside)
+    """An empty folder for a release; it goes again if this fails."""
     release.work.mkdir(parents=True)
     try:
         yield
     except BaseException:
         _discard(release.path)
-        if aside.exists():
-            aside.replace(release.path)
         raise
-    _discard(aside)
+
+
+@contextmanager
+def _mended(release: Release) -> Iterator[None]:
+    """A release that stays where it is, whatever happens: it may be live."""
+    _discard(release.work)  # of a killed run
+    try:
+        yield
+    finally:
+        _discard(release.work)
 
 
 def switch(release: Release) -> None:
@@ -157,29 +177,53 @@ def required_live(prefix: Path) -> Release:
 
 
 def receipts(prefix: Path) -> list[dict[str, Any]]:
-    """The receipts of the finished releases, in the order in which they were installed.
+    """The receipts of the finished releases, in the order in which they were installed; ``unreadable`` names the rest."""
+    found = [receipt for path in _receipt_files(prefix) if (receipt := _read(path))]
+    return sorted(found, key=lambda one: (one["ordinal"], one["release"]))
 
-    Raises IntegrityError for one that can't be read.
-    """
-    found = []
-    for path in (prefix / "releases").glob("[!.]*/receipt.json"):
-        try:
-            receipt = dict(json.loads(path.read_bytes()))
-            found.append((int(receipt["ordinal"]), str(receipt["release"]), str(receipt["digest"]), receipt))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            hint = "remove this file, or the folder that it is in, and install that bundle again"
-            raise IntegrityError("the receipt of a release is damaged", where=str(path), hint=hint) from error
-    return [receipt for *_, receipt in sorted(found, key=lambda one: one[:2])]
+
+def unreadable(prefix: Path) -> list[Release]:
+    """The finished releases whose receipt is damaged: what they hold is not known, and nothing of it is touched."""
+    damaged = [path.parent.name for path in _receipt_files(prefix) if not _read(path)]
+    return [Release(prefix=prefix, name=name) for name in sorted(damaged)]
+
+
+def _receipt_files(prefix: Path) -> list[Path]:
+    return list((prefix / "releases").glob("[!.]*/receipt.json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a receipt says, or nothing where it is damaged or speaks of another release than the one it lies in."""
+    try:
+        receipt = dict(json.loads(path.read_bytes()))
+        texts = [receipt[name] for name in ("release", "name", "version", "digest", "follows")]
+        names = [*receipt["homes"], *receipt["homes"].values(), *receipt["models"], *texts]
+        whole = all(isinstance(name, str) for name in names)
+        whole &= all(type(receipt[name]) is int for name in ("ordinal", "sequence"))
+        return receipt if whole and receipt["release"] == path.parent.name else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def damaged_receipt(release: Release) -> IntegrityError:
+    """The failure to know what a finished release holds."""
+    hint = "install its bundle again: that mends it; or, where another is live, bundle remove " + release.name
+    return IntegrityError("the receipt of a release is damaged", where=str(release.receipt), hint=hint)
 
 
 def rollback(prefix: Path) -> tuple[Release, Release]:
     """Make the release live that was live before the live one was installed; gives (from, to).
 
-    Raises UsageError where there is none.
+    Raises UsageError where there is none, IntegrityError where the receipt of either is damaged.
     """
     now = required_live(prefix)
     known = {receipt["release"]: receipt for receipt in receipts(prefix)}
+    broken = {release.name: release for release in unreadable(prefix)}
+    if now.name in broken:
+        raise damaged_receipt(now)
     before = known[now.name]["follows"]
+    if before in broken:
+        raise damaged_receipt(broken[before])
     if before not in known:
         hint = "bundle list shows what is installed"
         raise UsageError(f"no release was live before {now.name} was installed", where=str(prefix), hint=hint)
@@ -193,7 +237,7 @@ def clear_work(release: Release) -> None:
     _discard(release.work)
 
 
-def _refuse_links(prefix: Path) -> None:
+def refuse_links(prefix: Path) -> None:
     """What another user could plant, or an administrator make, to have this write elsewhere."""
     for name in ("models", "releases", "var"):
         if (prefix / name).is_symlink():
@@ -201,21 +245,43 @@ def _refuse_links(prefix: Path) -> None:
             raise UnsafeError("this is a link, and must be a folder", where=str(prefix / name), hint=hint)
 
 
-def _discard_unfinished(prefix: Path, finished: Container[str]) -> None:
+def unfinished(prefix: Path) -> list[Path]:
+    """Folders of releases that no run has finished: one is at work on them, or was killed."""
+    return sorted(
+        folder
+        for folder in (prefix / "releases").glob("*")
+        if folder.name.startswith(".") or not Release(prefix=prefix, name=folder.name).finished
+    )
+
+
+def discard_unfinished(prefix: Path) -> None:
     """Remove what killed runs left; never what is live."""
-    now = live(prefix)
-    for folder in (prefix / "releases").glob("*"):
-        if folder.name not in finished and (now is None or folder.name != now.name):
-            _discard(folder)
+    for folder in unfinished(prefix):
+        _discard(folder)
 
 
-def _discard_unheld_models(prefix: Path) -> None:
-    """Remove the model folders that no release links to."""
+def discard(release: Release) -> None:
+    """Remove a release. Its receipt goes first: one that is half gone never looks like a finished one."""
+    release.receipt.unlink(missing_ok=True)
+    disk.sync_folder(release.path)
+    _discard(release.path)
+
+
+def unheld_models(prefix: Path) -> list[Path]:
+    """The model folders that no release holds, by its links or by its receipt, and what killed runs left there."""
     links = (prefix / "releases").glob("[!.]*/models/*")
     held = {link.readlink().name for link in links if link.is_symlink()}
-    for folder in (prefix / "models").glob("*"):
-        if folder.name not in held:
-            _discard(folder)
+    held |= {home for receipt in receipts(prefix) for home in receipt["homes"]}
+    for release in unreadable(prefix):
+        with suppress(IntegrityError):  # then its links alone tell
+            held |= {model.home for model in release.lock().models}
+    return sorted(folder for folder in (prefix / "models").glob("*") if folder.name not in held)
+
+
+def discard_unheld_models(prefix: Path) -> None:
+    """Remove the model folders that no release holds."""
+    for folder in unheld_models(prefix):
+        _discard(folder)
 
 
 def _discard(folder: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from bundler import describe
 from bundler.console import Console
 from bundler.offline import install as installing
-from bundler.offline import releases, smoke
+from bundler.offline import releases, removal, smoke
 from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
 
 
@@ -42,9 +42,11 @@ def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
 
 @verb("bundle list --prefix /opt/demo")
 @PREFIX
-def list_(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+def list_(*, prefix: Path, report: Console) -> Answer:
     """List the installed releases; the live one is marked."""
     root = releases.at(prefix)
+    for release in releases.unreadable(root):
+        report.warn(f"{releases.damaged_receipt(release)}: {release.receipt}")
     return describe.listed(releases.receipts(root), releases.live(root))
 
 
@@ -59,4 +61,31 @@ def rollback(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every
     return {"from": now.name, "to": then.name}, f"live now: {then.name} (before: {now.name})"
 
 
-VERBS = (install, smoke_, list_, rollback)
+@verb("bundle remove 1.0-3f2a91c0 --prefix /opt/demo")
+@click.argument("release", metavar="RELEASE")
+@PREFIX
+def remove(*, release: str, prefix: Path, report: Console) -> Answer:
+    """Remove a release that is not live, with the models that no other holds.
+
+    RELEASE is a name that 'bundle list' shows.
+    """
+    root = releases.at(prefix)
+    releases.required_live(root)
+    with releases.held(root):
+        return describe.removed(removal.remove(root, release, report))
+
+
+@verb("bundle prune --prefix /opt/demo")
+@PREFIX
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Releases that stay, the live one too."
+)
+def prune(*, prefix: Path, keep: int, report: Console) -> Answer:
+    """Remove old releases, with the models that no other holds; what rollback would go to stays longest."""
+    root = releases.at(prefix)
+    releases.required_live(root)
+    with releases.held(root):
+        return describe.removed(removal.prune(root, keep, report))
+
+
+VERBS = (install, smoke_, list_, rollback, remove, prune)

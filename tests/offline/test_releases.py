@@ -15,21 +15,32 @@ from bundler.offline import releases
 DIGEST = "d" * 64
 
 
-def finish(release: releases.Release, ordinal: int) -> None:
+def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()) -> None:
     before = releases.live(release.prefix)
     receipt = {
         "release": release.name,
+        "name": "test",
+        "version": "1",
+        "sequence": 1,
         "digest": DIGEST,
         "ordinal": ordinal,
         "follows": before.name if before else "",
-        "homes": {},
+        "models": list(models),
+        "homes": {f"{model}-1": DIGEST for model in models},
     }
     release.receipt.write_text(json.dumps(receipt))
 
 
-def install(prefix: Path, name: str, ordinal: int) -> None:
+def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
     with releases.begin(prefix, name, DIGEST) as release:
-        finish(release, ordinal)
+        for model in models:
+            home = release.shared_models / f"{model}-1"
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "w").write_bytes(b"w" * 100)
+            (release.path / "models").mkdir(exist_ok=True)
+            if not (release.path / "models" / model).exists():
+                (release.path / "models" / model).symlink_to(f"../../../models/{home.name}")
+        finish(release, ordinal, models)
 
 
 def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
@@ -73,20 +84,28 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_a_live_release_that_lost_its_receipt_survives_a_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp_path: Path, text: str) -> None:
+    """Its receipt was there before the switch, so that it was lost or damaged since; services go on using the rest."""
     install(tmp_path, "1-a", 1)
-    kept = tmp_path / "releases" / "1-a" / "kept"
+    kept = tmp_path / "current" / "kept"
     kept.write_text("venv")
-    (kept.parent / "receipt.json").unlink()
+    (tmp_path / "current" / "receipt.json").unlink()
+    if text:
+        (tmp_path / "current" / "receipt.json").write_text(text)
 
-    def fail() -> None:
-        with releases.begin(tmp_path, "1-a", DIGEST):
+    def fail(name: str) -> None:
+        with releases.begin(tmp_path, name, DIGEST) as release:
+            assert kept.read_text() == "venv"
+            assert release.finished == (name == "1-a")
             raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        fail()
-    assert kept.read_text() == "venv"
-    assert (tmp_path / "current" / "kept").exists()
+    for name in ("1-a", "2-b"):
+        with pytest.raises(RuntimeError):
+            fail(name)
+        assert kept.read_text() == "venv"
+    install(tmp_path, "1-a", 1)
+    assert (kept.read_text(), releases.receipts(tmp_path)[0]["release"]) == ("venv", "1-a")
 
 
 def test_another_bundle_of_the_same_name_is_refused(tmp_path: Path) -> None:
@@ -108,11 +127,39 @@ def test_a_link_in_the_prefix_is_refused(tmp_path: Path, name: str) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:
+DAMAGES = [b"{", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000, b'{"release": "9-z"}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_receipt_stops_only_what_needs_it(tmp_path: Path, damage: bytes) -> None:
+    install(tmp_path, "1-a", 1, models=("m",))
+    install(tmp_path, "2-b", 2)
+    (tmp_path / "releases" / "1-a" / "receipt.json").write_bytes(damage)
+    assert [receipt["release"] for receipt in releases.receipts(tmp_path)] == ["2-b"]
+    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-a"]
+    with pytest.raises(IntegrityError, match="the receipt of a release is damaged") as caught:
+        releases.rollback(tmp_path)
+    assert "install its bundle again" in caught.value.hint
+    install(tmp_path, "3-c", 3)
+    assert (tmp_path / "releases" / "1-a" / "models" / "m" / "w").exists(), "nothing of it is touched"
+    assert releases.rollback(tmp_path)[1].name == "2-b"
+    install(tmp_path, "1-a", 4, models=("m",))
+    assert not releases.unreadable(tmp_path)
+
+
+def test_a_receipt_of_another_release_is_none(tmp_path: Path) -> None:
     install(tmp_path, "1-a", 1)
-    (tmp_path / "releases" / "1-a" / "receipt.json").write_text("{")
-    with pytest.raises(IntegrityError, match="the receipt of a release is damaged"):
-        releases.receipts(tmp_path)
+    install(tmp_path, "2-b", 2)
+    there = tmp_path / "releases"
+    (there / "1-a" / "receipt.json").write_bytes((there / "2-b" / "receipt.json").read_bytes())
+    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-a"]
+
+
+def test_a_model_whose_link_was_lost_is_still_held(tmp_path: Path) -> None:
+    install(tmp_path, "1-a", 1, models=("m",))
+    (tmp_path / "releases" / "1-a" / "models" / "m").unlink()
+    install(tmp_path, "2-b", 2)
+    assert (tmp_path / "models" / "m-1" / "w").exists()
 
 
 def test_rollback_goes_to_what_was_live_before(tmp_path: Path) -> None:
