@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 import requests
 
-from bundler.bundle import hashing
+from bundler.bundle import disk, hashing
 from bundler.errors import FetchError, IntegrityError
 from bundler.online import answers, pipconfig
 from bundler.online.answers import PATIENCE, AgainError, Patience, address
@@ -89,6 +89,20 @@ def sizes(urls: Iterable[str], session: requests.Session, patience: Patience = P
     listed = list(dict.fromkeys(urls))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sizes") as pool:
         return dict(zip(listed, pool.map(lambda url: _size(url, session, patience), listed), strict=True))
+
+
+def require_room(wanted: Sequence[Wanted], store: Store, config: PipConfig) -> None:
+    """Ask how large files are before any is fetched.
+
+    What the server does not say is not counted, nor what an earlier run has brought of a file. Raises HostError when
+    the shelf's disk has too little room, FetchError for what can't be had.
+    """
+    patience = Patience(tries=config.retries + 1)
+    with pipconfig.session(config, [one.url for one in wanted]) as session, ThreadPoolExecutor(AT_ONCE) as pool:
+        told = list(pool.map(lambda one: _told(one.url, session, patience), wanted))
+    here = [_length(store.partial(one.sha256)) if one.sha256 else 0 for one in wanted]
+    needed = sum(max(0, size - have) for size, have in zip(told, here, strict=True) if size is not None)
+    disk.require([(store.root, needed, "fetching " + ", ".join(address(one.url) for one in wanted))])
 
 
 def examined(wanted: Wanted, path: Path) -> tuple[str, str]:
@@ -267,22 +281,32 @@ def _size(url: str, session: requests.Session, patience: Patience) -> int:
         raise FetchError(f"can't be read: {answers.words(error)}", where=str(path)) from error
 
 
+def _told(url: str, session: requests.Session, patience: Patience) -> int | None:
+    """The size in bytes of what stands at an address, as far as it is said without fetching it."""
+    path = pipconfig.local_path(url)
+    if path is not None:
+        return _size(url, session, patience)
+    return answers.patiently(lambda: _size_by_word(url, session), url, patience)
+
+
 def _size_by_asking(url: str, session: requests.Session) -> int:
+    if (size := _size_by_word(url, session)) is not None:
+        return size
+    with answers.ask(session, "GET", url, _PLAIN) as response:
+        return sum(map(len, answers.body(response)))
+
+
+def _size_by_word(url: str, session: requests.Session) -> int | None:
     with answers.ask(session, "HEAD", url, _PLAIN) as response:
         if response.status_code == HTTPStatus.OK and (size := answers.content_length(response)) is not None:
             return size
     # Signed addresses refuse HEAD, and some servers give no length with it.
     with answers.ask(session, "GET", url, _PLAIN | {"Range": "bytes=0-0"}) as response:
         if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            size = answers.content_range(response)[1]
-        elif response.status_code == HTTPStatus.OK:
-            size = answers.content_length(response)
-        else:
-            raise answers.refused(response, url)
-        if size is not None:
-            return size
-    with answers.ask(session, "GET", url, _PLAIN) as response:
-        return sum(map(len, answers.body(response)))
+            return answers.content_range(response)[1]
+        if response.status_code == HTTPStatus.OK:
+            return answers.content_length(response)
+        raise answers.refused(response, url)
 
 
 def _checked(wanted: Wanted, path: Path) -> str:

@@ -43,16 +43,13 @@ _BROKEN = "the source is damaged or unfinished: fetch it again, or ask whoever m
 _UNPROVED = "name the model's 'loader' if one fits; 'loader: files' carries any files without a smoke load"
 
 
-def detected(alias: str, files: Sequence[str], read: Read | None = None) -> str:
-    """The loader that a model's files call for; raises ResolveError when they call for none that is known.
-
-    Without `read`, only the names of the files can tell.
-    """
+def detected(alias: str, files: Sequence[str], read: Read) -> str:
+    """The loader that a model's files call for; raises ResolveError when they call for none that is known."""
     if M3_HEADS[0] in files:  # before modules.json, which BGE-M3 has too for its dense vectors alone
         return "flag-embedding-m3"
     if "modules.json" in files:
         return "cross-encoder" if _saved_as_cross_encoder(alias, files, read) else "sentence-transformers"
-    if read and "config.json" in files:
+    if "config.json" in files:
         return _of_configuration(alias, _object(alias, "config.json", read))
     shown = ", ".join(list(files)[:8]) + (" …" if len(files) > 8 else "")
     raise ResolveError(
@@ -110,10 +107,10 @@ def _unknown(alias: str, why: str) -> ResolveError:
     return ResolveError(f"no loader is known for {alias}: {why}", where=f"models: {alias}", hint=_UNPROVED)
 
 
-def _saved_as_cross_encoder(alias: str, files: Sequence[str], read: Read | None) -> bool:
+def _saved_as_cross_encoder(alias: str, files: Sequence[str], read: Read) -> bool:
     """Newer versions of sentence-transformers give rerankers a modules.json too."""
     name = "config_sentence_transformers.json"
-    return bool(read and name in files and _object(alias, name, read).get("model_type") == "CrossEncoder")
+    return name in files and _object(alias, name, read).get("model_type") == "CrossEncoder"
 
 
 def _of_configuration(alias: str, values: dict[str, Any]) -> str:

@@ -126,8 +126,7 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
         return found
     if model.url:
         sha256 = str(model.sha256).lower()
-        if shop.store.path_of(sha256) is None:
-            download.fetch([download.Wanted(url=model.url, sha256=sha256)], shop.store, shop.config, shop.report)
+        _bring([download.Wanted(url=model.url, sha256=sha256)], shop, title="fetch")
         shown = answers.address(model.url)
         files = sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
         return Gathered(source=f"url:{shown}", files=tuple(files))
@@ -223,8 +222,14 @@ def _made(path: str, kind: entries.Kind, content: bytes, shop: Workshop) -> Arti
 def fetch_assets(asked: Asked, shop: Workshop) -> None:
     """Bring the assets home that are not on the shelf; each must be what the manifest says."""
     wanted = [download.Wanted(url=asset.url, sha256=asset.sha256.lower()) for asset in asked.manifest.assets]
+    _bring(wanted, shop, title="fetch assets")
+
+
+def _bring(wanted: Sequence[download.Wanted], shop: Workshop, *, title: str) -> None:
+    """Bring home what is not on the shelf, if the disk has room for it."""
     if away := [one for one in wanted if shop.store.path_of(one.sha256) is None]:
-        download.fetch(away, shop.store, shop.config, shop.report, title="fetch assets")
+        download.require_room(away, shop.store, shop.config)
+        download.fetch(away, shop.store, shop.config, shop.report, title=title)
 
 
 def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:

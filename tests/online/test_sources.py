@@ -226,9 +226,9 @@ def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[
 
 
 def test_the_loader_is_seen_from_the_files() -> None:
-    assert loaders.detected("m", list(GOOD)) == "sentence-transformers"
+    assert loaders.detected("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
     with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
-        loaders.detected("m", ["model.gguf"])
+        loaders.detected("m", ["model.gguf"], GOOD.__getitem__)
 
 
 @pytest.mark.parametrize(

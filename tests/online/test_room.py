@@ -1,0 +1,77 @@
+"""Room for a file is looked at before its first byte is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import FetchError, HostError
+from bundler.online import manifest, resolve
+from bundler.online.pipconfig import PipConfig
+from bundler.online.resolve import Workshop
+from bundler.online.store import Store
+from bundler.progress import Collected
+from tests.online.bench import LINUX
+from tests.online.loopback import Handler, Loopback, status, without_length
+
+DATA = b"weights" * 1000
+
+
+def vast(handler: Handler, _: bytes) -> None:
+    """A file that no disk holds."""
+    handler.answer(200, b"", {"Content-Length": str(1 << 59)})
+
+
+@pytest.fixture
+def shop(store: Store) -> Workshop:
+    return Workshop(store=store, config=PipConfig(retries=0), report=Collected())
+
+
+def asked(tmp_path: Path, text: str) -> manifest.Asked:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"name: t\nversion: '1'\n{text}\n")
+    return manifest.load(path)
+
+
+def of_a_model(tmp_path: Path, server: Loopback) -> manifest.Asked:
+    server.files["/m.gguf"] = DATA
+    return asked(tmp_path, f"models: [{{url: '{server.url}/m.gguf', sha256: {digest_of(DATA)}, alias: m}}]")
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(tmp_path: Path, server: Loopback, shop: Workshop) -> None:
+    wanted = of_a_model(tmp_path, server)
+    server.faults["/m.gguf"] = [vast]
+    with pytest.raises(HostError, match=r"the disk is too small: fetching http://127.*/m\.gguf needs") as caught:
+        resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    assert "free" in caught.value.hint
+    assert server.asked("GET") == []
+
+
+def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
+    tmp_path: Path, server: Loopback, shop: Workshop
+) -> None:
+    wanted = asked(tmp_path, f"assets: [{{url: '{server.url}/a', sha256: {digest_of(DATA)}, path: a}}]")
+    server.files["/a"] = DATA
+    server.faults["/a"] = [vast]
+    with pytest.raises(HostError, match="the disk is too small"):
+        resolve.fetch_assets(wanted, shop)
+    assert server.asked("GET") == []
+
+
+def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, shop: Workshop) -> None:
+    wanted = of_a_model(tmp_path, server)
+    server.faults["/m.gguf"] = [without_length, without_length]
+    found = resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    assert [file.size for file in found.files] == [len(DATA)]
+    asked_before = len(server.seen)
+    resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    assert len(server.seen) == asked_before, "what is on the shelf is asked of nobody"
+
+
+def test_what_is_not_there_is_said_before_anything_is_fetched(tmp_path: Path, server: Loopback, shop: Workshop) -> None:
+    wanted = of_a_model(tmp_path, server)
+    server.faults["/m.gguf"] = [status(404), status(404)]
+    with pytest.raises(FetchError, match="404"):
+        resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
