@@ -25,6 +25,7 @@ from bundler.online import build as building
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from hub import from_the_hub
 from measures import Row, Timed, installing, packing, placing, resolving, sharing
 
 SHARDS = 4
@@ -62,6 +63,7 @@ def measure(folder: Path, gib: float, rounds: int) -> list[Row]:
     shop = building.workshop(Timed())
     bundle = building.build(asked, folder, None, shop)
     locked: Lock = bundle.lock
+    rows += from_the_hub(folder, folder / "model", rounds)
     rows += packing(folder, locked, shop, rounds)
     rows += placing(folder, bundle.path, rounds)
     rows += installing(folder, bundle.path, rounds)

@@ -16,13 +16,14 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 from requests import exceptions
 from requests.exceptions import SSLError
+from urllib3.exceptions import HTTPError
 
 from bundler.errors import FetchError
 from bundler.online import pipconfig
 
 T = TypeVar("T")
-_CHUNK = 1 << 16
-"""Bytes read at once; where a body is cut, less than this of what came is lost."""
+_CHUNK = 1 << 20
+"""Bytes read at once where that many have come."""
 _LONGEST_ORDER = 300.0
 """Seconds that a server may have us wait."""
 _PASSING = (
@@ -119,10 +120,11 @@ def ask(session: requests.Session, method: str, url: str, headers: Mapping[str, 
 
 
 def body(response: requests.Response) -> Iterator[bytes]:
-    """The bytes of an answer as they come; raises AgainError where they end too early."""
+    """The bytes of an answer as they come, none held back; raises AgainError where they end too early."""
     try:
-        yield from response.iter_content(_CHUNK)
-    except _PASSING as error:
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            yield chunk
+    except HTTPError as error:
         raise AgainError(f"the connection broke: {words(error)}") from error
 
 

@@ -120,15 +120,29 @@ class _StoppedError(Exception):
 
 
 class _Tally:
-    """What one download has added to the progress, so that starting again takes it back."""
+    """What one download has come to: for the progress, which starting again takes back, and its SHA-256."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._at = 0
+        self._hashed, self._hashed_to = hashlib.sha256(), 0
 
     def stand(self, at: int) -> None:
         self._stage.advance(at - self._at)
         self._at = at
+
+    def take(self, at: int, chunk: bytes) -> None:
+        """What was written to offset ``at``."""
+        if not at:
+            self._hashed, self._hashed_to = hashlib.sha256(), 0
+        if at == self._hashed_to:  # else the file began in an earlier run, and has to be read again
+            self._hashed.update(chunk)
+            self._hashed_to += len(chunk)
+        self.stand(at + len(chunk))
+
+    def sha256(self, size: int) -> str:
+        """Of the first ``size`` bytes; "" where not all of them came by here."""
+        return self._hashed.hexdigest() if self._hashed_to == size else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +220,7 @@ class _Errand:
                 got=bound(_length, partial),
                 stop=self.stop,
             )
-            sha256 = _checked(wanted, partial)
+            sha256 = _checked(wanted, partial, tally)
         except _WrongError:
             _discard(partial, tally)
             raise
@@ -263,8 +277,8 @@ class _Errand:
             for chunk in answers.body(response):
                 self._go_on()
                 file.write(chunk)
+                tally.take(at, chunk)
                 at += len(chunk)
-                tally.stand(at)
                 if total is not None and at > total:
                     raise _WrongError(f"the server sends more than {total} bytes")
         if total is not None and at < total:
@@ -309,9 +323,10 @@ def _size_by_word(url: str, session: requests.Session) -> int | None:
         raise answers.refused(response, url)
 
 
-def _checked(wanted: Wanted, path: Path) -> str:
-    sha256, why = examined(wanted, path)
-    if why:
+def _checked(wanted: Wanted, path: Path, tally: _Tally) -> str:
+    size = path.stat().st_size
+    sha256 = tally.sha256(size) or hashing.digest_of_file(path)[1]
+    if why := _difference(wanted, path, size, sha256):
         raise _WrongError(why)
     return sha256
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 from urllib.parse import unquote
 
-from tests.online.loopback import Handler, Loopback, Seen, serving
+from tests.online.loopback import Handler, Loopback, Seen, serving, sha256
 
 _LFS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".jpg")
 _API = re.compile(r"/api/(models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>.+)")
 _RESOLVE = re.compile(r"/(datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
+@functools.lru_cache(maxsize=64)
 def git_sha1(data: bytes) -> str:
     """What git names content by."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    hashed = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    hashed.update(data)
+    return hashed.hexdigest()
 
 
 def is_lfs(file: str) -> bool:
@@ -55,11 +58,7 @@ class Repository:
         """The files of a commit as the hub lists them."""
         return [
             {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
-            | (
-                {"lfs": {"sha256": sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
-                if is_lfs(name)
-                else {}
-            )
+            | ({"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 134}} if is_lfs(name) else {})
             | self.lies.get(name, {})
             for name, data in self.commits[commit].items()
         ]
@@ -98,7 +97,7 @@ class Hub(Loopback):
         """The path of an LFS file of main's commit at the storage."""
         repository = self.repositories[name]
         data = repository.commits[repository.refs["main"]][file]
-        path = f"/lfs/{sha256(data).hexdigest()}"
+        path = f"/lfs/{sha256(data)}"
         self.storage.files[path] = data
         return path
 
@@ -167,7 +166,7 @@ class HubHandler(Handler):
             else:
                 self.serve(data)
             return
-        digest = sha256(data).hexdigest()
+        digest = sha256(data)
         self.place.storage.files[f"/lfs/{digest}"] = data
         self.place.signed += 1
         where = f"{self.place.storage.url}/lfs/{digest}?signature=secret-{self.place.signed}"
