@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bundler.offline.removal import Removed
 
 Answer = tuple[dict[str, Any], str]
 
-_FETCHED = ("tool", "wheel", "model", "asset")
+_FETCHED = ("tool", "wheel", "model", "asset", "image")
 """Kinds of artifacts that somebody else may have published a digest for."""
 
 
@@ -37,6 +38,8 @@ def summary(lock: Lock) -> dict[str, Any]:
             {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
             for package in lock.python.packages
         ],
+        "image": _image(lock),
+        "app": _app(lock),
         "artifacts": {"count": len(lock.artifacts), "bytes": sum(artifact.size for artifact in lock.artifacts)},
         "unpublished": [a.path for a in lock.artifacts if a.kind in _FETCHED and not a.upstream],
     }
@@ -56,6 +59,18 @@ def _model(model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
         "unpublished": sum(not artifact.upstream for artifact in files),
         "pickles": [a.path for a in files if a.path.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))],
     }
+
+
+def _image(lock: Lock) -> dict[str, Any]:
+    carried = lock.of_kind("image")
+    told = {"base": lock.image.base, "digest": lock.image.digest, "user": lock.image.user, "carried": bool(carried)}
+    return told | {"bytes": sum(artifact.size for artifact in carried)}
+
+
+def _app(lock: Lock) -> dict[str, Any]:
+    files = lock.of_kind("app")
+    told = {"files": len(files), "bytes": sum(artifact.size for artifact in files)}
+    return told | {"entrypoint": list(lock.app.entrypoint)}
 
 
 def words(lock: Lock) -> str:
@@ -84,6 +99,13 @@ def words(lock: Lock) -> str:
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
     if assets := lock.of_kind("asset"):
         lines.append(f"  assets     {', '.join(asset.path for asset in assets)}")
+    if lock.image.base:
+        base = said["image"]
+        travels = f"carried, {size_text(base['bytes'])}" if base["carried"] else "not carried"
+        lines.append(f"  image      {base['base']} ({base['digest']}), {travels}")
+    if files := said["app"]["files"]:
+        starts = shlex.join(lock.app.entrypoint) or "Python"
+        lines.append(f"  app        {files} files, {size_text(said['app']['bytes'])}; starts: {starts}")
     if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
         lines.append("  no digest was published for: " + ", ".join(loose))
     return "\n".join(lines)

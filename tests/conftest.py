@@ -54,6 +54,7 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
         manifest_sha256="0" * 64,
         target=TARGET,
         models=tuple(models),
+        image=changes.get("image", entries.Image()),
         head_size=lock.HEAD_UNIT,
         artifacts=artifacts,
     )

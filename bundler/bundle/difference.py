@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bundler.bundle.lock import Lock
+from bundler.bundle.lock import Lock, digest_of_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,11 @@ def between(old: Lock, new: Lock) -> Difference:
 
 def _about(lock: Lock) -> dict[str, str]:
     told = {"name": lock.name, "version": lock.version, "sequence": str(lock.sequence), "target": str(lock.target)}
+    if lock.image.base:
+        told["base image"] = f"{lock.image.base} ({lock.image.digest[:19]})"
+    if files := lock.of_kind("app"):
+        digest = digest_of_files((one.sha256, one.path) for one in files)
+        told["application"] = f"{len(files)} files ({digest[:12]})"
     return told | {f"variable {name}": value for name, value in lock.env.items()}
 
 

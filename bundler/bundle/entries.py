@@ -13,6 +13,8 @@ from bundler.bundle.fields import Invalid, about
 
 INSTALLER = "bundle.pyz"
 REQUIREMENTS = "requirements.txt"
+BLOBS = "images/blobs/sha256/"
+"""Where the blobs of a carried base image stand, each under its own digest (OCI image layout)."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,7 +24,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _PACKAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
 
-Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset"]
+Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset", "image", "app"]
 FOLDERS: Mapping[Kind, str] = {
     "installer": INSTALLER,
     "requirements": REQUIREMENTS,
@@ -30,6 +32,8 @@ FOLDERS: Mapping[Kind, str] = {
     "wheel": "wheels/",
     "model": "models/",
     "asset": "assets/",
+    "image": "images/",
+    "app": "app/",
 }
 """Where artifacts of each kind stand, in the order in which they stand."""
 
@@ -165,14 +169,49 @@ class Smoke:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
-    """The container image that the release can be baked into."""
+class App:
+    """The application: its files are the artifacts below ``app/``."""
 
-    base: str = about("base image, by a name that the closed network's engine has loaded", default="")
+    entrypoint: tuple[str, ...] = about("what starts it, run in its folder; empty: Python", default=())
+
+    def __post_init__(self) -> None:
+        if not all(self.entrypoint):
+            raise Invalid("must hold no empty word", "entrypoint")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """The container image that the release can be baked into.
+
+    Where the base image is carried, its OCI image layout is the artifacts below ``images/``.
+    """
+
+    base: str = about("base image, by the name that a registry has it under; empty: none was named", default="")
+    digest: str = about("sha256:… of the base's manifest for the target's platform; empty: not pinned", default="")
     user: int = about("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*|", self.base):
             raise Invalid(f"{self.base!r} is not the name of an image", "base")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}|", self.digest) or (self.digest and not self.base):
+            raise Invalid("must be sha256: and 64 hexadecimal digits, and belong to a base", "digest")
         if not 0 <= self.user < 1 << 31:
             raise Invalid("must be a user's number", "user")
+
+    @property
+    def blob(self) -> str:
+        """Where the base's manifest stands in the bundle when the base is carried."""
+        return f"{BLOBS}{self.digest.partition(':')[2]}"
+
+    @property
+    def loaded_name(self) -> str:
+        """What a carried base is called once an engine has loaded it: no registry can be meant by it."""
+        return f"localhost/bundle-base:{self.digest.partition(':')[2][:12]}"
+
+    @property
+    def pinned_name(self) -> str:
+        """The base in a registry, by digest; engines differ on names that have a tag besides."""
+        repository = self.base.partition("@")[0]
+        if ":" in repository.rpartition("/")[2]:
+            repository = repository.rpartition(":")[0]
+        return f"{repository}@{self.digest}"

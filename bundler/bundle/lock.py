@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Literal
 
 from bundler.bundle import envfile, fields, paths
-from bundler.bundle.entries import FOLDERS, INSTALLER, Artifact, Image, Kind, Model, Python, Smoke
+from bundler.bundle.entries import BLOBS, FOLDERS, INSTALLER, App, Artifact, Image, Kind, Model, Python, Smoke
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target
@@ -60,6 +60,7 @@ class Lock:
     rehearsed: bool = about("whether the builder installed it with the network cut", default=False)
     env: Mapping[str, str] = about("into .env.offline, placeholders unfilled", default_factory=dict)
     image: Image = field(default_factory=Image)
+    app: App = field(default_factory=App)
     head_size: int = about("bytes before the content of bundle.pyz; a multiple of 65536")
     artifacts: tuple[Artifact, ...]
 
@@ -78,6 +79,7 @@ class Lock:
         self._check_artifacts()
         self._check_models()
         self._check_packages()
+        self._check_image()
 
     def _check_words(self) -> None:
         """What is shown to a person must not be able to draw on a terminal or pretend to be another line."""
@@ -134,6 +136,13 @@ class Lock:
         rendered = digest_of(requirements_text(self.python, self.artifacts))
         if any(artifact.sha256 != rendered for artifact in self.of_kind("requirements")):
             raise Invalid("requirements.txt is not what the packages give", "python")
+
+    def _check_image(self) -> None:
+        carried = {artifact.path: artifact.sha256 for artifact in self.of_kind("image")}
+        if carried and self.image.blob not in carried:
+            raise Invalid("does not hold the manifest that image.digest names", "artifacts")
+        if bad := [path for path, sha256 in carried.items() if path.startswith(BLOBS) and path != BLOBS + sha256]:
+            raise Invalid(f"{bad[0]!r} is not named by its digest", "artifacts")
 
     @cached_property
     def canonical(self) -> bytes:

@@ -26,6 +26,10 @@ _MOST_UNPACKED = 20
 """What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
 
 
+_IN_THE_RELEASE = ("installer", "asset", "app")
+"""Kinds of artifacts that stand in the release as they do in the bundle."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Where each file goes: ``files`` while it is written, then ``moves`` give it its name.
@@ -48,13 +52,13 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
     moves: list[tuple[Path, Path]] = []
     extra: list[Path] = []
     if release.finished:
-        assets = [(asset, release.path / asset.path) for asset in locked.of_kind("asset")]
-        _mend(_wrong(assets, "the assets, which are here", report), files, moves)
+        beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in _IN_THE_RELEASE]
+        _mend(_wrong(beside, "what stands beside the environment", report), files, moves)
     else:
         for artifact in locked.artifacts:
             if artifact.kind in ("requirements", "tool", "wheel"):
                 files[artifact.path] = release.work / artifact.path
-            elif artifact.kind == "asset":
+            elif artifact.kind in _IN_THE_RELEASE:
                 files[artifact.path] = release.path / artifact.path
     taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
     for model in locked.models:

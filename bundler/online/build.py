@@ -100,6 +100,11 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
     resolve.fetch_assets(asked, shop)
+    if any(shop.store.path_of(blob.sha256, blob.size) is None for blob in locked.of_kind("image")):
+        resolve.pull(asked, locked.target, shop, pinned=locked.image.digest)
+    if tuple(resolve.app_files(asked, shop)) != locked.of_kind("app"):
+        hint = "run bundle lock again if the change is wanted; else restore the folder"
+        raise IntegrityError("the application's files are not those of the lock", where=str(asked.folder), hint=hint)
 
 
 def _require_folder(folder: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 import yaml
 
 from bundler.bundle import envfile, fields, paths
-from bundler.bundle.entries import Image, Model, Smoke
+from bundler.bundle.entries import Model, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
+from bundler.online.wanted import WantedApp, WantedImage
 
 Loader = Literal[
     "sentence-transformers",
@@ -220,7 +221,8 @@ class Manifest:
     env: Mapping[str, str] = about(
         "into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict
     )
-    image: Image = about("the container image", default_factory=Image)
+    app: WantedApp | None = about("the application that all this is for", default=None)
+    image: WantedImage = about("the container image", default_factory=WantedImage)
     sequence: int | None = about("grows with each bundle; default: seconds of the build", default=None)
     smoke: WantedSmoke = about("how models prove themselves", default_factory=WantedSmoke)
 
@@ -328,6 +330,10 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
             faults.append(Fault(("models", n, "path"), f"{model.path!r} is not a folder beside the manifest"))
+    if manifest.app and not (folder / manifest.app.path).is_dir():
+        faults.append(Fault(("app", "path"), f"{manifest.app.path!r} is not a folder beside the manifest"))
+    if manifest.image.base and manifest.target.resolved().system != "linux":
+        faults.append(Fault(("image", "base"), "only a Linux target can be baked into an image"))
     for key in ("requirements_files", "constraints"):
         for n, name in enumerate(getattr(manifest.python, key)):
             if not (folder / name).is_file():

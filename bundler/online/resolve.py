@@ -12,12 +12,13 @@ from pathlib import Path
 import bundler
 from bundler import process
 from bundler.bundle import entries, lock, tarform
-from bundler.bundle.entries import Artifact, Model, Package, Python, Upstream
+from bundler.bundle.entries import App, Artifact, Image, Model, Package, Python, Upstream
 from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError, UnsafeError
-from bundler.online import answers, download, installer, loaders, manifest, sources, wheels
+from bundler.online import answers, download, images, installer, loaders, manifest, sources, wheels
+from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.pipconfig import PipConfig
 from bundler.online.sources import Gathered, SourceFile
@@ -77,18 +78,24 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
             _artifact_of_file(models[-1], file) for file in sorted(gathered.files, key=lambda file: file.path)
         ]
     artifacts += _assets(asked, shop)
-    return _with_head(_locked(asked, target, packages, models, artifacts))
+    base = pull(asked, target, shop)
+    artifacts += [*base.artifacts, *app_files(asked, shop)]
+    return _with_head(_locked(asked, target, packages, models, base.image, artifacts))
 
 
-def _locked(asked: Asked, target: Target, packages: Python, models: list[Model], artifacts: list[Artifact]) -> Lock:
+def _locked(
+    asked: Asked, target: Target, packages: Python, models: list[Model], base: Image, artifacts: list[Artifact]
+) -> Lock:
     """The lock, whose own rules are the last word on what may travel; raises UnsafeError where they are broken."""
     try:
-        return _lock_of(asked, target, packages, models, artifacts)
+        return _lock_of(asked, target, packages, models, base, artifacts)
     except Invalid as error:
         raise UnsafeError(f"this may not travel: {error}", hint="rename or leave out what the message names") from error
 
 
-def _lock_of(asked: Asked, target: Target, packages: Python, models: list[Model], artifacts: list[Artifact]) -> Lock:
+def _lock_of(
+    asked: Asked, target: Target, packages: Python, models: list[Model], base: Image, artifacts: list[Artifact]
+) -> Lock:
     wanted = asked.manifest
     return Lock(
         name=wanted.name,
@@ -102,7 +109,8 @@ def _lock_of(asked: Asked, target: Target, packages: Python, models: list[Model]
         python=packages,
         smoke=wanted.smoke.locked(),
         env=manifest.variables(wanted),
-        image=wanted.image,
+        image=base,
+        app=wanted.app.locked() if wanted.app else App(),
         head_size=lock.HEAD_UNIT,
         artifacts=tuple(artifacts),
     )
@@ -244,6 +252,24 @@ def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
             origin=answers.address(asset.url),
             upstream=(Upstream(algorithm="sha256", digest=sha256, publisher="manifest"),),
         )
+
+
+def pull(asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Pulled:
+    """The base image, pinned and where it is carried brought home."""
+    return images.pull(asked.manifest.image, target, shop.store, shop.config, shop.report, pinned=pinned)
+
+
+def app_files(asked: Asked, shop: Workshop) -> list[Artifact]:
+    """The application's files, as they are on this machine now."""
+    app = asked.manifest.app
+    if app is None:
+        return []
+    files = sources.of_app(app, asked.folder / app.path)
+    shop.contents |= {file.sha256: file.content for file in files}
+    return [
+        Artifact(path=f"app/{file.path}", kind="app", size=file.size, sha256=file.sha256, origin=file.origin)
+        for file in sorted(files, key=lambda file: file.path)
+    ]
 
 
 def _now() -> int:

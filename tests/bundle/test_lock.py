@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundler.bundle import entries, fields, lock, paths
+from bundler.bundle import entries, fields, hashing, lock, paths
 from bundler.errors import IntegrityError
 from tests.conftest import SMALL, lock_of
 
@@ -56,6 +56,8 @@ def broken(change: Any) -> bytes:
         (lambda d: d.update(sequence=True), "sequence: must be an integer"),
         (lambda d: d.update(name="Über"), "is not a valid name"),
         (lambda d: d.update(head_size=1000), "head_size: must be a multiple of 65536"),
+        (lambda d: d.update(image={"base": "a", "digest": "md5:1", "user": 1}), "image.digest: must be sha256:"),
+        (lambda d: d.update(image={"base": "", "digest": f"sha256:{'0' * 64}", "user": 1}), "and belong to a base"),
         (lambda d: d.update(env={"A B": "x"}), "env: 'A B' is not the name of a variable"),
         (lambda d: d.update(env={"A": "x\nUSER root"}), "env.A holds '\\n', which may not be shown"),
         (
@@ -182,3 +184,24 @@ def test_two_ids_of_one_hub_folder_are_refused() -> None:
     models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
     with pytest.raises(fields.Invalid, match="stands twice"):
         lock_of(contents, models=models)
+
+
+def carried(name: str, digest: str) -> lock.Lock:
+    """A lock with one blob of a base image."""
+    image = entries.Image(base="python", digest=f"sha256:{digest}")
+    return lock_of({"bundle.pyz": b"x", f"{entries.BLOBS}{name}": b"{}"}, image=image)
+
+
+def test_a_carried_base_holds_the_manifest_that_is_pinned_and_blobs_by_their_digests() -> None:
+    right = hashing.digest_of(b"{}")
+    assert lock.read(carried(right, right).canonical, "").image.loaded_name == f"localhost/bundle-base:{right[:12]}"
+    with pytest.raises(fields.Invalid, match=r"does not hold the manifest that image\.digest names"):
+        carried(right, "0" * 64)
+    with pytest.raises(fields.Invalid, match="is not named by its digest"):
+        carried("0" * 64, "0" * 64)
+
+
+@pytest.mark.parametrize("base", ["host:5000/a/b", "host:5000/a/b:1", "host:5000/a/b:1@sha256:" + "1" * 64])
+def test_a_pinned_name_has_the_digest_and_no_tag(base: str) -> None:
+    digest = f"sha256:{'0' * 64}"
+    assert entries.Image(base=base, digest=digest).pinned_name == f"host:5000/a/b@{digest}"

@@ -55,6 +55,13 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ("- a\n", "must be a mapping, not a list"),
         ("name: [\n", "this is not YAML"),
         ("name: a\n", "version: is required"),
+        ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
+        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
+        ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),
+        (
+            "name: a\nversion: '1'\ntarget: {platform: windows-x86_64}\nimage: {base: python}\n",
+            "image.base: only a Linux target can be baked into an image",
+        ),
         (
             "name: a\nversion: 2026.11\n",
             'line 2: version: must be a string, not float (2026.11) (write it in quotes: "2026.11")',
