@@ -329,7 +329,8 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     faults += _same_names(("assets", "path"), [(asset.path, asset.path) for asset in manifest.assets])
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
-            faults.append(Fault(("models", n, "path"), f"{model.path!r} is not a folder beside the manifest"))
+            why = f"{model.path!r} is not a folder beside the manifest: put the model's files there"
+            faults.append(Fault(("models", n, "path"), why))
     if manifest.app and not (folder / manifest.app.path).is_dir():
         faults.append(Fault(("app", "path"), f"{manifest.app.path!r} is not a folder beside the manifest"))
     if manifest.image.base and manifest.target.resolved().system != "linux":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,10 @@ ROOT = Path(__file__).parents[2]
 def faults(tmp_path: Path, text: str) -> str:
     path = tmp_path / "m.yaml"
     path.write_text(text, encoding="utf-8")
+    return faults_of(path)
+
+
+def faults_of(path: Path) -> str:
     with pytest.raises(ManifestError) as caught:
         manifest.load(path)
     assert caught.value.where.startswith(str(path))
@@ -42,7 +48,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         "  line 3: targett: unknown key; did you mean 'target'?",
         "  line 6: models[1].loadr: unknown key; did you mean 'loader'?",
         "  line 6: models[1].alias: 'X' is taken by models[0]",
-        "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest",
+        "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest: put the model's files there",
         "  line 8: env.A: nothing fills {model:y}; there is: X, x",
         "  line 9: env.B: holds '$', which sh, dotenv, docker and systemd read differently",
     ]
@@ -174,5 +180,9 @@ def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_manifest_to_copy_from_is_right(path: Path) -> None:
-    manifest.load(path)
+def test_every_manifest_to_copy_from_is_right(path: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copy(path, tmp_path))
+    for folder in re.findall(r"^ +- path: (\S+)$", copied.read_text(encoding="utf-8"), re.MULTILINE):
+        assert f"'{folder}' is not a folder beside the manifest: put the model's files there" in faults_of(copied)
+        (tmp_path / folder).mkdir(parents=True)
+    manifest.load(copied)
