@@ -63,7 +63,7 @@ class Console:
         """The end of a verb that a person or the system ended."""
         error = BundleError("interrupted", hint="the same command goes on from here")
         if self.as_json:
-            told = {"code": INTERRUPTED, "message": str(error), "where": "", "hint": error.hint}
+            told = {"code": INTERRUPTED, "message": str(error), "where": "", "hint": error.hint, "detail": {}}
             self._json(ok=False, result={}, error=told)
         _say(f"{error}: {error.hint}")
 
@@ -76,9 +76,8 @@ class Console:
         message = process.without_secrets(str(error))
         if self.as_json:
             where, hint = process.without_secrets(error.where), process.without_secrets(error.hint)
-            self._json(
-                ok=False, result={}, error={"code": error.code, "message": message, "where": where, "hint": hint}
-            )
+            told = {"code": error.code, "message": message, "where": where, "hint": hint, "detail": {**error.detail}}
+            self._json(ok=False, result={}, error=told)
         where = f"\n  where: {error.where}" if error.where else ""
         hint = f"\n  what to do: {error.hint}" if error.hint else ""
         _say(f"error: {message}{where}{hint}")

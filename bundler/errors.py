@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class BundleError(Exception):
     """A failure that a person can act on.
@@ -16,6 +18,11 @@ class BundleError(Exception):
         super().__init__(message)
         self.where = where
         self.hint = hint
+
+    @property
+    def detail(self) -> Mapping[str, object]:
+        """What a program may want to know besides, as ``--json`` shows it."""
+        return {}
 
 
 class UsageError(BundleError):

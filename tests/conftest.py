@@ -62,6 +62,18 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     return lock.with_changes(first, **({"head_size": head_size} | changes))
 
 
+def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
+    """The bundle of a lock, in memory, whether or not the contents are what it says."""
+    plan = tarform.layout(locked, signature)
+    data = bytearray(plan.size)
+    data[: len(plan.head)] = plan.head
+    for member in plan.artifacts():
+        data[member.header_at : member.content_at] = member.header()
+        if not member.link:
+            data[member.content_at : member.end] = contents[member.name].ljust(member.size, b"\0")[: member.size]
+    return bytes(data)
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A bundle that was written, and what it was written from."""

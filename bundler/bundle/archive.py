@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bundler.bundle import disk, entries, hashing, lock, tarform
+from bundler.bundle import damage, disk, entries, hashing, head, tarform
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
+from bundler.bundle.damage import Damage, DamagedError, Survey
 from bundler.bundle.entries import Artifact
-from bundler.bundle.fields import Invalid
 from bundler.bundle.hashing import FileSource, HashingCopier
+from bundler.bundle.head import Head
 from bundler.bundle.lock import Lock
 from bundler.bundle.tarform import Layout, Member
 from bundler.errors import HostError, IntegrityError
@@ -33,19 +33,6 @@ class ChangedError(IntegrityError):
         hint = "build again: what was kept here is fetched anew, and a folder that changed is locked anew"
         super().__init__(f"these files are not what the lock says:\n{listed}", where=where, hint=hint)
         self.artifacts = artifacts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
-    """Bytes of a bundle that are not what they must be: ``start`` up to, not including, ``end``."""
-
-    member: str
-    start: int
-    end: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.member} (bytes {self.start}-{self.end}): {self.message}"
 
 
 def room_for(path: Path, packed: Lock, here: Mapping[str, Path]) -> int:
@@ -117,38 +104,34 @@ def seal(path: Path, sealed: Lock, signature: bytes | None) -> None:
             raise IntegrityError("the new lock is of another bundle", where=str(path))
         if carried.lock.source_date_epoch != sealed.source_date_epoch:
             raise IntegrityError("the new lock gives its members another time", where=str(path))
-    head = tarform.layout(sealed, signature).head
+    sealed_head = tarform.layout(sealed, signature).head
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        hashing.write_at(fd, head, 0)
+        hashing.write_at(fd, sealed_head, 0)
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
 class OpenBundle:
-    """A bundle whose head was read and found to follow from its lock; no content is read yet."""
+    """A bundle whose head was read and compared with its lock; no content is read yet."""
 
-    def __init__(self, plan: Layout, carrier: Carrier, where: str) -> None:
-        self.layout = plan
-        self.lock = plan.lock
-        self.signature = plan.signature
+    def __init__(self, found: Head, carrier: Carrier, where: str) -> None:
+        self.layout = found.layout
+        self.lock = found.layout.lock
+        self.signature = found.layout.signature
         self.where = where
         self.carrier = carrier
+        self._head = found
 
     def refuse_if_cut(self) -> None:
-        """Raises IntegrityError when a file is shorter than its lock says, before anything is read or written."""
+        """Raises DamagedError when a file is shorter than its lock says, before anything is read or written."""
         size = self.carrier.size
         if size is not None and size < self.layout.size:
-            member = next((m for m in self.layout.members if m.end + m.padding > size), self.layout.members[-1])
-            raise IntegrityError(
-                f"the bundle is cut short: it has {size:,} of {self.layout.size:,} bytes and ends in {member.name}",
-                where=self.where,
-                hint="carry it across again; everything before that member may still be whole, 'bundle verify' tells",
-            )
+            raise DamagedError(damage.survey(self.layout, size, self._head.members(), []), self.where)
 
-    def check(self, report: Report) -> list[Damage]:
-        """Read every byte, on every core, and name all that is not what it must be."""
+    def check(self, report: Report) -> Survey:
+        """Read every byte, on every core, and name all that is not what it must be, and all that is."""
         members = list(self.layout.artifacts())
         with report.stage("verify", sum(member.size for member in members if not member.link)) as stage:
             if self.carrier.seekable:
@@ -156,32 +139,40 @@ class OpenBundle:
                 found = hashing.side_by_side(self._damage_of, members, stage.advance)
             else:
                 found = [self._damage_of(member, stage.advance) for member in members]
-            damages = [damage for one in found for damage in one]
-        return sorted([*damages, *self._damage_at_end()], key=lambda damage: damage.start)
+        return self._survey(zip(members, found, strict=True))
 
-    def copy_out(self, wanted: Mapping[str, Path], advance: Callable[[int], None]) -> list[Damage]:
-        """Copy the content of members, named by ``wanted``, to new files; gives all damage found on the way.
+    def copy_out(self, wanted: Mapping[str, Path], advance: Callable[[int], None]) -> Survey:
+        """Copy the content of members, named by ``wanted``, to new files; tells all damage found on the way.
 
         A hard link's content is copied by naming its holder. Content that is not wanted is passed over.
         Raises OSError where a file can't be written.
         """
-        damages: list[Damage] = []
+        damages: dict[str, list[Damage]] = {}
         digests: list[tuple[Member, Future[str]]] = []
         with HashingCopier(advance) as copier:
             for member in self.layout.artifacts():
-                damages += self._damage_of_header(member)
+                damages[member.name] = self._damage_of_header(member)
                 if member.name in wanted:
                     into = hashing.open_to_write(wanted[member.name])
                     try:
                         source = self.carrier.source(member.content_at)
                         digests.append((member, copier.copy(source, member.size, into, 0, close=True)))
                     except EOFError as error:
-                        damages.append(_cut_short(member, error))
+                        damages[member.name].append(_cut_short(member, error))
                         break
-                damages += self._damage_of_padding(member)
+                damages[member.name] += self._damage_of_padding(member)
             for member, digest in digests:
-                damages += _compare(member, digest.result())
-        return [*damages, *self._damage_at_end()]
+                damages[member.name] += _compare(member, digest.result())
+        read = {*wanted, *damages.keys()}
+        return self._survey(
+            (member, damages[member.name])
+            for member in self.layout.artifacts()
+            if damages.get(member.name) or (member.name in read and (member.holder.name in wanted or not member.size))
+        )
+
+    def _survey(self, found: Iterable[tuple[Member, list[Damage]]]) -> Survey:
+        after = self._damage_at_end()  # a pipe's size is known once its end was looked for
+        return damage.survey(self.layout, self.carrier.size, [*self._head.members(), *found], after)
 
     def _damage_of(self, member: Member, advance: Callable[[int], None]) -> list[Damage]:
         found = self._damage_of_header(member)
@@ -194,7 +185,7 @@ class OpenBundle:
 
     def _damage_of_header(self, member: Member) -> list[Damage]:
         if member.name == entries.INSTALLER:  # the head ends with it and was compared when the bundle was opened
-            return []
+            return self._head.damages_of(member.name)
         return self._damage_of_form(
             member.name, member.header_at, member.header(), "its header is not what the lock gives"
         )
@@ -219,22 +210,18 @@ class OpenBundle:
         return found
 
     def _damage_of_form(self, name: str, at: int, expected: bytes, message: str) -> list[Damage]:
-        found = self.carrier.read(at, len(expected))
-        if found == expected:
-            return []
-        if len(found) < len(expected):
-            message = "the bundle ends before it"
-        return [Damage(member=name, start=at, end=at + len(expected), message=message)]
+        return damage.between(name, at, self.carrier.read(at, len(expected)), expected, message)
 
 
 @contextmanager
-def opened(bundle: Path | BinaryIO) -> Iterator[OpenBundle]:
+def opened(bundle: Path | BinaryIO, *, damaged: bool = False) -> Iterator[OpenBundle]:
     """Open a bundle, from a file or from a pipe, and read its head.
 
-    Raises IntegrityError when the head is not that of a bundle, or not what its lock gives.
+    Raises IntegrityError when the head is not that of a bundle, or not what its lock gives; the latter is left to
+    ``OpenBundle.check`` where ``damaged`` bundles are to be looked at too.
     """
     if not isinstance(bundle, Path):
-        yield _read_head(StreamCarrier(bundle), "standard input")
+        yield _open(StreamCarrier(bundle), "standard input", damaged=damaged)
         return
     try:
         fd = os.open(
@@ -247,65 +234,22 @@ def opened(bundle: Path | BinaryIO) -> Iterator[OpenBundle]:
             raise HostError(
                 "the bundle is not a regular file", where=str(bundle), hint="to read a pipe, give '-' as the bundle"
             )
-        yield _read_head(FileCarrier(fd), str(bundle))
+        yield _open(FileCarrier(fd), str(bundle), damaged=damaged)
     finally:
         os.close(fd)
 
 
-def _read_head(carrier: Carrier, where: str) -> OpenBundle:
-    head = carrier.read(0, tarform.ALIGNMENT)
-    size = tarform.size_in(head, lock.LOCK)
-    if size is None:
-        raise IntegrityError(
-            "this is not a bundle: it does not begin with bundle.json as format 1 writes it",
-            where=where,
-            hint="give the .bundle.tar that 'bundle build' wrote; one packed again by hand is not the same file",
-        )
-    if not 0 < size <= lock.LARGEST_LOCK:
-        raise IntegrityError(f"bundle.json claims {size:,} bytes; at most {lock.LARGEST_LOCK:,} are read", where=where)
-    head += carrier.read(len(head), size + -size % tarform.BLOCK)
-    carried = lock.read(head[tarform.ALIGNMENT : tarform.ALIGNMENT + size], where)
-    signature = None
-    probe = carrier.read(len(head), tarform.signature_at(len(head)) - len(head))
-    head += probe
-    signature_size = tarform.size_in(probe, lock.SIGNATURE)
-    if signature_size is not None:
-        if not 0 < signature_size <= tarform.LARGEST_SIGNATURE:
-            raise IntegrityError(f"bundle.sig claims {signature_size:,} bytes", where=where, hint=_CARRY_AGAIN)
-        signature = carrier.read(len(head), signature_size)
-        head += signature
-    try:
-        plan = tarform.layout(carried, signature)
-    except Invalid as error:
-        raise IntegrityError(f"the head is not what the lock gives: {error}", where=where, hint=_CARRY_AGAIN) from error
-    head += carrier.read(len(head), max(0, carried.head_size - len(head)))
-    if head != plan.head:
-        raise IntegrityError(_first_difference(head, plan), where=where, hint=_CARRY_AGAIN)
-    return OpenBundle(plan, carrier, where)
+def _open(carrier: Carrier, where: str, *, damaged: bool) -> OpenBundle:
+    found = head.read(carrier, where)
+    if not damaged:
+        head.refuse(found, carrier, where)
+    return OpenBundle(found, carrier, where)
 
 
-_CARRY_AGAIN = "the bundle is damaged or was altered: carry it across again and compare its sha256 with the builder's"
-
-
-def _first_difference(head: bytes, plan: Layout) -> str:
-    at = next(
-        (n for n, (a, b) in enumerate(zip(head, plan.head, strict=False)) if a != b), min(len(head), len(plan.head))
-    )
-    if at >= len(head):
-        return f"the bundle ends at byte {len(head)}, inside its head"
-    member = next(member for member in reversed(plan.members) if member.header_at <= at)
-    part = "header" if at < member.content_at else "content"
-    return f"byte {at}, in the {part} of {member.name}, is not what the lock gives"
-
-
-def refuse(damages: list[Damage], where: str) -> None:
-    """Raises IntegrityError that names every damage, if there is any."""
-    if damages:
-        listed = "\n".join(f"  {damage}" for damage in damages)
-        count = f"{len(damages)} places are" if len(damages) > 1 else "one place is"
-        raise IntegrityError(
-            f"the bundle is damaged; {count} not what the lock says:\n{listed}", where=where, hint=_CARRY_AGAIN
-        )
+def refuse(survey: Survey, where: str) -> None:
+    """Raises DamagedError that names every damage, if there is any, and what is whole."""
+    if survey.damages:
+        raise DamagedError(survey, where)
 
 
 def _compare(member: Member, found: str) -> list[Damage]:

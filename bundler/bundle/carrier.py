@@ -60,11 +60,16 @@ class StreamCarrier:
     """A pipe: what is asked for at a later offset is reached by reading on."""
 
     seekable = False
-    size = None
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._at = 0
+        self._ended = False
+
+    @property
+    def size(self) -> int | None:
+        """Known once the end was reached."""
+        return self._at if self._ended else None
 
     def read(self, at: int, size: int) -> bytes:
         self._reach(at)
@@ -105,4 +110,5 @@ class StreamCarrier:
     def _take(self, most: int) -> bytes:
         data = self._stream.read(min(most, hashing.CHUNK))
         self._at += len(data)
+        self._ended = self._ended or not data
         return data

@@ -118,6 +118,9 @@ def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> A
     return document
 
 
+_ENOUGH = 100
+"""Faults of one document after which no more are looked for: a hostile one could hold millions."""
+
 _NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -150,14 +153,14 @@ def _decode_list(kind: Any, document: object, where: Where, faults: list[Fault])
     if not isinstance(document, list):
         faults.append(Fault(where, f"must be a list, not {_named(document)}"))
         return ()
-    return tuple(_decode(kind, item, (*where, n), faults) for n, item in enumerate(document))
+    return tuple(_decode(kind, item, (*where, n), faults) for n, item in enumerate(document) if len(faults) < _ENOUGH)
 
 
 def _decode_mapping(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
     if not isinstance(document, Mapping):
         faults.append(Fault(where, f"must be a mapping, not {_named(document)}"))
         return {}
-    faults += [Fault((*where, str(k)), "is not a name") for k in document if not isinstance(k, str)]
+    faults += [Fault((*where, str(k)), "is not a name") for k in document if not isinstance(k, str)][:_ENOUGH]
     return {k: _decode(kind, v, (*where, str(k)), faults) for k, v in document.items()}
 
 
@@ -169,8 +172,8 @@ def _decode_object(kind: type, document: object, where: Where, faults: list[Faul
     hints = _hints(kind)
     before = len(faults)
     for name in document:
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+        if name not in fields and len(faults) < _ENOUGH:
+            near = difflib.get_close_matches(str(name)[:100], fields, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
             faults.append(Fault((*where, str(name)), f"unknown key; {advice}"))
     given = {

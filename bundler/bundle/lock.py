@@ -30,6 +30,7 @@ HEAD_MEMBERS = (LOCK, SIGNATURE, SUMS)
 LARGEST_LOCK = 32 << 20
 """Bytes that a reader takes in before it has checked anything."""
 MOST_ARTIFACTS = 100_000
+LARGEST_CONTENT = 1 << 60
 MOST_MODELS = 1_000
 LARGEST_HEAD = 256 << 20
 HEAD_UNIT = 64 << 10
@@ -104,6 +105,8 @@ class Lock:
     def _check_artifacts(self) -> None:
         if len(self.artifacts) > MOST_ARTIFACTS:
             raise Invalid(f"holds more than {MOST_ARTIFACTS} files", "artifacts")
+        if sum(artifact.size for artifact in self.artifacts) >= LARGEST_CONTENT:
+            raise Invalid("hold more bytes than a file can", "artifacts")
         if not self.artifacts or self.artifacts[0].path != INSTALLER:
             raise Invalid(f"must begin with {INSTALLER}", "artifacts")
         kinds = [list(FOLDERS).index(artifact.kind) for artifact in self.artifacts]
@@ -218,7 +221,8 @@ def read(data: bytes, where: str) -> Lock:
     Raises IntegrityError for anything else: the bytes are untrusted until a signature covers them.
     """
     try:
-        document = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
+        _refuse_crowds(data)
+        document = json.loads(data, parse_int=_small_integer, parse_float=_refuse_number, parse_constant=_refuse_number)
     except (ValueError, RecursionError) as error:
         raise IntegrityError("bundle.json is not JSON as this format writes it", where=where, hint=_DAMAGED) from error
     found = document.get("format") if isinstance(document, dict) else None
@@ -238,7 +242,26 @@ def read(data: bytes, where: str) -> Lock:
     return lock
 
 
-_DAMAGED = "the bundle is damaged or was not made by this tool: carry it across again from the builder"
+_DAMAGED = (
+    "the bundle is damaged or was not made by this tool, and nothing of it can be told while this does not read: "
+    "carry it across again from the builder"
+)
+
+
+def _refuse_crowds(data: bytes) -> None:
+    """A few bytes of JSON can become many of memory: what no lock can need is refused before it is parsed."""
+    for mark, most in _MOST_MARKS.items():
+        if data.count(mark) > most:
+            raise ValueError(f"more than {most} times {mark!r}")
+
+
+_MOST_MARKS = {b"{": 4 * MOST_ARTIFACTS, b"[": 4 * MOST_ARTIFACTS, b",": 40 * MOST_ARTIFACTS}
+
+
+def _small_integer(text: str) -> int:
+    if len(text) > 20:  # a number of millions of digits takes hours on Pythons before 3.10.7
+        raise ValueError("an integer of more than 20 digits")
+    return int(text)
 
 
 def _refuse_number(text: str) -> None:

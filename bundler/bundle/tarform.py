@@ -30,7 +30,7 @@ END = bytes(2 * BLOCK)
 
 _OCTAL_LIMIT = 8 << 30
 _MAGIC = b"ustar\0" + b"00"
-_PAX_NAME = b"././@PaxHeader"
+PAX_NAME = b"././@PaxHeader"
 _SHORTEST_COMMENT = len(b"12 comment=\n")
 
 
@@ -230,7 +230,7 @@ def _comment(length: int, note: bytes) -> bytes:
 
 
 def _pax(records: bytes) -> bytes:
-    header = _block(_PAX_NAME, b"", 0o644, len(records), 0, b"x", b"")
+    header = _block(PAX_NAME, b"", 0o644, len(records), 0, b"x", b"")
     return header + records + bytes(-len(records) % BLOCK)
 
 

@@ -16,8 +16,8 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from bundler.bundle.fields import Invalid, about
 
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
-_LIBC = re.compile(r"(glibc|musl)-(\d+)\.(\d+)")
-_ACCELERATOR = re.compile(r"cpu|cu\d{2,3}|rocm\d+\.\d+(\.\d+)?|xpu")
+_LIBC = re.compile(r"(glibc|musl)-([0-9]{1,3})\.([0-9]{1,3})")
+_ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?|xpu")
 _OLDEST_MACOS = (14, 0)
 """The macOS release that wheels are chosen for; named because a Target has no field for it."""
 
@@ -36,7 +36,7 @@ class Target:
     accelerator: str = about("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"3\.\d{1,2}", self.python):
+        if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
             raise Invalid(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:
             raise Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")

@@ -27,7 +27,7 @@ def inspect(*, bundle: str, report: Console) -> Answer:  # noqa: ARG001 (every v
 @BUNDLE
 def verify_(*, bundle: str, report: Console) -> Answer:
     """Read every byte of a bundle and name all that is not what its lock says."""
-    with archive.opened(source(bundle)) as carried:
+    with archive.opened(source(bundle), damaged=True) as carried:
         verify.verify(carried, report)
         archive.refuse(carried.check(report), carried.where)
         size = carried.layout.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -41,15 +42,19 @@ def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Bu
     with archive.opened(second) as carried:
         where = {member.name: member.content_at for member in carried.layout.artifacts()}
     data = bytearray(second.read_bytes())
-    for name in ("models/m/a.bin", "models/m/b.bin", "wheels/beta-2.0-py3-none-any.whl"):
+    damaged = {"models/m/a.bin", "models/m/b.bin", "wheels/beta-2.0-py3-none-any.whl"}
+    for name in damaged:
         data[where[name] + 5] ^= 0xFF
     second.write_bytes(data)
     for verb in (["verify", second], ["install", second, "--prefix", prefix]):
         done = far(*verb, "--json")
         assert done.returncode == 6
-        message = str(told(done)["error"])
-        assert all(name in message for name in ("a.bin", "b.bin", "beta-2.0"))
-        assert "config.json" not in message
+        error = json.loads(done.stdout)["error"]
+        assert all(name in error["message"] for name in ("a.bin", "b.bin", "beta-2.0"))
+        assert "config.json" not in error["message"]
+        assert {damage["member"] for damage in error["detail"]["damages"]} == damaged
+        assert {"models/m/config.json", "wheels/alpha-1.0-py3-none-any.whl"} <= set(error["detail"]["whole"])
+        assert not damaged & set(error["detail"]["whole"])
     assert live(prefix).startswith("1-")
     assert len(list((prefix / "releases").iterdir())) == 1
     assert len(list((prefix / "models").iterdir())) == 1

@@ -1,0 +1,147 @@
+"""Every byte of a small bundle changed, and every length that it can be cut to: nothing goes unseen or unnamed."""
+
+from __future__ import annotations
+
+import functools
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from bundler.bundle import archive, lock, tarform
+from bundler.bundle.damage import DamagedError, Survey
+from bundler.errors import IntegrityError
+from bundler.progress import Collected
+from tests.conftest import bytes_of, lock_of
+
+CONTENTS = {
+    "bundle.pyz": b"#!/usr/bin/env python3\n",
+    "models/m/a.json": b"{}",
+    "models/m/same.json": b"{}",
+    "models/m/empty": b"",
+    "models/m/w.bin": b"w" * 700,
+}
+SIGNATURE = b'{"payload":"","payloadType":"","signatures":[]}' * 8
+BATCH = 512
+
+Wrong = tuple[int, int, str]
+"""Where, which bits, and what was wrong with the answer."""
+
+
+def small(*, signed: bool) -> bytes:
+    return bytes_of(lock_of(CONTENTS, head_size=lock.HEAD_UNIT), CONTENTS, SIGNATURE if signed else None)
+
+
+def survey_of(data: bytes) -> Survey | str:
+    """What reading says in the end; words alone where the lock itself could not be read."""
+    try:
+        with archive.opened(io.BytesIO(data), damaged=True) as carried:
+            return carried.check(Collected())
+    except DamagedError as error:
+        return error.survey
+    except IntegrityError as error:
+        return str(error)
+
+
+def lock_of_range(data: bytes) -> range:
+    size = tarform.size_in(data[: tarform.ALIGNMENT], lock.LOCK)
+    assert size is not None
+    return range(tarform.ALIGNMENT, tarform.ALIGNMENT + size)
+
+
+def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
+    """The flips that a reader did not see, or laid at another byte's door."""
+    lock.read = functools.lru_cache(maxsize=8)(lock.read)  # a pure function; most flips leave the lock alone
+    data, wrong = bytearray(good), list[Wrong]()
+    locked = lock_of_range(good)
+    for at, bits in places:
+        data[at] ^= bits
+        found = survey_of(bytes(data))
+        data[at] ^= bits
+        if isinstance(found, Survey):
+            named = any(damage.start <= at < damage.end for damage in found.damages)
+            if not named:
+                wrong.append((at, bits, found.words if found.damages else "not seen"))
+        elif at not in locked:
+            wrong.append((at, bits, found))
+    return wrong
+
+
+def cut(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
+    """The lengths at which a reader did not see the cut, or did not say where it is."""
+    lock.read = functools.lru_cache(maxsize=8)(lock.read)
+    wrong = list[Wrong]()
+    after_lock = lock_of_range(good).stop
+    for at, _ in places:
+        found = survey_of(good[:at])
+        if isinstance(found, Survey):
+            if not found.damages or found.found != at or found.whole_to > at:
+                wrong.append((at, 0, found.words))
+        elif at >= after_lock:
+            wrong.append((at, 0, found))
+    return wrong
+
+
+def on_every_core(
+    act: Callable[[bytes, Sequence[tuple[int, int]]], list[Wrong]], good: bytes, places: list[tuple[int, int]]
+) -> list[Wrong]:
+    batches = [places[n : n + BATCH] for n in range(0, len(places), BATCH)]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        return [one for found in pool.map(functools.partial(act, good), batches) for one in found]
+
+
+def busy(good: bytes) -> list[int]:
+    """Every offset outside of the head's slack, and every 37th in it: thousands of equal dots in one comment."""
+    start = good.index(b"." * 4096)
+    slack = range(start, good.index(b"bundle.pyz\0", start))
+    return [at for at in range(len(good)) if at not in slack or at % 37 == 0]
+
+
+def flip_all(good: bytes, places: list[tuple[int, int]], record: Callable[[str, object], None]) -> None:
+    wrong = on_every_core(flipped, good, places)
+    record("flips", f"{len(places)} tried, {len(places) - len(wrong)} detected and named")
+    assert wrong == []
+
+
+def cut_all(good: bytes, places: Sequence[int], record: Callable[[str, object], None]) -> None:
+    wrong = on_every_core(cut, good, [(at, 0) for at in places])
+    record("cuts", f"{len(places)} tried, {len(places) - len(wrong)} detected and placed")
+    assert wrong == []
+
+
+SIGNED = pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+
+
+@SIGNED
+def test_a_flipped_bit_of_any_byte_is_seen_and_named(
+    signed: bool, record_property: Callable[[str, object], None]
+) -> None:
+    good = small(signed=signed)
+    flip_all(good, [(at, 1 << at % 8) for at in busy(good)], record_property)
+
+
+@SIGNED
+def test_a_cut_is_seen_and_placed(signed: bool, record_property: Callable[[str, object], None]) -> None:
+    good = small(signed=signed)
+    cut_all(good, busy(good), record_property)
+
+
+@pytest.mark.long
+@SIGNED
+def test_every_bit_of_every_byte_is_seen_and_named(
+    signed: bool, record_property: Callable[[str, object], None]
+) -> None:
+    good = small(signed=signed)
+    flip_all(good, [(at, 1 << bit) for at in range(len(good)) for bit in range(8)], record_property)
+
+
+@pytest.mark.long
+@SIGNED
+def test_every_length_that_it_is_cut_to_is_seen_and_placed(
+    signed: bool, record_property: Callable[[str, object], None]
+) -> None:
+    good = small(signed=signed)
+    cut_all(good, range(len(good)), record_property)
