@@ -163,11 +163,11 @@ class OpenBundle:
                 damages[member.name] += self._damage_of_padding(member)
             for member, digest in digests:
                 damages[member.name] += _compare(member, digest.result())
-        read = {*wanted, *damages.keys()}
         return self._survey(
             (member, damages[member.name])
             for member in self.layout.artifacts()
-            if damages.get(member.name) or (member.name in read and (member.holder.name in wanted or not member.size))
+            if member.name in damages
+            and (damages[member.name] or member.holder.name in wanted or not member.holder.size)
         )
 
     def _survey(self, found: Iterable[tuple[Member, list[Damage]]]) -> Survey:

@@ -51,7 +51,7 @@ class Survey:
     """All that reading a bundle has shown, down to the last byte that could be read.
 
     ``size`` is the bytes of the whole, ``found`` those that there are where it is cut short, else None. Members are
-    ``whole``, damaged, ``missing`` (behind the cut), or neither: those that nobody had to read.
+    ``whole``, damaged, ``missing`` (behind the cut), or ``unread``.
     """
 
     damages: tuple[Damage, ...]
@@ -63,6 +63,7 @@ class Survey:
     whole_to: int = 0
     last_whole: str = ""
     missing: tuple[str, ...] = ()
+    unread: int = 0
 
     @cached_property
     def words(self) -> str:
@@ -80,7 +81,10 @@ class Survey:
         if self.last_whole:
             lines.append(f"whole from the start up to byte {self.whole_to:,}, the end of {self.last_whole}")
         if self.whole:
-            lines.append(f"whole: {len(self.whole)} of {self.members} members, {self.whole_bytes:,} bytes of content")
+            unread = f"; {self.unread} were not read, as 'bundle verify' does" if self.unread else ""
+            lines.append(
+                f"whole: {len(self.whole)} of {self.members} members, {self.whole_bytes:,} bytes of content{unread}"
+            )
         return "\n".join(lines)
 
 
@@ -136,4 +140,5 @@ def survey(plan: Layout, size: int | None, found: Iterable[tuple[Member, list[Da
         whole_to=run[-1].end + run[-1].padding if run else 0,
         last_whole=run[-1].name if run else "",
         missing=tuple(m.name for m in plan.members if m.name in missing),
+        unread=len(unread - broken),
     )
