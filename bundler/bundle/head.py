@@ -15,8 +15,8 @@ from bundler.bundle.lock import Lock
 from bundler.bundle.tarform import ALIGNMENT, BLOCK, Layout, Member
 from bundler.errors import IntegrityError
 
-_FIRST_WORDS = b'{"artifacts":['
-"""What every lock begins with: sorted keys, no spaces."""
+_FIRST_WORDS = b'{"'
+"""What every lock begins with: no spaces."""
 
 _ROOM = tarform.LARGEST_SIGNATURE + tarform.LARGEST_COMMENT + lock.HEAD_UNIT
 """Bytes that a head can have beyond its lock and its sums."""
