@@ -79,6 +79,12 @@ class SmokeError(BundleError):
     code = 11
 
 
+class CalledHomeError(SmokeError):
+    """A load asked for something that is not on this host; the message names every call."""
+
+    code = 12
+
+
 class BusyError(BundleError):
     """Another run holds the prefix."""
 

@@ -32,6 +32,8 @@ def library_variables(home: Path, writable: Path) -> dict[str, str]:
         "TORCH_HOME": str(writable / "torch"),
         "TORCHINDUCTOR_CACHE_DIR": str(writable / "torch" / "inductor"),
         "TRITON_CACHE_DIR": str(writable / "triton"),
+        "TIKTOKEN_CACHE_DIR": str(home / "assets" / "tiktoken"),
+        "NLTK_DATA": str(home / "assets" / "nltk_data"),
     }
 
 

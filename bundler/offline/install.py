@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import bundler
 from bundler.bundle import archive, disk, fields, lock
-from bundler.offline import emit, environment, hubcache, place, preflight, releases, smoke, verify
+from bundler.offline import emit, environment, guard, hubcache, place, preflight, releases, smoke, verify
 from bundler.progress import Report
 
 
@@ -69,6 +69,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)
                 smoke.lay_out(release)
+                guard.lay_out(release, locked)
             results = _proof(release, locked, options, report)
             return _finish(release, locked, carried, results, report)
 

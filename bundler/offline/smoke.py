@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundler import process
-from bundler.bundle import disk, fields
+from bundler.bundle import calls, disk, fields
+from bundler.bundle.calls import Call
 from bundler.bundle.entries import Model
 from bundler.bundle.lock import Lock
-from bundler.errors import SmokeError
-from bundler.offline import emit
+from bundler.errors import CalledHomeError, SmokeError
+from bundler.offline import emit, guard
 from bundler.offline.releases import Release
 from bundler.progress import Report
 
@@ -45,6 +47,7 @@ class _Request:
     closer: tuple[tuple[str, ...], ...]
     ram_limit: int
     any_language: bool
+    variables: Mapping[str, str]
 
 
 def lay_out(release: Release) -> None:
@@ -55,20 +58,44 @@ def lay_out(release: Release) -> None:
 def prove(release: Release, locked: Lock, device: str | None, report: Report) -> list[dict[str, Any]]:
     """Load every model in a process of its own with the network cut, and say what was measured.
 
-    Writes ``smoke.json`` into the release's folder when all is well. Raises SmokeError that names every
-    model that failed and why.
+    Raises SmokeError that names every model that failed and why, CalledHomeError where one of them asked for
+    something that is not carried.
     """
+    _tell_overridden(release, report)
     results = []
     for model in locked.models:
         with report.stage(f"smoke load {model.alias}"):
             results.append(_one(release, locked, model, device or locked.smoke.device))
         for warning in results[-1].get("warnings", []):
             report.warn(f"{model.alias}: {warning}")
-    if failed := [result for result in results if not result["ok"]]:
-        listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
-        hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
-        raise SmokeError(f"{len(failed)} of {len(results)} models did not prove themselves:\n{listed}", hint=hint)
+    failed = [result for result in results if not result["ok"]]
+    for result in results:
+        if result["ok"] and result["calls"]:
+            report.warn(f"{result['alias']} loads, and called home:\n{calls.told(_calls(result))}")
+    if failed:
+        raise _failure(failed, len(results))
     return results
+
+
+def _tell_overridden(release: Release, report: Report) -> None:
+    """What this environment sets otherwise wins wherever the release is used; the proof goes without."""
+    for name, (here, wanted) in guard.state(release).overridden.items():
+        report.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
+
+
+def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
+    listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
+    message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
+    hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
+    asked = dict.fromkeys(call for result in failed for call in _calls(result))
+    if not asked:
+        return SmokeError(message, hint=hint)
+    hint = "have it built again with what is missing; the lines after 'cure' go into the manifest"
+    return CalledHomeError(f"{message}\ncalls home that were refused:\n{calls.told(asked)}", hint=hint)
+
+
+def _calls(result: Mapping[str, Any]) -> list[Call]:
+    return [fields.decode(Call, call) for call in result["calls"]]
 
 
 def write(release: Release, results: list[dict[str, Any]]) -> None:
@@ -86,7 +113,25 @@ def kept(release: Release) -> list[dict[str, Any]]:
 
 
 def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str, Any]:
-    asked = _Request(
+    with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
+        request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
+        variables = emit.library_variables(release.path, Path(folder, "var"))
+        asked = _request(release, locked, model, device, variables)
+        request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
+        done = process.run(
+            [release.python, "-I", release.path / "payload", request, result],
+            environment=_environment(release, locked, variables, log),
+            accept=range(-64, 256),
+            seconds=_LONGEST,
+            hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
+        )
+        written = done.code in (_PASSED, _FAILED) and result.exists()
+        found = dict(json.loads(result.read_bytes())) if written else _crashed(model, done)
+        return found | {"calls": fields.encode(calls.read(log))}
+
+
+def _request(release: Release, locked: Lock, model: Model, device: str, variables: Mapping[str, str]) -> _Request:
+    return _Request(
         alias=model.alias,
         loader=model.loader,
         path=str(release.path / "models" / model.alias),
@@ -97,25 +142,22 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
         ram_limit=locked.smoke.ram_limit,
         # texts of ours are in more languages than a model may know
         any_language=not locked.smoke.texts,
+        variables=variables,
     )
-    with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
-        request, result = Path(folder, "request.json"), Path(folder, "result.json")
-        request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
-        environment = process.clean_environment(
-            without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH"),
-            **emit.library_variables(release.path, Path(folder, "var")),
-            **emit.asked_variables(locked, release.path),
-        )
-        done = process.run(
-            [release.python, "-I", release.path / "payload", request, result],
-            environment=environment,
-            accept=range(-64, 256),
-            seconds=_LONGEST,
-            hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
-        )
-        if done.code in (_PASSED, _FAILED) and result.exists():
-            return dict(json.loads(result.read_bytes()))
-    return _crashed(model, done)
+
+
+def _environment(release: Release, locked: Lock, variables: Mapping[str, str], log: Path) -> dict[str, str]:
+    """What a load starts with. The guard has to set the rest: only paths must be given, since ``current`` does not
+    lead to this release yet."""
+    by_guard = emit.library_variables(release.live, release.writable)
+    given = {name: value for name, value in variables.items() if value != by_guard[name]}
+    return process.clean_environment(
+        without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *variables),
+        **given,
+        **emit.asked_variables(locked, release.path),
+        BUNDLE_GUARD="strict",
+        BUNDLE_GUARD_LOG=str(log),
+    )
 
 
 def _crashed(model: Model, done: process.Finished) -> dict[str, Any]:

@@ -23,6 +23,8 @@ def package() -> str:
         return __package__
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
+    if ALIAS in sys.modules:  # the guard has been here before
+        return ALIAS
     spec = importlib.util.spec_from_file_location(ALIAS, here / "__init__.py", submodule_search_locations=[str(here)])
     if spec is None or spec.loader is None:
         raise ImportError(f"{here} can not be read as a Python package")

@@ -177,8 +177,7 @@ def _listen_in(attempts: list[str], *, refuse: bool) -> None:
     """Notes who tries to reach what, and refuses it if told to; in a namespace the kernel refuses in its own words."""
 
     def hook(event: str, details: tuple[object, ...]) -> None:
-        aim = _AIMS.get(event)
-        host = aim(details) if aim else None
+        host = aim(event, details)
         if host is None:
             return
         if host not in attempts and len(attempts) < MOST_ATTEMPTS:
@@ -187,6 +186,12 @@ def _listen_in(attempts: list[str], *, refuse: bool) -> None:
             raise PermissionError(errno.EACCES, f"the network is cut for this load, {host} is out of reach")
 
     sys.addaudithook(hook)
+
+
+def aim(event: str, details: tuple[object, ...]) -> str | None:
+    """Which other host an audit event is about to reach or to look up; None for all others, and for this machine."""
+    found = _AIMS.get(event)
+    return found(details) if found else None
 
 
 def _aim_of_socket(details: tuple[object, ...]) -> str | None:

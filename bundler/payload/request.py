@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEVICES = ("cpu", "cuda", "auto")
@@ -20,7 +21,8 @@ class Request:
 
     ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
     ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
-    texts were not chosen for this model, so that one in a language it does not know is no fault.
+    texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
+    those that the guard of the environment must have set; empty where there is no guard.
     """
 
     alias: str
@@ -32,6 +34,7 @@ class Request:
     closer: tuple[tuple[str, str, str], ...] = ()
     ram_limit: int = 0
     any_language: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A relative folder reads as a repository id to the libraries, which then call home.
@@ -63,6 +66,7 @@ def read(path: Path) -> Request:
         closer=tuple(_triple(each) for each in _list(document.get("closer", []), "closer")),
         ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
         any_language=document.get("any_language") is True,
+        variables=_strings(document.get("variables", {}), "variables"),
     )
 
 
@@ -70,6 +74,12 @@ def _text(document: dict[str, object], name: str, default: str | None = None) ->
     value = document.get(name, default)
     if not isinstance(value, str):
         raise RequestError(f"{name}: a string is needed")
+    return value
+
+
+def _strings(value: object, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise RequestError(f"{name}: an object of strings is needed")
     return value
 
 

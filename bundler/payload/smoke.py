@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import measure, netcut, probes
+from . import guarded, measure, netcut, probes, strict
 from . import request as requests
 from .faults import CheckFailed, explain
 from .record import Record
@@ -32,7 +32,10 @@ def run(wanted: requests.Request, cut: Callable[[], netcut.Network] = netcut.cut
     """The network is cut before anything else: no library has been imported yet and there is one thread."""
     record = Record(alias=wanted.alias, loader=wanted.loader)
     try:
-        record.network = cut()
+        with strict.suspended():
+            record.network = cut()
+        if wanted.variables:
+            guarded.prove(wanted.variables, record)
         prove(wanted, record)
     except Exception as error:  # noqa: BLE001 - the process boundary: whatever a library throws must become a result
         fault = explain(error)

@@ -1,0 +1,249 @@
+"""What every start of an installed Python does, shown with a real environment and real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.bundle import calls
+from bundler.errors import CalledHomeError, ProgramError, SmokeError
+from bundler.offline import emit, guard, hubcache, smoke
+from bundler.offline.releases import Release
+from bundler.progress import Collected
+from tests.conftest import Installed, lock_of, tool
+
+LOCK = lock_of({"bundle.pyz": b"x", "models/m/config.json": b"{}"})
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DISABLE_SAFETENSORS_CONVERSION")
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release)
+    release.path.mkdir(parents=True)
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
+    (model,) = LOCK.models
+    (release.shared_models / model.home).mkdir(parents=True)
+    (release.shared_models / model.home / "config.json").write_text("{}")
+    hubcache.create(release, LOCK)
+    smoke.lay_out(release)
+    guard.lay_out(release, LOCK)
+    return release
+
+
+@pytest.fixture
+def release(laid_out: Release) -> Iterator[Release]:
+    """The same for tests that break it; it is whole again afterwards."""
+    yield laid_out
+    guard.lay_out(laid_out, LOCK)
+
+
+def start(release: Release, code: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [release.python, *options, "-c", code], env={"PATH": os.environ["PATH"], **variables},
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+TELL = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+@pytest.mark.parametrize("options", [(), ("-I",), ("-E",), ("-s", "-P")])
+def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple[str, ...]) -> None:
+    told = json.loads(start(release, TELL, *options).stdout)
+    wanted = emit.library_variables(release.live, release.writable)
+    assert wanted == {name: told.get(name) for name in wanted}
+    assert wanted.items() <= emit.variables(LOCK, release.prefix).items()
+    assert [told[name] for name in SWITCHES] == ["1"] * 4
+    assert told["HF_HUB_CACHE"] == f"{release.prefix}/current/hub"
+    assert told["HF_MODULES_CACHE"].startswith(f"{release.prefix}/var/")
+
+
+def test_python_without_site_is_not_guarded(release: Release) -> None:
+    assert "HF_HUB_OFFLINE" not in json.loads(start(release, TELL, "-S").stdout)
+
+
+def test_it_runs_before_the_files_of_packages(release: Release) -> None:
+    early = guard.site_packages(release, LOCK) / "0-package.pth"
+    early.write_text("import os; os.environ['SEEN'] = os.environ.get('HF_HUB_OFFLINE', 'not yet')\n")
+    try:
+        assert json.loads(start(release, TELL).stdout)["SEEN"] == "1"
+    finally:
+        early.unlink()
+
+
+def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(start(release, TELL, HF_HUB_OFFLINE="0").stdout)["HF_HUB_OFFLINE"] == "0"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    assert guard.state(release).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
+    report = Collected()
+    smoke.prove(release, LOCK, None, report)
+    assert "HF_HUB_OFFLINE=0 is set in this environment and wins over the release's 1" in report.warnings
+
+
+@pytest.mark.parametrize("line", ["improt _airgap_guard\n", "", " import _airgap_guard; _airgap_guard.begin()\n"])
+def test_a_broken_path_file_is_ignored_by_python_and_noticed_by_us(release: Release, line: str) -> None:
+    (guard.site_packages(release, LOCK) / guard.PATH_FILE).write_text(line)
+    quiet = start(release, "print('started')")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "started\n", "")
+    assert not guard.state(release).ran
+    with pytest.raises(SmokeError, match="The guard of the environment did not run when Python started"):
+        smoke.prove(release, LOCK, None, Collected())
+
+
+def test_an_environment_whose_guard_does_not_run_is_not_installed(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_LINE", "# nothing\n")
+    with pytest.raises(ProgramError, match="the guard of the environment does not run"):
+        guard.lay_out(release, LOCK)
+
+
+def test_a_fault_in_it_is_said_and_keeps_nothing_from_starting_but_what_asked_for_strict(release: Release) -> None:
+    (guard.site_packages(release, LOCK) / "_airgap_guard.env").unlink()
+    done = start(release, "print('started')")
+    assert (done.returncode, done.stdout) == (0, "started\n")
+    assert "airgap guard: FileNotFoundError" in done.stderr
+    assert not guard.state(release).ran
+    strict = start(release, "print('started')", BUNDLE_GUARD="strict")
+    assert (strict.returncode != 0, strict.stdout) == (True, "")
+    assert "BUNDLE_GUARD=strict can not be kept" in strict.stderr
+
+
+def test_a_start_takes_less_than_five_milliseconds_more(release: Release) -> None:
+    code = (
+        "import sys, time; sys.path.append(sys.argv[1]); begun = time.perf_counter(); import _airgap_guard; "
+        "_airgap_guard.begin(); print(time.perf_counter() - begun)"
+    )
+    place = str(guard.site_packages(release, LOCK))
+    command: list[str | Path] = [release.python, "-I", "-S", "-c", code, place]
+    took = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(7)]
+    assert min(took) < 0.005
+
+
+GET = "import urllib.request\ndef fetch():\n    urllib.request.urlopen('http://u:secret@models.example/org/name/resolve/main/x?token=hush')\nfetch()\n"
+
+
+def strictly(
+    release: Release, code: str, tmp_path: Path, *before: str, **variables: str
+) -> tuple[Any, tuple[calls.Call, ...]]:
+    log = tmp_path / "calls.jsonl"
+    script = tmp_path / "app.py"
+    script.write_text(code)
+    told = {"PATH": os.environ["PATH"], "BUNDLE_GUARD": "strict", "BUNDLE_GUARD_LOG": str(log), **variables}
+    done = subprocess.run(
+        [*before, release.python, script], env=told, check=False, capture_output=True, text=True, timeout=60
+    )
+    return done, calls.read(log)
+
+
+def test_strict_names_host_address_line_and_what_is_missing(release: Release, tmp_path: Path) -> None:
+    done, (call,) = strictly(release, GET.replace("u:secret@", ""), tmp_path)
+    assert done.returncode == 1
+    assert "CallRefused: repo org/name is not carried: a connection to models.example was refused" in done.stderr
+    assert call.url == "http://models.example/org/name/resolve/main/x"
+    assert call.asked.startswith("app.py:3 in fetch: urllib.request.urlopen(")
+    assert (call.host, call.kind, call.name) == ("models.example", "repo", "org/name")
+    assert call.cure == "models: [{repo: org/name}]"
+    assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
+
+
+def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        code = (
+            f"import socket, urllib.request\nsocket.create_connection(('127.0.0.1', {port})).close()\nprint('open')\n"
+        )
+        done, found = strictly(
+            release, code + "urllib.request.urlopen('http://models.example/')\n", tmp_path,
+            http_proxy=f"http://127.0.0.1:{port}", HTTPS_PROXY=f"http://127.0.0.1:{port}",
+        )  # fmt: skip
+    assert (done.stdout, "CallRefused" in done.stderr) == ("open\n", True)
+    assert [call.host for call in found] == ["models.example"]
+
+
+def test_strict_notes_what_a_program_survives_and_what_its_children_do(release: Release, tmp_path: Path) -> None:
+    code = """
+import multiprocessing, socket
+def call(host):
+    try:
+        socket.create_connection((host, 443), timeout=1)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+if __name__ == "__main__":
+    call("192.0.2.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        try:
+            datagram.sendto(b"x", ("192.0.2.2", 53))
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+    child = multiprocessing.get_context("spawn").Process(target=call, args=("child.example",))
+    child.start(); child.join()
+"""
+    done, found = strictly(release, code, tmp_path)
+    assert (done.returncode, done.stdout.split()) == (0, ["CallRefused"] * 3), done.stderr
+    assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "child.example"]
+
+
+def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: Release, tmp_path: Path) -> None:
+    code = "import socket\nfor host in ('192.0.2.1', 'tracker.example'):\n    try:\n        socket.create_connection((host, 443), timeout=0.2)\n    except OSError as error:\n        print(type(error).__name__, error)\n"
+    done, found = strictly(
+        release, code, tmp_path, tool("unshare"), "-rn" if os.getuid() else "-n",
+        BUNDLE_GUARD_ALLOW="192.0.2.1", BUNDLE_GUARD_TOLERATE="tracker.example",
+    )  # fmt: skip
+    passed, tolerated = done.stdout.splitlines()
+    assert "Network is unreachable" in passed, "the guard let it through, to where the kernel has no network"
+    assert "the network is out of reach: tracker.example" in tolerated
+    assert [call.host for call in found] == ["tracker.example"]
+    assert calls.untolerated(found, ["tracker.example"]) == ()
+
+
+HUB = """
+import sys, time
+from huggingface_hub import hf_hub_download
+def build():
+    return hf_hub_download("org/codebook", "table.json")
+begun = time.monotonic()
+try:
+    build()
+except Exception as error:
+    print(type(error).__name__, time.monotonic() - begun)
+"""
+
+
+@pytest.mark.parametrize(("offline", "error"), [("1", "LocalEntryNotFoundError"), ("0", "CallRefused")])
+def test_the_hub_s_client_fails_at_once_and_is_seen_offline_too(
+    demo: Installed, tmp_path: Path, offline: str, error: str
+) -> None:
+    """Offline it refuses by itself, with no connection to see; online it would try for half a minute."""
+    live = Release(prefix=demo.prefix, name=demo.current.readlink().name)
+    done, found = strictly(live, HUB, tmp_path, HF_HUB_OFFLINE=offline)
+    name, seconds = done.stdout.split()
+    assert (name, float(seconds) < 10) == (error, True), done.stderr
+    assert {(call.kind, call.name, call.host) for call in found} == {("repo", "org/codebook", "huggingface.co")}
+    assert found[0].asked == 'app.py:5 in build: return hf_hub_download("org/codebook", "table.json")'
+    assert found[0].url == "https://huggingface.co/org/codebook/resolve/main/table.json"
+
+
+def test_a_failed_load_names_its_calls(release: Release) -> None:
+    """With a loader of its own, as a library would: it asks another host and gives up."""
+    probe = release.path / "payload" / "probes" / "files.py"
+    kept = probe.read_text()
+    probe.write_text(
+        kept.replace("    count =", "    __import__('socket').create_connection(('models.example', 443))\n    count =")
+    )
+    try:
+        with pytest.raises(CalledHomeError) as failure:
+            smoke.prove(release, LOCK, None, Collected())
+    finally:
+        probe.write_text(kept)
+    assert failure.value.code == 12
+    assert "cure      smoke: {tolerate_calls: [models.example]}" in str(failure.value)
