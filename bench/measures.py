@@ -20,7 +20,7 @@ from types import TracebackType
 
 from bundler.bundle import archive
 from bundler.bundle.lock import Lock
-from bundler.online.resolve import Workshop
+from bundler.online.workshop import Workshop
 from bundler.progress import Collected, Stage
 
 BIN = Path(sys.executable).parent

@@ -33,7 +33,7 @@ def summary(lock: Lock) -> dict[str, Any]:
         "signed_by": [],
         "rehearsed": lock.rehearsed,
         "created_by": lock.created_by,
-        "models": [_model(model, files) for model, files in lock.by_model()],
+        "models": [_model(lock, model, files) for model, files in lock.by_model()],
         "wheels": [
             {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
             for package in lock.python.packages
@@ -45,7 +45,7 @@ def summary(lock: Lock) -> dict[str, Any]:
     }
 
 
-def _model(model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
+def _model(lock: Lock, model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
     return {
         "alias": model.alias,
         "source": model.source,
@@ -57,7 +57,9 @@ def _model(model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(artifact.size for artifact in files),
         "unpublished": sum(not artifact.upstream for artifact in files),
-        "pickles": [a.path for a in files if a.path.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))],
+        "pickles": [fields.encode(one) for one in lock.pickles if one.path.startswith(model.folder)],
+        "trust_remote_code": model.trust_remote_code,
+        "code": [{"file": a.path, "sha256": a.sha256} for a in files if a.path.endswith(".py")],
     }
 
 
@@ -92,8 +94,7 @@ def words(lock: Lock) -> str:
         lines.append(f"      from {model['source']}, loaded by {model['loader']}, commit {model['commit'][:12]}")
         if model["unpublished"]:
             lines.append(f"      no digest was published for {model['unpublished']} of its files")
-        if model["pickles"]:
-            lines.append(f"      pickles: {', '.join(Path(name).name for name in model['pickles'])}")
+        lines += [f"      {line}" for line in (*_pickles(model), *_code(model))]
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
     lines.append(f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}")
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
@@ -109,6 +110,29 @@ def words(lock: Lock) -> str:
     if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
         lines.append("  no digest was published for: " + ", ".join(loose))
     return "\n".join(lines)
+
+
+def _pickles(model: dict[str, Any]) -> list[str]:
+    lines = (
+        [f"pickles, which can run code when loaded, by {model['pickles'][0]['scanner']}:"] if model["pickles"] else []
+    )
+    for one in model["pickles"]:
+        said = f"suspicious: imports {', '.join(one['globals'])}" if one["globals"] else "rebuilds tensors and no more"
+        lines.append(f"  {_inside(one['path'])}  {said}")
+    return lines
+
+
+def _code(model: dict[str, Any]) -> list[str]:
+    if not model["code"]:
+        return []
+    how = "the smoke load runs it" if model["trust_remote_code"] else "the smoke load does not run it"
+    lines = [f"code that runs where trust_remote_code is on; {how}:"]
+    return [*lines, *(f"  {one['sha256']}  {_inside(one['file'])}" for one in model["code"])]
+
+
+def _inside(path: str) -> str:
+    """A model's file, without the folder of the model."""
+    return path.split("/", 2)[2]
 
 
 def _columns(items: Sequence[str], width: int = 92) -> list[str]:

@@ -86,6 +86,7 @@ class Model:
     revisions: tuple[str, ...] = about("names that it answers to in the hub view", default=("main",))
     loader: str = about("how the smoke load opens it")
     licence: str = about("as its files state it; empty: they do not", default="")
+    trust_remote_code: bool = about("whether the smoke load lets it run code of its own", default=False)
     digest: str = about("SHA-256 over the lines of its files in SHA256SUMS form, paths relative to the model")
 
     def __post_init__(self) -> None:
@@ -118,6 +119,30 @@ class Model:
     def home(self) -> str:
         """Names its folder on the host, shared by the releases that hold the same files."""
         return f"{self.alias}-{self.digest[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pickle:
+    """A model's file that is a pickle, and what a scanner found in it: what is dangerous can't be in a lock."""
+
+    path: str = about("its artifact")
+    scanner: str = about("program and version")
+    verdict: Literal["innocuous", "suspicious"] = about("suspicious: it imports what the scanner does not know")
+    globals: tuple[str, ...] = about("what it imports beyond what rebuilds tensors; empty: nothing", default=())
+
+    def __post_init__(self) -> None:
+        if bool(self.globals) != (self.verdict == "suspicious"):
+            raise Invalid("goes with the verdict 'suspicious', and that with it", "globals")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edge:
+    """A model's file that names another model, without which it does not load."""
+
+    model: str = about("alias of the model that reaches out")
+    file: str = about("its file that says so, relative to the model")
+    reason: str = about("what is named there, in words")
+    to: str = about("alias of the model that is named")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

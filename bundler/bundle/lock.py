@@ -15,7 +15,20 @@ from functools import cached_property
 from typing import Literal
 
 from bundler.bundle import envfile, fields, paths
-from bundler.bundle.entries import BLOBS, FOLDERS, INSTALLER, App, Artifact, Image, Kind, Model, Python, Smoke
+from bundler.bundle.entries import (
+    BLOBS,
+    FOLDERS,
+    INSTALLER,
+    App,
+    Artifact,
+    Edge,
+    Image,
+    Kind,
+    Model,
+    Pickle,
+    Python,
+    Smoke,
+)
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target
@@ -56,6 +69,8 @@ class Lock:
     manifest_sha256: str
     target: Target
     models: tuple[Model, ...] = ()
+    closure: tuple[Edge, ...] = about("which model needs which other, and why", default=())
+    pickles: tuple[Pickle, ...] = about("files of models that are pickles", default=())
     python: Python = field(default_factory=Python)
     smoke: Smoke = field(default_factory=Smoke)
     rehearsed: bool = about("whether the builder installed it with the network cut", default=False)
@@ -79,6 +94,7 @@ class Lock:
         self._check_env()
         self._check_artifacts()
         self._check_models()
+        self._check_what_is_said_of_models()
         self._check_packages()
         self._check_image()
 
@@ -131,6 +147,18 @@ class Lock:
         for model in self.models:
             if model.digest != digest_of_files((a.sha256, a.path[len(model.folder) :]) for a in owned[model.alias]):
                 raise Invalid(f"the digest of {model.alias} is not that of its files", "models")
+
+    def _check_what_is_said_of_models(self) -> None:
+        files = {artifact.path for artifact in self.artifacts if artifact.kind == "model"}
+        for pickle in self.pickles:
+            if pickle.path not in files:
+                raise Invalid(f"{pickle.path!r} is no file of a model, or stands twice", "pickles")
+            files.discard(pickle.path)
+        files |= {pickle.path for pickle in self.pickles}
+        aliases = {model.alias for model in self.models}
+        for edge in self.closure:
+            if not {edge.model, edge.to} <= aliases or f"models/{edge.model}/{edge.file}" not in files:
+                raise Invalid(f"{edge.model}/{edge.file} or {edge.to} is not in the bundle", "closure")
 
     def _check_packages(self) -> None:
         wheels = {artifact.path for artifact in self.artifacts if artifact.kind == "wheel"}

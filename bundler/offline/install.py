@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import bundler
 from bundler.bundle import archive, disk, fields, lock
-from bundler.offline import emit, environment, guard, hubcache, place, preflight, releases, smoke, verify
+from bundler.offline import emit, environment, guard, hubcache, pickles, place, preflight, releases, smoke, verify
 from bundler.progress import Report
 
 
@@ -42,10 +42,12 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How to install: ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out."""
+    """How to install: ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out; ``no_pickles``
+    refuses models that hold any."""
 
     device: str | None = None
     prove: bool = True
+    no_pickles: bool = False
 
 
 def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report) -> Receipt:
@@ -57,6 +59,8 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
     prefix = releases.at(prefix)
     with _readable_by_others(), archive.opened(bundle) as carried:
         locked = verify.verify(carried, report)
+        if options.no_pickles:
+            pickles.refuse_named(locked)
         preflight.check_platform(locked)
         preflight.check_prefix(prefix)
         base = preflight.find_python(locked.target)
@@ -64,7 +68,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
         with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
-            place.place(carried, locked, planned, release, report)
+            place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
             if not release.finished:
                 environment.create(release, locked, base, report)
                 hubcache.create(release, locked)

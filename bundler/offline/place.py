@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from bundler.bundle import archive, disk, hashing
 from bundler.bundle.archive import OpenBundle
 from bundler.bundle.entries import Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
+from bundler.offline import pickles
 from bundler.offline.releases import Release, receipts
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
@@ -98,10 +99,19 @@ def needed(carried: OpenBundle, planned: Plan, release: Release) -> int:
     return copied + sum(_unpacked(carried, artifact) for artifact in plain.values() if artifact.kind == "wheel")
 
 
-def place(carried: OpenBundle, locked: VerifiedLock, planned: Plan, release: Release, report: Report) -> None:
+def place(
+    carried: OpenBundle,
+    locked: VerifiedLock,
+    planned: Plan,
+    release: Release,
+    report: Report,
+    *,
+    no_pickles: bool = False,
+) -> None:
     """Write what was planned, every byte hashed where it arrived.
 
-    Raises IntegrityError that names all damage of the bundle; then nothing got its final name.
+    Raises IntegrityError that names all damage of the bundle, UnsafeError for content that is refused; then nothing
+    got its final name.
     """
     holders = {member.name: member.holder.name for member in carried.layout.artifacts()}
     first: dict[str, Path] = {}
@@ -117,6 +127,8 @@ def place(carried: OpenBundle, locked: VerifiedLock, planned: Plan, release: Rel
     for name, path in planned.files.items():
         if path != first[holders[name]]:
             _same_again(first[holders[name]], path)
+    if no_pickles:
+        pickles.refuse_content((a.path, planned.files.get(a.path, home)) for a, home in _homes(locked, release))
     for path in planned.files.values():
         path.chmod(0o644)
         os.utime(path, (locked.source_date_epoch, locked.source_date_epoch))
@@ -125,6 +137,12 @@ def place(carried: OpenBundle, locked: VerifiedLock, planned: Plan, release: Rel
         path.unlink()
     for written, final in planned.moves:
         written.replace(final)
+
+
+def _homes(locked: VerifiedLock, release: Release) -> Iterator[tuple[Artifact, Path]]:
+    """Every file of a model, and where it stands in the end."""
+    for model, files in locked.by_model():
+        yield from ((artifact, release.shared_models / model.home / _within(model, artifact)) for artifact in files)
 
 
 def _within(model: Model, artifact: Artifact) -> str:

@@ -48,6 +48,7 @@ class _Request:
     ram_limit: int
     any_language: bool
     variables: Mapping[str, str]
+    trust_remote_code: bool
 
 
 def lay_out(release: Release) -> None:
@@ -143,6 +144,7 @@ def _request(release: Release, locked: Lock, model: Model, device: str, variable
         # texts of ours are in more languages than a model may know
         any_language=not locked.smoke.texts,
         variables=variables,
+        trust_remote_code=model.trust_remote_code,
     )
 
 

@@ -11,11 +11,11 @@ from bundler.bundle import archive, disk, lock
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
-from bundler.online import installer, manifest, pipconfig, resolve, wheels
+from bundler.online import installer, manifest, models, pickles, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked
-from bundler.online.resolve import Workshop
 from bundler.online.store import Store
 from bundler.online.wheels import ResolvedWheel
+from bundler.online.workshop import Workshop
 from bundler.progress import Report
 
 WHEELS: tuple[Kind, ...] = ("tool", "wheel")
@@ -45,15 +45,18 @@ def write_lock(path: Path, locked: Lock) -> None:
     disk.write_whole(path, locked.canonical)
 
 
-def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop) -> Built:
+def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop, *, no_pickles: bool = False) -> Built:
     """Build the bundle of a manifest, from a kept lock where one is given.
 
-    ``out`` is the bundle's file, or an existing folder for it; default: the working folder. Raises BundleError;
+    ``out`` is the bundle's file, or an existing folder for it; default: the working folder. ``no_pickles`` refuses
+    models that hold any. Raises BundleError;
     then there is no file of that name, or the one that was there before.
     """
     asked = manifest.load(path)
     _require_folder(Path.cwd() if out is None else out if out.is_dir() else out.parent)
     locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
+    if no_pickles:
+        pickles.refuse(locked)
     if kept is not None:
         _gather_again(locked, asked, shop)
     final = _file(out, locked)
@@ -95,10 +98,13 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
         if wanted.on_hub and all(shop.store.path_of(one.sha256, one.size) for one in locked.files_of(model)):
             continue  # a commit can't change: nothing is left to ask the hub
         with shop.report.stage(f"gather {model.alias}"):
-            found = resolve.gather(wanted, asked, locked.target, shop, pinned=model.source)
+            found = models.gather(wanted, asked, locked.target, shop, pinned=model.source)
         if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
+    for model, files in locked.by_model():  # the scanner may know more than when the lock was made
+        contents = ((one.path[len(model.folder) :], shop.path_of(one)) for one in files)
+        pickles.scan(model.alias, contents, shop.report)
     resolve.fetch_assets(asked, shop)
     if any(shop.store.path_of(blob.sha256, blob.size) is None for blob in locked.of_kind("image")):
         resolve.pull(asked, locked.target, shop, pinned=locked.image.digest)

@@ -102,6 +102,10 @@ class WantedModel:
         "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
     )
     require: tuple[str, ...] = about("files that must be there", default=())
+    trust_remote_code: bool | None = about(
+        "true: the smoke load lets the model run its own code; false: never; to be said where a model has such code",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         given = [name for name in _SOURCES if getattr(self, name)]

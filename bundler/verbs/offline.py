@@ -20,12 +20,15 @@ from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
     "--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where smoke loads run; default: the manifest's."
 )
 @click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
-def install(*, bundle: str, prefix: Path, device: str | None, no_smoke: bool, report: Console) -> Answer:
+@click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
+def install(
+    *, bundle: str, prefix: Path, device: str | None, no_smoke: bool, no_pickles: bool, report: Console
+) -> Answer:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
 
     BUNDLE is a file, or - for standard input.
     """
-    options = installing.Options(device=device, prove=not no_smoke)
+    options = installing.Options(device=device, prove=not no_smoke, no_pickles=no_pickles)
     receipt = installing.install(source(bundle), prefix, options, report)
     return describe.installed(receipt)
 

@@ -30,13 +30,15 @@ def lock(*, manifest: Path, output: Path | None, report: Console) -> Answer:
 @MANIFEST
 @click.option("-o", "--output", type=click.Path(), help="The bundle's file, or a folder for it.")
 @click.option("--lock", "kept", type=FILE, help="Build exactly what this lock says.")
-def build(*, manifest: Path, output: str | None, kept: Path | None, report: Console) -> Answer:
+@click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
+def build(*, manifest: Path, output: str | None, kept: Path | None, no_pickles: bool, report: Console) -> Answer:
     """Bring everything home that a manifest asks for and pack it as one file."""
     from bundler.online import build as building  # noqa: PLC0415 (the far side has no online rooms)
 
     if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
         raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
-    built = building.build(manifest, Path(output) if output else None, kept, building.workshop(report))
+    shop = building.workshop(report)
+    built = building.build(manifest, Path(output) if output else None, kept, shop, no_pickles=no_pickles)
     result = {"bundle": str(built.path), "bytes": built.size, "digest": built.lock.digest}
     return result | describe.summary(built.lock), describe.built(built.path, built.size, built.lock)
 

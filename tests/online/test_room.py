@@ -8,10 +8,10 @@ import pytest
 
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError
-from bundler.online import manifest, resolve
+from bundler.online import manifest, models, resolve
 from bundler.online.pipconfig import PipConfig
-from bundler.online.resolve import Workshop
 from bundler.online.store import Store
+from bundler.online.workshop import Workshop
 from bundler.progress import Collected
 from tests.online.bench import LINUX
 from tests.online.loopback import Handler, Loopback, status, without_length
@@ -44,7 +44,7 @@ def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(tmp_path: Path, se
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [vast]
     with pytest.raises(HostError, match=r"the disk is too small: fetching http://127.*/m\.gguf needs") as caught:
-        resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+        models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert "free" in caught.value.hint
     assert server.asked("GET") == []
 
@@ -63,10 +63,10 @@ def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
 def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, shop: Workshop) -> None:
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [without_length, without_length]
-    found = resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    found = models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert [file.size for file in found.files] == [len(DATA)]
     asked_before = len(server.seen)
-    resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert len(server.seen) == asked_before, "what is on the shelf is asked of nobody"
 
 
@@ -74,4 +74,4 @@ def test_what_is_not_there_is_said_before_anything_is_fetched(tmp_path: Path, se
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [status(404), status(404)]
     with pytest.raises(FetchError, match="404"):
-        resolve.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+        models.gather(wanted.manifest.models[0], wanted, LINUX, shop)

@@ -88,12 +88,13 @@ def prove(request: Request, record: Record) -> None:
 
 
 def _load(request: Request, record: Record) -> tuple[Writer, tuple[loading.Load, ...]]:
-    tokenizer = AutoTokenizer.from_pretrained(str(request.path), local_files_only=True)
+    told = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(str(request.path), **told)
     found = steps.opened(
         request,
         record,
         # as the files have them: older versions would make 32 bits of 16, and need twice the memory
-        lambda path, device: AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **_AS_STORED).to(device),
+        lambda path, device: AutoModelForCausalLM.from_pretrained(path, **told, **_AS_STORED).to(device),
     )
     steps.in_place(found.model, record)
     return Writer(model=found.model.eval(), tokenizer=tokenizer, device=record.device), found.loads

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -17,11 +18,11 @@ LOADER = "cross-encoder"
 
 def prove(request: Request, record: Record) -> None:
     """As `scores.prove`, with the library's own class."""
-    scores.prove(request, record, _made)
+    scores.prove(request, record, partial(_made, request.trust_remote_code))
 
 
-def _made(path: str, device: str) -> scores.Reranker:
-    model = CrossEncoder(path, device=device, local_files_only=True)
+def _made(trust: bool, path: str, device: str) -> scores.Reranker:
+    model = CrossEncoder(path, device=device, local_files_only=True, trust_remote_code=trust)
 
     def score(pairs: Sequence[scores.Pair]) -> list[float]:
         raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def prove(request: Request, record: Record) -> None:
     _heads_there(folder)
     record.passed("both heads are there and whole")
     promised, texts = steps.begun(request, record)
-    found = steps.opened(request, record, _made)
+    found = steps.opened(request, record, partial(_made, request.trust_remote_code))
     embedder: Embedder = found.model
     model, tokenizer = embedder.flag.model, embedder.flag.tokenizer
     steps.in_place(model, record)
@@ -90,8 +91,8 @@ def prove(request: Request, record: Record) -> None:
     steps.within_memory(request, record)
 
 
-def _made(path: str, device: str) -> Embedder:
-    flag = BGEM3FlagModel(path, use_fp16=False, devices=device)
+def _made(trust: bool, path: str, device: str) -> Embedder:
+    flag = BGEM3FlagModel(path, use_fp16=False, devices=device, trust_remote_code=trust)
     flag.model.to(device)  # which the library would do at the first text
     return Embedder(flag=flag, longest=steps.longest(flag.tokenizer, flag.model.model.config, MOST_TOKENS))
 

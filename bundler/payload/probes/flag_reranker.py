@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from FlagEmbedding import FlagReranker  # type: ignore[import-not-found]
 
@@ -17,11 +18,11 @@ MOST_TOKENS = 512
 
 def prove(request: Request, record: Record) -> None:
     """As `scores.prove`, with the library's own class."""
-    scores.prove(request, record, _made)
+    scores.prove(request, record, partial(_made, request.trust_remote_code))
 
 
-def _made(path: str, device: str) -> scores.Reranker:
-    reranker = FlagReranker(path, use_fp16=False, devices=device)
+def _made(trust: bool, path: str, device: str) -> scores.Reranker:
+    reranker = FlagReranker(path, use_fp16=False, devices=device, trust_remote_code=trust)
     model = reranker.model.to(device)  # which the library would do at the first score
     longest = steps.longest(reranker.tokenizer, model.config, MOST_TOKENS)
 

@@ -58,7 +58,11 @@ def _vocabulary(promised: promises.Promises) -> vocabulary.Vocabulary | None:
 
 def _load(request: Request, record: Record, promised: promises.Promises) -> Loaded:
     found = steps.opened(
-        request, record, lambda path, device: SentenceTransformer(path, device=device, local_files_only=True)
+        request,
+        record,
+        lambda path, device: SentenceTransformer(
+            path, device=device, local_files_only=True, trust_remote_code=request.trust_remote_code
+        ),
     )
     _check_modules(found.model, promised)
     record.passed("the loaded modules are those of modules.json")

@@ -63,10 +63,9 @@ def prove(request: Request, record: Record) -> None:
 
 
 def _load(request: Request, record: Record) -> tuple[Encoder, tuple[loading.Load, ...]]:
-    tokenizer = AutoTokenizer.from_pretrained(str(request.path), local_files_only=True)
-    found = steps.opened(
-        request, record, lambda path, device: AutoModel.from_pretrained(path, local_files_only=True).to(device)
-    )
+    told = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(str(request.path), **told)
+    found = steps.opened(request, record, lambda path, device: AutoModel.from_pretrained(path, **told).to(device))
     steps.one_tower(found.model.config, request.alias)
     steps.in_place(found.model, record)
     return Encoder(model=found.model.eval(), tokenizer=tokenizer, device=record.device), found.loads

@@ -1,0 +1,119 @@
+"""Python code that a model brings along: which files run, what they import, and what they fetch."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from bundler.errors import ResolveError, UnsafeError
+from bundler.online import references
+from bundler.online.references import Read, Reference
+
+_FETCHES = ("from_pretrained", "hf_hub_download", "snapshot_download", "cached_file", "load_dataset", "get_kernel")
+_RELATIVE = (
+    re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
+    re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
+)
+"""How transformers finds the other files of a module (its dynamic_module_utils): by the line, not by the syntax."""
+
+
+def refuse_untold(alias: str, names: Sequence[str], read: Read) -> None:
+    """Refuse a model with code of its own where nobody has said whether it may run; raises UnsafeError."""
+    if not (found := references.code(names, read)):
+        return
+    own, missing = running([one.module for one in found if not one.repo], names, read)
+    listed = [f"  {name}" for name in [*own, *(f"{name} (not among its files)" for name in missing)]]
+    listed += sorted({f"  {one.module} of {one.repo}" for one in found if one.repo})
+    why = "; ".join(dict.fromkeys(f"{one.file}: {one.reason}" for one in found))
+    raise UnsafeError(
+        f"{alias} brings code of its own, which would run on the host ({why}):\n" + "\n".join(listed),
+        where=f"models: {alias}",
+        hint="read these files; then give the model 'trust_remote_code: true' in the manifest, "
+        "or 'trust_remote_code: false' where the libraries can load it without",
+    )
+
+
+def running(modules: Iterable[str], names: Sequence[str], read: Read) -> tuple[list[str], list[str]]:
+    """The files that run when these modules are imported, as far as they import one another, and those not there."""
+    waiting, found, missing = list(dict.fromkeys(modules)), [], []
+    while waiting:
+        name = waiting.pop(0)
+        if name in found or name in missing:
+            continue
+        if name not in names:
+            missing.append(name)
+            continue
+        found.append(name)
+        text = read(name).decode("utf-8", "replace")
+        for pattern in _RELATIVE:
+            waiting += [str(PurePosixPath(name).parent / f"{other}.py") for other in sorted(pattern.findall(text))]
+    return found, missing
+
+
+def packages(name: str, read: Read) -> set[str]:
+    """The top-level packages that a file can't be imported without, as transformers looks for them.
+
+    Imports in a ``try`` or below an ``if is_…_available()`` are optional to it. Raises ResolveError for what is no
+    Python.
+    """
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _asks_what_is_there(node.test)):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(_tree(name, read))
+    return found
+
+
+def fetched(name: str, read: Read, configuration: Mapping[str, Any]) -> Iterator[Reference]:
+    """The models that a file fetches when it runs: named in the call, or in config.json under a name in the call."""
+    for node in ast.walk(_tree(name, read)):
+        if not isinstance(node, ast.Call) or _called(node.func) not in _FETCHES:
+            continue
+        named = {word.arg: word.value for word in node.keywords if word.arg}
+        subject = node.args[0] if node.args else named.get("repo_id") or named.get("pretrained_model_name_or_path")
+        if repo := _repo(subject, configuration):
+            revision = named.get("revision")
+            fixed = revision.value if isinstance(revision, ast.Constant) and isinstance(revision.value, str) else ""
+            reason = f"line {node.lineno} calls {_called(node.func)}"
+            yield Reference(file=name, reason=reason, repo=repo, revision=fixed)
+
+
+def _repo(subject: ast.expr | None, configuration: Mapping[str, Any]) -> str:
+    """The hub id that an argument stands for, where that can be told; else ""."""
+    value: Any = None
+    if isinstance(subject, ast.Constant):
+        value = subject.value
+    elif isinstance(subject, ast.Attribute) and isinstance(subject.value, ast.Name | ast.Attribute):
+        value = configuration.get(subject.attr) if _called(subject.value) in ("config", "cfg") else None
+    return value if references.is_repo_id(value) else ""
+
+
+def _called(function: ast.expr) -> str:
+    """The last name of ``a.b.c``."""
+    return (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
+
+
+def _asks_what_is_there(test: ast.expr) -> bool:
+    calls = [node.func for node in ast.walk(test) if isinstance(node, ast.Call)]
+    return any(_called(one).startswith("is_") and _called(one).endswith("available") for one in calls)
+
+
+def _tree(name: str, read: Read) -> ast.Module:
+    try:
+        return ast.parse(read(name))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
+        raise ResolveError(f"{name} is no Python that can be read: {error}", where=name, hint=hint) from error

