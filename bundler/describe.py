@@ -199,6 +199,12 @@ def installed(receipt: Receipt) -> Answer:
     return fields.encode(receipt), "\n".join(lines)
 
 
+def placed(part: str, release: Release, path: Path) -> Answer:
+    """What install --only tells."""
+    result = {"part": part, "release": release.name, "path": str(path)}
+    return result, f"placed: {part}, as {path}; install without --only finishes"
+
+
 def proofs(results: list[dict[str, Any]]) -> str:
     """What smoke loads measured, for a person."""
     return "\n".join(line for result in results for line in _proof(result)) or "no models"

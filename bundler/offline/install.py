@@ -57,25 +57,35 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
     release is then as it was.
     """
     prefix = releases.at(prefix)
+    with opened(bundle, prefix, options, report) as (carried, locked):
+        base = preflight.find_python(locked.target)
+        with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
+            planned = place.plan(locked, release, report)
+            preflight.check_room(carried, planned, release)
+            place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
+            if not release.finished:
+                if not release.prepared:
+                    environment.create(release, locked, base, report)
+                hubcache.create(release, locked)
+                smoke.lay_out(release)
+                guard.lay_out(release, locked)
+            results = _proof(release, locked, options, report)
+            return _finish(release, locked, carried, results, report)
+
+
+@contextmanager
+def opened(
+    bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report
+) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock]]:
+    """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
     with _readable_by_others(), archive.opened(bundle) as carried:
         locked = verify.verify(carried, report)
         if options.no_pickles:
             pickles.refuse_named(locked)
         preflight.check_platform(locked)
         preflight.check_prefix(prefix)
-        base = preflight.find_python(locked.target)
         carried.refuse_if_cut()
-        with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
-            planned = place.plan(locked, release, report)
-            preflight.check_room(carried, planned, release)
-            place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
-            if not release.finished:
-                environment.create(release, locked, base, report)
-                hubcache.create(release, locked)
-                smoke.lay_out(release)
-                guard.lay_out(release, locked)
-            results = _proof(release, locked, options, report)
-            return _finish(release, locked, carried, results, report)
+        yield carried, locked
 
 
 def _proof(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
@@ -104,6 +114,7 @@ def _finish(
         disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
     receipt = _receipt(release, locked, results)
     releases.clear_work(release)
+    release.mark.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
         # last, and only once all that it speaks of is on the disk

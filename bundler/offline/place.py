@@ -27,6 +27,9 @@ _MOST_UNPACKED = 20
 """What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
 
 
+FOR_ENVIRONMENT = ("requirements", "tool", "wheel")
+"""Kinds of artifacts that the environment is made from."""
+
 _IN_THE_RELEASE = ("installer", "asset", "app")
 """Kinds of artifacts that stand in the release as they do in the bundle."""
 
@@ -57,8 +60,9 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         _mend(_wrong(beside, "what stands beside the environment", report), files, moves)
     else:
         for artifact in locked.artifacts:
-            if artifact.kind in ("requirements", "tool", "wheel"):
-                files[artifact.path] = release.work / artifact.path
+            if artifact.kind in FOR_ENVIRONMENT:
+                if not release.prepared:
+                    files[artifact.path] = release.work / artifact.path
             elif artifact.kind in _IN_THE_RELEASE:
                 files[artifact.path] = release.path / artifact.path
     taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
@@ -137,6 +141,15 @@ def place(
         path.unlink()
     for written, final in planned.moves:
         written.replace(final)
+    _settle(planned, locked.source_date_epoch)
+
+
+def _settle(planned: Plan, epoch: int) -> None:
+    """Give folders that were written to the time of their files: a model is then the same layer in every image."""
+    written = {final if final.is_dir() else final.parent for _, final in planned.moves}
+    for folder in written | {path.parent for path in planned.extra}:
+        for above, _, _ in os.walk(folder):
+            os.utime(above, (epoch, epoch))
 
 
 def _homes(locked: VerifiedLock, release: Release) -> Iterator[tuple[Artifact, Path]]:

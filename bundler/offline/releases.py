@@ -61,6 +61,16 @@ class Release:
         return self.path / "receipt.json"
 
     @property
+    def mark(self) -> Path:
+        """Holds the digest of the bundle whose environment stands here ahead of the rest of the release."""
+        return self.path / ".environment"
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the environment stands here whole although the release was never finished (see parts.py)."""
+        return self.mark.is_file()
+
+    @property
     def finished(self) -> bool:
         """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
 
@@ -114,7 +124,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     release = Release(prefix=prefix, name=name)
     refuse_links(prefix)
     known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
-    discard_unfinished(prefix)
+    discard_unfinished(prefix, but=name if _prepared_for(release, digest) else "")
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
         raise UnsafeError(f"another bundle is installed under the name {name}", where=str(release.path), hint=hint)
@@ -132,7 +142,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
 
 @contextmanager
 def _fresh(release: Release) -> Iterator[None]:
-    """An empty folder for a release; it goes again if this fails."""
+    """A folder for a release, with at most an environment in it; it goes again if this fails."""
     release.work.mkdir(parents=True)
     try:
         yield
@@ -254,10 +264,16 @@ def unfinished(prefix: Path) -> list[Path]:
     )
 
 
-def discard_unfinished(prefix: Path) -> None:
-    """Remove what killed runs left; never what is live."""
+def discard_unfinished(prefix: Path, but: str = "") -> None:
+    """Remove what killed runs left; never what is live, nor the release named ``but``."""
     for folder in unfinished(prefix):
-        _discard(folder)
+        if folder.name != but:
+            _discard(folder)
+
+
+def _prepared_for(release: Release, digest: str) -> bool:
+    """Whether an environment was made ahead for this very bundle: names of releases hold a part of its digest alone."""
+    return release.prepared and release.mark.read_text(encoding="utf-8") == digest
 
 
 def discard(release: Release) -> None:

@@ -9,7 +9,7 @@ import click
 from bundler import describe
 from bundler.console import Console
 from bundler.offline import install as installing
-from bundler.offline import releases, removal, smoke
+from bundler.offline import parts, releases, removal, smoke
 from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
 
 
@@ -21,14 +21,26 @@ from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
 )
 @click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
 @click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
+@click.option(
+    "--only", metavar="PART", help="Place model:ALIAS or environment ahead of the rest; nothing goes live then."
+)
 def install(
-    *, bundle: str, prefix: Path, device: str | None, no_smoke: bool, no_pickles: bool, report: Console
+    *,
+    bundle: str,
+    prefix: Path,
+    device: str | None,
+    no_smoke: bool,
+    no_pickles: bool,
+    only: str | None,
+    report: Console,
 ) -> Answer:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
 
     BUNDLE is a file, or - for standard input.
     """
     options = installing.Options(device=device, prove=not no_smoke, no_pickles=no_pickles)
+    if only is not None:
+        return describe.placed(only, *parts.install_only(source(bundle), prefix, only, options, report))
     receipt = installing.install(source(bundle), prefix, options, report)
     return describe.installed(receipt)
 
