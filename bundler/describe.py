@@ -9,7 +9,7 @@ from typing import Any
 
 from bundler.bundle import fields
 from bundler.bundle.difference import Change, Difference
-from bundler.bundle.entries import Artifact, Model
+from bundler.bundle.entries import Artifact, Edge, Model
 from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.install import Receipt
@@ -34,6 +34,7 @@ def summary(lock: Lock) -> dict[str, Any]:
         "rehearsed": lock.rehearsed,
         "created_by": lock.created_by,
         "models": [_model(lock, model, files) for model, files in lock.by_model()],
+        "closure": [fields.encode(edge) for edge in lock.closure],
         "wheels": [
             {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
             for package in lock.python.packages
@@ -95,6 +96,7 @@ def words(lock: Lock) -> str:
         if model["unpublished"]:
             lines.append(f"      no digest was published for {model['unpublished']} of its files")
         lines += [f"      {line}" for line in (*_pickles(model), *_code(model))]
+    lines += _closure(lock)
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
     lines.append(f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}")
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
@@ -110,6 +112,26 @@ def words(lock: Lock) -> str:
     if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
         lines.append("  no digest was published for: " + ", ".join(loose))
     return "\n".join(lines)
+
+
+def _closure(lock: Lock) -> list[str]:
+    """Which model needs which other, as a tree; one that stands further up is not unfolded again."""
+    edges: dict[str, list[Edge]] = {}
+    for edge in lock.closure:
+        edges.setdefault(edge.model, []).append(edge)
+    reached = {edge.to for edge in lock.closure}
+    lines, shown = ["  closure"] if edges else [], set[str]()
+    for root in sorted(edges, key=lambda alias: alias in reached):  # those of a circle last
+        waiting = [] if root in shown else [(2, root, "")]
+        while waiting:
+            depth, alias, why = waiting.pop()
+            again = " (see above)" if alias in shown and alias in edges else ""
+            lines.append(f"{'  ' * depth}{alias}{again}{why}")
+            if alias not in shown:
+                below = [(depth + 1, edge.to, f"  for {edge.file}: {edge.reason}") for edge in edges.get(alias, ())]
+                waiting += reversed(below)
+            shown.add(alias)
+    return lines
 
 
 def _pickles(model: dict[str, Any]) -> list[str]:

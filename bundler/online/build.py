@@ -11,7 +11,7 @@ from bundler.bundle import archive, disk, lock
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
-from bundler.online import installer, manifest, models, pickles, pipconfig, resolve, wheels
+from bundler.online import closure, installer, manifest, models, pickles, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked
 from bundler.online.store import Store
 from bundler.online.wheels import ResolvedWheel
@@ -94,7 +94,9 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     shop.store.put_bytes(lock.requirements_text(locked.python, locked.artifacts))
     if shop.store.path_of(locked.artifacts[0].sha256) is None:
         shop.store.put_bytes(installer.build())
-    for wanted, model in zip(asked.manifest.models, locked.models, strict=True):
+    named = len(asked.manifest.models)
+    added = [closure.again(model, locked.files_of(model)) for model in locked.models[named:]]
+    for wanted, model in zip([*asked.manifest.models, *added], locked.models, strict=True):
         if wanted.on_hub and all(shop.store.path_of(one.sha256, one.size) for one in locked.files_of(model)):
             continue  # a commit can't change: nothing is left to ask the hub
         with shop.report.stage(f"gather {model.alias}"):

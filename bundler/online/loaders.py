@@ -26,6 +26,7 @@ _VOCABULARIES = (
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _FILELESS = ("Normalize",)
 """Modules of sentence-transformers that have a name in modules.json and no files."""
+_ROUTERS = ("Router", "Asym")
 
 
 M3_HEADS = ("colbert_linear.pt", "sparse_linear.pt")
@@ -168,8 +169,25 @@ def _missing_of_sentence_transformers(files: Sequence[str], read: Read) -> list[
         kind, folder = str(module["type"]).rpartition(".")[2], PurePosixPath(str(module["path"]))
         if kind == "Transformer":
             missing += _missing_of_transformer(folder, files, read)
+        elif kind in _ROUTERS:
+            missing += _missing_of_router(folder, files, read)
         elif kind not in _FILELESS and str(folder / "config.json") not in files:
             missing.append((str(folder / "config.json"), f"modules.json names a {kind} there"))
+    return missing
+
+
+def _missing_of_router(folder: PurePosixPath, files: Sequence[str], read: Read) -> list[tuple[str, str]]:
+    """What the modules behind a router lack; it was called Asym, and its list of them config.json, once."""
+    lists = [name for name in ("router_config.json", "config.json") if str(folder / name) in files]
+    if not lists:
+        return [(str(folder / "router_config.json"), "modules.json names a router there")]
+    types = _object(str(folder), str(folder / lists[0]), read).get("types")
+    missing: list[tuple[str, str]] = []
+    for place, kind in types.items() if isinstance(types, dict) else ():
+        if str(kind).endswith(".Transformer"):
+            missing += _missing_of_transformer(folder / str(place), files, read)
+        elif not str(kind).endswith(_FILELESS) and not any(n.startswith(f"{folder / str(place)}/") for n in files):
+            missing.append((str(folder / str(place) / "config.json"), f"the router names a {kind} there"))
     return missing
 
 

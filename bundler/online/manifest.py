@@ -221,6 +221,10 @@ class Manifest:
     target: WantedTarget = about("the isolated host", default_factory=WantedTarget)
     python: WantedPython = about("its Python packages", default_factory=WantedPython)
     models: tuple[WantedModel, ...] = about("its models", default=())
+    closure: Literal["add", "report", "warn"] = about(
+        "other models that the models' files name: add them, or make them an error that says how, or only say so",
+        default="add",
+    )
     assets: tuple[WantedAsset, ...] = about("other files that it reads", default=())
     env: Mapping[str, str] = about(
         "into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict

@@ -27,6 +27,7 @@ _CONFIGURATIONS = (
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _KERNEL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
+_KERNEL_OF = "kernel of"
 _OWN = "sentence_transformers."
 _MODULE_LISTS = ("router_config.json", "config.json")
 
@@ -44,6 +45,20 @@ class Reference:
     repo: str = ""
     revision: str = ""
     module: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """A package without which a model does not load; any of ``packages`` will do."""
+
+    file: str
+    reason: str
+    packages: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The packages, for a person."""
+        return " or ".join(self.packages)
 
 
 def is_repo_id(text: object) -> bool:
@@ -77,6 +92,48 @@ def models(names: Sequence[str], read: Read) -> list[Reference]:
     return list(dict.fromkeys(found))
 
 
+_QUANTISERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "aqlm": (("aqlm",), ("accelerate",)),
+    "auto-round": (("auto-round",),),
+    "awq": (("gptqmodel", "autoawq"), ("accelerate",)),
+    "bitsandbytes": (("bitsandbytes",), ("accelerate",)),
+    "compressed-tensors": (("compressed-tensors",),),
+    "eetq": (("kernels", "eetq"), ("accelerate",)),
+    "fbgemm_fp8": (("fbgemm-gpu", "kernels"), ("accelerate",)),
+    "fp8": (("accelerate",),),
+    "fp_quant": (("fp-quant",),),
+    "gptq": (("gptqmodel", "auto-gptq"), ("optimum",)),
+    "higgs": (("flute-kernel",), ("accelerate",)),
+    "hqq": (("hqq",), ("accelerate",)),
+    "mxfp4": (("kernels",), ("accelerate",)),
+    "quanto": (("optimum-quanto",), ("accelerate",)),
+    "quark": (("amd-quark",),),
+    "spqr": (("spqr-quant",), ("accelerate",)),
+    "torchao": (("torchao",),),
+    "vptq": (("vptq",), ("accelerate",)),
+}
+"""What transformers asks for before it loads weights of a ``quant_method``: of each group, one package."""
+
+
+def needs(names: Sequence[str], read: Read) -> list[Need]:
+    """The packages that a model's configuration calls for, which no resolver can know of."""
+    found: list[Need] = []
+    for name in names:
+        if PurePosixPath(name).name != "config.json":
+            continue
+        values = document(name, read)
+        quantised = values.get("quantization_config")
+        method = str(quantised.get("quant_method", "")) if isinstance(quantised, dict) else ""
+        groups = _QUANTISERS.get(method, ())
+        found += [Need(file=name, reason=f"quantised by {method}", packages=one) for one in groups]
+        of_configuration = list(_of_configuration(name, values))
+        if any(one.reason.startswith(_KERNEL_OF) for one in of_configuration):
+            found.append(Need(file=name, reason="kernels of the hub", packages=("kernels",)))
+        if values.get("use_timm_backbone") or values.get("model_type") in ("timm_wrapper", "timm_backbone"):
+            found.append(Need(file=name, reason="a backbone of timm", packages=("timm",)))
+    return found
+
+
 def document(name: str, read: Read) -> dict[str, Any]:
     """A JSON file that holds an object; an empty one where it holds a list.
 
@@ -84,7 +141,7 @@ def document(name: str, read: Read) -> dict[str, Any]:
     """
     try:
         found = json.loads(read(name).decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
         raise ResolveError(
             f"{name} is not a JSON file, so what it names can't be known", where=name, hint=hint
@@ -150,7 +207,7 @@ def _of_adapter(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
 
 _TOWERS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")
 """Keys under which configurations of composed models name a model that is loaded from the hub on its own."""
-_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
 
 def _of_configuration(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
@@ -158,25 +215,27 @@ def _of_configuration(file: str, values: Mapping[str, Any]) -> Iterator[Referenc
 
     ``_name_or_path`` and ``name_or_path`` only say where a model was saved from: no library reads them to load.
     """
-    for key, value in values.items():
-        if key in _TOWERS and is_repo_id(value):
-            yield Reference(file=file, reason=f"{key}, loaded on its own", repo=value)
-        if key == "backbone" and is_repo_id(value) and values.get("use_pretrained_backbone"):
-            yield Reference(file=file, reason="pretrained backbone", repo=value)
-        if key in _ATTENTION or key == "kernel_config":
-            yield from _kernels(file, key, value)
-        elif isinstance(value, dict):
-            yield from _of_configuration(file, value)
+    waiting = [values]
+    while waiting:
+        part = waiting.pop(0)
+        for key, value in part.items():
+            if key in _TOWERS and is_repo_id(value):
+                yield Reference(file=file, reason=f"{key}, loaded on its own", repo=value)
+            elif key == "backbone" and is_repo_id(value) and part.get("use_pretrained_backbone"):
+                yield Reference(file=file, reason="pretrained backbone", repo=value)
+            elif key in _KERNELS:
+                yield from _kernels(file, key, value)
+            elif isinstance(value, dict):
+                waiting.append(value)
 
 
 def _kernels(file: str, key: str, value: object) -> Iterator[Reference]:
     """Repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
-    if isinstance(value, dict):
-        for one in value.values():
-            yield from _kernels(file, key, one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _kernels(file, key, one)
-    elif isinstance(value, str) and (found := _KERNEL.fullmatch(value.removeprefix("paged|"))):
-        revision = found["revision"] or ""
-        yield Reference(file=file, reason=f"kernel ({key})", repo=found["repo"], revision=revision)
+    waiting = [value]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, dict | list):
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, str) and (found := _KERNEL.fullmatch(one.removeprefix("paged|"))):
+            revision = found["revision"] or ""
+            yield Reference(file=file, reason=f"{_KERNEL_OF} {key}", repo=found["repo"], revision=revision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from functools import partial as bound
 
 import bundler
 from bundler import process
@@ -14,10 +15,12 @@ from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import UnsafeError
-from bundler.online import answers, download, images, installer, manifest, models, sources, wheels
+from bundler.online import answers, closure, download, images, installer, manifest, models, sources, wheels
+from bundler.online.closure import Closed
 from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.models import Carried
+from bundler.online.provided import Provided
 from bundler.online.wheels import ResolvedWheel, Wanted
 from bundler.online.workshop import Workshop
 
@@ -47,32 +50,33 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
         *(_artifact_of_wheel(one, "tool", shop) for one in tools),
         *carried,
     ]
-    found_models = [_carried(model, asked, target, shop) for model in wanted.models]
-    for one in found_models:
+    provided = Provided(found, shop)
+    whole = closure.closed(wanted.models, wanted.closure, bound(_carried, asked, target, shop), provided, shop.report)
+    for one in whole.carried:
         artifacts += one.artifacts()
     artifacts += _assets(asked, shop)
     base = pull(asked, target, shop)
     artifacts += [*base.artifacts, *app_files(asked, shop)]
-    return _with_head(_locked(asked, target, packages, found_models, base.image, artifacts))
+    return _with_head(_locked(asked, target, packages, whole, base.image, artifacts))
 
 
-def _carried(model: WantedModel, asked: Asked, target: Target, shop: Workshop) -> Carried:
+def _carried(asked: Asked, target: Target, shop: Workshop, model: WantedModel) -> Carried:
     with shop.report.stage(f"resolve {model.name}"):
         return models.carried(model, asked, target, shop)
 
 
 def _locked(
-    asked: Asked, target: Target, packages: Python, carried: list[Carried], base: Image, artifacts: list[Artifact]
+    asked: Asked, target: Target, packages: Python, whole: Closed, base: Image, artifacts: list[Artifact]
 ) -> Lock:
     """The lock, whose own rules are the last word on what may travel; raises UnsafeError where they are broken."""
     try:
-        return _lock_of(asked, target, packages, carried, base, artifacts)
+        return _lock_of(asked, target, packages, whole, base, artifacts)
     except Invalid as error:
         raise UnsafeError(f"this may not travel: {error}", hint="rename or leave out what the message names") from error
 
 
 def _lock_of(
-    asked: Asked, target: Target, packages: Python, carried: list[Carried], base: Image, artifacts: list[Artifact]
+    asked: Asked, target: Target, packages: Python, whole: Closed, base: Image, artifacts: list[Artifact]
 ) -> Lock:
     wanted = asked.manifest
     return Lock(
@@ -83,8 +87,9 @@ def _lock_of(
         source_date_epoch=lock.EPOCH,
         manifest_sha256=asked.sha256,
         target=target,
-        models=tuple(one.model for one in carried),
-        pickles=tuple(pickle for one in carried for pickle in one.pickles),
+        models=tuple(one.model for one in whole.carried),
+        closure=whole.edges,
+        pickles=tuple(pickle for one in whole.carried for pickle in one.pickles),
         python=packages,
         smoke=wanted.smoke.locked(),
         env=manifest.variables(wanted),

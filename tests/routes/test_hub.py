@@ -113,3 +113,42 @@ def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str
     assert bundle("verify", packed).returncode == 0
     assert weights in packed.read_bytes()
     assert not list((tmp_path / "shelf/partial").glob("*.partial"))
+
+
+CLOSURE = """\
+name: small
+version: "1"
+target: {python: "3.11", platform: linux-x86_64, libc: glibc-2.17, accelerator: cpu}
+models: [{repo: org/m, loader: files}]
+sequence: 1
+"""
+
+
+def test_what_a_model_reaches_for_travels_and_is_shown_as_a_tree(
+    online: dict[str, str], tmp_path: Path, far: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    manifest, locked = tmp_path / "m.yaml", tmp_path / "m.lock"
+    manifest.write_text(CLOSURE)
+    with hub_running() as hub:
+        told = {name: value for name, value in online.items() if not name.startswith("HF_")}
+        told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        hub.repository("org/m", {"adapter_config.json": b'{"base_model_name_or_path": "org/base"}'})
+        hub.repository("org/base", {"config.json": b'{"auto_map": {"AutoModel": "org/code--modeling.M"}}'})
+        code = hub.repository("org/code", {"modeling.py": b"import torch\n", "notes.txt": b""}).refs["main"]
+        done = bundle("lock", manifest, "-o", locked, env=told)
+        assert done.returncode == 0, done.stderr
+        assert "adds org/base as base (1 files, 51 bytes): m: adapter_config.json" in done.stderr
+        hub.repositories["org/code"].commit({"modeling.py": b"moved"})
+        for name in ("first", "second"):  # the second with an empty shelf
+            path = tmp_path / f"{name}.bundle.tar"
+            shelf = {"BUNDLE_CACHE": str(tmp_path / name)}
+            done = bundle("build", manifest, "--lock", locked, "-o", path, "--quiet", env=told | shelf)
+            assert done.returncode == 0, done.stderr
+    assert (tmp_path / "first.bundle.tar").read_bytes() == path.read_bytes()
+    tree = "  closure\n    m\n      base  for adapter_config.json: base model of an adapter\n        code  for config.json: "
+    assert tree + "auto_map AutoModel\n" in far("inspect", path).stdout
+    prefix = tmp_path / "prefix"
+    assert far("install", path, "--prefix", prefix, "--no-smoke").returncode == 0
+    repo = prefix / "current" / "hub" / "models--org--code"
+    assert (repo / "refs" / "main").read_text() == code
+    assert (repo / "snapshots" / code / "modeling.py").read_bytes() == b"import torch\n"

@@ -1,0 +1,219 @@
+"""What a model will reach for that nobody named: found in its files, pinned, and added."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bundler.bundle import paths
+from bundler.bundle.entries import Artifact, Edge, Model
+from bundler.errors import BundleError, ResolveError
+from bundler.online import code, references
+from bundler.online.manifest import WantedModel
+from bundler.online.models import Carried
+from bundler.online.provided import Provided
+from bundler.online.references import Reference
+from bundler.progress import Report
+
+Bring = Callable[[WantedModel], Carried]
+_MOST = 50
+"""Models that a manifest's models may bring along: more is a chain that somebody should look at."""
+_CODE = ("*.py",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Closed:
+    """The models of a manifest and those that they need, and which file of which needs what."""
+
+    carried: tuple[Carried, ...]
+    edges: tuple[Edge, ...]
+
+
+def closed(asked: Sequence[WantedModel], mode: str, bring: Bring, provided: Provided, report: Report) -> Closed:
+    """Follow what the models' files name until nothing new is found.
+
+    ``mode`` is the manifest's ``closure``: "add" adds what is found, "report" makes it an error that says how to ask
+    for it, "warn" leaves it out. Raises ResolveError for what can't be had or is missing, and what ``bring`` raises.
+    """
+    search = _Search(mode=mode, bring=bring, provided=provided, report=report)
+    for wanted in asked:
+        search.take(wanted)
+    search.follow()
+    return Closed(carried=tuple(one.carried for one in search.members), edges=tuple(dict.fromkeys(search.edges)))
+
+
+def again(model: Model, files: Iterable[Artifact]) -> WantedModel:
+    """What asks for a model that was added to a kept lock: the very same files of the same repository."""
+    inside = (one.path[len(model.folder) :] for one in files)
+    return WantedModel(
+        repo=model.source.removeprefix("repo:").rpartition("@")[0],
+        alias=model.alias,
+        loader="files",
+        include=tuple(name.replace("[", "[[]") for name in inside),
+    )
+
+
+@dataclass(slots=True)
+class _Member:
+    """A model of the bundle, and what asked for it; ``added`` where that was no person."""
+
+    wanted: WantedModel
+    carried: Carried
+    added: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its alias."""
+        return self.wanted.name
+
+    @property
+    def revisions(self) -> set[str]:
+        """The revisions by which the hub view will know it; "" for none in particular."""
+        return {"", "main", self.carried.model.commit, *self.carried.model.revisions}
+
+
+@dataclass(slots=True)
+class _Search:
+    """What is known so far. ``faults`` stop the build where somebody's model would not load, and are said else."""
+
+    mode: str
+    bring: Bring
+    provided: Provided
+    report: Report
+    members: list[_Member] = field(default_factory=list)
+    waiting: list[_Member] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    unasked: list[tuple[_Member, Reference]] = field(default_factory=list)
+
+    def take(self, wanted: WantedModel, *, added: bool = False) -> _Member:
+        """Bring a model home; it is looked through later."""
+        member = _Member(wanted, self.bring(wanted), added)
+        self.members.append(member)
+        self.waiting.append(member)
+        return member
+
+    def follow(self) -> None:
+        """Look through every member, and through those that this adds; raises ResolveError."""
+        while self.waiting:
+            member = self.waiting.pop(0)
+            if not member.wanted.dataset:
+                self._look_through(member)
+        if self.unasked:
+            self._refuse_unasked()
+        if self.faults:
+            listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(self.faults))
+            hint = "complete the sources, or change include and exclude, which may have removed files; add packages to python.requirements"
+            raise ResolveError(f"some models would not load on the host:\n{listed}", hint=hint)
+
+    def _look_through(self, member: _Member) -> None:
+        names, read = member.carried.names, member.carried.read
+        found = references.models(names, read)
+        if member.wanted.trust_remote_code is not False:
+            found = [*references.code(names, read), *found]
+        waiting = [(member, one) for one in found]
+        seen: set[tuple[str, str]] = set()
+        while waiting:
+            owner, reference = waiting.pop(0)
+            target = self._target(owner, reference)
+            if target is None:
+                continue
+            if target is not owner:
+                edge = Edge(model=owner.name, file=reference.file, reason=reference.reason, to=target.name)
+                self.edges.append(edge)
+            if reference.module and (target.name, reference.module) not in seen:
+                seen.add((target.name, reference.module))
+                waiting += self._look_into(member, reference, target)
+        for need in references.needs(names, read):
+            if self.provided.lacks_all(need.packages):
+                self._fault(member, f"{member.name}: {need.file} ({need.reason}) needs the package {need.words}")
+
+    def _look_into(self, member: _Member, reference: Reference, holder: _Member) -> list[tuple[_Member, Reference]]:
+        """What the code that runs for a member fetches by itself; what it lacks is a fault."""
+        names, read = holder.carried.names, holder.carried.read
+        running, missing = code.running([reference.module], names, read)
+        where = f"{member.name}: {reference.file} ({reference.reason})"
+        for name in missing:
+            self._fault(member, f"{where} runs {name}, which is not among the files of {holder.name}")
+        for name in running:
+            if lacked := self.provided.lacked(code.packages(name, read)):
+                self._fault(member, f"{where} runs {name}, which imports {', '.join(lacked)}: in no package here")
+        own = member.carried
+        configuration = references.document("config.json", own.read) if "config.json" in own.names else {}
+        return [(holder, one) for name in running for one in code.fetched(name, read, configuration)]
+
+    def _target(self, owner: _Member, reference: Reference) -> _Member | None:
+        """The model that is meant, brought home where it is not here; None where it stays behind."""
+        if reference.repo in ("", owner.wanted.hub_id):
+            return owner
+        known = next((m for m in self.members if m.wanted.hub_id == reference.repo and not m.wanted.dataset), None)
+        if known is None:
+            return self._added(owner, reference)
+        if reference.revision not in known.revisions:
+            raise ResolveError(
+                f"{_said(owner, reference)} at revision {reference.revision}, and the bundle has another one of it",
+                where=f"models: {known.name}",
+                hint=f"give {known.name} 'revision: {reference.revision}', if all that use it can do with that",
+            )
+        if known.added and known.wanted.include == _CODE and not reference.module:
+            known.wanted = dataclasses.replace(known.wanted, include=())
+            known.carried = self.bring(known.wanted)
+            self.waiting.append(known)
+        return known
+
+    def _added(self, owner: _Member, reference: Reference) -> _Member | None:
+        if self.mode == "warn":
+            self.report.warn(f"{_said(owner, reference)}, which is not in the bundle")
+            return None
+        if self.mode == "report":
+            self.unasked.append((owner, reference))
+            return None
+        if sum(member.added for member in self.members) >= _MOST:
+            hint = "name the models that are needed in the manifest, and say 'closure: warn'"
+            raise ResolveError(f"more than {_MOST} models would be added; {_said(owner, reference)}", hint=hint)
+        try:
+            member = self.take(self._wanted(reference), added=True)
+        except BundleError as error:
+            if isinstance(error, ResolveError) and not reference.module:
+                self.report.warn(f"{_said(owner, reference)}, which can't be found: {error}")
+                return None
+            raise type(error)(f"{_said(owner, reference)}: {error}", where=error.where, hint=error.hint) from error
+        size = sum(file.size for file in member.carried.files)
+        self.report.note(
+            f"adds {reference.repo} as {member.name} ({len(member.carried.files)} files, {size:,} bytes): "
+            f"{_said(owner, reference)}"
+        )
+        return member
+
+    def _wanted(self, reference: Reference) -> WantedModel:
+        taken = {paths.folded(member.name) for member in self.members}
+        last = reference.repo.rpartition("/")[2]
+        alias = reference.repo.replace("/", "-") if paths.folded(last) in taken else last
+        include = _CODE if reference.module else ()
+        return WantedModel(
+            repo=reference.repo, revision=reference.revision or None, alias=alias, loader="files", include=include
+        )
+
+    def _fault(self, member: _Member, fault: str) -> None:
+        if member.carried.model.loader == "files":
+            self.report.warn(fault)
+        else:
+            self.faults.append(fault)
+
+    def _refuse_unasked(self) -> None:
+        why = "\n".join(f"  {_said(owner, reference)}" for owner, reference in self.unasked)
+        lines = dict.fromkeys(_line(reference) for _, reference in self.unasked)
+        asked = "\n".join(f"  - {line}" for line in lines)
+        hint = f"add to models, or say 'closure: add':\n{asked}"
+        raise ResolveError(f"models reach for what the manifest does not name:\n{why}", hint=hint)
+
+
+def _said(owner: _Member, reference: Reference) -> str:
+    return f"{owner.name}: {reference.file} ({reference.reason}) names {reference.repo}"
+
+
+def _line(reference: Reference) -> str:
+    """The line of a manifest that asks for what is named."""
+    include = ', include: ["*.py"]' if reference.module else ""
+    return f"{{repo: {reference.repo}, revision: {reference.revision or 'main'}, loader: files{include}}}"
