@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bundler import process
 from bundler.bundle import paths
-from bundler.errors import INTERRUPTED, BundleError
+from bundler.errors import INTERRUPTED, BundleError, UnhealthyError
 from bundler.progress import Stage
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -56,8 +56,7 @@ class Console:
         if self.as_json:
             self._json(ok=True, result=result, error=None)
         else:
-            sys.stdout.write(paths.shown(words.rstrip("\n")) + "\n")
-            sys.stdout.flush()
+            self._words(words)
 
     def interrupted(self) -> None:
         """The end of a verb that a person or the system ended."""
@@ -74,13 +73,20 @@ class Console:
     def failed(self, error: BundleError) -> None:
         """The end of a verb that did not: what failed, where, what to do."""
         message = process.without_secrets(str(error))
+        found = error.result if isinstance(error, UnhealthyError) else {}
         if self.as_json:
             where, hint = process.without_secrets(error.where), process.without_secrets(error.hint)
             told = {"code": error.code, "message": message, "where": where, "hint": hint, "detail": {**error.detail}}
-            self._json(ok=False, result={}, error=told)
+            self._json(ok=False, result=found, error=told)
+        elif isinstance(error, UnhealthyError):
+            self._words(error.words)
         where = f"\n  where: {error.where}" if error.where else ""
         hint = f"\n  what to do: {error.hint}" if error.hint else ""
         _say(f"error: {message}{where}{hint}")
+
+    def _words(self, words: str) -> None:
+        sys.stdout.write(paths.shown(words.rstrip("\n")) + "\n")
+        sys.stdout.flush()
 
     def _json(self, *, ok: bool, result: dict[str, Any], error: dict[str, Any] | None) -> None:
         said = {"ok": ok, "command": self.command, "result": result, "error": error, "warnings": self.warnings}

@@ -12,6 +12,7 @@ from bundler.bundle.difference import Change, Difference
 from bundler.bundle.entries import Artifact, Edge, Model
 from bundler.bundle.lock import Lock
 from bundler.console import size_text
+from bundler.offline.findings import LEVELS, Examination, Finding
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
@@ -268,3 +269,20 @@ def removed(gone: Removed) -> Answer:
     lines += [f"  and its model {name}, which no other release holds" for name in gone.models]
     lines += [f"  {size_text(gone.bytes)}"] if lines else ["nothing to remove"]
     return fields.encode(gone), "\n".join(lines)
+
+
+def examined(found: Examination) -> Answer:
+    """What doctor tells: the bad first."""
+    lines: list[str] = []
+    for finding in sorted(found.findings, key=lambda one: -LEVELS.index(one.level)):
+        lines.append(f"{finding.level:8}  {finding.check}: {finding.message}")
+        lines += [f"          where: {finding.where}"] if finding.where else []
+        lines += [f"          what to do: {finding.hint}"] if finding.hint else []
+    told = fields.encode(found)
+    return {"state": found.state, **told}, "\n".join(lines)
+
+
+def critical(found: Sequence[Finding]) -> str:
+    """What an unhealthy end says in one line."""
+    things = "one thing is" if len(found) == 1 else f"{len(found)} things are"
+    return f"{things} critical, such as {found[0].check}: {found[0].message}"

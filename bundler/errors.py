@@ -91,4 +91,15 @@ class BusyError(BundleError):
     code = 13
 
 
+class UnhealthyError(BundleError):
+    """Something is wrong with what is installed, or with the host; ``words`` and ``result`` are all that was found."""
+
+    code = 14
+
+    def __init__(self, message: str, *, where: str, hint: str, words: str, result: dict[str, object]) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.words = words
+        self.result = result
+
+
 INTERRUPTED = 130

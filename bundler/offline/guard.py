@@ -41,14 +41,23 @@ class Guard:
 
 def lay_out(release: Release, locked: Lock) -> None:
     """Put the guard into the release's environment and see it run. Raises ProgramError when it does not."""
-    place = site_packages(release, locked)
-    source = resources.files("bundler").joinpath("payload", "guard.py")
-    disk.write_whole(place / f"{MODULE}.py", source.read_bytes())
-    disk.write_whole(place / _VALUES, _values(release).encode())
-    disk.write_whole(place / PATH_FILE, _LINE.encode())
+    for path, data in files(release, locked).items():
+        disk.write_whole(path, data)
     if not state(release).ran:
         hint = "see whether something on this host keeps Python from running .pth files, such as a sitecustomize.py"
-        raise ProgramError("the guard of the environment does not run", where=str(place / PATH_FILE), hint=hint)
+        where = site_packages(release, locked) / PATH_FILE
+        raise ProgramError("the guard of the environment does not run", where=str(where), hint=hint)
+
+
+def files(release: Release, locked: Lock) -> dict[Path, bytes]:
+    """Every file of the guard, and its bytes; the one that has Python run it comes last."""
+    place = site_packages(release, locked)
+    source = resources.files("bundler").joinpath("payload", "guard.py")
+    return {
+        place / f"{MODULE}.py": source.read_bytes(),
+        place / _VALUES: _values(release).encode(),
+        place / PATH_FILE: _LINE.encode(),
+    }
 
 
 def site_packages(release: Release, locked: Lock) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bundler.bundle.entries import Model
 from bundler.bundle.lock import Lock
+from bundler.errors import UnsafeError
 from bundler.offline.releases import Release
 
 _ASKED_FOR_IN_VAIN = ("adapter_config.json",)
@@ -20,29 +21,95 @@ installed); a marker in ``.no_exist`` answers for the hub."""
 
 
 def create(release: Release, locked: Lock) -> None:
-    """Link a release's models by alias, and by repo id where they have one."""
+    """Link a release's models by alias, and by repo id where they have one; what is so already is left alone.
+
+    Raises UnsafeError where a folder stands in place of a link.
+    """
+    for link, to in links(release, locked).items():
+        _link(link, os.path.relpath(to, link.parent), folder=to.is_dir())
+    for path, text in texts(release, locked).items():
+        _write(path, text)
+
+
+def faults(release: Release, locked: Lock) -> list[tuple[Path, str]]:
+    """Links and files of the cache that are not as ``create`` makes them, and why."""
+    found = [(link, "is no link, and must be one") for link in links(release, locked) if not link.is_symlink()]
+    found += [
+        (link, f"must lead to {to}, and leads to {link.readlink()}")
+        for link, to in links(release, locked).items()
+        if link.is_symlink() and not _leads_to(link, to)
+    ]
+    return found + [
+        (path, "is not as it was written") for path, text in texts(release, locked).items() if not _says(path, text)
+    ]
+
+
+def links(release: Release, locked: Lock) -> dict[Path, Path]:
+    """Every link of a release's models, and the folder or file that it leads to."""
+    made: dict[Path, Path] = {}
     for model in locked.models:
-        _link(release.path / "models" / model.alias, release.shared_models / model.home)
+        home = release.shared_models / model.home
+        made[release.path / "models" / model.alias] = home
         if model.repo_id:
-            _repo(release, locked, model)
+            snapshot = _repo(release, model) / "snapshots" / model.commit
+            made |= {snapshot / file: home / file for file in _files(locked, model)}
+    return made
 
 
-def _repo(release: Release, locked: Lock, model: Model) -> None:
-    repo = release.path / "hub" / model.hub_folder
-    files = [artifact.path[len(model.folder) :] for artifact in locked.files_of(model)]
-    for file in files:
-        _link(repo / "snapshots" / model.commit / file, release.shared_models / model.home / file)
-    for revision in {"main", *model.revisions}:
-        _write(repo / "refs" / revision, model.commit)
-    for file in set(_ASKED_FOR_IN_VAIN) - set(files):
-        _write(repo / ".no_exist" / model.commit / file, "")
+def texts(release: Release, locked: Lock) -> dict[Path, str]:
+    """Every file of the cache that is no link, and what it says."""
+    made: dict[Path, str] = {}
+    for model in locked.models:
+        if model.repo_id:
+            repo = _repo(release, model)
+            made |= {repo / "refs" / revision: model.commit for revision in {"main", *model.revisions}}
+            vain = set(_ASKED_FOR_IN_VAIN) - set(_files(locked, model))
+            made |= {repo / ".no_exist" / model.commit / file: "" for file in vain}
+    return made
 
 
-def _link(link: Path, to: Path) -> None:
+def _repo(release: Release, model: Model) -> Path:
+    return release.path / "hub" / model.hub_folder
+
+
+def _files(locked: Lock, model: Model) -> list[str]:
+    return [artifact.path[len(model.folder) :] for artifact in locked.files_of(model)]
+
+
+def _leads_to(link: Path, to: Path) -> bool:
+    return link.is_symlink() and os.readlink(link) == os.path.relpath(to, link.parent)  # noqa: PTH115
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return not path.is_symlink() and path.read_bytes() == text.encode()
+    except OSError:
+        return False
+
+
+def _link(link: Path, to: str, *, folder: bool) -> None:
+    if link.is_symlink() and os.readlink(link) == to:  # noqa: PTH115 (as it was written, not as a Path spells it)
+        return
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(os.path.relpath(to, link.parent), target_is_directory=to.is_dir())
+    _refuse_folder(link)
+    fresh = link.with_name(f".{link.name}.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(to, target_is_directory=folder)
+    fresh.replace(link)
 
 
 def _write(path: Path, text: str) -> None:
+    if _says(path, text):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    _refuse_folder(path)
+    fresh = path.with_name(f".{path.name}.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.write_bytes(text.encode())
+    fresh.replace(path)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        hint = "remove it: what belongs there leads into the placed models"
+        raise UnsafeError("a folder stands where a link or a file of this release must", where=str(path), hint=hint)

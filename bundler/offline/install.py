@@ -53,7 +53,7 @@ class Options:
 def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report) -> Receipt:
     """Install a bundle below ``prefix`` and make it the live release.
 
-    Installing what is installed mends its models and assets and proves it again. Raises BundleError; the live
+    Installing what is installed mends what differs, file by file, and proves it again. Raises BundleError; the live
     release is then as it was.
     """
     prefix = releases.at(prefix)
@@ -63,12 +63,13 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
-            if not release.finished:
-                if not release.prepared:
-                    environment.create(release, locked, base, report)
-                hubcache.create(release, locked)
-                smoke.lay_out(release)
-                guard.lay_out(release, locked)
+            if release.finished:
+                environment.mend(release, locked, base, planned.broken, report)
+            elif not release.prepared:
+                environment.create(release, locked, base, report)
+            hubcache.create(release, locked)
+            smoke.lay_out(release)
+            guard.lay_out(release, locked)
             results = _proof(release, locked, options, report)
             return _finish(release, locked, carried, results, report)
 

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
+from bundler.bundle import disk
 from bundler.bundle.archive import OpenBundle
 from bundler.bundle.entries import Model
 from bundler.errors import UsageError
@@ -79,7 +80,8 @@ def _environment(carried: OpenBundle, locked: VerifiedLock, release: Release, re
         place.place(carried, locked, planned, release, report)
         environment.create(release, locked, base, report)
         releases.clear_work(release)
-        release.mark.write_text(locked.digest, encoding="utf-8")
+        disk.sync_file_system(release.prefix)  # after a power cut the mark must not speak of more than is there
+        disk.write_whole(release.mark, locked.digest.encode())
     except BaseException:
         releases.discard_unfinished(release.prefix)
         raise

@@ -15,7 +15,7 @@ from bundler.bundle import archive, disk, hashing
 from bundler.bundle.archive import OpenBundle
 from bundler.bundle.entries import Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
-from bundler.offline import pickles
+from bundler.offline import packages, pickles
 from bundler.offline.releases import Release, receipts
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
@@ -30,7 +30,7 @@ _MOST_UNPACKED = 20
 FOR_ENVIRONMENT = ("requirements", "tool", "wheel")
 """Kinds of artifacts that the environment is made from."""
 
-_IN_THE_RELEASE = ("installer", "asset", "app")
+IN_THE_RELEASE = ("installer", "asset", "app")
 """Kinds of artifacts that stand in the release as they do in the bundle."""
 
 
@@ -38,12 +38,14 @@ _IN_THE_RELEASE = ("installer", "asset", "app")
 class Plan:
     """Where each file goes: ``files`` while it is written, then ``moves`` give it its name.
 
-    ``extra`` are files in model folders that no lock knows.
+    ``extra`` are files in model folders that no lock knows; ``broken`` are packages of a release that stands here
+    whose files are not as their wheels put them there.
     """
 
     files: dict[str, Path]
     moves: tuple[tuple[Path, Path], ...]
     extra: tuple[Path, ...]
+    broken: tuple[str, ...] = ()
 
 
 def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
@@ -55,15 +57,20 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
     files: dict[str, Path] = {}
     moves: list[tuple[Path, Path]] = []
     extra: list[Path] = []
+    broken: list[str] = []
     if release.finished:
-        beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in _IN_THE_RELEASE]
+        beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in IN_THE_RELEASE]
         _mend(_wrong(beside, "what stands beside the environment", report), files, moves)
+        broken = _broken_packages(release, locked, report)
+        wheels = {package.wheel for package in locked.python.packages if package.name in broken}
+        wheels |= {tool.path for tool in locked.of_kind("tool")} if broken else set()
+        files |= {path: release.work / path for path in wheels}
     else:
         for artifact in locked.artifacts:
             if artifact.kind in FOR_ENVIRONMENT:
                 if not release.prepared:
                     files[artifact.path] = release.work / artifact.path
-            elif artifact.kind in _IN_THE_RELEASE:
+            elif artifact.kind in IN_THE_RELEASE:
                 files[artifact.path] = release.path / artifact.path
     taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
     for model in locked.models:
@@ -81,7 +88,7 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         there = [(artifact, home / inside) for artifact, inside in placed]
         _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
         extra += _strangers(home, {path for _, path in there})
-    return Plan(files=files, moves=tuple(moves), extra=tuple(extra))
+    return Plan(files=files, moves=tuple(moves), extra=tuple(extra), broken=tuple(broken))
 
 
 def _mend(wrong: list[tuple[Artifact, Path]], files: dict[str, Path], moves: list[tuple[Path, Path]]) -> None:
@@ -139,6 +146,8 @@ def place(
     for path in planned.extra:
         report.warn(f"{path} belongs to no bundle and is removed: a loader might have read it")
         path.unlink()
+    if any(final.exists() for _, final in planned.moves):  # after a power cut what is mended must not be empty
+        disk.sync_file_system(release.prefix)
     for written, final in planned.moves:
         written.replace(final)
     _settle(planned, locked.source_date_epoch)
@@ -182,7 +191,19 @@ def _is_right(placed: tuple[Artifact, Path], advance: Callable[[int], None]) -> 
     artifact, path = placed
     if path.is_symlink() or not path.is_file() or path.stat().st_size != artifact.size:
         return False
-    return hashing.digest_of_file(path, advance) == (artifact.size, artifact.sha256)
+    try:
+        return hashing.digest_of_file(path, advance) == (artifact.size, artifact.sha256)
+    except (OSError, EOFError):  # a disk that can't give it back
+        return False
+
+
+def _broken_packages(release: Release, locked: VerifiedLock, report: Report) -> list[str]:
+    """The packages of an environment that are not as their wheels made them; each is told of."""
+    recorded, faults = packages.recorded(release, locked)
+    faults += packages.altered(recorded, report)
+    for fault in faults:
+        report.warn(f"{fault.path} {fault.message}: it comes again from its wheel")
+    return list(dict.fromkeys(name for fault in faults for name in fault.packages))
 
 
 def _strangers(home: Path, known: set[Path]) -> list[Path]:

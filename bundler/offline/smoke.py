@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -53,7 +53,17 @@ class _Request:
 
 def lay_out(release: Release) -> None:
     """Put what runs inside the environment beside it: the installed Python has nothing of this program."""
-    _copy(resources.files("bundler").joinpath("payload"), release.path / "payload")
+    for path, data in _laid_out(release):
+        if not holds(path, data):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f".{path.name}.partial")
+            fresh.write_bytes(data)
+            fresh.replace(path)
+
+
+def differing(release: Release) -> list[Path]:
+    """Files of the payload that are not as ``lay_out`` makes them."""
+    return [path for path, data in _laid_out(release) if not holds(path, data)]
 
 
 def prove(release: Release, locked: Lock, device: str | None, report: Report) -> list[dict[str, Any]]:
@@ -171,11 +181,23 @@ def _crashed(model: Model, done: process.Finished) -> dict[str, Any]:
     return {"alias": model.alias, "ok": False, "fault": fault, "hint": hint}
 
 
-def _copy(source: Traversable, into: Path) -> None:
-    """Copy a folder out of the program, which may be one zip file."""
-    into.mkdir()
+def _laid_out(release: Release) -> Iterator[tuple[Path, bytes]]:
+    """Where each file of the payload belongs, and its bytes."""
+    return _files(resources.files("bundler").joinpath("payload"), release.path / "payload")
+
+
+def _files(source: Traversable, into: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files of a folder of the program, which may be one zip file."""
     for entry in source.iterdir():
         if entry.is_dir() and entry.name != "__pycache__":
-            _copy(entry, into / entry.name)
+            yield from _files(entry, into / entry.name)
         elif entry.name.endswith(".py"):
-            (into / entry.name).write_bytes(entry.read_bytes())
+            yield into / entry.name, entry.read_bytes()
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file is there and has exactly these bytes."""
+    try:
+        return not path.is_symlink() and path.read_bytes() == data
+    except OSError:
+        return False

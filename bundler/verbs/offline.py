@@ -8,6 +8,8 @@ import click
 
 from bundler import describe
 from bundler.console import Console
+from bundler.errors import UnhealthyError, UsageError
+from bundler.offline import doctor as examining
 from bundler.offline import install as installing
 from bundler.offline import parts, releases, removal, smoke
 from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
@@ -103,4 +105,25 @@ def prune(*, prefix: Path, keep: int, report: Console) -> Answer:
         return describe.removed(removal.prune(root, keep, report))
 
 
-VERBS = (install, smoke_, list_, rollback, remove, prune)
+@verb("bundle doctor --prefix /opt/demo")
+@PREFIX
+@click.option("--quick", is_flag=True, help="A second's look, for a container's health check.")
+@click.option("--deep", is_flag=True, help="Read every byte that was placed, and name the damaged files.")
+def doctor(*, prefix: Path, quick: bool, deep: bool, report: Console) -> Answer:
+    """Say whether this host, and what is installed on it, is fit to run; changes nothing.
+
+    Ends with 14 when something is critical; warnings alone end with 0.
+    """
+    if quick and deep:
+        raise UsageError("--quick and --deep exclude each other", hint="give one of them, or neither")
+    depth: examining.Depth = "quick" if quick else "deep" if deep else "plain"
+    found = examining.examine(releases.at(prefix), depth, report)
+    result, words = describe.examined(found)
+    if critical := found.of("critical"):
+        raise UnhealthyError(
+            describe.critical(critical), where=str(prefix), hint=critical[0].hint, words=words, result=result
+        )
+    return result, words
+
+
+VERBS = (install, smoke_, list_, rollback, remove, prune, doctor)

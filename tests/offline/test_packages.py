@@ -1,0 +1,121 @@
+"""What RECORDs say is installed, and every way for it not to be so."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle import entries, lock
+from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Lock
+from bundler.offline import packages
+from bundler.offline.releases import Release
+from bundler.progress import Collected
+from tests.conftest import SMALL, lock_of
+
+SITE = "releases/1-a/venv/lib/python3.11/site-packages"
+
+
+def row(path: str, data: bytes) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"{path},sha256={digest},{len(data)}\n"
+
+
+def locked(*names: str) -> Lock:
+    wheels = {f"wheels/{name}-1-py3-none-any.whl": name.encode() for name in names}
+    made = tuple(
+        entries.Artifact(path=path, kind="wheel", size=len(data), sha256=digest_of(data), origin="a test")
+        for path, data in wheels.items()
+    )
+    of = tuple(entries.Package(name=name, version="1", wheel=path) for name, path in zip(names, wheels, strict=True))
+    first = lock_of(SMALL)
+    return lock.with_changes(
+        first, python=entries.Python(packages=of), artifacts=(*first.artifacts[:1], *made, *first.artifacts[1:])
+    )
+
+
+def put(prefix: Path, package: str, files: dict[str, bytes], record: str | None = None) -> Release:
+    home = prefix / SITE
+    for name, data in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(data)
+    rows = "".join(row(name, data) for name, data in files.items()) if record is None else record
+    info = home / f"{package}-1.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "RECORD").write_text(rows + f"{info.name}/RECORD,,\n" if record is None else record)
+    return Release(prefix=prefix, name="1-a")
+
+
+def faults(release: Release, of: Lock) -> list[tuple[str, str]]:
+    files, found = packages.recorded(release, of)
+    found += packages.altered(files, Collected())
+    return [(fault.path.name, fault.message) for fault in found]
+
+
+def test_what_is_as_it_was_installed(tmp_path: Path) -> None:
+    release = put(tmp_path, "alpha", {"alpha/x.py": b"x", "../../../bin/alpha": b"#!", "alpha/empty.py": b""})
+    assert faults(release, locked("alpha")) == []
+    files, _ = packages.recorded(release, locked("alpha"))
+    assert packages.missing(files) == []
+    assert packages.strangers(release, locked("alpha"), files) == []
+    assert tmp_path / "releases/1-a/venv/bin/alpha" in {file.path for file in files}
+
+
+def test_each_fault_is_named(tmp_path: Path) -> None:
+    release = put(tmp_path, "alpha", {"alpha/a.py": b"aa", "alpha/b.py": b"bb", "alpha/c.py": b"cc"})
+    home = tmp_path / SITE / "alpha"
+    (home / "a.py").write_bytes(b"aX")
+    (home / "b.py").unlink()
+    (home / "c.py").write_bytes(b"ccc")
+    assert faults(release, locked("alpha")) == [
+        ("a.py", "its content is not what was installed"),
+        ("b.py", "is missing"),
+        ("c.py", "has 3 bytes and must have 2"),
+    ]
+    files, _ = packages.recorded(release, locked("alpha"))
+    assert [fault.path.name for fault in packages.missing(files)] == ["b.py", "c.py"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("", "can't be read: it is empty"),
+        ("../../../../x,,\n", "names no file of the environment"),
+        ("/etc/passwd,,\n", "names no file of the environment"),
+        ("alpha/x.py,sha256=AA\n", "names no file of the environment"),
+        ("alpha/x.py,sha256=A,1\n", "can't be read"),
+        ("alpha/x.py,,many\n", "can't be read: invalid literal"),
+        ("\0\n", "can't be read"),
+    ],
+)
+def test_a_broken_record(tmp_path: Path, record: str, message: str) -> None:
+    release = put(tmp_path, "alpha", {"alpha/x.py": b"x"}, record)
+    (name, told), *rest = faults(release, locked("alpha"))
+    assert (name, message in told, rest) == ("RECORD", True, []), told
+
+
+def test_a_package_that_is_not_there(tmp_path: Path) -> None:
+    release = put(tmp_path, "alpha", {"alpha/x.py": b"x"})
+    assert faults(release, locked("alpha", "beta")) == [("RECORD", "is missing")]
+
+
+def test_a_file_that_two_packages_bring_is_right_in_either_form(tmp_path: Path) -> None:
+    put(tmp_path, "alpha", {"tests/__init__.py": b"alpha"})
+    release = put(tmp_path, "beta", {"tests/__init__.py": b"beta"})
+    both = locked("alpha", "beta")
+    assert faults(release, both) == []
+    (tmp_path / SITE / "tests" / "__init__.py").write_bytes(b"gamma")
+    files, _ = packages.recorded(release, both)
+    assert [fault.packages for fault in packages.altered(files, Collected())] == [("alpha", "beta")]
+
+
+def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
+    release = put(tmp_path, "alpha", {"alpha/x.py": b"x"})
+    for name in ("alpha/__pycache__/x.cpython-311.pyc", "evil.pth", "alpha/y.py"):
+        (tmp_path / SITE / name).parent.mkdir(exist_ok=True)
+        (tmp_path / SITE / name).write_bytes(b"")
+    files, _ = packages.recorded(release, locked("alpha"))
+    assert [path.name for path in packages.strangers(release, locked("alpha"), files)] == ["y.py", "evil.pth"]
