@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,11 @@ _USERINFO = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/]*)(?=@)")
 _QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:token|sig|secret|key|passw|credential|auth)[^=&\s]*=)[^&\s'\"]+")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _LAST_LINES = 40
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when the one that started it ends."""
+
+_libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +58,8 @@ def run(
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time.
+    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. On Linux it
+    ends with this process, also when that is killed: what is left behind would write where the next run works.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -63,6 +72,7 @@ def run(
             capture_output=True,
             check=False,
             timeout=seconds,
+            preexec_fn=None if _libc is None else _end_with_parent,
         )
     except subprocess.TimeoutExpired as error:
         raise ProgramError(f"{name} did not end within {seconds:.0f} s", where=argv[0], hint=hint) from error
@@ -78,3 +88,9 @@ def run(
         ended = f"ended with code {finished.code}" if finished.code >= 0 else f"was ended by signal {-finished.code}"
         raise ProgramError(without_secrets("\n".join([f"{name} {ended}:", *said])), where=argv[0], hint=hint)
     return finished
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before the program does. Where this call fails, the program outlives a kill, as elsewhere."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,156 @@
+"""Killed at any moment: the live release works, ``current`` is the old or the new one, the same command ends right."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle import archive, hashing
+from bundler.offline import doctor, releases
+from bundler.progress import Collected
+from tests.conftest import bundle, tool
+from tests.routes.conftest import Small, live
+from tests.routes.killing import Killing, spread
+from tests.routes.trees import tree
+
+Build = Callable[..., Small]
+Far = Callable[..., subprocess.CompletedProcess[str]]
+
+FIRST = {"config.json": b"{}", "weights.bin": b"w" * 100_000, "sub/one.bin": b"1" * 5000}
+SECOND = {"config.json": b"{}", "weights.bin": b"v" * 100_000, "sub/two.bin": b"2" * 5000, "sub/one.bin": b"1" * 5000}
+
+SAMPLE, ALL = 8, 200
+"""Points in every run of the tests, and in the proof that takes minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A prefix in a known state, which is brought back before each kill."""
+
+    prefix: Path
+    kept: Path
+    killing: Killing
+
+    def keep(self) -> None:
+        shutil.copytree(self.prefix, self.kept, symlinks=True)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.prefix)
+        shutil.copytree(self.kept, self.prefix, symlinks=True)
+
+
+def works(prefix: Path) -> None:
+    """The live release is whole, every byte of it, and its Python imports what was installed."""
+    found = doctor.examine(prefix, "deep", Collected())
+    assert not found.of("critical"), found.of("critical")
+    python = releases.required_live(prefix).python
+    done = subprocess.run([python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def survives(stage: Stage, most: int, allowed: set[str]) -> None:
+    """Kill at so many points; after each the live release is one of those allowed and works, and again ends right."""
+    stage.keep()
+    total = stage.killing.count(stage.kept.parent)
+    whole = tree(stage.prefix)
+    for point in spread(total, most):
+        stage.restore()
+        killed = stage.killing.at(point)
+        assert killed or point > total - 3, f"point {point} of {total} was not reached"
+        assert live(stage.prefix) in allowed, f"point {point} of {total}"
+        works(stage.prefix)
+        assert not stage.killing.at(0), f"point {point} of {total}"
+        assert tree(stage.prefix) == whole, f"point {point} of {total}"
+
+
+def staged(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
+    prefix = tmp_path / "opt"
+    command = (installer, *arguments, "--prefix", prefix, "--quiet")
+    return Stage(prefix, tmp_path / "kept", Killing((tool("python3.11"), "-I", "-S"), command))
+
+
+MOST = [SAMPLE, pytest.param(ALL, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("most", MOST)
+def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    first, second = build("1", FIRST).path, build("2", SECOND).path
+    stage = staged(installer, tmp_path, "install", second)
+    assert far("install", first, "--prefix", stage.prefix).returncode == 0
+    old = live(stage.prefix)
+    with archive.opened(second) as carried:
+        new = carried.lock.release
+    survives(stage, most, {old, new})
+
+
+@pytest.mark.parametrize("most", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
+    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
+    total = stage.killing.count(tmp_path)
+    whole = tree(stage.prefix)
+    for point in spread(total, most):
+        shutil.rmtree(stage.prefix)
+        stage.killing.at(point)
+        if (stage.prefix / "current").is_symlink():
+            works(stage.prefix)
+        assert not stage.killing.at(0), f"point {point} of {total}"
+        assert tree(stage.prefix) == whole, f"point {point} of {total}"
+
+
+@pytest.mark.parametrize("most", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    """What was sound before stays sound: the live release is never worse than it was."""
+    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
+    assert far(*stage.killing.command[1:]).returncode == 0
+    sound = tree(stage.prefix)
+    current = stage.prefix / "current"
+    damaged = [next((stage.prefix / "models").iterdir()) / "weights.bin"]
+    damaged += [next(current.glob("venv/lib/*/site-packages/beta/__init__.py")), current / "payload" / "netcut.py"]
+    for path in damaged:
+        path.write_bytes(b"rotten")
+    wrong = {name for name, content in tree(stage.prefix).items() if sound.get(name) != content}
+    stage.keep()
+    total = stage.killing.count(tmp_path)
+    assert tree(stage.prefix) == sound
+    for point in spread(total, most):
+        stage.restore()
+        stage.killing.at(point)
+        there = tree(stage.prefix)
+        assert {name for name, content in sound.items() if there.get(name) != content} <= wrong, f"point {point}"
+        assert not stage.killing.at(0), f"point {point} of {total}"
+        assert tree(stage.prefix) == sound, f"point {point} of {total}"
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(40, marks=pytest.mark.long)])
+def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    stage = staged(installer, tmp_path, "prune", "--keep", "1")
+    for version, files in (("1", FIRST), ("2", SECOND)):
+        assert far("install", build(version, files).path, "--prefix", stage.prefix).returncode == 0
+    survives(stage, most, {live(stage.prefix)})
+
+
+@pytest.mark.parametrize("most", [3, pytest.param(100, marks=pytest.mark.long)])
+def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int) -> None:
+    """Nothing stands under the bundle's name unless it is whole, and the next build ends right."""
+    small = build("1", FIRST)
+    out, shelf = tmp_path / "out.bundle.tar", tmp_path / "fresh shelf"
+    command = ("-m", "bundler", "build", small.manifest, "-o", out, "--quiet")
+    killing = Killing((sys.executable,), command, small.environment | {"BUNDLE_CACHE": str(shelf)})
+    total = killing.count(tmp_path)
+    whole = hashing.digest_of_file(out)
+    assert whole == hashing.digest_of_file(small.path)
+    for point in spread(total, most):
+        shutil.rmtree(shelf)
+        out.unlink()
+        killing.at(point)
+        assert not out.exists() or hashing.digest_of_file(out) == whole, f"point {point} of {total}"
+        assert not killing.at(0), f"point {point} of {total}"
+        assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
+        assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
+    assert bundle("verify", out).returncode == 0
