@@ -46,6 +46,9 @@ class WantedTarget:
     platform: str | None = about("linux-x86_64, linux-aarch64, macos-arm64, windows-x86_64 …", default=None)
     libc: str | None = about("oldest C library of a Linux host: glibc-2.28, musl-1.2", default=None)
     accelerator: str | None = about("cpu, cu126, rocm6.4 …: which build of PyTorch", default=None)
+    pip: str | None = about(
+        "version of the host's own pip, in quotes, where people use it; only looked at", default=None
+    )
 
     def __post_init__(self) -> None:
         self.resolved()
@@ -225,6 +228,7 @@ class Manifest:
         "other models that the models' files name: add them, or make them an error that says how, or only say so",
         default="add",
     )
+    lint: tuple[str, ...] = about("files of rules beside the manifest, besides those that are built in", default=())
     assets: tuple[WantedAsset, ...] = about("other files that it reads", default=())
     env: Mapping[str, str] = about(
         "into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict
@@ -347,6 +351,9 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
         for n, name in enumerate(getattr(manifest.python, key)):
             if not (folder / name).is_file():
                 faults.append(Fault(("python", key, n), f"{name!r} is not a file beside the manifest"))
+    for n, name in enumerate(manifest.lint):
+        if not (folder / name).is_file():
+            faults.append(Fault(("lint", n), f"{name!r} is not a file beside the manifest"))
     return faults + _variables(manifest)
 
 

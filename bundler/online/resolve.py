@@ -15,7 +15,7 @@ from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import UnsafeError
-from bundler.online import answers, closure, download, images, installer, manifest, models, sources, wheels
+from bundler.online import answers, closure, download, images, installer, lint, manifest, models, sources, wheels
 from bundler.online.closure import Closed
 from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
@@ -57,7 +57,9 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     artifacts += _assets(asked, shop)
     base = pull(asked, target, shop)
     artifacts += [*base.artifacts, *app_files(asked, shop)]
-    return _with_head(_locked(asked, target, packages, whole, base.image, artifacts))
+    locked = _locked(asked, target, packages, whole, base.image, artifacts)
+    lint.check(locked, lint.rules(asked.folder / name for name in wanted.lint), wanted.target.pip, shop.report)
+    return _with_head(locked)
 
 
 def _carried(asked: Asked, target: Target, shop: Workshop, model: WantedModel) -> Carried:

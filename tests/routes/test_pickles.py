@@ -77,3 +77,17 @@ def test_code_of_a_model_is_asked_about_and_listed(
         "m brings code of its own, which would run on the host (config.json: auto_map AutoModel):\n  modeling.py"
         in (done.stderr)
     )
+
+
+def test_what_is_known_not_to_work_stops_a_lock_until_silenced(build: Callable[..., Small]) -> None:
+    small = build(files={"config.json": b"{}"})
+    rule = "{id: ours, severity: error, what: alpha 1 breaks, do: take 2, link: 'https://wiki.example', when: WHEN}"
+    rules = small.manifest.parent / "rules.yaml"
+    rules.write_text(f"rules: [{rule}]".replace("WHEN", "{packages: {Alpha: '<2'}}"))
+    small.manifest.write_text(small.manifest.read_text() + "lint: [rules.yaml]\n")
+    done = bundle("lock", small.manifest, env=small.environment)
+    assert done.returncode == 4
+    assert "  alpha 1 breaks (here: alpha 1.0): take 2; see https://wiki.example [ours]" in done.stderr
+    rules.write_text(rules.read_text().replace("error", "warning"))
+    done = bundle("lock", small.manifest, env=small.environment)
+    assert (done.returncode, "warning" in done.stderr, "alpha 1 breaks" in done.stderr) == (0, True, True)
