@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundler import process
-from bundler.bundle import disk
+from bundler.bundle import disk, wheelcheck
 from bundler.bundle.lock import Lock
 from bundler.errors import ProgramError
 from bundler.offline.releases import Release
@@ -33,8 +33,10 @@ def create(release: Release, locked: Lock, base: Path, report: Report) -> None:
     """Make the release's environment from the interpreter ``base`` and the placed wheels, with no index.
 
     uv out of the bundle installs; where the host does not let it run, pip does, run from its wheel.
-    ``ensurepip``, which some distributions leave out, is not needed. Raises ProgramError.
+    ``ensurepip``, which some distributions leave out, is not needed. Raises ProgramError, and UnsafeError where a
+    wheel is not what it says, before anything opens it.
     """
+    wheelcheck.refuse(wheelcheck.of(locked, lambda one: release.work / one.path), report, contents=False)
     with report.stage("environment"):
         _make(release, base)
         if locked.python.packages:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from bundler.bundle import archive, disk, lock
+from bundler.bundle import archive, disk, lock, wheelcheck
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
@@ -63,6 +63,7 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop, *, no
     away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
     _require_room(final, locked, away, shop)
     _fetch(away, locked, asked, shop)
+    wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
     try:
         archive.write(final, locked, shop.path_of, shop.report)
     except archive.ChangedError as error:
