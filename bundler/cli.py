@@ -26,7 +26,7 @@ def cli() -> None:
     \b
     Online:   lock, build, installer
     Either:   inspect, verify, diff
-    Offline:  install, smoke, list, rollback, remove, prune, doctor
+    Offline:  install, smoke, list, rollback, remove, prune, doctor, image
     """
 
 

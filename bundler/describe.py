@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ from bundler.bundle.entries import Artifact, Edge, Model
 from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.findings import LEVELS, Examination, Finding
+from bundler.offline.image import Baked
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
 
 Answer = tuple[dict[str, Any], str]
 
-_FETCHED = ("tool", "wheel", "model", "asset", "image")
+_FETCHED = ("tool", "wheel", "model", "asset")
 """Kinds of artifacts that somebody else may have published a digest for."""
 
 
@@ -226,6 +228,26 @@ def placed(part: str, release: Release, path: Path) -> Answer:
     """What install --only tells."""
     result = {"part": part, "release": release.name, "path": str(path)}
     return result, f"placed: {part}, as {path}; install without --only finishes"
+
+
+def baked(image: Baked) -> Answer:
+    """What image tells."""
+    lines = [f"baked: {image.image}, with {image.engine} on {image.base}"]
+    lines += [f"  saved as {image.archive}"] if image.archive else []
+    lines += [f"  {size_text(layer.size).rjust(10)}  {_step(layer.made_by)}" for layer in image.layers]
+    lines += [f"  {size_text(sum(layer.size for layer in image.layers)).rjust(10)}  all layers, as they lie unpacked"]
+    lines += ["inside it, with no network and a read-only root:", proofs(list(image.smoke))]
+    return fields.encode(image), "\n".join(lines)
+
+
+def _step(made_by: str) -> str:
+    """What made a layer, in a word where it is a step of ours."""
+    if "bundle.pyz install" in made_by:
+        only = re.search(r" --only (\S+)", made_by)
+        return only[1] if only else "the application, what the smoke loads compiled, and the rest"
+    if "network not cut" in made_by:
+        return "the look at the network"
+    return "base: " + " ".join(made_by.split())[:60]
 
 
 def proofs(results: list[dict[str, Any]]) -> str:

@@ -110,6 +110,11 @@ class Model:
         return f"models/{self.alias}/"
 
     @property
+    def part(self) -> str:
+        """Names it among the parts that can be installed ahead of the rest."""
+        return f"model:{self.alias}"
+
+    @property
     def hub_folder(self) -> str:
         """Names its folder in a hub cache, as huggingface_hub does."""
         kind = "datasets" if self.source.startswith("dataset:") else "models"

@@ -1,4 +1,4 @@
-""".env.offline and Dockerfile.offline, rendered from templates/."""
+""".env.offline, rendered from templates/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from bundler.offline.releases import Release
 from bundler.progress import Report
 
 ENV_FILE = ".env.offline"
-DOCKERFILE = "Dockerfile.offline"
 
 
 def library_variables(home: Path, writable: Path) -> dict[str, str]:
@@ -55,28 +54,20 @@ def variables(locked: Lock, prefix: Path) -> dict[str, str]:
 def env_text(locked: Lock, prefix: Path) -> str:
     """The text of ``.env.offline``."""
     lines = [envfile.line(name, value) for name, value in variables(locked, prefix).items()]
-    return _rendered("env.offline.j2", lock=locked, lines=lines)
-
-
-def dockerfile_text(locked: Lock) -> str:
-    """The text of ``Dockerfile.offline``."""
-    lines = [envfile.line(*one) for one in variables(locked, Path("/opt") / locked.name).items()]
-    base = locked.image.base or f"python:{locked.target.python}-slim"
-    return _rendered("Dockerfile.offline.j2", lock=locked, lines=lines, base=base)
+    return rendered("env.offline.j2", lock=locked, lines=lines)
 
 
 def write(release: Release, locked: Lock, report: Report) -> None:
-    """Write both files into the release."""
+    """Write it into the release."""
     if odd := [name for name, value in variables(locked, release.prefix).items() if not envfile.same_everywhere(value)]:
         report.warn(
             f"the prefix's name makes {len(odd)} values of {ENV_FILE} need quotes: sh, dotenv and systemd read them "
             "alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
         )
     disk.write_whole(release.path / ENV_FILE, env_text(locked, release.prefix).encode())
-    disk.write_whole(release.path / DOCKERFILE, dockerfile_text(locked).encode())
 
 
-def _rendered(template: str, **values: object) -> str:
+def rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
     room = jinja2.Environment(

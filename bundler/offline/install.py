@@ -12,7 +12,18 @@ from typing import Any, BinaryIO
 
 import bundler
 from bundler.bundle import archive, disk, fields, lock
-from bundler.offline import emit, environment, guard, hubcache, pickles, place, preflight, releases, smoke, verify
+from bundler.offline import (
+    emit,
+    environment,
+    guard,
+    hubcache,
+    pickles,
+    place,
+    preflight,
+    releases,
+    smoke,
+    verify,
+)
 from bundler.progress import Report
 
 
@@ -21,7 +32,7 @@ class Receipt:
     """What was installed, where, and what the smoke loads measured.
 
     ``follows`` is the release that was live before, "" for none; ``homes`` names the shared model folders
-    and the digests of what is in them.
+    and the digests of what is in them; ``bundle`` is the file that it came from, "" for a pipe.
     """
 
     release: str
@@ -31,6 +42,7 @@ class Receipt:
     digest: str
     target: str
     prefix: str
+    bundle: str
     ordinal: int
     follows: str
     rehearsed: bool
@@ -113,7 +125,7 @@ def _finish(
     disk.write_whole(release.path / lock.LOCK, locked.canonical)
     if carried.signature is not None:
         disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
-    receipt = _receipt(release, locked, results)
+    receipt = _receipt(release, locked, carried, results)
     releases.clear_work(release)
     release.mark.unlink(missing_ok=True)
     with report.stage("sync"):
@@ -124,7 +136,9 @@ def _finish(
     return receipt
 
 
-def _receipt(release: releases.Release, locked: lock.Lock, results: list[dict[str, Any]]) -> Receipt:
+def _receipt(
+    release: releases.Release, locked: lock.Lock, carried: archive.OpenBundle, results: list[dict[str, Any]]
+) -> Receipt:
     known = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}
     before = releases.live(release.prefix)
     follows = "" if before is None else before.name
@@ -138,6 +152,7 @@ def _receipt(release: releases.Release, locked: lock.Lock, results: list[dict[st
         digest=locked.digest,
         target=str(locked.target),
         prefix=str(release.prefix),
+        bundle=str(Path(carried.where).absolute()) if carried.carrier.seekable else "",
         ordinal=1 + max((receipt["ordinal"] for receipt in known.values()), default=0),
         follows=follows,
         rehearsed=locked.rehearsed,

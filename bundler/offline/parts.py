@@ -22,13 +22,11 @@ from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
 
 ENVIRONMENT = "environment"
-_MODEL = "model:"
 
 
 def of(locked: VerifiedLock) -> tuple[str, ...]:
-    """The parts that a bundle has, those first that change the least often."""
-    models = tuple(f"{_MODEL}{model.alias}" for model in sorted(locked.models, key=lambda model: model.alias))
-    return (*models, ENVIRONMENT)
+    """The parts that a bundle has."""
+    return (*(model.part for model in locked.models), ENVIRONMENT)
 
 
 def install_only(
@@ -48,7 +46,7 @@ def install_only(
             releases.refuse_links(prefix)
             if part == ENVIRONMENT:
                 return release, _environment(carried, locked, release, report)
-            model = next(model for model in locked.models if part == f"{_MODEL}{model.alias}")
+            model = next(model for model in locked.models if part == model.part)
             return release, _model(carried, locked, model, release, options, report)
 
 

@@ -10,9 +10,9 @@ from bundler import describe
 from bundler.console import Console
 from bundler.errors import UnhealthyError, UsageError
 from bundler.offline import doctor as examining
+from bundler.offline import image, parts, releases, removal, smoke
 from bundler.offline import install as installing
-from bundler.offline import parts, releases, removal, smoke
-from bundler.verbs.verb import BUNDLE, PREFIX, Answer, source, verb
+from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, Answer, source, verb
 
 
 @verb("bundle install demo.bundle.tar --prefix /opt/demo")
@@ -126,4 +126,37 @@ def doctor(*, prefix: Path, quick: bool, deep: bool, report: Console) -> Answer:
     return result, words
 
 
-VERBS = (install, smoke_, list_, rollback, remove, prune, doctor)
+@verb("bundle image demo.bundle.tar -t localhost/demo:1.0")
+@click.argument("bundle", metavar="[BUNDLE]", required=False, type=FILE)
+@click.option("--prefix", type=FOLDER, help="Bake what is live in this folder, from the bundle that it came from.")
+@click.option("-t", "--tag", metavar="NAME", default="", help="The image's name; default: localhost/NAME:VERSION.")
+@click.option("--engine", type=click.Choice(list(image.ENGINES)), help="Bake with this one; default: the first there.")
+@click.option(
+    "--base", metavar="NAME", default="", help="The base image, by the name that the engine here has it under."
+)
+@click.option("--output", metavar="oci-archive:FILE", help="Save the image as a file too, to be run elsewhere.")
+def image_(
+    *,
+    bundle: Path | None,
+    prefix: Path | None,
+    tag: str,
+    engine: str | None,
+    base: str,
+    output: str | None,
+    report: Console,
+) -> Answer:
+    """Bake a container image with no network, run it once, and say what that proved.
+
+    Give a BUNDLE, or --prefix.
+    """
+    if (bundle is None) == (prefix is None):
+        raise UsageError("give a BUNDLE or --prefix, one of the two", hint="bundle image --help")
+    kind, _, file = (output or "").partition(":")
+    if output and (kind != "oci-archive" or not file):
+        raise UsageError(f"{output!r} is not such as oci-archive:FILE", where="--output")
+    options = image.Options(engine=engine or "", image=tag, base=base, archive=Path(file) if file else None)
+    carried = bundle if bundle is not None else image.bundle_of(prefix or Path())
+    return describe.baked(image.bake(carried, options, report))
+
+
+VERBS = (install, smoke_, list_, rollback, remove, prune, doctor, image_)

@@ -1,0 +1,1 @@
+"""The container engines that a host may have, a file for each."""

@@ -1,0 +1,134 @@
+"""Dockerfile.offline, and what runs the image that it makes; rendered from templates/."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bundler.bundle import disk, envfile
+from bundler.bundle.lock import Lock
+from bundler.offline import emit
+from bundler.offline.releases import Release
+
+DOCKERFILE = "Dockerfile.offline"
+IGNORE = ".dockerignore"
+COMPOSE = "compose.offline.yaml"
+KUBERNETES = "kubernetes.offline.yaml"
+ABOVE = Path("/opt")
+"""Where the prefix is inside an image."""
+
+_MIB = 1 << 20
+_STEP = 64
+_PLAIN = re.compile(r"[^A-Za-z0-9 ._+:;,()/@-]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What the smoke loads took, as room for a service that holds every model: MiB."""
+
+    request: int
+    limit: int
+
+
+def prefix_in_image(locked: Lock) -> Path:
+    """Where a release is installed inside an image."""
+    return ABOVE / locked.name
+
+
+def image_name(locked: Lock) -> str:
+    """What the image is called unless told otherwise."""
+    return f"localhost/{locked.name}:{locked.version.replace('+', '-')}"
+
+
+def base_name(locked: Lock) -> str:
+    """The base by the name under which an engine must have it."""
+    if not locked.image.base:
+        return f"docker.io/library/python:{locked.target.python}-slim"
+    return locked.image.loaded_name if locked.of_kind("image") else locked.image.pinned_name
+
+
+def python_in_image(locked: Lock) -> str:
+    """The release's interpreter inside an image."""
+    return f"{prefix_in_image(locked)}/current/venv/bin/python"
+
+
+def installer_in_image(locked: Lock) -> tuple[str, ...]:
+    """How the program that the release keeps is run inside an image."""
+    return (python_in_image(locked), "-I", "-S", f"{prefix_in_image(locked)}/current/bundle.pyz")
+
+
+def memory(results: Sequence[dict[str, Any]]) -> Memory | None:
+    """Room for the loads that were measured, half as much again as the limit; None where none was."""
+    peak = sum(int(result.get("peak_rss_bytes") or 0) for result in results if result.get("loader") != "files")
+    if not peak:
+        return None
+    return Memory(request=_rounded(peak), limit=_rounded(peak * 3 // 2))
+
+
+def _rounded(size: int) -> int:
+    return -(-size // (_STEP * _MIB)) * _STEP
+
+
+def dockerfile_text(locked: Lock) -> str:
+    """The text of ``Dockerfile.offline``."""
+    home = prefix_in_image(locked)
+    lines = [envfile.line(*one) for one in emit.variables(locked, home).items()]
+    return _rendered(
+        "Dockerfile.offline.j2",
+        locked,
+        base=base_name(locked),
+        above=ABOVE,
+        models=sorted(model.part for model in locked.models),
+        lines=lines,
+        labels=_labels(locked),
+        app=locked.of_kind("app"),
+        trust="",
+        entrypoint=list(locked.app.entrypoint) or [python_in_image(locked)],
+    )
+
+
+def ignore_text(locked: Lock) -> str:
+    """The text of ``.dockerignore``."""
+    return _rendered("dockerignore.j2", locked)
+
+
+def runner_texts(locked: Lock, results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The files for compose and Kubernetes, by name."""
+    room = memory(results)
+    service = re.sub(r"[^a-z0-9-]", "-", locked.name)[:63].strip("-")
+    measured = "What the smoke loads took at most when this was installed, together; the limit is half as much again."
+    return {
+        name: _rendered(f"{name}.j2", locked, service=service, memory=room, measured=measured)
+        for name in (COMPOSE, KUBERNETES)
+    }
+
+
+def write(release: Release, locked: Lock, results: Sequence[dict[str, Any]]) -> None:
+    """Write all of them into the release."""
+    texts = {DOCKERFILE: dockerfile_text(locked), IGNORE: ignore_text(locked), **runner_texts(locked, results)}
+    for name, text in texts.items():
+        disk.write_whole(release.path / name, text.encode())
+
+
+def _rendered(template: str, locked: Lock, **values: object) -> str:
+    check = [*installer_in_image(locked), "doctor", "--quick", "--prefix", str(prefix_in_image(locked))]
+    return emit.rendered(
+        template, lock=locked, home=prefix_in_image(locked), image=image_name(locked), check=check, **values
+    )
+
+
+def _labels(locked: Lock) -> dict[str, str]:
+    licences = sorted({model.licence for model in locked.models if model.licence})
+    labels = {
+        "org.opencontainers.image.title": locked.name,
+        "org.opencontainers.image.version": locked.version,
+        "org.opencontainers.image.licenses": " AND ".join(licences),
+        "org.opencontainers.image.base.name": locked.image.base,
+        "org.opencontainers.image.base.digest": locked.image.digest,
+        "bundle.digest": f"sha256:{locked.digest}",
+    }
+    # what a model's files state may hold anything
+    return {name: f'"{_PLAIN.sub("?", value)}"' for name, value in labels.items() if value}

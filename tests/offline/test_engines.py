@@ -1,0 +1,149 @@
+"""The command lines that engines are given, and engines that can't be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bundler.errors import HostError, ProgramError
+from bundler.offline import image
+from bundler.offline.engines.buildah import Buildah
+from bundler.offline.engines.docker import Docker
+from bundler.offline.engines.engine import Bake, Command, Engine, Trial
+from bundler.offline.engines.podman import Podman
+from bundler.offline.image import Options
+
+BAKE = Bake(
+    context=Path("/c"),
+    dockerfile=Path("/c/Dockerfile.offline"),
+    image="localhost/demo:1.0",
+    base="localhost/b:1",
+    epoch=315532800,
+)
+TRIAL = Trial(image="localhost/demo:1.0", user=54321, writable=("/tmp", "/opt/demo/var"), argv=("/py", "-I", "x"))
+END = "--build-arg BASE=localhost/b:1 --file /c/Dockerfile.offline --tag localhost/demo:1.0 /c"
+HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 --user 54321:0 --cap-drop ALL --security-opt no-new-privileges --entrypoint /py localhost/demo:1.0 -I x"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (Docker().bake(BAKE), f"docker build --network none --provenance=false --progress plain {END}"),
+        (Docker().run(TRIAL), f"docker run --rm --network none {HARDENED}"),
+        (Docker().known("a"), "docker image inspect --format {{.Id}} a"),
+        (Docker().load(Path("/b.tar")), "docker load --quiet --input /b.tar"),
+        (Docker().save("a", Path("/f")), "docker save --output /f a"),
+        (Docker().version(), "docker version --format {{.Server.Version}}"),
+        (Docker().layers("a"), "docker history --no-trunc --human=false --format {{json .}} a"),
+        (
+            Podman().bake(BAKE),
+            f"podman build --network none --pull=never --http-proxy=false --no-hosts --no-cache --layers --timestamp 315532800 --format docker {END}",
+        ),
+        (Podman().run(TRIAL), f"podman run --rm --network none --pull=never --http-proxy=false {HARDENED}"),
+        (Podman().known("a"), "podman image exists a"),
+        (Podman().load(Path("/b.tar")), "podman load --quiet --input /b.tar"),
+        (Podman().save("a", Path("/f")), "podman save --quiet --format oci-archive --output /f a"),
+        (Podman().version(), "podman version --format {{.Client.Version}}"),
+        (Podman().layers("a"), "podman history --no-trunc --human=false --format json a"),
+        (
+            Buildah().bake(BAKE),
+            f"unshare --net -- buildah bud --isolation chroot --pull-never --http-proxy=false --no-hosts --no-cache --layers --timestamp 315532800 --format docker {END}",
+        ),
+        (Buildah().save("a", Path("/f")), "buildah push --quiet a oci-archive:/f"),
+    ],
+)
+def test_command_lines(command: Command, line: str) -> None:
+    assert " ".join(command.argv) == line
+
+
+def test_docker_builds_with_buildkit_whatever_it_was_told() -> None:
+    assert Docker().bake(BAKE).variables == {"DOCKER_BUILDKIT": "1"}
+
+
+def test_layers_are_read_from_the_lowest_up_and_empty_ones_left_out() -> None:
+    steps = [{"CreatedBy": "RUN b", "Size": "20"}, {"CreatedBy": "ENV", "Size": "0"}, {"CreatedBy": "a", "Size": "10"}]
+    printed = "\n".join(json.dumps(step) for step in steps)
+    assert [(layer.size, layer.made_by) for layer in Docker().read_layers(printed)] == [(10, "a"), (20, "RUN b")]
+    said = json.dumps(
+        [{"CreatedBy": "RUN b", "size": 20}, {"CreatedBy": "ENV", "size": 0}, {"CreatedBy": "a", "size": 9}]
+    )
+    assert [(layer.size, layer.made_by) for layer in Podman().read_layers(said)] == [(9, "a"), (20, "RUN b")]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A host that has programs of these names; each prints what it is told and ends with a code."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def has(name: str, prints: str, code: int = 0, to: int = 1) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\necho '{prints}' >&{to}\nexit {code}\n")
+        path.chmod(0o755)
+
+    return has
+
+
+@pytest.mark.usefixtures("host")
+def test_no_engine_at_all() -> None:
+    with pytest.raises(HostError, match="no container engine here can bake an image") as error:
+        image.found(Options())
+    assert str(error.value).splitlines()[1:] == [
+        f"  {name}: is not on PATH" for name in ("docker", "podman", "buildah")
+    ]
+    assert "install podman or docker" in error.value.hint
+
+
+def test_an_engine_that_is_too_old_or_away_is_passed_over_with_its_reason(host: Callable[..., None]) -> None:
+    host("docker", "Cannot connect to the Docker daemon", 1, 2)
+    host("podman", "3.4.2")
+    with pytest.raises(HostError) as error:
+        image.found(Options())
+    assert "  docker: Cannot connect to the Docker daemon" in str(error.value)
+    assert "  podman: is 3.4, and 4.0 is the oldest that will do" in str(error.value)
+    host("podman", "5.0.3")
+    assert image.found(Options()).name == "podman"
+    with pytest.raises(HostError, match="docker: Cannot connect"):
+        image.found(Options(engine="docker"))
+
+
+def test_saving_needs_a_newer_docker_than_baking(host: Callable[..., None], tmp_path: Path) -> None:
+    host("docker", "24.0.7")
+    assert image.found(Options()).name == "docker"
+    with pytest.raises(HostError, match=r"is 24\.0, and 25\.0 is the oldest that will do for --output"):
+        image.found(Options(engine="docker", archive=tmp_path / "x"))
+
+
+def test_an_engine_that_does_not_say_its_version(host: Callable[..., None]) -> None:
+    host("podman", "hello")
+    with pytest.raises(HostError, match="does not say its version, but 'hello'"):
+        image.found(Options(engine="podman"))
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        ("network not cut: eth0", "the network is not cut inside the bake: eth0 is up"),
+        ("write /x: no space left on device", "the engine.s disk is full"),
+    ],
+)
+def test_what_an_engine_says_means_something(host: Callable[..., None], printed: str, message: str) -> None:
+    host("docker", printed, 1, 2)
+    with pytest.raises(HostError, match=message) as error:
+        image._run(Docker().bake(BAKE))
+    assert error.value.hint
+
+
+def test_the_text_of_the_look_at_the_network_is_no_finding(host: Callable[..., None]) -> None:
+    host("docker", 'STEP: sys.exit(f"network not cut: {up}"): exit status 1', 1, 2)
+    with pytest.raises(ProgramError):
+        image._run(Docker().bake(BAKE))
+
+
+@pytest.mark.parametrize("engine", image.ENGINES.values())
+def test_every_engine_is_found_by_its_own_name(engine: Engine) -> None:
+    assert image.ENGINES[engine.name] is engine

@@ -1,0 +1,128 @@
+"""Dockerfile.offline, and what runs the image that it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import yaml
+
+from bundler.bundle import entries, lock
+from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Lock
+from bundler.offline import recipe
+from tests.conftest import ROOT, SMALL, lock_of
+
+SMOKE = [{"loader": "files", "peak_rss_bytes": 9 << 30}, {"loader": "x", "peak_rss_bytes": 700 << 20}]
+
+
+def steps(locked: Lock) -> list[str]:
+    """The instructions of the Dockerfile, continued lines joined."""
+    text = recipe.dockerfile_text(locked).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def with_models(**licences: str) -> Lock:
+    files = {"bundle.pyz": b"x", **{f"models/{alias}/w.bin": alias.encode() for alias in licences}}
+    locked = lock_of(files)
+    models = [dataclasses.replace(model, licence=licences[model.alias]) for model in locked.models]
+    return lock.with_changes(locked, models=tuple(models))
+
+
+def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() -> None:
+    found = [step for step in steps(with_models(b="MIT", a="Apache-2.0")) if step.startswith("RUN")]
+    assert "network not cut" in found[0]
+    assert [step.partition(" --only ")[2].split(" ")[0] for step in found[1:]] == [
+        "model:a",
+        "model:b",
+        "environment",
+        "",
+    ]
+    assert all(step.startswith("RUN --mount=type=bind,source=.,target=/carried ") for step in found[1:])
+    assert not any(step.startswith(("COPY", "ADD")) for step in steps(with_models(a="")))
+
+
+def test_it_needs_no_frontend_and_no_registry() -> None:
+    text = recipe.dockerfile_text(lock_of(SMALL))
+    assert "syntax=" not in text
+    assert steps(lock_of(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
+
+
+def test_a_carried_base_goes_by_its_local_name_and_another_by_its_digest() -> None:
+    digest = digest_of(b"{}")
+    pinned = entries.Image(base="registry.example/python:3.11", digest=f"sha256:{digest}")
+    assert recipe.base_name(lock_of(SMALL, image=pinned)) == f"registry.example/python@sha256:{digest}"
+    carried = lock_of({**SMALL, f"{entries.BLOBS}{digest}": b"{}"}, image=pinned)
+    assert recipe.base_name(carried) == f"localhost/bundle-base:{digest[:12]}"
+
+
+def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None:
+    found = steps(lock_of(SMALL, image=entries.Image(user=1234)))
+    assert "USER 1234:0" in found
+    assert 'ENTRYPOINT ["/opt/test/current/venv/bin/python"]' in found
+    (check,) = [step for step in found if step.startswith("HEALTHCHECK")]
+    assert check.endswith(
+        'CMD ["/opt/test/current/venv/bin/python", "-I", "-S", "/opt/test/current/bundle.pyz", "doctor", "--quick", "--prefix", "/opt/test"]'
+    )
+    assert "ENV HF_HUB_OFFLINE=1" in found
+
+
+def test_the_application_is_what_starts() -> None:
+    app = entries.App(entrypoint=("python", "-m", 'my"app'))
+    found = steps(lock_of({**SMALL, "app/main.py": b""}, app=app))
+    assert "WORKDIR /opt/test/current/app" in found
+    assert 'ENTRYPOINT ["python", "-m", "my\\"app"]' in found
+
+
+def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
+    found = steps(with_models(a="MIT", b='x" $(rm) \\', c="MIT"))
+    assert 'LABEL org.opencontainers.image.licenses="MIT AND x? ?(rm) ?"' in found
+    digest = with_models(a="MIT", b='x" $(rm) \\', c="MIT").digest
+    assert f'LABEL bundle.digest="sha256:{digest}"' in found
+    assert not [step for step in found if "licenses" in step and "AND" not in step]
+
+
+def documents(results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    texts = recipe.runner_texts(lock_of(SMALL, name="my.test_app"), results)
+    return yaml.safe_load(texts[recipe.COMPOSE]), yaml.safe_load(texts[recipe.KUBERNETES])
+
+
+def test_compose_and_kubernetes_run_it_read_only_without_root_in_measured_memory() -> None:
+    compose, kubernetes = documents(SMOKE)
+    service = compose["services"]["my-test-app"]
+    assert (service["user"], service["read_only"], service["cap_drop"]) == ("1000:0", True, ["ALL"])
+    assert service["deploy"]["resources"] == {"limits": {"memory": "1088m"}, "reservations": {"memory": "704m"}}
+    pod = kubernetes["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"] == {"requests": {"memory": "704Mi"}, "limits": {"memory": "1088Mi"}}
+    probes = [container[name]["exec"]["command"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert probes == [service["healthcheck"]["test"][1:]] * 3
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted == {place.partition(":")[0] for place in service["tmpfs"]} == {"/tmp", "/opt/my.test_app/var"}
+
+
+def test_nothing_is_said_of_memory_that_was_not_measured() -> None:
+    compose, kubernetes = documents([])
+    assert "deploy" not in compose["services"]["my-test-app"]
+    assert "resources" not in kubernetes["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_only_the_bundle_its_installer_and_keys_go_into_the_bake() -> None:
+    text = recipe.ignore_text(lock_of(SMALL))
+    kept = [line for line in text.splitlines() if line.startswith("!")]
+    assert (text.splitlines()[1], kept) == ("*", [f"!{lock_of(SMALL).file_name}", "!bundle.pyz", "!trust"])
+
+
+def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:
+    shown = (ROOT / "Dockerfile.offline").read_text(encoding="utf-8")
+    assert shown.startswith("# demo 1.0: the installed release as a container image")
+    assert "--only model:all-MiniLM-L6-v2" in shown
+
+
+@pytest.mark.parametrize(("peak", "request_", "limit"), [(1, 64, 64), (64 << 20, 64, 128), (1000 << 20, 1024, 1536)])
+def test_memory_is_rounded_up(peak: int, request_: int, limit: int) -> None:
+    found = recipe.memory([{"loader": "x", "peak_rss_bytes": peak}])
+    assert found == recipe.Memory(request=request_, limit=limit)
