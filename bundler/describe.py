@@ -101,7 +101,9 @@ def words(lock: Lock) -> str:
         lines += [f"      {line}" for line in (*_pickles(model), *_code(model))]
     lines += _closure(lock)
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
-    lines.append(f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}")
+    lines.append(
+        f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}, resolved by {lock.python.resolver}"
+    )
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
     if assets := lock.of_kind("asset"):
         lines.append(f"  assets     {', '.join(asset.path for asset in assets)}")

@@ -25,6 +25,7 @@ _PACKAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
 
 Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset", "image", "app"]
+Resolver = Literal["uv", "pip-tools"]
 FOLDERS: Mapping[Kind, str] = {
     "installer": INSTALLER,
     "requirements": REQUIREMENTS,
@@ -171,6 +172,7 @@ class Python:
 
     requirements: tuple[str, ...] = about("as asked for, files read in", default=())
     packages: tuple[Package, ...] = about("every package of the environment", default=())
+    resolver: Resolver = about("what chose their versions", default="uv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

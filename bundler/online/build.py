@@ -137,18 +137,22 @@ def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> 
     """Bring the wheels home that are not on the shelf: from where they were found, or wherever pip looks here."""
     addressed = [artifact for artifact in away if _address(artifact, shop)]
     lost = [artifact for artifact in away if artifact not in addressed]
-    found = {one.sha256: one for one in _found_again(lost, locked, shop)}
-    if missing := [artifact.path for artifact in lost if artifact.sha256 not in found]:
+    found = {one.sha256: one for one in _found_again(lost, locked, asked, shop)}
+    missing = [artifact for artifact in lost if artifact.sha256 not in found]
+    if changed := [artifact.path for artifact in missing if artifact.origin.startswith(wheels.BUILT)]:
+        hint = "compiler or build requirements are others by now: bring the shelf that has it, or run bundle lock again"
+        raise IntegrityError(
+            f"built again from source code, this is not what the lock has: {', '.join(changed)}", hint=hint
+        )
+    if missing:
         hint = "give pip the folder or index that had them when the lock was made, or run bundle lock again"
-        raise FetchError(f"other files than the lock's are here: {', '.join(missing)}", hint=hint)
+        raise FetchError(f"other files than the lock's are here: {', '.join(one.path for one in missing)}", hint=hint)
     known = [_as_wheel(artifact, _address(artifact, shop)) for artifact in addressed]
     known_to = [index.url for index in asked.manifest.python.indexes]  # their credentials serve their files too
     wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report, also=known_to)
-    if missing := [
-        a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)
-    ]:
+    if gone := [a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)]:
         hint = "run bundle lock again: this version of the tool, or the source, gives other files"
-        raise IntegrityError(f"what the lock names can't be had any more: {', '.join(missing[:5])}", hint=hint)
+        raise IntegrityError(f"what the lock names can't be had any more: {', '.join(gone[:5])}", hint=hint)
 
 
 def _address(artifact: Artifact, shop: Workshop) -> str:
@@ -157,13 +161,25 @@ def _address(artifact: Artifact, shop: Workshop) -> str:
     return address if address.startswith(("http:", "https:", "file:")) else ""
 
 
-def _found_again(lost: list[Artifact], locked: Lock, shop: Workshop) -> list[ResolvedWheel]:
+def _found_again(lost: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> list[ResolvedWheel]:
+    """Wheels that pip finds again here, and those that are built again from source code."""
     found: list[ResolvedWheel] = []
+    built = {one.path for one in lost if one.origin.startswith(wheels.BUILT)}
+    found += _pinned([one for one in lost if one.path in built], locked, asked, shop, build=True)
     for kind in WHEELS:  # apart: the environment may hold another version of a tool
-        names = [parse_wheel_filename(one.path.partition("/")[2])[:2] for one in lost if one.kind == kind]
-        pins = [f"{name}=={version}" for name, version in names]
-        found += wheels.alone(pins, locked.target, shop.config, shop.store, shop.report)
+        plain = [one for one in lost if one.kind == kind and one.path not in built]
+        found += _pinned(plain, locked, asked, shop, build=False)
     return found
+
+
+def _pinned(
+    artifacts: list[Artifact], locked: Lock, asked: Asked, shop: Workshop, *, build: bool
+) -> tuple[ResolvedWheel, ...]:
+    named = [parse_wheel_filename(one.path.partition("/")[2])[:2] for one in artifacts]
+    pins = [f"{name}=={version}" for name, version in named]
+    sources = [name for name, _ in named] if build else []
+    indexes = asked.manifest.python.tied if build else ()
+    return wheels.alone(pins, locked.target, shop.config, shop.store, shop.report, indexes=indexes, sources=sources)
 
 
 def _as_wheel(artifact: Artifact, address: str) -> ResolvedWheel:

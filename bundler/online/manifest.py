@@ -18,6 +18,7 @@ from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 from bundler.online.wanted import WantedApp, WantedImage
+from bundler.online.wantedpython import WantedPython
 
 Loader = Literal[
     "sentence-transformers",
@@ -65,24 +66,6 @@ class WantedTarget:
             libc=self.libc if self.libc is not None else fallback,
             accelerator=self.accelerator or here.accelerator,
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Index:
-    """A package index for some packages alone."""
-
-    url: str = about("address of the index")
-    packages: tuple[str, ...] = about("packages that come from there and nowhere else")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WantedPython:
-    """The Python packages of the host."""
-
-    requirements: tuple[str, ...] = about("as pip takes them: 'torch==2.13.0'", default=())
-    requirements_files: tuple[str, ...] = about("requirements.txt files beside the manifest", default=())
-    constraints: tuple[str, ...] = about("constraints files beside the manifest", default=())
-    indexes: tuple[Index, ...] = about("indexes for some packages; pip's own configuration counts besides", default=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import requests
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.version import Version
 from pypi_simple import DistributionPackage, ProjectPage, UnsupportedContentTypeError, UnsupportedRepoVersionError
 
 from bundler.bundle import hashing
@@ -29,7 +30,7 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """A wheel that stands somewhere: its address without credentials, what is said of it, and who says so."""
+    """A wheel, or an archive of source code, that stands somewhere: its address without credentials, what is said of it, and who says so."""
 
     filename: str
     url: str
@@ -43,12 +44,22 @@ class Offer:
     @property
     def name(self) -> str:
         """The normalised name of its package."""
-        return parse_wheel_filename(self.filename)[0]
+        return _parsed(self.filename)[0]
+
+    @property
+    def version(self) -> Version:
+        """The version of its package."""
+        return _parsed(self.filename)[1]
 
     @property
     def local_version(self) -> str:
         """The part of its version after the plus sign, which names a build."""
-        return parse_wheel_filename(self.filename)[1].local or ""
+        return self.version.local or ""
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether it is a wheel, else source code."""
+        return self.filename.endswith(".whl")
 
 
 @dataclass(slots=True)
@@ -67,6 +78,17 @@ class Pages:
 
         ``also`` are further indexes. Raises ResolveError for a page that can't be had or understood.
         """
+        return tuple(offer for offer in self._all(package, besides, also) if offer.is_wheel)
+
+    def sources(self, package: str, *, besides: str = "", also: Iterable[str] = ()) -> tuple[Offer, ...]:
+        """Every archive of a package's source code, from the same places; raises as ``offers`` does."""
+        return tuple(offer for offer in self._all(package, besides, also) if not offer.is_wheel)
+
+    def on(self, index: str, package: str) -> tuple[Offer, ...]:
+        """Wheels and source code of a package on one index; raises as ``offers`` does."""
+        return self._project(index, package)
+
+    def _all(self, package: str, besides: str, also: Iterable[str]) -> tuple[Offer, ...]:
         indexes = [*(url for url in self.config.indexes if urlsplit(url).hostname != besides), *also]
         found = [offer for url in self.config.find_links for offer in self._links(url) if offer.name == package]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pages") as pool:
@@ -147,7 +169,7 @@ def _folder(folder: Path) -> tuple[Offer, ...]:
     return tuple(
         Offer(filename=path.name, url=path.as_uri(), publisher=FIND_LINKS, size=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if _is_wheel(path.name)
+        if _is_known(path.name)
     )
 
 
@@ -164,7 +186,7 @@ def _offers(packages: Iterable[DistributionPackage], publisher: str) -> tuple[Of
             yanked=package.is_yanked,
         )
         for package in packages
-        if _is_wheel(filename_of(package.url))
+        if _is_known(filename_of(package.url))
     )
 
 
@@ -173,9 +195,14 @@ def filename_of(url: str) -> str:
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
-def _is_wheel(name: str) -> bool:
+def _parsed(filename: str) -> tuple[str, Version]:
+    """Name and version; raises InvalidWheelFilename or InvalidSdistFilename."""
+    return (parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename)(filename)[:2]
+
+
+def _is_known(name: str) -> bool:
     try:
-        parse_wheel_filename(name)
-    except InvalidWheelFilename:
+        _parsed(name)
+    except (InvalidWheelFilename, InvalidSdistFilename):
         return False
     return True

@@ -35,6 +35,7 @@ _ALIASES = {"pypi-url": "index-url", "default-timeout": "timeout"}
 _YES = ("y", "yes", "t", "true", "on", "1")
 _NO = ("n", "no", "f", "false", "off", "0")
 _HINT = "pip config debug shows where each value comes from, pip config edit changes it"
+_KEPT_OF_PIP = ("PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_TOOLS_CACHE_DIR")
 _CONNECTIONS = 16
 _TIMEOUT = 30.0
 
@@ -139,6 +140,30 @@ def uv_environment(config: PipConfig, nothing: Path) -> dict[str, str]:
     if config.proxy:
         told |= dict.fromkeys(_spelled("NO_PROXY"), "")  # pip makes no exception from a proxy it was given
     return told
+
+
+def pip_environment(config: PipConfig) -> dict[str, str]:
+    """The variables of a run of pip that is to go by this configuration and by no other."""
+    told = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_INDEX_URL": config.index_url,
+        "PIP_EXTRA_INDEX_URL": " ".join(config.extra_index_urls),
+        "PIP_FIND_LINKS": " ".join(_without_commas(url) for url in config.find_links),
+        "PIP_NO_INDEX": "1" if config.no_index else "",
+        "PIP_TRUSTED_HOST": " ".join(config.trusted_hosts),
+        "PIP_CERT": config.cert,
+        "PIP_CLIENT_CERT": config.client_cert,
+        "PIP_PROXY": config.proxy,
+        "PIP_TIMEOUT": str(config.timeout) if config.timeout else "",
+        "PIP_RETRIES": str(config.retries),
+        "PIP_PRE": "1" if config.pre else "",
+    }
+    kept = {name: os.environ[name] for name in _KEPT_OF_PIP if name in os.environ}
+    # Whose code is run to build a package need not know the hub's token.
+    rest = process.clean_environment(without=("PIP_", "HF_"))
+    return rest | kept | {name: value for name, value in told.items() if value}
 
 
 def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:

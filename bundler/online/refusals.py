@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from bundler.bundle.target import Target
-from bundler.errors import ResolveError
+from bundler.errors import BundleError, IntegrityError, ProgramError, ResolveError
 from bundler.online import answers
 from bundler.online.pages import PYPI, Pages
 from bundler.online.uvlock import RefusalError
@@ -16,6 +17,7 @@ _USUAL = "No solution found when resolving dependencies"
 _UNKNOWN = re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)")
 _NO_WHEEL = re.compile(r"([A-Za-z0-9._-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable wheels|wheels with)")
 _UNFETCHED = re.compile(r"(?:Failed to fetch: `?|Failed to read `--find-links` URL: |Failed to download `)([^\s`]+)")
+_UNBUILT = re.compile(r"Failed to (?:download and )?build `([^`]+)`")
 _OF_SWITCHES = re.compile(r"hint: .*`--")
 _STATUS = re.compile(r"HTTP status (?:client|server) error \((\d+[^)]*)\)")
 
@@ -29,14 +31,21 @@ def _on_one_line(words: str) -> str:
     return " ".join(words.split())  # where lines break is a matter of taste, which changes
 
 
-def explained(refusal: RefusalError, target: Target, shelf: Pages) -> ResolveError:
-    """uv's refusal as an error that names what failed, for which target, and the way out; its own words are kept."""
+def explained(refusal: RefusalError, target: Target, shelf: Pages, *, buildable: bool = False) -> BundleError:
+    """uv's refusal as an error that names what failed, for which target, and the way out; its own words are kept.
+
+    ``buildable``: whether the manifest may name packages to be built from source code.
+    """
     raw = str(refusal)
     words = _trimmed(raw)
+    if unbuilt := _UNBUILT.search(raw):
+        last = "\n".join(raw.splitlines()[-_MOST_LINES:])
+        return _altered(unbuilt[1], last) if "Hash mismatch" in raw else not_built(unbuilt[1], last)
     if found := _UNFETCHED.search(raw):
         return _unreached(found[1], words)
     if missing := without_wheel(words):
-        return no_wheel(", ".join(sorted(missing)), target, words)
+        sourced = [name for name in sorted(missing) if buildable and shelf.sources(name)]
+        return no_wheel(", ".join(sorted(missing)), target, words, sourced)
     if unknown := _UNKNOWN.search(_on_one_line(words)):
         return _unknown(unknown[1], words, shelf)
     if _USUAL not in raw:
@@ -46,13 +55,33 @@ def explained(refusal: RefusalError, target: Target, shelf: Pages) -> ResolveErr
     return ResolveError(f"no set of packages fits together for {target}\n{words}", where="python", hint=hint)
 
 
-def no_wheel(names: str, target: Target, words: str = "") -> ResolveError:
-    """There is no wheel of a package for the target."""
+def not_built(what: str, words: str) -> ProgramError:
+    """Source code that was to be built can't be; ``words`` are the last that its build said."""
+    hint = (
+        "see the last lines: often a compiler or headers are missing here (on Debian: apt install build-essential "
+        "python3-dev), or a build requirement that has no wheel; or build the wheel elsewhere into a folder that pip's "
+        "find-links names"
+    )
+    return ProgramError(f"{what} can't be built into a wheel here:\n{words}", where=what, hint=hint)
+
+
+def _altered(what: str, words: str) -> IntegrityError:
+    hint = "the file there was altered or damaged, or something in between answers instead: ask who runs it"
+    return IntegrityError(f"the source code of {what} is not what its index says\n{words}", where=what, hint=hint)
+
+
+def no_wheel(names: str, target: Target, words: str = "", sourced: Sequence[str] = ()) -> ResolveError:
+    """There is no wheel of a package for the target; ``sourced`` have source code that the manifest may name."""
     newer_libc = f", a host whose C library is newer than {target.libc}" if target.libc else ""
     hint = (
         f"ask for an older or a newer version{newer_libc}, or build the wheel yourself on such a machine "
         f"(pip wheel --no-deps {names.partition(',')[0]}) into a folder that pip's find-links names"
     )
+    if sourced:
+        line = f"python: {{build_from_source: [{', '.join(sourced)}]}}"
+        hint = (
+            f"to run its source code here and carry the wheel that it gives, write into the manifest {line}; or {hint}"
+        )
     said = f"there is no wheel of {names} for {target}; source code does not cross the gap"
     return ResolveError("\n".join(filter(None, [said, words])), where=names, hint=hint)
 

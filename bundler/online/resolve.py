@@ -15,7 +15,7 @@ from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import UnsafeError
-from bundler.online import answers, closure, download, images, installer, lint, manifest, models, sources, wheels
+from bundler.online import answers, closure, download, images, installer, lint, manifest, models, pages, sources, wheels
 from bundler.online.closure import Closed
 from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
@@ -42,6 +42,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     packages = Python(
         requirements=_requirements(asked),
         packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
+        resolver=wanted.python.resolver,
     )
     carried = [_artifact_of_wheel(one, "wheel", shop) for one in found]
     artifacts = [
@@ -110,7 +111,9 @@ def _wheels(asked: Asked, target: Target, shop: Workshop) -> tuple[ResolvedWheel
         requirements=python.requirements,
         requirements_files=tuple(asked.folder / name for name in python.requirements_files),
         constraints=tuple(asked.folder / name for name in python.constraints),
-        indexes=tuple((index.url, index.packages) for index in python.indexes),
+        indexes=python.tied,
+        resolver=python.resolver,
+        build_from_source=python.build_from_source,
     )
     return wheels.resolve(wanted, target, shop.config, shop.store, shop.report)
 
@@ -127,8 +130,10 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
 
 
 def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop) -> Artifact:
-    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
     local = wheel.origin.startswith("file:")
+    if wheel.built_from:
+        return _artifact_of_build(wheel, kind, f"{wheel.publisher}:{pages.filename_of(wheel.origin)}" if local else "")
+    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
     if local:
         shop.addresses[wheel.sha256] = wheel.origin
     return Artifact(
@@ -138,6 +143,19 @@ def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop)
         sha256=wheel.sha256,
         origin=f"{wheel.publisher}:{wheel.filename}" if local else wheel.origin,
         upstream=published if wheel.published else (),
+    )
+
+
+def _artifact_of_build(wheel: ResolvedWheel, kind: entries.Kind, local: str) -> Artifact:
+    """A wheel that was built here: its digest is ours, and what was published is that of the source code."""
+    published = Upstream(algorithm=wheels.OF_SOURCE, digest=wheel.built_from, publisher=wheel.publisher)
+    return Artifact(
+        path=f"{entries.FOLDERS[kind]}{wheel.filename}",
+        kind=kind,
+        size=wheel.size,
+        sha256=wheel.sha256,
+        origin=f"{wheels.BUILT}{local or wheel.origin}#sha256={wheel.built_from}",
+        upstream=(published,) if wheel.published else (),
     )
 
 

@@ -48,37 +48,53 @@ class File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pinned:
-    """A package at one version, with the wheels of it that uv thinks fit; ``by_address``: asked for as one file."""
+    """A package at one version, with the wheels of it that uv thinks fit; ``by_address``: asked for as one file.
+
+    ``source`` is the source code to build it from, where it has no wheel and may be built.
+    """
 
     name: str
     version: str
     files: tuple[File, ...]
     by_address: bool = False
+    source: File | None = None
 
 
 class RefusalError(Exception):
-    """uv found no solution, or could not look: its own words, without passwords."""
+    """No solution was found, or it could not be looked for: the resolver's own words, without passwords."""
 
 
 def compile_lock(
-    asked: Read, target: Target, routes: Mapping[str, str], folder: Path, *, alone: bool = False
+    asked: Read,
+    target: Target,
+    routes: Mapping[str, str],
+    folder: Path,
+    *,
+    alone: bool = False,
+    sources: Iterable[str] = (),
+    pins: Iterable[str] = (),
 ) -> tuple[tuple[Pinned, ...], list[str]]:
     """Every package at the version that fits the others and the target, and what uv warns of.
 
     ``routes`` says of some packages from which index alone they come; each becomes a direct dependency, for only
     of those does uv heed it. ``folder`` is private: passwords stand in the files there. ``alone`` leaves
-    dependencies out. Raises RefusalError.
+    dependencies out. ``sources`` are packages to take as source code, which uv runs to learn what they need; of no
+    other package is any code run. ``pins`` are versions that are chosen already. Raises RefusalError.
     """
     out = folder / "pylock.found.toml"
     out.unlink(missing_ok=True)  # uv would prefer the versions that it finds there
     (folder / "pyproject.toml").write_text(_project(routes, target), encoding="utf-8")
     (folder / "requirements.in").write_text(_text(asked.requirements), encoding="utf-8")
     (folder / "constraints.txt").write_text(_text(asked.constraints), encoding="utf-8")
+    chosen = "".join(f"{pin}\n" for pin in pins)
+    (folder / "pins.txt").write_text(chosen, encoding="utf-8")
     command = [
         *(_uv(), "pip", "compile", "--no-header", "--no-progress", "--color", "never"),
         *("pyproject.toml", "requirements.in"),
         *(["--constraints", "constraints.txt"] if asked.constraints else []),
+        *(["--constraints", "pins.txt"] if chosen else []),
         *("--format", "pylock.toml", "--output-file", out.name, "--only-binary", ":all:"),
+        *(part for name in sorted(sources) for part in ("--no-binary", name)),
         *("--python", sys.executable, "--python-version", target.python, "--python-platform", platform_of(target)),
         *(["--no-deps"] if alone else []),
     ]
@@ -124,7 +140,7 @@ def _environment(config: PipConfig, target: Target, folder: Path) -> dict[str, s
         # uv would assume an older macOS than the one whose tags fit the target.
         _, major, minor, _ = next(target.platform_tags()).split("_", 3)
         told["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
-    return process.clean_environment(without=("UV_",)) | kept | told
+    return process.clean_environment(without=("UV_", "HF_")) | kept | told
 
 
 def _project(routes: Mapping[str, str], target: Target) -> str:
@@ -159,14 +175,16 @@ def _text(lines: Iterable[Line]) -> str:
 
 def _pinned(package: Mapping[str, Any], folder: Path) -> Pinned:
     """A package of pylock.toml (packaging.python.org, "pylock.toml Specification")."""
-    listed, archive = package.get("wheels", []), package.get("archive")
-    if not listed and not archive:
+    listed, archive, source = package.get("wheels", []), package.get("archive"), package.get("sdist")
+    if not listed and not archive and not source:
         raise ProgramError(f"uv resolved {package['name']} to something that is no wheel", where="uv pip compile")
+    wheels = listed or ([archive] if archive else [])
     return Pinned(
         name=canonicalize_name(package["name"]),
         version=package["version"],
-        files=tuple(_file(one, folder) for one in (listed or [archive])),
+        files=tuple(_file(one, folder) for one in wheels),
         by_address=bool(archive),
+        source=_file(source, folder) if source and not wheels else None,
     )
 
 

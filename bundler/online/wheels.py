@@ -7,35 +7,51 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
-from packaging.utils import parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from bundler.bundle.entries import Resolver
 from bundler.bundle.target import Target, wheel_tags_of
 from bundler.errors import ResolveError
-from bundler.online import download, pages, pipconfig, refusals, requirements, uvlock
+from bundler.online import download, pages, pipcompile, pipconfig, refusals, requirements, sourcebuild
 from bundler.online.answers import Patience
 from bundler.online.pages import Offer, Pages
+from bundler.online.pipcompile import PipCompile
 from bundler.online.pipconfig import PipConfig
 from bundler.online.requirements import Read
+from bundler.online.rounds import Rounds
 from bundler.online.routes import PYTORCH, Router
+from bundler.online.sourcebuild import Source
 from bundler.online.store import Store
-from bundler.online.uvlock import File, Pinned, RefusalError
+from bundler.online.uvlock import File, Pinned
 from bundler.progress import Report
 
+Indexes = tuple[tuple[str, tuple[str, ...]], ...]
+"""Pairs of an index's address and the packages that come from there alone."""
+BUILT = "built here from "
+"""Begins the origin, in a lock, of a wheel that was built from source code; its address and digest follow."""
+OF_SOURCE = "sha256 of the source code"
+"""Names, in a lock, a digest that is published for the source code that a wheel was built from."""
 _PYPI_FILES = "files.pythonhosted.org"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What a person asks for. ``indexes`` are pairs of an address and the packages that come from there alone."""
+    """What a person asks for. ``indexes`` are pairs of an address and the packages that come from there alone.
+
+    ``build_from_source`` are packages whose source code may be run here to make a wheel of it.
+    """
 
     requirements: tuple[str, ...] = ()
     requirements_files: tuple[Path, ...] = ()
     constraints: tuple[Path, ...] = ()
-    indexes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    indexes: Indexes = ()
+    resolver: Resolver = "uv"
+    build_from_source: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +61,9 @@ class ResolvedWheel:
     ``size`` is in bytes. ``origin`` is its address without credentials. ``publisher`` is the host of the index it
     is on, "local index", "find-links", or "manifest" when it was asked for by its address; ``published``: whether
     its SHA-256 was stated there, or was computed here.
+
+    A wheel that was built here has the address of its source code as ``origin`` and its SHA-256 in ``built_from``;
+    ``publisher`` and ``published`` then speak of that.
     """
 
     name: str
@@ -55,6 +74,7 @@ class ResolvedWheel:
     sha256: str
     publisher: str
     published: bool
+    built_from: str = ""
 
 
 def resolve(
@@ -62,24 +82,37 @@ def resolve(
 ) -> tuple[ResolvedWheel, ...]:
     """The wheels of everything that is asked for and of all that needs, sorted by name.
 
-    ``pytorch`` is where PyTorch's indexes stand. Raises ResolveError, and FetchError where a size or digest can't
-    be had.
+    ``pytorch`` is where PyTorch's indexes stand. Raises ResolveError, ProgramError where a program that is needed is
+    missing or a build fails, and FetchError where a size or digest can't be had.
     """
+    by_pip = wanted.resolver == "pip-tools"
+    resolver = pipcompile.require(target) if by_pip else f"uv {metadata.version('uv')}"
     asked = requirements.read(wanted.requirements, wanted.requirements_files, wanted.constraints, config, report)
+    buildable = frozenset(canonicalize_name(name) for name in wanted.build_from_source)
     with _desk(asked, wanted.indexes, target, store, report, pytorch) as desk:
-        return desk.resolved() if asked.requirements else ()
+        found = desk.resolved(desk.rounds(buildable, by_pip=by_pip)) if asked.requirements else ()
+    report.note(f"{len(found)} packages, resolved by {resolver}")
+    return found
 
 
 def alone(
-    wanted: Sequence[str], target: Target, config: PipConfig, store: Store, report: Report
+    wanted: Sequence[str],
+    target: Target,
+    config: PipConfig,
+    store: Store,
+    report: Report,
+    *,
+    indexes: Indexes = (),
+    sources: Iterable[str] = (),
 ) -> tuple[ResolvedWheel, ...]:
     """The wheels of these requirements without what they need, sorted by name; raises as ``resolve`` does.
 
-    For what lies in a wheel, for tools that must constrain nothing else, and for what a lock has pinned.
+    For what lies in a wheel, for tools that must constrain nothing else, and for what a lock has pinned. ``sources``
+    are packages that are built from source code even if there is a wheel of them by now.
     """
     asked = requirements.read(wanted, (), (), config, report)
-    with _desk(asked, (), target, store, report, PYTORCH) as desk:
-        found = desk.resolved(alone=True) if wanted else ()
+    with _desk(asked, indexes, target, store, report, PYTORCH) as desk:
+        found = desk.resolved(desk.rounds(None), alone=True, sources=sources) if wanted else ()
     if len(found) != len(wanted):
         raise ResolveError(f"{', '.join(wanted)} asks for less on {target} than it names", where=str(target))
     return found
@@ -106,6 +139,7 @@ class _Desk:
     """Everything at hand for one resolution."""
 
     asked: Read
+    indexes: Indexes
     target: Target
     store: Store
     report: Report
@@ -114,14 +148,30 @@ class _Desk:
     router: Router
     folder: Path
 
-    def resolved(self, *, alone: bool = False) -> tuple[ResolvedWheel, ...]:
-        routes, pinned = self._rounds(alone=alone)
+    def rounds(self, buildable: frozenset[str] | None, *, by_pip: bool = False) -> Rounds:
+        """How packages are looked for, as this request wants it."""
+        return Rounds(
+            asked=self.asked,
+            target=self.target,
+            pages=self.pages,
+            router=self.router,
+            report=self.report,
+            pip=PipCompile(self.asked, self.target, self.pages, self.folder) if by_pip else None,
+            buildable=buildable,
+        )
+
+    def resolved(
+        self, rounds: Rounds, *, alone: bool = False, sources: Iterable[str] = ()
+    ) -> tuple[ResolvedWheel, ...]:
+        routes, found = rounds.run(alone=alone, sources=sources)
+        built = [self._built(pin, pin.source, routes.get(pin.name)) for pin in found if pin.source]
+        pinned = [pin for pin in found if not pin.source]
         files = [self._best(pin) for pin in pinned]
         with ThreadPoolExecutor(download.AT_ONCE, thread_name_prefix="origins") as pool:
             offers = list(pool.map(lambda pin, file: self._offer(pin, file, routes.get(pin.name)), pinned, files))
         digests = self._digests(files)
         sizes = self._sizes(offers, digests)
-        return tuple(
+        published = [
             ResolvedWheel(
                 name=pin.name,
                 version=pin.version,
@@ -133,68 +183,54 @@ class _Desk:
                 published=offer.sha256 == sha256,
             )
             for pin, offer, sha256, size in zip(pinned, offers, digests, sizes, strict=True)
+        ]
+        return tuple(sorted([*published, *built], key=lambda wheel: wheel.name))
+
+    def _built(self, pin: Pinned, file: File, route: str | None) -> ResolvedWheel:
+        """The wheel of a package that has source code alone."""
+        self._require_allowed(pin, file)
+        offer = self._offer(pin, file, route)
+        away = download.Wanted(url=file.url, sha256=file.sha256)
+        ((_, sha256),) = self._fetched([away])
+        source = Source(name=pin.name, version=pin.version, filename=file.filename, sha256=sha256)
+        wheel = sourcebuild.built(source, self.target, self.asked.config, self.store, self.report)
+        return ResolvedWheel(
+            name=pin.name,
+            version=pin.version,
+            filename=wheel.filename,
+            origin=offer.url,
+            size=wheel.size,
+            sha256=wheel.sha256,
+            publisher=offer.publisher,
+            published=offer.sha256 == sha256,
+            built_from=sha256,
         )
 
-    def _rounds(self, *, alone: bool) -> tuple[dict[str, str], tuple[Pinned, ...]]:
-        """Resolve until every package that is to come from an index of its own does.
-
-        Which those are shows only in what is found, or in why nothing was found.
-        """
-        named = {
-            line.name for line in self.asked.requirements if line.applies(self.target) and not line.requirement.url
-        }
-        routes = self._routes(named & self.router.concerned)
-        before_merging: RefusalError | None = None
-        while True:
-            try:
-                pinned, warnings = uvlock.compile_lock(self.asked, self.target, routes, self.folder, alone=alone)
-            except RefusalError as refusal:
-                words = str(refusal)
-                more = self._routes(uvlock.packages_named(words, self.router.concerned) - routes.keys())
-                if not more and (more := self._routes(refusals.without_wheel(words) - routes.keys())):
-                    before_merging = before_merging or refusal
-                if not more:
-                    raise self._explained(before_merging or refusal, routes) from None
-            else:
-                found = {pin.name for pin in pinned if not pin.by_address}
-                if not (more := self._routes(found & self.router.concerned - routes.keys())):
-                    self._tell(routes, warnings)
-                    return routes, pinned
-            routes |= more
-
-    def _routes(self, names: Iterable[str]) -> dict[str, str]:
-        return {name: url for name in sorted(names) if (url := self.router.route(name))}
-
-    def _explained(self, refusal: RefusalError, routes: Iterable[str]) -> ResolveError:
-        error = refusals.explained(refusal, self.target, self.pages)
-        said = [f"{name} {self.router.why[name]}" for name in routes if name in self.router.concerned]
-        error.hint = "; ".join([error.hint, *said])
-        return error
-
-    def _tell(self, routes: Iterable[str], warnings: Iterable[str]) -> None:
-        for name in routes:
-            self.report.note(f"{name} {self.router.why[name]}")
-        for text in warnings:
-            self.report.warn(text)
+    def _require_allowed(self, pin: Pinned, *files: File) -> tuple[File, ...]:
+        """Those of the files whose digest the requirements allow; raises ResolveError where none is."""
+        allowed = self.asked.sha256_of(pin.name)
+        fitting = tuple(file for file in files if not allowed or file.sha256 in allowed)
+        if not fitting:
+            hint = "correct the --hash in the requirements, or find out why the index has another file"
+            raise ResolveError(
+                f"no {'source code' if pin.source else 'wheel'} of {pin.name} {pin.version} has a digest that is allowed",
+                where=pin.name,
+                hint=hint,
+            )
+        return fitting
 
     def _best(self, pin: Pinned) -> File:
         """The wheel whose tags rank first on the target, as pip would choose (the later build of equal ones)."""
         ranks = wheel_tags_of(self.target)
-        allowed = self.asked.sha256_of(pin.name)
         fitting = [file for file in pin.files if self.target.fits(file.filename)]
         if not fitting:
             raise refusals.no_wheel(f"{pin.name} {pin.version}", self.target)
-        if allowed and not (fitting := [file for file in fitting if file.sha256 in allowed]):
-            hint = "correct the --hash in the requirements, or find out why the index has another file"
-            raise ResolveError(
-                f"no wheel of {pin.name} {pin.version} has a digest that is allowed", where=pin.name, hint=hint
-            )
 
         def rank(file: File) -> tuple[int, tuple[()] | tuple[int, str]]:
             _, _, build, tags = parse_wheel_filename(file.filename)
             return -min(ranks[tag] for tag in tags if tag in ranks), build
 
-        return max(fitting, key=rank)
+        return max(self._require_allowed(pin, *fitting), key=rank)
 
     def _offer(self, pin: Pinned, file: File, route: str | None) -> Offer:
         """Where a wheel stands and what is published of it there."""
@@ -203,7 +239,8 @@ class _Desk:
         indexes = [urlsplit(url).hostname for url in self.asked.config.indexes]
         if urlsplit(file.url).hostname == _PYPI_FILES and pages.PYPI in indexes:
             return Offer(filename=file.filename, url=file.url, publisher=pages.PYPI, sha256=file.sha256)
-        for offer in self.pages.offers(pin.name, besides=pages.PYPI, also=[route] if route else []):
+        listed = self.pages.sources if pin.source else self.pages.offers
+        for offer in listed(pin.name, besides=pages.PYPI, also=[route] if route else []):
             # Programs differ in which characters of an address they escape.
             if unquote(offer.url) == unquote(file.url):
                 return offer
@@ -217,11 +254,13 @@ class _Desk:
     def _digests(self, files: Sequence[File]) -> list[str]:
         """The SHA-256 of each; what is published with another digest alone is brought home to be hashed."""
         away = [download.Wanted(url=file.url) for file in files if not file.sha256]
-        fetched = (
-            download.fetch(away, self.store, self.asked.config, self.report, title="fetch packages") if away else ()
-        )
-        computed = iter(fetched)
+        computed = iter(self._fetched(away) if away else ())
         return [file.sha256 or next(computed)[1] for file in files]
+
+    def _fetched(self, away: Sequence[download.Wanted]) -> tuple[tuple[int, str], ...]:
+        known_to = [url for url, _ in self.indexes]
+        config = self.asked.config
+        return download.fetch(away, self.store, config, self.report, title="fetch packages", also=known_to)
 
     def _sizes(self, offers: Sequence[Offer], digests: Sequence[str]) -> list[int]:
         shelved = [self.store.path_of(sha256) for sha256 in digests]
@@ -234,7 +273,7 @@ class _Desk:
 @contextmanager
 def _desk(
     asked: Read,
-    indexes: tuple[tuple[str, tuple[str, ...]], ...],
+    indexes: Indexes,
     target: Target,
     store: Store,
     report: Report,
@@ -249,4 +288,4 @@ def _desk(
         patience = Patience(tries=asked.config.retries + 1)
         shelf = Pages(asked.config, session, patience)
         router = Router(indexes, target, shelf, folder, pytorch)
-        yield _Desk(asked, target, store, report, session, shelf, router, folder)
+        yield _Desk(asked, indexes, target, store, report, session, shelf, router, folder)

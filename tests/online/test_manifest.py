@@ -61,6 +61,14 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ("- a\n", "must be a mapping, not a list"),
         ("name: [\n", "this is not YAML"),
         ("name: a\n", "version: is required"),
+        (
+            "name: a\nversion: '1'\npython: {resolver: poetry}\n",
+            "line 3: python.resolver: must be one of uv, pip-tools, not a string (poetry)",
+        ),
+        (
+            "name: a\nversion: '1'\npython: {build_from_source: [one==1.0]}\n",
+            "line 3: python.build_from_source: 'one==1.0' is not the name of a package alone",
+        ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
         ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
         ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),

@@ -1,0 +1,90 @@
+"""A lock keeps who resolved it and what was built from which source code, and a build from it gives the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.entries import Artifact, Upstream
+from bundler.bundle.hashing import digest_of_file
+from bundler.bundle.lock import Lock
+from bundler.bundle.target import this_machine
+from bundler.errors import IntegrityError
+from bundler.online import build
+from bundler.online.workshop import Workshop
+from tests.online.bench import Bench
+from tests.sourcemaking import backend_of, make_source
+
+HERE = this_machine()
+
+
+@pytest.fixture
+def shop(bench: Bench) -> Workshop:
+    bench.wheel("pip", "90.0")
+    bench.wheel("uv", "90.0")
+    return Workshop(store=bench.store, config=bench.config, report=bench.report)
+
+
+def locked(tmp_path: Path, shop: Workshop, python: str) -> tuple[Path, Path, Lock]:
+    """A manifest, its lock in a file, and the lock."""
+    path, kept = tmp_path / "m.yaml", tmp_path / "m.lock.json"
+    path.write_text(f"name: t\nversion: '1'\nsequence: 1\npython: {{{python}}}\n")
+    found = build.make_lock(path, shop)
+    build.write_lock(kept, found)
+    return path, kept, found
+
+
+def wheel_of(found: Lock) -> Artifact:
+    (wheel,) = found.of_kind("wheel")
+    return wheel
+
+
+@pytest.mark.parametrize("resolver", ["uv", "pip-tools"])
+def test_the_lock_says_who_resolved(bench: Bench, shop: Workshop, tmp_path: Path, resolver: str) -> None:
+    bench.wheel("one", "1.0")
+    *_, found = locked(tmp_path, shop, f"requirements: [one], resolver: {resolver}")
+    assert found.python.resolver == resolver
+    assert any(f"1 packages, resolved by {resolver} " in note for note in bench.report.notes)
+
+
+def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    source = make_source(bench.made, "sourced", "1.0")
+    bench.index.offer(source)
+    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+    sha256 = digest_of_file(source)[1]
+    wheel = wheel_of(found)
+    address = f"{bench.index.url}/simple/files/{source.name}"
+    assert wheel.path == "wheels/sourced-1.0-py3-none-any.whl"
+    assert wheel.origin == f"built here from {address}#sha256={sha256}"
+    published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=bench.index.host)
+    assert wheel.upstream == (published,)
+    first = build.build(path, tmp_path / "a.tar", kept, shop)
+    bench.store.drop(wheel.sha256)
+    again = build.build(path, tmp_path / "b.tar", kept, shop)
+    assert digest_of_file(first.path) == digest_of_file(again.path)
+
+
+def test_source_code_of_find_links_is_built_again(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    source = make_source(bench.links, "sourced", "1.0")
+    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+    wheel = wheel_of(found)
+    assert wheel.origin == f"built here from find-links:{source.name}#sha256={digest_of_file(source)[1]}"
+    assert wheel.upstream == ()
+    bench.store.drop(wheel.sha256)
+    bench.link("sourced", "1.0")  # a wheel of it by now is not what the lock has
+    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found
+
+
+def test_a_build_that_gives_other_bytes_each_time(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    backend = backend_of("sourced", "1.0").replace("% VERSION).encode()", "% os.urandom(8)).encode()")
+    assert "urandom" in backend
+    bench.index.offer(make_source(bench.made, "sourced", "1.0", backend=backend))
+    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found, "the shelf has it"
+    bench.store.drop(wheel_of(found).sha256)
+    with pytest.raises(IntegrityError, match=r"built again from source code, this is not what the lock has") as caught:
+        build.build(path, tmp_path / "b.tar", kept, shop)
+    assert "sourced-1.0-py3-none-any.whl" in str(caught.value)
+    assert "run bundle lock again" in caught.value.hint
+    assert not (tmp_path / "b.tar").exists()
