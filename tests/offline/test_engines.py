@@ -32,7 +32,7 @@ HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 -
     ("command", "line"),
     [
         (Docker().bake(BAKE), f"docker build --network none --provenance=false --progress plain {END}"),
-        (Docker().run(TRIAL), f"docker run --rm --network none {HARDENED}"),
+        (Docker().run(TRIAL), f"docker run --rm --no-healthcheck --network none {HARDENED}"),
         (Docker().known("a"), "docker image inspect --format {{.Id}} a"),
         (Docker().load(Path("/b.tar")), "docker load --quiet --input /b.tar"),
         (Docker().save("a", Path("/f")), "docker save --output /f a"),
@@ -42,7 +42,10 @@ HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 -
             Podman().bake(BAKE),
             f"podman build --network none --pull=never --http-proxy=false --no-hosts --no-cache --layers --timestamp 315532800 --format docker {END}",
         ),
-        (Podman().run(TRIAL), f"podman run --rm --network none --pull=never --http-proxy=false {HARDENED}"),
+        (
+            Podman().run(TRIAL),
+            f"podman run --rm --no-healthcheck --network none --pull=never --http-proxy=false {HARDENED}",
+        ),
         (Podman().known("a"), "podman image exists a"),
         (Podman().load(Path("/b.tar")), "podman load --quiet --input /b.tar"),
         (Podman().save("a", Path("/f")), "podman save --quiet --format oci-archive --output /f a"),

@@ -39,7 +39,7 @@ class Docker:
         program, *arguments = trial.argv
         memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:mode=1777")]
         return _docker(
-            "run", "--rm", "--network", "none", "--read-only", *memory, "--user", f"{trial.user}:0",
+            "run", "--rm", "--no-healthcheck", "--network", "none", "--read-only", *memory, "--user", f"{trial.user}:0",
             "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", program, trial.image,
             *arguments,
         )  # fmt: skip

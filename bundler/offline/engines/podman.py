@@ -40,7 +40,7 @@ class Podman:
         program, *arguments = trial.argv
         memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:mode=1777")]
         return _podman(
-            "run", "--rm", "--network", "none", "--pull=never", "--http-proxy=false", "--read-only", *memory,
+            "run", "--rm", "--no-healthcheck", "--network", "none", "--pull=never", "--http-proxy=false", "--read-only", *memory,
             "--user", f"{trial.user}:0", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--entrypoint", program, trial.image, *arguments,
         )  # fmt: skip
