@@ -194,7 +194,7 @@ from bundler.offline import place, releases, verify
 from bundler.progress import Collected, Stage
 bundle, prefix = Path(sys.argv[1]), Path(sys.argv[2])
 with archive.opened(bundle) as carried, releases.held(prefix):
-    locked = verify.verify(carried, Collected())
+    locked, _ = verify.verify(carried, [], Collected())
     release = releases.Release(prefix=prefix, name=locked.release)
     release.work.mkdir(parents=True)
     start = time.perf_counter()

@@ -25,8 +25,9 @@ def cli() -> None:
 
     \b
     Online:   lock, build, installer
+    Keys:     keygen, sign (wherever the key is)
     Either:   inspect, verify, diff
-    Offline:  install, smoke, list, rollback, remove, prune, doctor, image
+    Offline:  install, smoke, list, rollback, remove, prune, doctor, trust, image
     """
 
 

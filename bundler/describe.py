@@ -18,6 +18,8 @@ from bundler.offline.image import Baked
 from bundler.offline.install import Receipt
 from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
+from bundler.offline.trust import Trust
+from bundler.offline.verify import Vouched
 
 Answer = tuple[dict[str, Any], str]
 
@@ -25,15 +27,15 @@ _FETCHED = ("tool", "wheel", "model", "asset")
 """Kinds of artifacts that somebody else may have published a digest for."""
 
 
-def summary(lock: Lock) -> dict[str, Any]:
-    """What inspect tells a program."""
+def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
+    """What inspect tells a program; ``signed_by`` as the signatures say."""
     return {
         "name": lock.name,
         "version": lock.version,
         "sequence": lock.sequence,
         "digest": lock.digest,
         "target": fields.encode(lock.target),
-        "signed_by": [],
+        "signed_by": list(signed_by),
         "rehearsed": lock.rehearsed,
         "created_by": lock.created_by,
         "models": [_model(lock, model, files) for model, files in lock.by_model()],
@@ -79,14 +81,14 @@ def _app(lock: Lock) -> dict[str, Any]:
     return told | {"entrypoint": list(lock.app.entrypoint)}
 
 
-def words(lock: Lock) -> str:
+def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
     """What inspect tells a person."""
-    said = summary(lock)
+    said = summary(lock, signed_by)
     lines = [
         f"{lock.name} {lock.version}  (sequence {lock.sequence}, made by {lock.created_by})",
         f"  digest     {lock.digest}",
         f"  target     {lock.target}",
-        "  signed by  nobody",
+        *signers(signed_by, ()),
         f"  rehearsed  {'yes, by the builder' if lock.rehearsed else 'no: nothing has shown yet that it installs and loads'}",
         f"  content    {len(lock.artifacts)} files, {size_text(said['artifacts']['bytes'])}",
     ]
@@ -192,31 +194,80 @@ def _from_to(change: Change) -> str:
     return " → ".join(filter(None, [change.before, change.after]))
 
 
-def built(path: Path, size: int, lock: Lock) -> str:
+def signers(signed_by: Sequence[str], trusted: Sequence[str]) -> list[str]:
+    """Who signed a bundle, a line each: the trusted ones were checked, the others are what it says."""
+    if not signed_by:
+        return ["  signed by  nobody"]
+    checked = {True: "trusted, and the signature holds", False: "as it says; not checked"}
+    return [f"  signed by  {one}  ({checked[one in trusted]})" for one in signed_by]
+
+
+def exported(path: Path, message: bytes, lock: Lock) -> str:
+    """What sign tells a person who signs elsewhere."""
+    return (
+        f"{path}  {len(message)} bytes to sign with Ed25519, as they are\n"
+        f"  of         {lock.name} {lock.version}, sequence {lock.sequence}\n"
+        f"  digest     {lock.digest}\n"
+        f"  such as    openssl pkeyutl -sign -rawin -inkey KEY -in {path} -out SIG"
+    )
+
+
+def signed(path: Path, lock: Lock, signed_by: Sequence[str]) -> str:
+    """What sign tells a person."""
+    lines = [f"{path}: {lock.name} {lock.version}, sequence {lock.sequence}", f"  digest     {lock.digest}"]
+    return "\n".join([*lines, *(f"  signed by  {one}" for one in signed_by)])
+
+
+def trusting(trust: Trust | None, prefix: Path) -> Answer:
+    """Whose bundles a prefix takes."""
+    if trust is None:
+        words = f"{prefix} remembers no key: it takes any bundle; the first install with --trust changes that"
+        return {"keys": [], "revoked": [], "threshold": 0}, words
+    keys, revoked = [key.fingerprint for key in trust.keys], sorted(trust.revoked)
+    lines = [f"{prefix} takes bundles that are signed by {trust.threshold} of these keys:"]
+    lines += [f"  {one}{'  (revoked: counts for nothing)' if one in revoked else ''}" for one in keys]
+    lines += [f"  revoked: {one}" for one in revoked if one not in keys]
+    return {"keys": keys, "revoked": revoked, "threshold": trust.threshold}, "\n".join(lines)
+
+
+def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
     """What build tells a person."""
     return (
         f"{path}  ({size_text(size)})\n"
         f"  digest  {lock.digest}\n"
         f"  target  {lock.target}\n"
         f"  {len(lock.models)} models, {len(lock.python.packages)} wheels, {len(lock.artifacts)} files\n"
-        "On the isolated host:\n"
-        f"  tar xf {path.name} bundle.pyz && python3 bundle.pyz install {path.name} --prefix DIR"
+        + "".join(f"  signed by  {one}\n" for one in signed_by)
+        + _on_the_host(path, signed=bool(signed_by))
     )
 
 
-def whole(lock: Lock, size: int) -> str:
-    """What verify tells a person."""
+def _on_the_host(path: Path, *, signed: bool) -> str:
+    if signed:
+        return (
+            "On the isolated host, with a bundle.pyz and a KEY.pub that came another way:\n"
+            f"  python3 bundle.pyz install {path.name} --prefix DIR --trust KEY.pub"
+        )
     return (
-        f"whole: {lock.name} {lock.version}, {len(lock.artifacts)} files, {size_text(size)}; every byte is what the lock says\n"
-        f"  digest     {lock.digest}\n"
-        "  signed by  nobody"
+        f"On the isolated host:\n  tar xf {path.name} bundle.pyz && python3 bundle.pyz install {path.name} --prefix DIR"
     )
+
+
+def whole(lock: Lock, size: int, vouched: Vouched) -> str:
+    """What verify tells a person."""
+    lines = [
+        f"whole: {lock.name} {lock.version}, {len(lock.artifacts)} files, {size_text(size)}; every byte is what the lock says",
+        f"  digest     {lock.digest}",
+        *signers(vouched.signed_by, vouched.trusted),
+    ]
+    return "\n".join(lines)
 
 
 def installed(receipt: Receipt) -> Answer:
     """What install tells."""
     home = f"{receipt.prefix}/current"
     lines = [f"installed: {receipt.name} {receipt.version}, live as {home}"]
+    lines += signers(receipt.signed_by, receipt.trusted)
     lines += [proofs(list(receipt.smoke))] if receipt.smoke else []
     lines += [
         f"  environment  {home}/venv/bin/python",

@@ -55,6 +55,12 @@ class IntegrityError(BundleError):
     code = 6
 
 
+class TrustError(BundleError):
+    """Whole, perhaps, but not from whom it must be: unsigned, strangely signed, revoked, or older than what is live."""
+
+    code = 7
+
+
 class UnsafeError(BundleError):
     """Content that could harm a host, such as a path that climbs out of its folder."""
 

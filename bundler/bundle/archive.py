@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bundler.bundle import damage, disk, entries, hashing, head, tarform
+from bundler.bundle import damage, disk, entries, hashing, head, journal, tarform
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
 from bundler.bundle.damage import Damage, DamagedError, Survey
 from bundler.bundle.entries import Artifact
@@ -55,14 +55,14 @@ def room_for(path: Path, packed: Lock, here: Mapping[str, Path]) -> int:
     return room
 
 
-def write(path: Path, packed: Lock, contents: Contents, report: Report) -> None:
-    """Write the bundle of a lock; it appears under its name only when it is whole.
+def write(path: Path, packed: Lock, contents: Contents, report: Report, signature: bytes | None = None) -> None:
+    """Write the bundle of a lock, signed or not; it appears under its name only when it is whole.
 
     Every content is hashed where it arrived. Raises ChangedError when some is not what the lock says,
     OSError when it can't be written.
     """
     with disk.replacing(path) as fd:
-        _pack(fd, tarform.layout(packed, None), contents, report)
+        _pack(fd, tarform.layout(packed, signature), contents, report)
         with report.stage("sync"):
             os.fsync(fd)
 
@@ -97,20 +97,14 @@ def seal(path: Path, sealed: Lock, signature: bytes | None) -> None:
     """Rewrite the head of a bundle in place: the same content under a lock that says more, or signed.
 
     Raises IntegrityError when the new lock speaks of other content, and fields.Invalid when it does
-    not fit the head.
+    not fit the head. Where this is ended half-way, ``sealing.mend`` makes the new head whole.
     """
     with opened(path) as carried:
         if carried.lock.artifacts != sealed.artifacts or carried.lock.head_size != sealed.head_size:
             raise IntegrityError("the new lock is of another bundle", where=str(path))
         if carried.lock.source_date_epoch != sealed.source_date_epoch:
             raise IntegrityError("the new lock gives its members another time", where=str(path))
-    sealed_head = tarform.layout(sealed, signature).head
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-    try:
-        hashing.write_at(fd, sealed_head, 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    journal.rewrite(path, tarform.layout(sealed, signature).head)
 
 
 class OpenBundle:
@@ -123,6 +117,15 @@ class OpenBundle:
         self.where = where
         self.carrier = carrier
         self._head = found
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the head is not what its lock gives, as far as it was read."""
+        return bool(self._head.damages)
+
+    def refuse_if_damaged(self) -> None:
+        """Raises DamagedError when the head is not what its lock gives."""
+        head.refuse(self._head, self.carrier, self.where)
 
     def refuse_if_cut(self) -> None:
         """Raises DamagedError when a file is shorter than its lock says, before anything is read or written."""
@@ -234,9 +237,21 @@ def opened(bundle: Path | BinaryIO, *, damaged: bool = False) -> Iterator[OpenBu
             raise HostError(
                 "the bundle is not a regular file", where=str(bundle), hint="to read a pipe, give '-' as the bundle"
             )
-        yield _open(FileCarrier(fd), str(bundle), damaged=damaged)
+        yield _open_file(fd, bundle, damaged=damaged)
     finally:
         os.close(fd)
+
+
+def _open_file(fd: int, path: Path, *, damaged: bool) -> OpenBundle:
+    half_way = journal.beside(path).exists()
+    try:
+        return _open(FileCarrier(fd), str(path), damaged=damaged and not half_way)
+    except IntegrityError as error:
+        if not half_way:
+            raise
+        hint = "wait until that run ends; if it was killed, run it again: 'bundle sign' makes the head whole first"
+        message = "the head of this bundle is half-way between two: a run is rewriting it, or was ended while it did"
+        raise IntegrityError(message, where=str(path), hint=hint) from error
 
 
 def _open(carrier: Carrier, where: str, *, damaged: bool) -> OpenBundle:

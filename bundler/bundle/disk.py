@@ -123,6 +123,20 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
+def busy(fd: int) -> bool:
+    """Whether another run holds this file; where none does, this one holds it until it closes it.
+
+    Never on a system that has no such locks.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _remove_left(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with suppress(OSError), left.open("rb") as file:  # another run may end, and remove it, at this moment

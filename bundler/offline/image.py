@@ -23,6 +23,7 @@ from bundler.offline.engines.buildah import Buildah
 from bundler.offline.engines.docker import Docker
 from bundler.offline.engines.engine import Bake, Command, Engine, Layer, Trial
 from bundler.offline.engines.podman import Podman
+from bundler.offline.trust import Trust
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
 
@@ -44,12 +45,14 @@ class Options:
     """How to bake: empty values leave it to the lock, and to what the host has.
 
     ``base`` is the name under which the engine has the base image, ``archive`` the file that the image is saved to.
+    ``trusts`` say whose bundles to bake.
     """
 
     engine: str = ""
     image: str = ""
     base: str = ""
     archive: Path | None = None
+    trusts: tuple[Trust, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +89,10 @@ def bundle_of(prefix: Path) -> Path:
 def bake(bundle: Path, options: Options, report: Report) -> Baked:
     """Bake the image of a bundle, run it once with no network and a read-only root, and say what that measured.
 
-    Raises HostError, ProgramError, IntegrityError or SmokeError.
+    Raises HostError, ProgramError, IntegrityError, TrustError or SmokeError.
     """
     with archive.opened(bundle) as carried:
-        locked = verify.verify(carried, report)
+        locked, _ = verify.verify(carried, options.trusts, report)
         preflight.check_platform(locked)
         carried.refuse_if_cut()
         engine = found(options)

@@ -22,8 +22,11 @@ from bundler.offline import (
     preflight,
     releases,
     smoke,
+    trust,
     verify,
 )
+from bundler.offline.trust import Trust
+from bundler.offline.verify import Vouched
 from bundler.progress import Report
 
 
@@ -32,7 +35,8 @@ class Receipt:
     """What was installed, where, and what the smoke loads measured.
 
     ``follows`` is the release that was live before, "" for none; ``homes`` names the shared model folders
-    and the digests of what is in them; ``bundle`` is the file that it came from, "" for a pipe.
+    and the digests of what is in them; ``bundle`` is the file that it came from, "" for a pipe; ``signed_by`` and
+    ``trusted`` are what verify.Vouched says.
     """
 
     release: str
@@ -46,6 +50,8 @@ class Receipt:
     ordinal: int
     follows: str
     rehearsed: bool
+    signed_by: tuple[str, ...]
+    trusted: tuple[str, ...]
     installed_by: str
     models: tuple[str, ...]
     homes: Mapping[str, str]
@@ -55,11 +61,16 @@ class Receipt:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """How to install: ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out; ``no_pickles``
-    refuses models that hold any."""
+    refuses models that hold any.
+
+    ``trust`` says whose bundles to take, besides what the prefix remembers; ``downgrade`` lets an older one pass.
+    """
 
     device: str | None = None
     prove: bool = True
     no_pickles: bool = False
+    trust: Trust | None = None
+    downgrade: bool = False
 
 
 def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report) -> Receipt:
@@ -69,7 +80,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
     release is then as it was.
     """
     prefix = releases.at(prefix)
-    with opened(bundle, prefix, options, report) as (carried, locked):
+    with opened(bundle, prefix, options, report) as (carried, locked, vouched):
         base = preflight.find_python(locked.target)
         with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
             planned = place.plan(locked, release, report)
@@ -83,22 +94,25 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             smoke.lay_out(release)
             guard.lay_out(release, locked)
             results = _proof(release, locked, options, report)
-            return _finish(release, locked, carried, results, report)
+            trust.remember(prefix, options.trust, report)
+            return _finish(release, locked, carried, vouched, results, report)
 
 
 @contextmanager
 def opened(
     bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report
-) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock]]:
+) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock, Vouched]]:
     """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
     with _readable_by_others(), archive.opened(bundle) as carried:
-        locked = verify.verify(carried, report)
+        asked = [one for one in (options.trust, trust.remembered(prefix)) if one is not None]
+        locked, vouched = verify.verify(carried, asked, report)
+        releases.refuse_older(prefix, locked, report, allowed=options.downgrade)
         if options.no_pickles:
             pickles.refuse_named(locked)
         preflight.check_platform(locked)
         preflight.check_prefix(prefix)
         carried.refuse_if_cut()
-        yield carried, locked
+        yield carried, locked, vouched
 
 
 def _proof(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
@@ -115,6 +129,7 @@ def _finish(
     release: releases.Release,
     locked: lock.Lock,
     carried: archive.OpenBundle,
+    vouched: Vouched,
     results: list[dict[str, Any]],
     report: Report,
 ) -> Receipt:
@@ -125,7 +140,7 @@ def _finish(
     disk.write_whole(release.path / lock.LOCK, locked.canonical)
     if carried.signature is not None:
         disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
-    receipt = _receipt(release, locked, carried, results)
+    receipt = _receipt(release, locked, carried, vouched, results)
     releases.clear_work(release)
     release.mark.unlink(missing_ok=True)
     with report.stage("sync"):
@@ -137,7 +152,11 @@ def _finish(
 
 
 def _receipt(
-    release: releases.Release, locked: lock.Lock, carried: archive.OpenBundle, results: list[dict[str, Any]]
+    release: releases.Release,
+    locked: lock.Lock,
+    carried: archive.OpenBundle,
+    vouched: Vouched,
+    results: list[dict[str, Any]],
 ) -> Receipt:
     known = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}
     before = releases.live(release.prefix)
@@ -156,6 +175,8 @@ def _receipt(
         ordinal=1 + max((receipt["ordinal"] for receipt in known.values()), default=0),
         follows=follows,
         rehearsed=locked.rehearsed,
+        signed_by=vouched.signed_by,
+        trusted=vouched.trusted,
         installed_by=f"airgap-bundler {bundler.__version__}",
         models=tuple(model.alias for model in locked.models),
         homes={model.home: model.digest for model in locked.models},

@@ -37,7 +37,7 @@ def install_only(
     Nothing goes live. What is there already is left: whoever finishes looks at it. Raises BundleError.
     """
     prefix = releases.at(prefix)
-    with install.opened(bundle, prefix, options, report) as (carried, locked):
+    with install.opened(bundle, prefix, options, report) as (carried, locked, _):
         release = Release(prefix=prefix, name=locked.release)
         if part not in of(locked):
             hint = f"this bundle has: {', '.join(of(locked))}; the rest comes with install without --only"

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
-from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
+from bundler.errors import BusyError, HostError, IntegrityError, TrustError, UnsafeError, UsageError
+from bundler.progress import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +220,26 @@ def damaged_receipt(release: Release) -> IntegrityError:
     """The failure to know what a finished release holds."""
     hint = "install its bundle again: that mends it; or, where another is live, bundle remove " + release.name
     return IntegrityError("the receipt of a release is damaged", where=str(release.receipt), hint=hint)
+
+
+def refuse_older(prefix: Path, wanted: Lock, report: Report, *, allowed: bool) -> None:
+    """Raises TrustError for a bundle that is older than the live one of its name, unless that is ``allowed``.
+
+    Whoever hands out an old bundle with a known hole needs no key for it; its ``sequence`` gives it away.
+    """
+    now = live(prefix)
+    known = {receipt["release"]: receipt for receipt in receipts(prefix)}
+    receipt = known.get(now.name) if now else None
+    if receipt is None or receipt["name"] != wanted.name:
+        return
+    older = f"sequence {wanted.sequence} is older than {receipt['sequence']}, which is live"
+    if wanted.sequence < receipt["sequence"] and not allowed:
+        hint = "take the newest bundle; if the older one is wanted: --allow-downgrade, or bundle rollback where it is installed"
+        raise TrustError(f"this would be a downgrade: {older}", where=str(prefix), hint=hint)
+    if wanted.sequence < receipt["sequence"]:
+        report.warn(f"this is a downgrade, as allowed: {older}")
+    elif wanted.sequence == receipt["sequence"] and wanted.digest != receipt["digest"]:
+        report.warn(f"another bundle of sequence {wanted.sequence} is live: which of the two is newer can't be said")
 
 
 def rollback(prefix: Path) -> tuple[Release, Release]:

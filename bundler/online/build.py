@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from bundler.bundle import archive, disk, lock, wheelcheck
+from bundler.bundle import archive, disk, lock, signing, wheelcheck
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
+from bundler.bundle.signing import Signer
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
 from bundler.online import closure, installer, manifest, models, pickles, pipconfig, resolve, wheels
 from bundler.online.manifest import Asked
@@ -45,11 +47,19 @@ def write_lock(path: Path, locked: Lock) -> None:
     disk.write_whole(path, locked.canonical)
 
 
-def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop, *, no_pickles: bool = False) -> Built:
+def build(
+    path: Path,
+    out: Path | None,
+    kept: Path | None,
+    shop: Workshop,
+    *,
+    no_pickles: bool = False,
+    signers: Sequence[Signer] = (),
+) -> Built:
     """Build the bundle of a manifest, from a kept lock where one is given.
 
     ``out`` is the bundle's file, or an existing folder for it; default: the working folder. ``no_pickles`` refuses
-    models that hold any. Raises BundleError;
+    models that hold any. Each of ``signers`` signs the bundle. Raises BundleError;
     then there is no file of that name, or the one that was there before.
     """
     asked = manifest.load(path)
@@ -65,7 +75,7 @@ def build(path: Path, out: Path | None, kept: Path | None, shop: Workshop, *, no
     _fetch(away, locked, asked, shop)
     wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
     try:
-        archive.write(final, locked, shop.path_of, shop.report)
+        archive.write(final, locked, shop.path_of, shop.report, signing.signed(locked, signers))
     except archive.ChangedError as error:
         for artifact in error.artifacts:
             shop.store.drop(artifact.sha256)  # the next build fetches it anew

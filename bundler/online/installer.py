@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from bundler.bundle import disk
 from bundler.errors import BundleError
 
-PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "tqdm")
+PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "tqdm")
 """Distributions that travel inside; MarkupSafe's compiled speed-up stays behind, it has a pure form."""
 
 OLDEST_PYTHON = "3.10"

@@ -7,33 +7,47 @@ from pathlib import Path
 import click
 
 from bundler import describe
-from bundler.bundle import archive, difference
+from bundler.bundle import archive, difference, sealing
 from bundler.bundle.lock import Lock
 from bundler.console import Console
-from bundler.offline import releases, verify
-from bundler.verbs.verb import BUNDLE, Answer, source, verb
+from bundler.errors import TrustError
+from bundler.offline import releases, trust, verify
+from bundler.verbs.verb import BUNDLE, THRESHOLD, TRUST, Answer, source, verb
 
 
 @verb("bundle inspect demo.bundle.tar")
 @BUNDLE
-def inspect(*, bundle: str, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+def inspect(*, bundle: str, report: Console) -> Answer:
     """Say what a bundle holds; reads its head alone, however large it is."""
     with archive.opened(source(bundle)) as carried:
         carried.refuse_if_cut()
-        return describe.summary(carried.lock), describe.words(carried.lock)
+        signed_by = _claimed(carried, report)
+        return describe.summary(carried.lock, signed_by), describe.words(carried.lock, signed_by)
 
 
-@verb("bundle verify demo.bundle.tar")
+def _claimed(carried: archive.OpenBundle, report: Console) -> tuple[str, ...]:
+    """Who signed a bundle, as it says; what it says strangely is no reason not to show what it holds."""
+    try:
+        envelope = sealing.envelope_of(carried)
+    except TrustError as error:
+        report.warn(f"{error}: no signature counts, and no verb but this one takes such a bundle")
+        return ()
+    return envelope.signed_by if envelope else ()
+
+
+@verb("bundle verify demo.bundle.tar --trust builder.pub")
 @BUNDLE
-def verify_(*, bundle: str, report: Console) -> Answer:
-    """Read every byte of a bundle and name all that is not what its lock says."""
+@TRUST
+@THRESHOLD
+def verify_(*, bundle: str, trusted: tuple[Path, ...], threshold: int | None, report: Console) -> Answer:
+    """Say who vouches for a bundle, read every byte of it, and name all that is not what its lock says."""
+    told = trust.given(trusted, threshold)
     with archive.opened(source(bundle), damaged=True) as carried:
-        verify.verify(carried, report)
+        lock, vouched = verify.verify(carried, [told] if told else [], report)
         archive.refuse(carried.check(report), carried.where)
         size = carried.layout.size
-        return {"bytes": size, "digest": carried.lock.digest, **describe.summary(carried.lock)}, describe.whole(
-            carried.lock, size
-        )
+        result = {"bytes": size, **describe.summary(lock, vouched.signed_by), "trusted": list(vouched.trusted)}
+        return result, describe.whole(lock, size, vouched)
 
 
 @verb("bundle diff demo-1.0.bundle.tar demo-1.1.bundle.tar")

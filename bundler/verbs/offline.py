@@ -10,9 +10,9 @@ from bundler import describe
 from bundler.console import Console
 from bundler.errors import UnhealthyError, UsageError
 from bundler.offline import doctor as examining
-from bundler.offline import image, parts, releases, removal, smoke
+from bundler.offline import image, parts, releases, removal, smoke, trust
 from bundler.offline import install as installing
-from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, Answer, source, verb
+from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, THRESHOLD, TRUST, Answer, source, verb
 
 
 @verb("bundle install demo.bundle.tar --prefix /opt/demo")
@@ -26,6 +26,9 @@ from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, Answer, source, ver
 @click.option(
     "--only", metavar="PART", help="Place model:ALIAS or environment ahead of the rest; nothing goes live then."
 )
+@TRUST
+@THRESHOLD
+@click.option("--allow-downgrade", is_flag=True, help="Take a bundle that is older than the live one.")
 def install(
     *,
     bundle: str,
@@ -34,13 +37,20 @@ def install(
     no_smoke: bool,
     no_pickles: bool,
     only: str | None,
+    trusted: tuple[Path, ...],
+    threshold: int | None,
+    allow_downgrade: bool,
     report: Console,
 ) -> Answer:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
 
-    BUNDLE is a file, or - for standard input.
+    BUNDLE is a file, or - for standard input. A prefix remembers the keys of the first install with --trust, and
+    takes only bundles of theirs from then on.
     """
-    options = installing.Options(device=device, prove=not no_smoke, no_pickles=no_pickles)
+    told = trust.given(trusted, threshold)
+    options = installing.Options(
+        device=device, prove=not no_smoke, no_pickles=no_pickles, trust=told, downgrade=allow_downgrade
+    )
     if only is not None:
         return describe.placed(only, *parts.install_only(source(bundle), prefix, only, options, report))
     receipt = installing.install(source(bundle), prefix, options, report)
@@ -135,6 +145,8 @@ def doctor(*, prefix: Path, quick: bool, deep: bool, report: Console) -> Answer:
     "--base", metavar="NAME", default="", help="The base image, by the name that the engine here has it under."
 )
 @click.option("--output", metavar="oci-archive:FILE", help="Save the image as a file too, to be run elsewhere.")
+@TRUST
+@THRESHOLD
 def image_(
     *,
     bundle: Path | None,
@@ -143,6 +155,8 @@ def image_(
     engine: str | None,
     base: str,
     output: str | None,
+    trusted: tuple[Path, ...],
+    threshold: int | None,
     report: Console,
 ) -> Answer:
     """Bake a container image with no network, run it once, and say what that proved.
@@ -154,9 +168,42 @@ def image_(
     kind, _, file = (output or "").partition(":")
     if output and (kind != "oci-archive" or not file):
         raise UsageError(f"{output!r} is not such as oci-archive:FILE", where="--output")
-    options = image.Options(engine=engine or "", image=tag, base=base, archive=Path(file) if file else None)
+    told = [trust.given(trusted, threshold), trust.remembered(releases.at(prefix)) if prefix else None]
+    trusts = tuple(one for one in told if one is not None)
+    saved = Path(file) if file else None
+    options = image.Options(engine=engine or "", image=tag, base=base, archive=saved, trusts=trusts)
     carried = bundle if bundle is not None else image.bundle_of(prefix or Path())
     return describe.baked(image.bake(carried, options, report))
 
 
-VERBS = (install, smoke_, list_, rollback, remove, prune, doctor, image_)
+@verb("bundle trust --prefix /opt/demo --add builder-2027.pub")
+@PREFIX
+@click.option(
+    "--add",
+    "added",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="KEY.pub|FOLDER",
+    help="Trust this key as well.",
+)
+@click.option("--remove", "removed", multiple=True, metavar="FINGERPRINT", help="Trust this key no longer.")
+@click.option(
+    "--forget", is_flag=True, help="Forget all keys: any bundle is taken, until one is installed with --trust."
+)
+def trust_(*, prefix: Path, added: tuple[Path, ...], removed: tuple[str, ...], forget: bool, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """Show whose bundles a prefix takes, or change that."""
+    root = releases.at(prefix)
+    if forget and (added or removed):
+        raise UsageError("--forget goes alone", hint="then install with --trust, or use --add")
+    if added or removed or forget:
+        with releases.held(root):
+            if forget:
+                trust.forget(root)
+            if added:
+                trust.add(root, added)
+            if removed:
+                trust.remove(root, removed)
+    return describe.trusting(trust.remembered(root), root)
+
+
+VERBS = (install, smoke_, list_, rollback, remove, prune, doctor, trust_, image_)

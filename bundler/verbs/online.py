@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from bundler import describe
+from bundler.bundle import disk, publickey, sealing, signing
 from bundler.bundle.hashing import digest_of
+from bundler.bundle.signing import Signer
 from bundler.console import Console
-from bundler.errors import HostError
-from bundler.verbs.verb import FILE, MANIFEST, Answer, verb
+from bundler.errors import HostError, UsageError
+from bundler.verbs import secrets
+from bundler.verbs.verb import FILE, KEYS, MANIFEST, PASSPHRASE, Answer, verb
 
 
 @verb("bundle lock manifests/demo.yaml -o demo.lock.json")
@@ -31,16 +34,100 @@ def lock(*, manifest: Path, output: Path | None, report: Console) -> Answer:
 @click.option("-o", "--output", type=click.Path(), help="The bundle's file, or a folder for it.")
 @click.option("--lock", "kept", type=FILE, help="Build exactly what this lock says.")
 @click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
-def build(*, manifest: Path, output: str | None, kept: Path | None, no_pickles: bool, report: Console) -> Answer:
+@KEYS
+@PASSPHRASE
+def build(
+    *,
+    manifest: Path,
+    output: str | None,
+    kept: Path | None,
+    no_pickles: bool,
+    keys: tuple[Path, ...],
+    passphrase_file: Path | None,
+    report: Console,
+) -> Answer:
     """Bring everything home that a manifest asks for and pack it as one file."""
     from bundler.online import build as building  # noqa: PLC0415 (the far side has no online rooms)
 
     if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
         raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
+    signers = _signers(keys, passphrase_file, report)
     shop = building.workshop(report)
-    built = building.build(manifest, Path(output) if output else None, kept, shop, no_pickles=no_pickles)
-    result = {"bundle": str(built.path), "bytes": built.size, "digest": built.lock.digest}
-    return result | describe.summary(built.lock), describe.built(built.path, built.size, built.lock)
+    built = building.build(
+        manifest, Path(output) if output else None, kept, shop, no_pickles=no_pickles, signers=signers
+    )
+    signed_by = sorted(signer.public.fingerprint for signer in signers)
+    result = {"bundle": str(built.path), "bytes": built.size, **describe.summary(built.lock, signed_by)}
+    return result, describe.built(built.path, built.size, built.lock, signed_by)
+
+
+@verb("bundle keygen -o release")
+@click.option("-o", "--output", type=FILE, required=True, metavar="NAME", help="Writes NAME.key and NAME.pub.")
+@PASSPHRASE
+def keygen(*, output: Path, passphrase_file: Path | None, report: Console) -> Answer:
+    """Make a key pair: NAME.key signs and stays here, NAME.pub is for who trusts it."""
+    from bundler.online import keys as making  # noqa: PLC0415 (the far side has no online rooms)
+
+    passphrase = secrets.new(passphrase_file)
+    private, public, key = making.generate(output, passphrase)
+    if passphrase is None:
+        report.warn(f"{private} is not encrypted: whoever can read it can sign")
+    result = {
+        "key": str(private),
+        "public": str(public),
+        "fingerprint": key.fingerprint,
+        "encrypted": passphrase is not None,
+    }
+    return result, f"{private}  signs; keep it here\n{public}  for who trusts it\n  fingerprint  {key.fingerprint}"
+
+
+@verb("bundle sign demo.bundle.tar --key release.key")
+@click.argument("bundle", metavar="BUNDLE", type=FILE)
+@KEYS
+@PASSPHRASE
+@click.option("--export", "exported", type=FILE, help="Write the bytes to be signed elsewhere, and sign nothing.")
+@click.option(
+    "--import", "imported", type=FILE, help="Bring a signature of those bytes back: 64 bytes, or their base64."
+)
+@click.option("--public", type=FILE, help="The public key of the signature that is brought back.")
+def sign(
+    *,
+    bundle: Path,
+    keys: tuple[Path, ...],
+    passphrase_file: Path | None,
+    exported: Path | None,
+    imported: Path | None,
+    public: Path | None,
+    report: Console,
+) -> Answer:
+    """Add signatures to a bundle, in place; those that it has stay.
+
+    With a key here (--key), or one that signs elsewhere, such as in an HSM: --export, then --import and --public.
+    """
+    if sum(map(bool, (keys, exported, imported))) != 1 or bool(imported) != bool(public):
+        raise UsageError("give --key, or --export, or --import with --public", where=str(bundle))
+    if exported:
+        lock, message = sealing.message(bundle)
+        disk.write_whole(exported, message)
+        told = {"message": str(exported), "sha256": digest_of(message), "digest": lock.digest}
+        return told, describe.exported(exported, message, lock)
+    if imported and public:
+        change = sealing.brought(publickey.of_file(public), signing.value_in(imported))
+    else:
+        change = sealing.by(_signers(keys, passphrase_file, report))
+    lock, envelope = sealing.add(bundle, change)
+    result = {"bundle": str(bundle), "digest": lock.digest, "signed_by": list(envelope.signed_by)}
+    return result, describe.signed(bundle, lock, envelope.signed_by)
+
+
+def _signers(keys: tuple[Path, ...], passphrase_file: Path | None, report: Console) -> list[Signer]:
+    """The private keys of these files; a passphrase is asked for only where one is needed."""
+    ask = secrets.asker(passphrase_file)
+    if not keys:
+        return []
+    from bundler.online import keys as reading  # noqa: PLC0415 (the far side has no online rooms)
+
+    return [reading.load(path, ask, report) for path in keys]
 
 
 @verb("bundle installer -o bundle.pyz")
@@ -55,4 +142,4 @@ def installer(*, output: Path, report: Console) -> Answer:  # noqa: ARG001 (ever
     return result, f"{digest_of(data)}  {output}"
 
 
-VERBS = (lock, build, installer)
+VERBS = (lock, build, keygen, sign, installer)

@@ -24,6 +24,23 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 BUNDLE = click.argument("bundle", metavar="BUNDLE")
 MANIFEST = click.argument("manifest", metavar="MANIFEST", type=FILE)
 PREFIX = click.option("--prefix", required=True, type=FOLDER, help="Folder of the installation.")
+TRUST = click.option(
+    "--trust", "trusted", multiple=True, type=click.Path(path_type=Path), metavar="KEY.pub|FOLDER",
+    help="Take only what this key signed, or a key in this folder; repeatable. Also: BUNDLE_TRUST.",
+)  # fmt: skip
+THRESHOLD = click.option(
+    "--trust-threshold",
+    "threshold",
+    type=int,
+    metavar="N",
+    help="So many of the trusted keys must have signed; default: 1.",
+)
+KEYS = click.option("--key", "keys", multiple=True, type=FILE, help="Sign with this private key; repeatable.")
+PASSPHRASE = click.option(
+    "--passphrase-file",
+    type=FILE,
+    help="Holds the passphrase of the keys; also: BUNDLE_KEY_PASSPHRASE, or the terminal.",
+)
 
 
 def source(bundle: str) -> Path | BinaryIO:

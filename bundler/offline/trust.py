@@ -1,0 +1,195 @@
+"""Whom to believe: trusted keys, from who runs this and from what the prefix remembers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler.bundle import disk, fields, lock, publickey
+from bundler.bundle.fields import Invalid
+from bundler.bundle.publickey import PublicKey
+from bundler.errors import HostError, TrustError, UsageError
+from bundler.progress import Report
+
+VARIABLE = "BUNDLE_TRUST"
+REVOKED = "revoked"
+"""In a trust folder: fingerprints that count for nothing, one a line, # begins a comment."""
+
+_MEMORY = "trust.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trust:
+    """Keys of which ``threshold`` must have signed a bundle, less those that are revoked.
+
+    ``told_by`` says in words who asks for that. There is at least one key, so that a trust can't be empty.
+    """
+
+    keys: tuple[PublicKey, ...]
+    revoked: frozenset[str]
+    threshold: int
+    told_by: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Memory:
+    """What ``PREFIX/trust.json`` holds: keys as PEM, fingerprints of revoked ones."""
+
+    format: int
+    keys: tuple[str, ...]
+    revoked: tuple[str, ...]
+    threshold: int
+
+    def __post_init__(self) -> None:
+        if self.format != 1:
+            raise Invalid(f"format {self.format} is not one that this version reads", "format")
+        if not all(map(publickey.is_fingerprint, self.revoked)):
+            raise Invalid("must be fingerprints", "revoked")
+        if not 1 <= self.threshold <= len(set(self.keys)):
+            raise Invalid("must be from 1 to the number of keys", "threshold")
+
+
+def given(places: Sequence[Path], threshold: int | None) -> Trust | None:
+    """The keys that who runs this names: files and folders, and those in the variable; None for none.
+
+    Raises UsageError when one can't be read, a folder has no keys, or there are fewer than the threshold.
+    """
+    named = [*places, *(Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part)]
+    keys: dict[str, PublicKey] = {}
+    revoked: set[str] = set()
+    for place in named:
+        found, gone = _at(place)
+        keys |= {key.fingerprint: key for key in found}
+        revoked |= gone
+    if threshold is not None and not 1 <= threshold <= len(keys):
+        hint = f"give as many different keys with --trust or {VARIABLE}, or another --trust-threshold"
+        raise UsageError(f"{threshold} signatures are asked for, and {len(keys)} keys are given", hint=hint)
+    if not keys:
+        return None
+    words = f"--trust and {VARIABLE}" if places and len(named) > len(places) else "--trust" if places else VARIABLE
+    return Trust(keys=tuple(keys.values()), revoked=frozenset(revoked), threshold=threshold or 1, told_by=words)
+
+
+def remembered(prefix: Path) -> Trust | None:
+    """What a prefix remembers; None where it remembers no key. Raises TrustError when that can't be read."""
+    path = prefix / _MEMORY
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HostError(f"the prefix's trusted keys can't be read: {error.strerror}", where=str(path)) from error
+    try:
+        memory = fields.decode(_Memory, json.loads(data))
+        keys = {key.fingerprint: key for key in (publickey.read(pem.encode()) for pem in memory.keys)}
+    except (ValueError, RecursionError) as error:
+        hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
+        raise TrustError(f"the prefix's trusted keys are damaged: {error}", where=str(path), hint=hint) from error
+    return Trust(
+        keys=tuple(keys.values()),
+        revoked=frozenset(memory.revoked),
+        threshold=memory.threshold,
+        told_by="the memory of this prefix",
+    )
+
+
+def remember(prefix: Path, told: Trust | None, report: Report) -> None:
+    """Keep what an install was told, whose bundle has passed it.
+
+    A prefix that remembers keys already keeps these, and learns only of revoked ones: who installs is not who
+    decides whom a prefix trusts.
+    """
+    if told is None:
+        return
+    known = remembered(prefix)
+    if known is None:
+        _write(prefix, told.keys, told.revoked, told.threshold)
+        listed = ", ".join(key.fingerprint for key in told.keys)
+        report.note(f"from now on {prefix} takes only bundles that are signed by {told.threshold} of: {listed}")
+        return
+    if not told.revoked <= known.revoked:
+        _write(prefix, known.keys, known.revoked | told.revoked, known.threshold)
+    if new := [key.fingerprint for key in told.keys if key not in known.keys]:
+        report.note(
+            f"{prefix} goes on asking for the keys that it remembers; to have it trust {', '.join(new)} as well: "
+            f"bundle trust --prefix {prefix} --add KEY.pub"
+        )
+
+
+def add(prefix: Path, places: Sequence[Path]) -> None:
+    """Have a prefix trust more keys, and learn of those that a folder says are revoked.
+
+    Raises UsageError for what is no key, TrustError for a key that is known to be revoked.
+    """
+    known = remembered(prefix)
+    keys = {key.fingerprint: key for key in (known.keys if known else ())}
+    revoked = set(known.revoked if known else ())
+    for place in places:
+        found, gone = _at(place)
+        revoked |= gone
+        keys |= {key.fingerprint: key for key in found}
+        if bad := [key.fingerprint for key in found if key.fingerprint in revoked]:
+            hint = "ask its owner for the key that took its place"
+            raise TrustError(f"this key is revoked: {', '.join(bad)}", where=str(place), hint=hint)
+    _write(prefix, tuple(keys.values()), frozenset(revoked), known.threshold if known else 1)
+
+
+def remove(prefix: Path, fingerprints: Sequence[str]) -> None:
+    """Have a prefix trust these keys no longer.
+
+    Raises UsageError where it does not, and where fewer keys would be left than must sign.
+    """
+    known = remembered(prefix)
+    keys = {key.fingerprint: key for key in (known.keys if known else ())}
+    for fingerprint in fingerprints:
+        if known is None or keys.pop(fingerprint, None) is None:
+            hint = f"bundle trust --prefix {prefix} shows the keys; give the 64 digits of one"
+            raise UsageError(f"the prefix does not trust {fingerprint!r}", where=str(prefix), hint=hint)
+    if known is not None:
+        if len(keys) < known.threshold:
+            hint = "add the key that takes its place first (--add KEY.pub), or have all forgotten (--forget)"
+            message = f"{len(keys)} keys would be left, and {known.threshold} must sign"
+            raise UsageError(message, where=str(prefix), hint=hint)
+        _write(prefix, tuple(keys.values()), known.revoked, known.threshold)
+
+
+def forget(prefix: Path) -> None:
+    """Have a prefix remember no key: it then takes any bundle, until one is installed with --trust."""
+    (prefix / _MEMORY).unlink(missing_ok=True)
+    disk.sync_folder(prefix)
+
+
+def _write(prefix: Path, keys: Sequence[PublicKey], revoked: frozenset[str], threshold: int) -> None:
+    ordered = sorted(keys, key=lambda key: key.fingerprint)
+    memory = _Memory(
+        format=1, keys=tuple(key.pem for key in ordered), revoked=tuple(sorted(revoked)), threshold=threshold
+    )
+    disk.write_whole(prefix / _MEMORY, lock.canonical_json(fields.encode(memory)))
+
+
+def _at(place: Path) -> tuple[list[PublicKey], set[str]]:
+    """The keys of a file or of a trust folder, and the fingerprints that the folder says are revoked."""
+    if not place.is_dir():
+        return [publickey.of_file(place)], set()
+    keys = [publickey.of_file(path) for path in sorted(place.glob("*.pub"))]
+    if not keys:
+        raise UsageError("this folder holds no keys", where=str(place), hint="put the builder's NAME.pub into it")
+    return keys, _revoked(place / REVOKED)
+
+
+def _revoked(path: Path) -> set[str]:
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UsageError(f"the list of revoked keys can't be read: {error.strerror}", where=str(path)) from error
+    fingerprints = [line.partition("#")[0].strip().lower() for line in lines]
+    for number, fingerprint in enumerate(fingerprints, 1):
+        if fingerprint and not publickey.is_fingerprint(fingerprint):
+            hint = "a fingerprint is 64 hexadecimal digits; # begins a comment"
+            raise UsageError("this is not a fingerprint", where=f"{path}, line {number}", hint=hint)
+    return set(filter(None, fingerprints))

@@ -1,0 +1,69 @@
+"""Passphrases: from a file, the environment, or a person at a terminal; never from an argument."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bundler.errors import UsageError
+
+VARIABLE = "BUNDLE_KEY_PASSPHRASE"
+_LONGEST = 1023
+"""Bytes; OpenSSL takes no longer one."""
+
+
+def new(file: Path | None) -> bytes | None:
+    """The passphrase for a new key; None where a person wants none, or nobody is there to say."""
+    told = _told(file)
+    if told is not None or not sys.stdin.isatty():
+        return told
+    typed = _ask("Passphrase of the new key (empty for none)")
+    if not typed:
+        return None
+    if _ask("The same again") != typed:
+        raise UsageError("the two passphrases differ", hint="run it again")
+    return _checked(typed.encode(), "the terminal")
+
+
+def asker(file: Path | None) -> Callable[[Path], bytes]:
+    """Gives the passphrase of a key's file, and asks a person where it was not told."""
+    told = _told(file)
+
+    def ask(path: Path) -> bytes:
+        if told is not None:
+            return told
+        if not sys.stdin.isatty():
+            hint = f"give it by --passphrase-file or in {VARIABLE}, or run this at a terminal"
+            raise UsageError("this key is encrypted and no passphrase is given", where=str(path), hint=hint)
+        return _checked(_ask(f"Passphrase of {path}").encode(), "the terminal")
+
+    return ask
+
+
+def _told(file: Path | None) -> bytes | None:
+    inherited = os.environ.pop(VARIABLE, None)  # programs that are run from here have no use for it
+    if file is None:
+        return None if inherited is None else _checked(inherited.encode(errors="surrogateescape"), VARIABLE)
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LONGEST + 3)
+    except OSError as error:
+        raise UsageError(f"the passphrase can't be read: {error.strerror}", where=str(file)) from error
+    return _checked(text.removesuffix(b"\n").removesuffix(b"\r"), str(file))
+
+
+def _ask(words: str) -> str:
+    try:
+        return str(click.prompt(words, default="", hide_input=True, show_default=False, err=True))
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+
+
+def _checked(passphrase: bytes, where: str) -> bytes:
+    if not 0 < len(passphrase) <= _LONGEST or b"\n" in passphrase:
+        raise UsageError(f"a passphrase is one line of 1 to {_LONGEST} bytes", where=where)
+    return passphrase

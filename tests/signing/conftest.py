@@ -1,0 +1,86 @@
+"""Keys, and a small bundle that they sign."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.bundle import publickey
+from bundler.bundle.publickey import PublicKey
+from bundler.online import keys
+from bundler.online.keys import PrivateKey
+from bundler.progress import Collected
+from tests.conftest import SMALL, Packed, bundle, tool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A key pair in two files."""
+
+    private: Path
+    public: Path
+
+    @property
+    def key(self) -> PublicKey:
+        return publickey.of_file(self.public)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.key.fingerprint
+
+    @property
+    def signer(self) -> PrivateKey:
+        return keys.load(self.private, lambda path: b"", Collected())
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[[str], Pair]:
+    """Makes a key pair of a name."""
+
+    def made(name: str) -> Pair:
+        private, public, _ = keys.generate(tmp_path / name, None)
+        return Pair(private, public)
+
+    return made
+
+
+@pytest.fixture
+def builder(pair: Callable[[str], Pair]) -> Pair:
+    return pair("builder")
+
+
+@pytest.fixture
+def small(pack: Callable[..., Packed]) -> Packed:
+    return pack(SMALL)
+
+
+@pytest.fixture
+def signed(small: Packed, builder: Pair) -> Packed:
+    """A bundle that the builder signed."""
+    done = bundle("sign", small.path, "--key", builder.private)
+    assert (done.returncode, done.stderr) == (0, "")
+    return small
+
+
+@pytest.fixture(scope="session")
+def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bundle.pyz``, as it is carried apart from any bundle."""
+    path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
+    assert bundle("installer", "-o", path).returncode == 0
+    return path
+
+
+@pytest.fixture
+def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the installer as an isolated host does: a bare Python, no site packages, no ``cryptography``."""
+
+    def run(*arguments: object, program: Path = installer, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [tool("python3.11"), "-I", "-S", str(program), *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+
+    return run
