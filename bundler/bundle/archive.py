@@ -131,7 +131,7 @@ class OpenBundle:
         """Raises DamagedError when a file is shorter than its lock says, before anything is read or written."""
         size = self.carrier.size
         if size is not None and size < self.layout.size:
-            raise DamagedError(damage.survey(self.layout, size, self._head.members(), []), self.where)
+            raise DamagedError(self._survey([]), self.where)
 
     def check(self, report: Report) -> Survey:
         """Read every byte, on every core, and name all that is not what it must be, and all that is."""

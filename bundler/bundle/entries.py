@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from bundler.bundle import paths
-from bundler.bundle.fields import Invalid, about
+from bundler.bundle.fields import Invalid, Unsafe, about
 
 INSTALLER = "bundle.pyz"
 REQUIREMENTS = "requirements.txt"
@@ -61,7 +61,7 @@ class Artifact:
 
     def __post_init__(self) -> None:
         if why := paths.fault_of(self.path):
-            raise Invalid(f"{self.path!r} {why}", "path")
+            raise (Unsafe if paths.leaves(self.path) else Invalid)(f"{self.path!r} {why}", "path")
         home = FOLDERS[self.kind]
         if not (self.path == home or (home.endswith("/") and self.path.startswith(home) and self.path != home)):
             raise Invalid(f"{self.path!r} is not where a {self.kind} stands ({home})", "path")

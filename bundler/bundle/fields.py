@@ -28,12 +28,17 @@ class Invalid(ValueError):
         self.field = field
 
 
+class Unsafe(Invalid):
+    """Raised where a value is not only wrong and would do harm if it were believed."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is wrong with a document, and where."""
 
     where: Where
     message: str
+    unsafe: bool = False
 
     def __str__(self) -> str:
         return f"{spelled(self.where)}: {self.message}" if self.where else self.message
@@ -188,7 +193,8 @@ def _decode_object(kind: type, document: object, where: Where, faults: list[Faul
     try:
         return kind(**given)
     except Invalid as invalid:
-        faults.append(Fault((*where, invalid.field) if invalid.field else where, str(invalid)))
+        there = (*where, invalid.field) if invalid.field else where
+        faults.append(Fault(there, str(invalid), isinstance(invalid, Unsafe)))
         return None
 
 

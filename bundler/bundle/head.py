@@ -48,7 +48,9 @@ def read(carrier: Carrier, where: str) -> Head:
     found, locked = _lock_in(carrier, where)
     sums = locked.sums()
     if locked.head_size > len(found) + len(sums) + _ROOM:
-        raise IntegrityError(f"the head claims {locked.head_size:,} bytes, more than it can need", where=where)
+        raise IntegrityError(
+            f"the head claims {locked.head_size:,} bytes, more than it can need", where=where, hint=CARRY_AGAIN
+        )
     sums_from = len(found)
     found += carrier.read(len(found), max(0, locked.head_size - len(found)))
     tried: list[Head] = []
@@ -107,14 +109,17 @@ def _lock_in(carrier: Carrier, where: str) -> tuple[bytes, Lock]:
             )
         return found, lock.read(found[ALIGNMENT : ALIGNMENT + size], where)
     except IntegrityError:
-        again = _lock_by_its_end(carrier, found)
+        again = _lock_by_its_end(carrier, found, size)
         if again is None:
             raise
         return again
 
 
-def _lock_by_its_end(carrier: Carrier, found: bytes) -> tuple[bytes, Lock] | None:
-    """A lock whose header is damaged: canonical JSON ends at the first line end. None where there is none."""
+def _lock_by_its_end(carrier: Carrier, found: bytes, size: int | None) -> tuple[bytes, Lock] | None:
+    """A lock whose header is damaged: canonical JSON ends at the first line end.
+
+    None where there is none, or where it ends where the header says: that one did not read.
+    """
     held = bytearray(found)
     if len(held) < ALIGNMENT + len(_FIRST_WORDS):
         held += carrier.read(len(held), lock.HEAD_UNIT - len(held))
@@ -128,6 +133,8 @@ def _lock_by_its_end(carrier: Carrier, found: bytes) -> tuple[bytes, Lock] | Non
             return None
         held += more
     data = bytes(held[ALIGNMENT : end + 1])
+    if len(data) == size:
+        return None
     try:
         return bytes(held), lock.read(data, "")
     except IntegrityError:

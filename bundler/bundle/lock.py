@@ -32,7 +32,7 @@ from bundler.bundle.entries import (
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target
-from bundler.errors import IntegrityError
+from bundler.errors import IntegrityError, UnsafeError
 
 FORMAT = 1
 LOCK = "bundle.json"
@@ -246,11 +246,13 @@ def canonical_json(document: object) -> bytes:
 def read(data: bytes, where: str) -> Lock:
     """The lock that ``data`` is the canonical form of.
 
-    Raises IntegrityError for anything else: the bytes are untrusted until a signature covers them.
+    Raises IntegrityError for anything else, or UnsafeError where a path would lead out of its folder: the bytes are
+    untrusted until a signature covers them.
     """
     try:
         _refuse_crowds(data)
-        document = json.loads(data, parse_int=_small_integer, parse_float=_refuse_number, parse_constant=_refuse_number)
+        text = data.decode("utf-8")  # given bytes, json would read other encodings too, and halves of characters
+        document = json.loads(text, parse_int=_small_integer, parse_float=_refuse_number, parse_constant=_refuse_number)
     except (ValueError, RecursionError) as error:
         raise IntegrityError("bundle.json is not JSON as this format writes it", where=where, hint=_DAMAGED) from error
     found = document.get("format") if isinstance(document, dict) else None
@@ -260,14 +262,27 @@ def read(data: bytes, where: str) -> Lock:
             where=where,
             hint="use the bundle.pyz that the bundle's builder publishes, or a newer release of this tool",
         )
+    listed = document.get("artifacts")
+    if isinstance(listed, list) and len(listed) > MOST_ARTIFACTS:  # before each is looked at
+        raise IntegrityError(
+            f"bundle.json holds {len(listed):,} files; at most {MOST_ARTIFACTS:,} are read", where=where, hint=_DAMAGED
+        )
     try:
         lock = fields.decode(Lock, document)
     except fields.Faults as faults:
-        listed = "\n".join(paths.shown(str(fault))[:300] for fault in faults.faults[:10])
-        raise IntegrityError(f"bundle.json breaks the format:\n{listed}", where=where, hint=_DAMAGED) from faults
-    if lock.canonical != data:
+        words = "\n".join(paths.shown(str(fault))[:300] for fault in faults.faults[:10])
+        kind = UnsafeError if any(fault.unsafe for fault in faults.faults) else IntegrityError
+        raise kind(f"bundle.json breaks the format:\n{words}", where=where, hint=_DAMAGED) from faults
+    if not _is_canonical(lock, data):
         raise IntegrityError("bundle.json is not in canonical form", where=where, hint=_DAMAGED)
     return lock
+
+
+def _is_canonical(lock: Lock, data: bytes) -> bool:
+    try:
+        return lock.canonical == data
+    except UnicodeEncodeError:  # half a character, by an escape
+        return False
 
 
 _DAMAGED = (

@@ -40,6 +40,11 @@ def fault_of(path: str) -> str:
     return next((why for part in path.split("/") if (why := _fault_of_name(part))), "")
 
 
+def leaves(path: str) -> bool:
+    """Whether ``path`` could lead out of the folder that it is put into, on any system."""
+    return path[:1] == "/" or path[1:2] == ":" or "\\" in path or ".." in path.split("/")
+
+
 def _fault_of_name(name: str) -> str:
     if name == "":
         return "has an empty component"

@@ -13,7 +13,7 @@ import pytest
 
 from bundler.bundle import archive, lock, tarform
 from bundler.bundle.damage import DamagedError, Survey
-from bundler.errors import IntegrityError
+from bundler.errors import IntegrityError, UnsafeError
 from bundler.progress import Collected
 from tests.conftest import bytes_of, lock_of
 
@@ -42,7 +42,7 @@ def survey_of(data: bytes) -> Survey | str:
             return carried.check(Collected())
     except DamagedError as error:
         return error.survey
-    except IntegrityError as error:
+    except (IntegrityError, UnsafeError) as error:
         return str(error)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.bundle import entries, fields, hashing, lock, paths
-from bundler.errors import IntegrityError
+from bundler.errors import IntegrityError, UnsafeError
 from tests.conftest import SMALL, lock_of
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -84,9 +84,10 @@ def broken(change: Any) -> bytes:
     ],
 )
 def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:
-    with pytest.raises(IntegrityError) as caught:
+    with pytest.raises((IntegrityError, UnsafeError)) as caught:
         lock.read(broken(change), "there")
     assert message in str(caught.value)
+    assert isinstance(caught.value, UnsafeError) == any(bad in message for bad in ("is absolute", "'..'"))
     assert caught.value.where == "there"
 
 

@@ -1,0 +1,124 @@
+"""Bundles as a forger would make them: every lie told in the lock, the sums and the headers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from bundler.bundle import entries, lock, tarform
+from bundler.bundle.entries import Artifact, Model
+from bundler.bundle.hashing import digest_of
+from bundler.bundle.lock import Lock
+from bundler.bundle.tarform import ALIGNMENT, BLOCK
+from tests.conftest import SMALL, bytes_of, lock_of
+
+T = TypeVar("T")
+
+CONTENTS = SMALL | {"models/m/z.txt": b"{}", "assets/words.txt": b"words"}
+"""With a hard link: z.txt is config.json again."""
+
+GOOD = bytes_of(lock_of(CONTENTS, head_size=lock.HEAD_UNIT), CONTENTS)
+
+
+def unchecked(made_as: type[T], known: T, /, **changes: Any) -> T:
+    """A value like ``known`` that its constructor was not asked about."""
+    made = made_as.__new__(made_as)
+    names = [field.name for field in made_as.__dataclass_fields__.values()]  # type: ignore[attr-defined]
+    for name in names:
+        object.__setattr__(made, name, changes.get(name, getattr(known, name)))
+    return made
+
+
+def forged(change: Callable[[list[tuple[str, entries.Kind, bytes]]], object], **changes: Any) -> bytes:
+    """A bundle whose lock, sums, headers and content agree with each other after ``change``."""
+    good = lock_of(CONTENTS, head_size=lock.HEAD_UNIT)
+    files = [(artifact.path, artifact.kind, CONTENTS[artifact.path]) for artifact in good.artifacts]
+    change(files)
+    artifacts = tuple(
+        unchecked(Artifact, good.artifacts[0], path=path, kind=kind, size=len(data), sha256=digest_of(data))
+        for path, kind, data in files
+    )
+    owned = [(a.sha256, a.path.removeprefix("models/m/")) for a in artifacts if a.kind == "model"]
+    digest = lock.digest_of_files(owned)
+    models = (unchecked(Model, good.models[0], digest=digest, commit=digest[:40]),)
+    told = unchecked(Lock, good, artifacts=artifacts, models=models, **changes)
+    return bytes_of(told, _Contents(files))
+
+
+class _Contents(Mapping[str, bytes]):
+    """Contents by path, where two may share one."""
+
+    def __init__(self, files: list[tuple[str, entries.Kind, bytes]]) -> None:
+        self._files = files
+
+    def __getitem__(self, path: str) -> bytes:
+        return next(data for name, _, data in self._files if name == path)
+
+    def __iter__(self) -> Any:
+        return iter([name for name, _, _ in self._files])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def headed(text: bytes, claimed: int | None = None) -> bytes:
+    """The start of a bundle whose bundle.json is ``text``, or claims to be of another size; then zeros."""
+    good = tarform.layout(lock_of(CONTENTS), None).members[0]
+    size = len(text) if claimed is None else claimed
+    header = unchecked(tarform.Member, good, size=size).header()
+    return header + text + bytes(-len(text) % BLOCK) + bytes(2 * ALIGNMENT)
+
+
+def member(name: str, data: bytes = GOOD) -> tarform.Member:
+    """A member of a good bundle."""
+    plan = tarform.layout(lock.read(text_of(data), ""), None)
+    return next(one for one in plan.members if one.name == name)
+
+
+def text_of(data: bytes) -> bytes:
+    """The bytes of bundle.json."""
+    size = tarform.size_in(data[:ALIGNMENT], lock.LOCK)
+    assert size is not None
+    return data[ALIGNMENT : ALIGNMENT + size]
+
+
+def reheaded(of: str, /, **fields: bytes) -> bytes:
+    """A good bundle in which one member's ustar block says otherwise, with a checksum that is right."""
+    at = member(of).content_at - BLOCK
+    block = bytearray(GOOD[at : at + BLOCK])
+    for field, value in fields.items():
+        start, length = _FIELDS[field]
+        block[start : start + length] = value.ljust(length, b"\0")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return GOOD[:at] + bytes(block) + GOOD[at + BLOCK :]
+
+
+_FIELDS = {
+    "name": (0, 100),
+    "mode": (100, 8),
+    "size": (124, 12),
+    "type": (156, 1),
+    "link": (157, 100),
+    "prefix": (345, 155),
+}
+
+
+def with_records(name: str, records: bytes, kind: bytes = b"x") -> bytes:
+    """A good bundle in which a header of ``kind`` with these records stands before a member's ustar block."""
+    one = member(name)
+    at = one.content_at - BLOCK
+    block = bytearray(BLOCK)
+    block[:13] = b"././@LongLink" if kind == b"L" else b"./PaxHeaders/"
+    block[100:108] = block[108:116] = block[116:124] = b"0000000\0"
+    block[124:136] = b"%011o\0" % len(records)
+    block[136:148] = b"%011o\0" % 0
+    block[156:157] = kind
+    block[257:265] = b"ustar\0" + b"00"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return GOOD[:at] + bytes(block) + records + bytes(-len(records) % BLOCK) + GOOD[at:]
+
+
+def record(keyword: bytes, value: bytes) -> bytes:
+    return tarform._record(keyword, value)
