@@ -116,6 +116,18 @@ def test_the_hub_states_a_wrong_digest(errand: Errand) -> None:
         errand.run()
 
 
+def test_headers_that_lie_of_a_file_count_for_nothing(errand: Errand) -> None:
+    """The client would believe them; what the list of files says is what counts."""
+    path = errand.hub.lfs(NAME, WEIGHTS)
+    lies = {"X-Linked-Etag": f'"{"0" * 64}"', "X-Linked-Size": "5", "X-Repo-Commit": "0" * 40, "X-Xet-Hash": "0" * 64}
+
+    def lying(handler: Handler, _: bytes) -> None:
+        handler.answer(302, b"", lies | {"Location": errand.hub.storage.url + path})
+
+    errand.hub.faults[errand.hub.resolve(NAME, WEIGHTS)] = [lying]
+    errand.check(errand.run())
+
+
 def test_the_hub_states_a_wrong_size(errand: Errand) -> None:
     errand.repository.lies = {CONFIG: {"size": 5}}
     with pytest.raises(IntegrityError, match=f"the server has {len(FILES[CONFIG])} bytes, 5 were expected"):

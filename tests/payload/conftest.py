@@ -14,13 +14,28 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Installed
+from tests.conftest import ROOT, Installed, bundle
+from tests.hub.hubserver import hub_running
 
 from .tensors import Weights
 
 HERE = Path(__file__).parent
 PAYLOAD = HERE.parents[1] / "bundler" / "payload"
 TEXTS = ("The cat sat on the mat.", "Green rain on a river!", "Music in the train.")
+
+LOADED_AS = {
+    "good": "sentence-transformers",
+    "pickled": "sentence-transformers",
+    "encoder": "transformers",
+    "llama": "causal-lm",
+    "reranker": "cross-encoder",
+    "m3": "flag-embedding-m3",
+    "flag-reranker": "flag-reranker",
+    "coded": "files",
+}
+"""The models of `flagged`, each org/NAME on the hub, and their loaders; weights of one are a pickle."""
+_TOLD = {"flag-reranker": ", loader: flag-reranker", "coded": ", loader: files, trust_remote_code: true"}
+"""What the files do not tell."""
 
 Result = dict[str, Any]
 
@@ -61,6 +76,50 @@ def tiny(payload_python: str, offline: dict[str, str], tmp_path_factory: pytest.
     make(payload_python, offline, HERE / "tiny_models.py", out)
     make(payload_python, offline, HERE / "tiny_plain.py", out, out / "raw")
     return out
+
+
+@pytest.fixture(scope="session")
+def flag_models(
+    payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
+    out = tmp_path_factory.mktemp("flag models")
+    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "words")
+    return out
+
+
+@pytest.fixture(scope="session")
+def sources(flag_models: Path, tiny: Path) -> dict[str, Path]:
+    """The folders that the models of `flagged` were made in."""
+    return {name: next(one / name for one in (flag_models, tiny) if (one / name).is_dir()) for name in LOADED_AS}
+
+
+@pytest.fixture(scope="session")
+def flagged(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A bundle with a model for each loader, from a hub, and the packages of a manifest to copy from; installed."""
+    folder = tmp_path_factory.mktemp("flag")
+    lines = (ROOT / "manifests" / "ragtrace.yaml").read_text(encoding="utf-8").splitlines()
+    packages = next(line for line in lines if "FlagEmbedding==" in line and "requirements:" in line).strip()
+    models = ", ".join(f"{{repo: org/{name}{_TOLD.get(name, '')}}}" for name in LOADED_AS)
+    manifest, packed, prefix = folder / "flag.yaml", folder / "flag.bundle.tar", folder / "prefix"
+    manifest.write_text(
+        'name: flag\nversion: "1"\n'
+        "target: {python: '3.11', platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}\n"
+        f"python: {{{packages}}}\n"
+        f"models: [{models}]\n"
+        'smoke: {texts: ["The cat sat on the mat.", "Green rain on a river!"]}\n',
+        encoding="utf-8",
+    )
+    with hub_running() as hub:
+        for name, source in sources.items():
+            files = {str(one.relative_to(source)): one.read_bytes() for one in source.rglob("*") if one.is_file()}
+            hub.repository(f"org/{name}", files)
+        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
+        built = bundle("build", manifest, "-o", packed, "--quiet", env=env)
+    assert built.returncode == 0, built.stderr
+    done = bundle("install", packed, "--prefix", prefix, "--json")
+    assert done.returncode == 0, done.stderr
+    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
 
 
 @pytest.fixture

@@ -11,58 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installed, bundle
+from tests.conftest import Installed
 
-from .conftest import HERE, PAYLOAD, TEXTS, Answer, answered, make
+from .conftest import HERE, LOADED_AS, PAYLOAD, TEXTS, Answer, answered
 from .tensors import Weights
 from .test_broken import change, fault
 
 pytestmark = pytest.mark.long
 
 M3, RERANKER = ("m3", "flag-embedding-m3"), ("flag-reranker", "flag-reranker")
-PLAIN = {"encoder": "transformers", "llama": "causal-lm", "reranker": "cross-encoder"}
 EACH = pytest.mark.parametrize(("name", "loader"), [M3, RERANKER])
-MANIFEST = """
-name: flag
-version: "1"
-target: {python: "3.11", platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}
-python:
-  requirements: [FlagEmbedding==1.4.2, torch]
-models:
-  - {path: m3, repo_id: org/m3}
-  - {path: flag-reranker, loader: flag-reranker}
-  - {path: encoder}
-  - {path: llama}
-  - {path: reranker}
-smoke:
-  texts: ["The cat sat on the mat.", "Green rain on a river!"]
-"""
 Run = Callable[..., Answer]
 Copy = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def models(payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of good tiny models; do not change them, take a `copied`."""
-    out = tmp_path_factory.mktemp("flag models")
-    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "words")
-    return out
-
-
-@pytest.fixture(scope="module")
-def flagged(models: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """A bundle with a model for each loader and FlagEmbedding, built and installed as a person does."""
-    folder = tmp_path_factory.mktemp("flag")
-    shutil.copytree(models, folder, dirs_exist_ok=True)
-    for name in PLAIN:
-        shutil.copytree(tiny / name, folder / name)
-    manifest, packed, prefix = folder / "flag.yaml", folder / "flag.bundle.tar", folder / "prefix"
-    manifest.write_text(MANIFEST, encoding="utf-8")
-    built = bundle("build", manifest, "-o", packed, "--quiet")
-    assert built.returncode == 0, built.stderr
-    done = bundle("install", packed, "--prefix", prefix, "--json")
-    assert done.returncode == 0, done.stderr
-    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
 
 
 @pytest.fixture
@@ -71,17 +31,19 @@ def prove(flagged: Installed, offline: dict[str, str], tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def copied(models: Path, tmp_path: Path) -> Copy:
-    return lambda name: Path(shutil.copytree(models / name, tmp_path / f"{name}-copy"))
+def copied(flag_models: Path, tmp_path: Path) -> Copy:
+    return lambda name: Path(shutil.copytree(flag_models / name, tmp_path / f"{name}-copy"))
 
 
 def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
     proofs = {each["alias"]: each for each in json.loads((flagged.current / "smoke.json").read_bytes())}
-    assert {alias: each["loader"] for alias, each in proofs.items()} == dict([M3, RERANKER], **PLAIN)
-    assert all(each["ok"] and each["network"]["attempts"] == [] for each in proofs.values())
+    assert {alias: each["loader"] for alias, each in proofs.items()} == LOADED_AS
+    assert all(each["ok"] for each in proofs.values())
+    assert [each["network"]["attempts"] for each in proofs.values() if each["loader"] != "files"] == [[]] * 7
     assert (proofs["m3"]["width"], proofs["m3"]["norm"]) == (32, pytest.approx(1, abs=1e-3))
     assert proofs["flag-reranker"]["width"] == 1
-    assert {alias: proofs[alias]["width"] for alias in PLAIN} == {"encoder": 32, "llama": 71, "reranker": 1}
+    widths = {"good": 32, "pickled": 32, "encoder": 32, "llama": 71, "reranker": 1}
+    assert {alias: proofs[alias]["width"] for alias in widths} == widths
     checks = proofs["m3"]["checks"]
     assert "the sparse and ColBERT heads in memory are those of the files" in checks
     assert "different texts give different ColBERT vectors" in checks
@@ -89,16 +51,16 @@ def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
 
 
 @EACH
-def test_long_texts(prove: Run, models: Path, name: str, loader: str) -> None:
-    answer = prove(models / name, loader=loader, texts=["The cat sat. " * 400, "The dog sat. " * 400])
+def test_long_texts(prove: Run, flag_models: Path, name: str, loader: str) -> None:
+    answer = prove(flag_models / name, loader=loader, texts=["The cat sat. " * 400, "The dog sat. " * 400])
     assert answer.code == 0, answer.result
 
 
 @EACH
-def test_triples_one_way_round_and_the_other(prove: Run, models: Path, name: str, loader: str) -> None:
+def test_triples_one_way_round_and_the_other(prove: Run, flag_models: Path, name: str, loader: str) -> None:
     ways = (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))
     good, wrong = sorted(
-        (prove(models / name, loader=loader, closer=[way]).result for way in ways), key=lambda each: not each["ok"]
+        (prove(flag_models / name, loader=loader, closer=[way]).result for way in ways), key=lambda each: not each["ok"]
     )
     assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
     fault(wrong, "should")
@@ -127,9 +89,9 @@ def test_a_head_of_another_model(prove: Run, copied: Copy) -> None:
 
 
 def test_a_library_that_draws_a_head_anew(
-    flagged: Installed, offline: dict[str, str], models: Path, tmp_path: Path
+    flagged: Installed, offline: dict[str, str], flag_models: Path, tmp_path: Path
 ) -> None:
-    line = json.dumps(["case", f"redrawn-head {models / 'm3'}", str(tmp_path / "found")])
+    line = json.dumps(["case", f"redrawn-head {flag_models / 'm3'}", str(tmp_path / "found")])
     command = [str(flagged.python), "-I", str(HERE / "worker.py"), str(PAYLOAD)]
     subprocess.run(command, env=offline, input=line + "\n", text=True, capture_output=True, check=True)
     found = (tmp_path / "found").read_text(encoding="utf-8")
@@ -159,8 +121,8 @@ def test_a_reranker_without_its_head(prove: Run, copied: Copy) -> None:
 
 
 def test_without_the_library_the_package_is_named(
-    payload_python: str, offline: dict[str, str], models: Path, tmp_path: Path
+    payload_python: str, offline: dict[str, str], flag_models: Path, tmp_path: Path
 ) -> None:
-    answer = answered(payload_python, offline, tmp_path, models / "m3", loader="flag-embedding-m3")
+    answer = answered(payload_python, offline, tmp_path, flag_models / "m3", loader="flag-embedding-m3")
     fault(answer.result, "FlagEmbedding")
     assert "python: requirements" in answer.result["hint"]

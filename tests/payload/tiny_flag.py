@@ -1,10 +1,11 @@
-"""Makes a BGE-M3 and a reranker with random weights: ``python -I tiny_flag.py OUT WORDS``.
+"""Makes a BGE-M3, a reranker and a model with code of its own: ``python -I tiny_flag.py OUT WORDS``.
 
 WORDS is the folder of a tokenizer that ``tiny_plain.py`` left.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,26 @@ SHAPE = {
     "bos_token_id": 2,
     "eos_token_id": 3,
 }
+CODE = """
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class TinyConfig(PreTrainedConfig):
+    model_type = "tiny-coded"
+
+
+class TinyModel(PreTrainedModel):
+    config_class = TinyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.line = torch.nn.Linear(4, 4)
+        self.post_init()
+
+    def forward(self, numbers):
+        return self.line(numbers)
+"""
 
 
 def main(out: Path, words: Path) -> None:
@@ -42,11 +63,26 @@ def main(out: Path, words: Path) -> None:
     torch.save(sparse.state_dict(), out / "m3" / "sparse_linear.pt")
     config = XLMRobertaConfig(num_labels=1, **SHAPE)
     _saved(XLMRobertaForSequenceClassification(config), out / "flag-reranker", words)
+    _coded(out / "coded", out / "code")
 
 
 def _saved(model: Any, folder: Path, words: Path) -> None:
     shutil.copytree(words, folder)
     model.save_pretrained(folder)
+
+
+def _coded(folder: Path, scratch: Path) -> None:
+    """As published models with ``trust_remote_code`` are: their class lies beside their weights."""
+    scratch.mkdir()
+    (scratch / "coding.py").write_text(CODE, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("coding", scratch / "coding.py")
+    assert spec is not None
+    assert spec.loader is not None
+    code = sys.modules["coding"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    code.TinyConfig.register_for_auto_class()
+    code.TinyModel.register_for_auto_class("AutoModel")
+    code.TinyModel(code.TinyConfig()).save_pretrained(folder)
 
 
 if __name__ == "__main__":
