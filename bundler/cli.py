@@ -24,7 +24,7 @@ def cli() -> None:
     """Carry Hugging Face models and Python wheels across an air gap.
 
     \b
-    Online:   lock, build, installer
+    Online:   init, lock, build, installer
     Keys:     keygen, sign (wherever the key is)
     Either:   inspect, verify, diff
     Offline:  install, smoke, list, rollback, remove, prune, doctor, trust, image

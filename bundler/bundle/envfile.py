@@ -33,11 +33,16 @@ def fault_of(name: str, value: str) -> str:
     text = _PLACEHOLDER.sub("", value)
     if _RESERVED.fullmatch(name):
         return "is set by the installer, or changes every program: choose another name"
-    if _SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(text)):
+    if is_secret(name, text):
         return "looks like a secret, which would travel in the clear: leave it blank and set it on the host"
     if odd := sorted(set(_PLAIN.sub("", text))):
         return f"holds {odd[0]!r}, which sh, dotenv, docker and systemd read differently"
     return ""
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like one that nobody but its owner may read."""
+    return bool(_SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(value)))
 
 
 def placeholders(value: str) -> list[tuple[str, str]]:

@@ -237,6 +237,11 @@ def load(path: Path) -> Asked:
         text = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"the manifest can't be read: {error.strerror}", where=str(path)) from error
+    return read(text, path)
+
+
+def read(text: bytes, path: Path) -> Asked:
+    """The manifest that stands, or is to stand, at ``path``; raises ManifestError that lists all of its faults."""
     document, lines, faults = _parse(text, path)
     manifest, misshapen = _decoded(document)
     faults += misshapen

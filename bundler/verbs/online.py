@@ -13,7 +13,21 @@ from bundler.bundle.signing import Signer
 from bundler.console import Console
 from bundler.errors import HostError, UsageError
 from bundler.verbs import secrets
-from bundler.verbs.verb import FILE, KEYS, MANIFEST, PASSPHRASE, Answer, verb
+from bundler.verbs.verb import FILE, FOLDER, KEYS, MANIFEST, PASSPHRASE, Answer, verb
+
+
+@verb("bundle init . -o ragtrace.yaml")
+@click.argument("folder", metavar="[FOLDER]", type=FOLDER, default=Path())
+@click.option("-o", "--output", type=FILE, help="The manifest's file; default: bundle.yaml in FOLDER.")
+def init(*, folder: Path, output: Path | None, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """Write a manifest to start from: the packages of a project, and the models that its code and settings name.
+
+    FOLDER is the project; default: the working folder. Nothing of it is run, and no network is asked.
+    """
+    from bundler.online import scaffold  # noqa: PLC0415 (the far side has no online rooms)
+
+    made = scaffold.write(folder, output)
+    return made.document, made.words
 
 
 @verb("bundle lock manifests/demo.yaml -o demo.lock.json")
@@ -142,4 +156,4 @@ def installer(*, output: Path, report: Console) -> Answer:  # noqa: ARG001 (ever
     return result, f"{digest_of(data)}  {output}"
 
 
-VERBS = (lock, build, keygen, sign, installer)
+VERBS = (init, lock, build, keygen, sign, installer)
