@@ -132,7 +132,7 @@ def _redrawn_head(folder: str) -> None:
     from types import SimpleNamespace
 
     probe = importlib.import_module(f"{_rooms['faults'].__package__}.probes.flag_embedding_m3")
-    model = probe._made(folder, "cpu").flag.model
+    model = probe._made(False, folder, "cpu").flag.model
     probe._check_heads(Path(folder), model, SimpleNamespace(passed=lambda _check: None))
     model.colbert_linear.reset_parameters()
     probe._check_heads(Path(folder), model, SimpleNamespace())
