@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bundler import cli
 from bundler.bundle import archive, entries, lock, tarform
 from bundler.bundle.entries import Artifact, Model
 from bundler.bundle.hashing import digest_of
@@ -168,3 +172,24 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     )
     assert done.returncode == 0, done.stderr
     return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
+
+
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command line, in this process: its exit code and what --json prints."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def ran(*arguments: object, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["bundle", *map(str, arguments), "--json", "--quiet"])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(stdin))))
+        code = cli.main()
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err
+        return code, dict(json.loads(said.out))
+
+    yield ran
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -23,6 +23,9 @@ except ImportError:  # Windows
 _FICLONE = 0x40049409
 """ioctl_ficlone(2): make one file share the blocks of another."""
 
+_AS_IT_IS: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""Opens what anybody may have put there: no link is followed, and no pipe waited for."""
+
 MARGIN = 64 << 20
 """Bytes that must stay free besides: folders, journals, receipts."""
 
@@ -139,9 +142,13 @@ def busy(fd: int) -> bool:
 
 def _remove_left(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError), left.open("rb") as file:  # another run may end, and remove it, at this moment
-            if _hold(file.fileno()):
-                left.unlink()
+        with suppress(OSError):  # another run may end, and remove it, at this moment
+            fd = os.open(left, os.O_RDONLY | _AS_IT_IS)
+            try:
+                if _hold(fd):
+                    left.unlink()
+            finally:
+                os.close(fd)
 
 
 def _hold(fd: int) -> bool:

@@ -15,6 +15,7 @@ from bundler.bundle import archive, disk, fields, lock
 from bundler.offline import (
     emit,
     environment,
+    ground,
     guard,
     hubcache,
     pickles,
@@ -104,6 +105,7 @@ def opened(
 ) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock, Vouched]]:
     """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
     with _readable_by_others(), archive.opened(bundle) as carried:
+        ground.refuse_shared(prefix)  # before it is asked what it remembers
         asked = [one for one in (options.trust, trust.remembered(prefix)) if one is not None]
         locked, vouched = verify.verify(carried, asked, report)
         releases.refuse_older(prefix, locked, report, allowed=options.downgrade)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
 from bundler.errors import BusyError, HostError, IntegrityError, TrustError, UnsafeError, UsageError
+from bundler.offline import ground
 from bundler.progress import Report
 
 
@@ -98,7 +99,11 @@ def at(prefix: Path) -> Path:
 
 @contextmanager
 def held(prefix: Path) -> Iterator[None]:
-    """Keep other runs away from a prefix; raises BusyError, or HostError when it can't be written."""
+    """Keep other runs away from a prefix.
+
+    Raises BusyError, HostError when it can't be written, and UnsafeError where other users could write to it too.
+    """
+    ground.refuse_shared(prefix)
     holder = FileLock(prefix / ".lock", timeout=0, mode=0o644)
     try:
         prefix.mkdir(parents=True, exist_ok=True)
@@ -124,6 +129,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     """
     release = Release(prefix=prefix, name=name)
     refuse_links(prefix)
+    ground.refuse_planted(prefix, release.path)
     known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
     discard_unfinished(prefix, but=name if _prepared_for(release, digest) else "")
     if known.get(name, digest) != digest:

@@ -5,42 +5,18 @@ Where a lie can be told in the lock, the sums and the headers alike it is: no di
 
 from __future__ import annotations
 
-import io
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bundler import cli
 from bundler.bundle import entries, lock
 from tests.bundle.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
-from tests.conftest import bytes_of, lock_of
+from tests.conftest import Run, bytes_of, lock_of
 
 Files = list[tuple[str, entries.Kind, bytes]]
-Run = Callable[..., tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command line, in this process: its exit code and what --json prints."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def ran(*arguments: object, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
-        monkeypatch.setattr(sys, "argv", ["bundle", *map(str, arguments), "--json", "--quiet"])
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(stdin))))
-        code = cli.main()
-        said = capfd.readouterr()
-        assert "Traceback" not in said.err
-        return code, dict(json.loads(said.out))
-
-    yield ran
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

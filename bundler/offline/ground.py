@@ -1,0 +1,103 @@
+"""Who else could write where this installs, and what they may have planted there.
+
+Programs that this runs (venv, uv, pip) write by path, so that no care of ours at each write could keep a link out
+that another user plants in between. What can: that no other user may write there at all.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bundler.errors import UnsafeError
+
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows, where other rules hold
+    grp = None  # type: ignore[assignment]
+    pwd = None  # type: ignore[assignment]
+
+_OURS = ("models", "releases")
+"""Folders of a prefix that only the installer writes to; ``var`` may belong to a service."""
+_LINKS_OF_VENV = ("lib64",)
+
+
+def refuse_shared(prefix: Path) -> None:
+    """Raises UnsafeError where another user without rights could put something in the way of what is written.
+
+    That is a prefix, or its folder of models or releases, that belongs to another, or that others may write to; and
+    a folder above it from which others may rename it away. Root and the owners of the folders above are trusted.
+    """
+    if pwd is None:
+        return
+    for folder in (prefix, *(prefix / name for name in _OURS)):
+        if folder.is_dir() and (why := _shared(folder.stat())):
+            raise UnsafeError(f"another user could change what is installed here: {why}", where=str(folder), hint=_HINT)
+    for folder in prefix.parents:
+        mode = folder.stat().st_mode if folder.is_dir() else 0
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise UnsafeError(
+                "anybody may write to this folder, and put another in the prefix's place",
+                where=str(folder),
+                hint=f"chmod o-w {folder}, or chmod +t {folder}; or choose a --prefix elsewhere",
+            )
+
+
+_HINT = "give it to the user who installs (chown), let nobody else write there (chmod go-w), or choose another --prefix"
+
+
+def _shared(known: os.stat_result) -> str:
+    """Who besides root and this user may write to a folder, in words; "" for nobody."""
+    if known.st_uid not in (0, os.geteuid()):
+        return f"it belongs to {_user(known.st_uid)}"
+    if known.st_mode & stat.S_IWOTH:
+        return "anybody may write to it"
+    if known.st_mode & stat.S_IWGRP and not _private(known.st_gid, known.st_uid):
+        return f"its group, number {known.st_gid}, may write to it"
+    return ""
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _private(group: int, owner: int) -> bool:
+    """Whether a group is its owner's alone, as many systems make one for each user."""
+    try:
+        known, name = grp.getgrgid(group), pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return group == owner
+    return known.gr_name == name and set(known.gr_mem) <= {name}
+
+
+def refuse_planted(prefix: Path, release: Path) -> None:
+    """Raises UnsafeError for links among what was installed that would have it written elsewhere."""
+    for place in _planted(prefix, release):
+        raise UnsafeError(
+            "this is a link, and what is written would follow it",
+            where=str(place),
+            hint="remove it, or put the folder itself there: what is installed never leaves the prefix",
+        )
+    live = prefix / "current"
+    if live.exists() and not live.is_symlink():
+        hint = "move it away: this program keeps a link there"
+        raise UnsafeError("this is no link, and must be one", where=str(live), hint=hint)
+
+
+def _planted(prefix: Path, release: Path) -> Iterator[Path]:
+    for name in _OURS:
+        for place in (prefix / name).glob("*") if (prefix / name).is_dir() else ():
+            if place.is_symlink():
+                yield place
+    for above, names, _ in os.walk(release):
+        if Path(above) == release / "models":  # links, each made anew where it is wrong
+            names.clear()
+        for name in names:
+            if name not in _LINKS_OF_VENV and Path(above, name).is_symlink():
+                yield Path(above, name)
