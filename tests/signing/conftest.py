@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import publickey
+from bundler.bundle import publickey, sealing
 from bundler.bundle.publickey import PublicKey
+from bundler.cli import cli
 from bundler.online import keys
 from bundler.online.keys import PrivateKey
 from bundler.progress import Collected
@@ -62,8 +63,7 @@ def small(pack: Callable[..., Packed]) -> Packed:
 @pytest.fixture
 def signed(small: Packed, builder: Pair) -> Packed:
     """A bundle that the builder signed."""
-    done = bundle("sign", small.path, "--key", builder.private)
-    assert (done.returncode, done.stderr) == (0, "")
+    sealing.add(small.path, sealing.by([builder.signer]))
     return small
 
 
@@ -82,5 +82,19 @@ def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: object, program: Path = installer, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [tool("python3.11"), "-I", "-S", str(program), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+
+    return run
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in this process: what a start of Python costs is not what most tests are about."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = list(map(str, arguments))
+        capsys.readouterr()
+        code = cli.main(command, standalone_mode=False)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(command, int(code or 0), said.out, said.err)
 
     return run

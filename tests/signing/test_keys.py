@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.signing.conftest import Pair
 
 SECRET = "correct horse 배터리"
 PLAIN = {name: value for name, value in os.environ.items() if name != "BUNDLE_KEY_PASSPHRASE"}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def openssl(*arguments: object) -> str:
@@ -40,9 +43,9 @@ def test_keygen_writes_two_files_and_says_the_fingerprint(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("there", ["k.key", "k.pub"])
-def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
+def test_nothing_is_overwritten(here: Run, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
-    done = bundle("keygen", "-o", tmp_path / "k")
+    done = here("keygen", "-o", tmp_path / "k")
     assert (done.returncode, "there is already a file of this name" in done.stderr, there in done.stderr) == (
         9, True, True,
     )  # fmt: skip
@@ -50,26 +53,26 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_the_way_is_not_followed(here: Run, tmp_path: Path) -> None:
     (tmp_path / "k.key").symlink_to(tmp_path / "elsewhere")
-    assert bundle("keygen", "-o", tmp_path / "k").returncode == 9
+    assert here("keygen", "-o", tmp_path / "k").returncode == 9
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_keys_of_openssl_sign_here(small: Packed, tmp_path: Path) -> None:
+def test_keys_of_openssl_sign_here(here: Run, small: Packed, tmp_path: Path) -> None:
     private, public = tmp_path / "o.pem", tmp_path / "o.pub"
     openssl("genpkey", "-algorithm", "ed25519", "-out", private)
     private.chmod(0o600)
     public.write_text(openssl("pkey", "-in", private, "-pubout"))
-    assert bundle("sign", small.path, "--key", private).returncode == 0
-    assert bundle("verify", small.path, "--trust", public).returncode == 0
+    assert here("sign", small.path, "--key", private).returncode == 0
+    assert here("verify", small.path, "--trust", public).returncode == 0
 
 
-def test_encrypted_keys_of_openssl_sign_here(small: Packed, tmp_path: Path) -> None:
+def test_encrypted_keys_of_openssl_sign_here(here: Run, small: Packed, tmp_path: Path) -> None:
     private, passphrase = tmp_path / "o.pem", tmp_path / "pass"
     passphrase.write_text(SECRET + "\n")
     openssl("genpkey", "-algorithm", "ed25519", "-aes256", "-pass", f"file:{passphrase}", "-out", private)
-    assert bundle("sign", small.path, "--key", private, "--passphrase-file", passphrase).returncode == 0
+    assert here("sign", small.path, "--key", private, "--passphrase-file", passphrase).returncode == 0
 
 
 def test_openssl_reads_an_encrypted_key_of_ours(tmp_path: Path) -> None:
@@ -160,9 +163,9 @@ def test_a_passphrase_is_asked_for_at_a_terminal(small: Packed, tmp_path: Path) 
     assert (code, "is not encrypted" in shown) == (0, True), shown
 
 
-def test_a_key_that_others_can_read_is_warned_about(small: Packed, builder: Pair) -> None:
+def test_a_key_that_others_can_read_is_warned_about(here: Run, small: Packed, builder: Pair) -> None:
     builder.private.chmod(0o644)
-    done = bundle("sign", small.path, "--key", builder.private)
+    done = here("sign", small.path, "--key", builder.private)
     assert (done.returncode, "other users of this machine may use this private key: chmod 600" in done.stderr) == (
         0, True,
     )  # fmt: skip
@@ -182,10 +185,12 @@ def test_a_key_that_others_can_read_is_warned_about(small: Packed, builder: Pair
     ],
     ids=["no key", "cut short", "a public key", "another algorithm", "not there"],
 )
-def test_what_is_no_private_key(small: Packed, builder: Pair, tmp_path: Path, make: object, message: str) -> None:
+def test_what_is_no_private_key(
+    here: Run, small: Packed, builder: Pair, tmp_path: Path, make: object, message: str
+) -> None:
     assert callable(make)
     make(tmp_path / "odd", builder)
-    done = bundle("sign", small.path, "--key", tmp_path / "odd", "--debug")
+    done = here("sign", small.path, "--key", tmp_path / "odd", "--debug")
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not [line for line in builder.private.read_text().splitlines()[1:-1] if line[:20] in done.stderr]
 
@@ -204,10 +209,12 @@ def test_what_is_no_private_key(small: Packed, builder: Pair, tmp_path: Path, ma
     ],
     ids=["no key", "two keys", "too large", "a private key", "bad base64", "another algorithm", "not there", "no keys"],
 )
-def test_what_is_no_key_to_trust(signed: Packed, builder: Pair, tmp_path: Path, make: object, message: str) -> None:
+def test_what_is_no_key_to_trust(
+    here: Run, signed: Packed, builder: Pair, tmp_path: Path, make: object, message: str
+) -> None:
     assert callable(make)
     make(tmp_path / "odd", builder)
-    done = bundle("verify", signed.path, "--trust", tmp_path / "odd", "--trust", builder.public)
+    done = here("verify", signed.path, "--trust", tmp_path / "odd", "--trust", builder.public)
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not [line for line in builder.private.read_text().splitlines()[1:-1] if line[:20] in done.stderr]
 

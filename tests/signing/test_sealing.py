@@ -14,8 +14,10 @@ import pytest
 
 from bundler.bundle import archive, journal, sealing
 from bundler.progress import Collected
-from tests.conftest import SMALL, Packed, bundle, tool
+from tests.conftest import SMALL, Packed, tool
 from tests.signing.conftest import Pair
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def claimed(path: Path) -> set[str]:
@@ -25,11 +27,13 @@ def claimed(path: Path) -> set[str]:
         return set(envelope.signed_by) if envelope else set()
 
 
-def test_the_content_is_not_touched_and_others_signatures_stay(small: Packed, pair: Callable[[str], Pair]) -> None:
+def test_the_content_is_not_touched_and_others_signatures_stay(
+    here: Run, small: Packed, pair: Callable[[str], Pair]
+) -> None:
     before = small.path.read_bytes()
     one, two = pair("one"), pair("two")
-    assert bundle("sign", small.path, "--key", one.private).returncode == 0
-    done = bundle("sign", small.path, "--key", two.private)
+    assert here("sign", small.path, "--key", one.private).returncode == 0
+    done = here("sign", small.path, "--key", two.private)
     assert done.returncode == 0
     assert f"signed by  {one.fingerprint}" in done.stdout
     assert f"signed by  {two.fingerprint}" in done.stdout
@@ -46,24 +50,24 @@ def sign_elsewhere(pair: Pair, message: Path, into: Path) -> None:
     subprocess.run([tool("openssl"), *command], check=True)
 
 
-def test_signed_elsewhere(small: Packed, pair: Callable[[str], Pair], tmp_path: Path) -> None:
+def test_signed_elsewhere(here: Run, small: Packed, pair: Callable[[str], Pair], tmp_path: Path) -> None:
     hsm, other = pair("hsm"), pair("other")
     message, raw = tmp_path / "message", tmp_path / "raw"
-    told = bundle("sign", small.path, "--export", message)
+    told = here("sign", small.path, "--export", message)
     assert (told.returncode, small.lock.digest in told.stdout) == (0, True)
     assert message.read_bytes().startswith(b"DSSEv1 28 application/vnd.in-toto+json ")
     assert claimed(small.path) == set()
     sign_elsewhere(hsm, message, raw)
     before = small.path.read_bytes()
-    wrong = bundle("sign", small.path, "--import", raw, "--public", other.public)
+    wrong = here("sign", small.path, "--import", raw, "--public", other.public)
     assert (wrong.returncode, f"not by the key {other.fingerprint}" in wrong.stderr) == (7, True)
     assert small.path.read_bytes() == before
-    assert bundle("sign", small.path, "--import", raw, "--public", hsm.public).returncode == 0
-    assert bundle("verify", small.path, "--trust", hsm.public).returncode == 0
+    assert here("sign", small.path, "--import", raw, "--public", hsm.public).returncode == 0
+    assert here("verify", small.path, "--trust", hsm.public).returncode == 0
     in_place = small.path.read_bytes()
     small.path.write_bytes(before)
     (tmp_path / "text").write_bytes(base64.encodebytes(raw.read_bytes()))
-    assert bundle("sign", small.path, "--import", tmp_path / "text", "--public", hsm.public).returncode == 0
+    assert here("sign", small.path, "--import", tmp_path / "text", "--public", hsm.public).returncode == 0
     assert small.path.read_bytes() == in_place
 
 
@@ -80,13 +84,13 @@ def test_signed_elsewhere_with_the_installer_alone(
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 63, b"x" * 65, b"x" * 3000, base64.b64encode(b"x" * 63), b"=" * 88])
-def test_what_is_no_signature(small: Packed, builder: Pair, tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_signature(here: Run, small: Packed, builder: Pair, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "sig").write_bytes(data)
-    done = bundle("sign", small.path, "--import", tmp_path / "sig", "--public", builder.public)
+    done = here("sign", small.path, "--import", tmp_path / "sig", "--public", builder.public)
     assert (done.returncode, "this is not an Ed25519 signature" in done.stderr) == (2, True), done.stderr
 
 
-def test_what_makes_no_sense(small: Packed, builder: Pair, tmp_path: Path) -> None:
+def test_what_makes_no_sense(here: Run, small: Packed, builder: Pair, tmp_path: Path) -> None:
     some = ["--key", builder.private]
     for arguments in (
         [],
@@ -95,23 +99,23 @@ def test_what_makes_no_sense(small: Packed, builder: Pair, tmp_path: Path) -> No
         ["--public", builder.public],
         [*some, "--public", builder.public],
     ):
-        done = bundle("sign", small.path, *arguments)
+        done = here("sign", small.path, *arguments)
         assert (done.returncode, "give --key, or --export, or --import with --public" in done.stderr) == (2, True)
     assert not (tmp_path / "x").exists()
-    done = bundle("sign", tmp_path / "none", *some)
+    done = here("sign", tmp_path / "none", *some)
     assert (done.returncode, "the bundle can't be read: No such file" in done.stderr) == (9, True)
 
 
-def test_a_bundle_that_is_cut_short_is_not_signed(small: Packed, builder: Pair) -> None:
+def test_a_bundle_that_is_cut_short_is_not_signed(here: Run, small: Packed, builder: Pair) -> None:
     small.path.write_bytes(small.path.read_bytes()[:-3000])
-    done = bundle("sign", small.path, "--key", builder.private)
+    done = here("sign", small.path, "--key", builder.private)
     assert (done.returncode, "the bundle is cut short" in done.stderr) == (6, True)
 
 
-def test_two_runs_at_once(small: Packed, builder: Pair) -> None:
+def test_two_runs_at_once(here: Run, small: Packed, builder: Pair) -> None:
     with small.path.open("rb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        done = bundle("sign", small.path, "--key", builder.private)
+        done = here("sign", small.path, "--key", builder.private)
     assert (done.returncode, "another run is signing this bundle" in done.stderr) == (13, True)
     assert claimed(small.path) == set()
 
@@ -152,7 +156,7 @@ def bytes_until(moment: str, bundle_path: Path, signer: Pair) -> int:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_while_the_head_is_written(
+def test_killed_while_the_head_is_written(here: Run,
     signed: Packed, builder: Pair, pair: Callable[[str], Pair], far: Callable[..., subprocess.CompletedProcess[str]],
     moment: str,
 ) -> None:  # fmt: skip
@@ -169,63 +173,67 @@ def test_killed_while_the_head_is_written(
         assert (read.returncode, "run it again: 'bundle sign' makes the head whole first" in read.stderr) == (
             6, True,
         ), read.stderr  # fmt: skip
-    again = bundle(*sign)
+    again = here(*sign)
     assert (again.returncode, again.stderr) == (0, "")
     assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
     assert not journal.beside(signed.path).exists()
 
 
-def test_killed_before_the_journal_is_whole(signed: Packed, pair: Callable[[str], Pair]) -> None:
+def test_killed_before_the_journal_is_whole(here: Run, signed: Packed, pair: Callable[[str], Pair]) -> None:
     old = signed.path.read_bytes()
     script = "import os, signal, sys\nfrom bundler.cli import main\n"
     script += "os.write = lambda fd, data: os.kill(os.getpid(), signal.SIGKILL)\nsys.exit(main())\n"
     command = [sys.executable, "-c", script, "sign", str(signed.path), "--key", str(pair("second").private)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert signed.path.read_bytes() == old
-    assert bundle("sign", signed.path, "--key", pair("third").private).returncode == 0
+    assert here("sign", signed.path, "--key", pair("third").private).returncode == 0
     assert not list(signed.path.parent.glob(".*"))
 
 
-def test_any_signer_mends_what_another_left(signed: Packed, builder: Pair, pair: Callable[[str], Pair]) -> None:
+def test_any_signer_mends_what_another_left(
+    here: Run, signed: Packed, builder: Pair, pair: Callable[[str], Pair]
+) -> None:
     """The run that mends need not have the key of the one that was killed."""
     second, third = pair("second"), pair("third")
     written = bytes_until("half", signed.path, second)
     sign = [sys.executable, "-c", KILLED, str(written), "sign", str(signed.path), "--key", str(second.private)]
     assert subprocess.run(sign, check=False).returncode == -signal.SIGKILL
-    assert bundle("sign", signed.path, "--key", third.private).returncode == 0
+    assert here("sign", signed.path, "--key", third.private).returncode == 0
     assert claimed(signed.path) == {builder.fingerprint, second.fingerprint, third.fingerprint}
 
 
 def test_what_lies_beside_a_whole_bundle_changes_nothing(
-    signed: Packed, builder: Pair, pair: Callable[[str], Pair], pack: Callable[..., Packed]
+    here: Run, signed: Packed, builder: Pair, pair: Callable[[str], Pair], pack: Callable[..., Packed]
 ) -> None:
     """Somebody else's head under that name would otherwise have the builder sign another bundle."""
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
     journal.beside(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
     second = pair("second")
-    assert bundle("sign", signed.path, "--key", second.private).returncode == 0
+    assert here("sign", signed.path, "--key", second.private).returncode == 0
     assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
     with archive.opened(signed.path) as carried:
         assert carried.lock == signed.lock
 
 
-def test_the_head_of_another_bundle_mends_nothing(signed: Packed, builder: Pair, pack: Callable[..., Packed]) -> None:
+def test_the_head_of_another_bundle_mends_nothing(
+    here: Run, signed: Packed, builder: Pair, pack: Callable[..., Packed]
+) -> None:
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
     journal.beside(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
     damaged = bytearray(signed.path.read_bytes())
     damaged[5000] ^= 1
     signed.path.write_bytes(damaged)
-    done = bundle("sign", signed.path, "--key", builder.private)
+    done = here("sign", signed.path, "--key", builder.private)
     assert (done.returncode, "this is not the head of the bundle beside it" in done.stderr) == (6, True), done.stderr
     assert signed.path.read_bytes() == bytes(damaged)
 
 
-def test_through_a_link(signed: Packed, builder: Pair, tmp_path: Path) -> None:
+def test_through_a_link(here: Run, signed: Packed, builder: Pair, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "link.tar"
     link.parent.mkdir()
     link.symlink_to(signed.path)
     assert journal.beside(link) == journal.beside(signed.path)
-    assert bundle("sign", link, "--key", builder.private).returncode == 0
+    assert here("sign", link, "--key", builder.private).returncode == 0
     assert link.is_symlink()
     assert [path.name for path in link.parent.iterdir()] == ["link.tar"]
 

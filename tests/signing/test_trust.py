@@ -17,7 +17,7 @@ from bundler.bundle import archive, lock, signing
 from tests.conftest import SMALL, Packed, bundle, tool
 from tests.signing.conftest import Pair
 
-Far = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 Pairs = Callable[[str], Pair]
 
 
@@ -40,9 +40,9 @@ def prefix() -> Iterator[Path]:
 
 
 @pytest.fixture
-def installed(signed: Packed, builder: Pair, prefix: Path, far: Far) -> Packed:
+def installed(signed: Packed, builder: Pair, prefix: Path, here: Run) -> Packed:
     """The builder's bundle, in a prefix that was told to trust the builder."""
-    done = far("install", signed.path, "--prefix", prefix, "--trust", builder.public)
+    done = here("install", signed.path, "--prefix", prefix, "--trust", builder.public)
     assert done.returncode == 0, done.stderr
     return signed
 
@@ -51,20 +51,20 @@ def installed(signed: Packed, builder: Pair, prefix: Path, far: Far) -> Packed:
 
 
 def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
-    signed: Packed, builder: Pair, pair: Pairs, prefix: Path, far: Far
+    signed: Packed, builder: Pair, pair: Pairs, prefix: Path, here: Run
 ) -> None:
     other = pair("other")
     sign(signed, builder, other)
     claimed = sorted([builder.fingerprint, other.fingerprint])
-    shown = told(far("inspect", signed.path, "--json"))["result"]
+    shown = told(here("inspect", signed.path, "--json"))["result"]
     assert shown["signed_by"] == claimed
-    checked = told(far("verify", signed.path, "--trust", builder.public, "--json"))
+    checked = told(here("verify", signed.path, "--trust", builder.public, "--json"))
     assert (checked["result"]["signed_by"], checked["result"]["trusted"]) == (claimed, [builder.fingerprint])
     assert checked["warnings"] == []
-    words = far("verify", signed.path, "--trust", builder.public).stdout
+    words = here("verify", signed.path, "--trust", builder.public).stdout
     assert f"signed by  {builder.fingerprint}  (trusted, and the signature holds)" in words
     assert f"signed by  {other.fingerprint}  (as it says; not checked)" in words
-    done = far("install", signed.path, "--prefix", prefix, "--trust", builder.public, "--json")
+    done = here("install", signed.path, "--prefix", prefix, "--trust", builder.public, "--json")
     assert done.returncode == 0, done.stderr
     receipt = json.loads((prefix / "current" / "receipt.json").read_bytes())
     assert (receipt["signed_by"], receipt["trusted"]) == (claimed, [builder.fingerprint])
@@ -106,17 +106,17 @@ def half_forged(packed: Packed, _: Pairs) -> str:
 
 @pytest.mark.parametrize("spoil", [unsigned, by_another, forged, half_forged])
 def test_what_the_trusted_did_not_sign_is_refused_before_anything_is_written(
-    signed: Packed, builder: Pair, pair: Pairs, prefix: Path, far: Far, spoil: Callable[[Packed, Pairs], str]
+    signed: Packed, builder: Pair, pair: Pairs, prefix: Path, here: Run, spoil: Callable[[Packed, Pairs], str]
 ) -> None:
     message = spoil(signed, pair)
     for verb in (["verify", signed.path], ["install", signed.path, "--prefix", prefix]):
-        done = far(*verb, "--trust", builder.public)
+        done = here(*verb, "--trust", builder.public)
         assert (done.returncode, message in done.stderr, "what to do:" in done.stderr) == (7, True, True), done.stderr
     assert not prefix.exists()
 
 
 def test_no_content_is_read_before_the_signature_is_checked(
-    signed: Packed, pair: Pairs, prefix: Path, far: Far
+    signed: Packed, pair: Pairs, prefix: Path, far: Run
 ) -> None:
     """A pipe that gives the head and then nothing more: whoever waited for content would wait for ever."""
     head = signed.path.read_bytes()[: signed.lock.head_size]
@@ -136,49 +136,49 @@ def test_no_content_is_read_before_the_signature_is_checked(
     assert not prefix.exists()
 
 
-def test_damage_to_the_signature_is_told_from_forgery(signed: Packed, builder: Pair, far: Far) -> None:
+def test_damage_to_the_signature_is_told_from_forgery(signed: Packed, builder: Pair, here: Run) -> None:
     data = bytearray(signed.path.read_bytes())
     at = data.index(b'"sig":"') + 20
     data[at] ^= 1
     signed.path.write_bytes(data)
     for arguments in (["--trust", builder.public], []):
-        done = far("verify", signed.path, *arguments)
+        done = here("verify", signed.path, *arguments)
         assert (done.returncode, "bundle.sig (bytes " in done.stderr) == (6, True), done.stderr
 
 
-def test_a_threshold_counts_different_trusted_keys(signed: Packed, builder: Pair, pair: Pairs, far: Far) -> None:
+def test_a_threshold_counts_different_trusted_keys(signed: Packed, builder: Pair, pair: Pairs, here: Run) -> None:
     second, third = pair("second"), pair("third")
     trusted = ["--trust", builder.public, "--trust", second.public, "--trust-threshold", 2]
-    one = far("verify", signed.path, *trusted)
+    one = here("verify", signed.path, *trusted)
     assert (one.returncode, f"it is signed by {builder.fingerprint}\n" in one.stderr) == (7, True), one.stderr
     assert "must be signed by 2 of the keys" in one.stderr
     sign(signed, builder, third)
-    assert far("verify", signed.path, *trusted).returncode == 7
+    assert here("verify", signed.path, *trusted).returncode == 7
     with archive.opened(signed.path) as carried:
         document = json.loads(carried.signature or b"")
     twice = [entry for entry in document["signatures"] if entry["keyid"] == builder.fingerprint] * 2
     archive.seal(signed.path, signed.lock, lock.canonical_json(document | {"signatures": twice}))
-    assert far("verify", signed.path, *trusted).returncode == 7
-    again = far("verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2)
+    assert here("verify", signed.path, *trusted).returncode == 7
+    again = here("verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2)
     assert (again.returncode, "2 signatures are asked for, and 1 keys are given" in again.stderr) == (2, True)
     sign(signed, builder, second)
-    assert far("verify", signed.path, *trusted).returncode == 0
+    assert here("verify", signed.path, *trusted).returncode == 0
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 2])
-def test_a_threshold_that_makes_no_sense(signed: Packed, builder: Pair, far: Far, threshold: int) -> None:
-    done = far("verify", signed.path, "--trust", builder.public, "--trust-threshold", threshold)
+def test_a_threshold_that_makes_no_sense(signed: Packed, builder: Pair, here: Run, threshold: int) -> None:
+    done = here("verify", signed.path, "--trust", builder.public, "--trust-threshold", threshold)
     assert (done.returncode, "signatures are asked for, and 1 keys are given" in done.stderr) == (2, True)
-    none = far("verify", signed.path, "--trust-threshold", 1)
+    none = here("verify", signed.path, "--trust-threshold", 1)
     assert (none.returncode, "1 signatures are asked for, and 0 keys are given" in none.stderr) == (2, True)
 
 
-def test_a_folder_and_a_variable(signed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, far: Far) -> None:
+def test_a_folder_and_a_variable(signed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, here: Run) -> None:
     folder = tmp_path / "trusted keys"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
     (folder / "README").write_text("not a key")
-    assert far("verify", signed.path, "--trust", folder).returncode == 0
+    assert here("verify", signed.path, "--trust", folder).returncode == 0
     other = pair("other")
     for value in (str(folder), os.pathsep.join([str(other.public), str(folder)])):
         done = bundle("verify", signed.path, "--json", env=os.environ | {"BUNDLE_TRUST": value})
@@ -192,12 +192,12 @@ def test_a_folder_and_a_variable(signed: Packed, builder: Pair, pair: Pairs, tmp
 # With no keys.
 
 
-def test_without_keys_it_is_said_that_nobody_vouches(small: Packed, builder: Pair, prefix: Path, far: Far) -> None:
-    done = far("install", small.path, "--prefix", prefix)
+def test_without_keys_it_is_said_that_nobody_vouches(small: Packed, builder: Pair, prefix: Path, here: Run) -> None:
+    done = here("install", small.path, "--prefix", prefix)
     assert (done.returncode, "nobody vouches for this bundle: its bytes can be checked" in done.stderr) == (0, True)
     assert "signed by  nobody" in done.stdout
     sign(small, builder)
-    done = far("install", small.path, "--prefix", prefix)
+    done = here("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert f"it is signed, as it says, by {builder.fingerprint}, which nobody told us to trust" in done.stderr
     assert "--trust KEY.pub" in done.stderr
@@ -209,7 +209,7 @@ def test_without_keys_it_is_said_that_nobody_vouches(small: Packed, builder: Pai
 
 
 def test_a_revoked_key_counts_for_nothing(
-    signed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, prefix: Path, far: Far
+    signed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, prefix: Path, here: Run
 ) -> None:
     second = pair("second")
     folder = tmp_path / "trusted"
@@ -217,39 +217,39 @@ def test_a_revoked_key_counts_for_nothing(
     for one in (builder, second):
         (folder / one.public.name).write_text(one.public.read_text())
     (folder / "revoked").write_text(f"# stolen in spring\n\n  {builder.fingerprint.upper()}  # builder\n")
-    done = far("install", signed.path, "--prefix", prefix, "--trust", folder)
+    done = here("install", signed.path, "--prefix", prefix, "--trust", folder)
     words = f"it is signed by {builder.fingerprint}, as it says, and that key is revoked: it counts for nothing"
     assert (done.returncode, words in done.stderr) == (7, True), done.stderr
     assert not prefix.exists()
     sign(signed, builder, second)
-    done = far("verify", signed.path, "--trust", folder, "--json")
+    done = here("verify", signed.path, "--trust", folder, "--json")
     assert (done.returncode, told(done)["result"]["trusted"]) == (0, [second.fingerprint])
-    two = far("verify", signed.path, "--trust", folder, "--trust-threshold", 2)
+    two = here("verify", signed.path, "--trust", folder, "--trust-threshold", 2)
     assert (two.returncode, "that key is revoked" in two.stderr) == (7, True)
     # a key that is given by its file is no less revoked
-    only = far("verify", sign(signed, builder).path, "--trust", folder, "--trust", builder.public)
+    only = here("verify", sign(signed, builder).path, "--trust", folder, "--trust", builder.public)
     assert only.returncode == 7
 
 
-def test_all_keys_revoked_is_not_the_same_as_no_keys(signed: Packed, builder: Pair, tmp_path: Path, far: Far) -> None:
+def test_all_keys_revoked_is_not_the_same_as_no_keys(signed: Packed, builder: Pair, tmp_path: Path, here: Run) -> None:
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
     (folder / "revoked").write_text(builder.fingerprint)
-    done = far("verify", signed.path, "--trust", folder)
+    done = here("verify", signed.path, "--trust", folder)
     assert (done.returncode, "names: none that is left" in done.stderr) == (7, True), done.stderr
 
 
-def test_a_list_of_revoked_keys_that_can_not_be_read(signed: Packed, builder: Pair, tmp_path: Path, far: Far) -> None:
+def test_a_list_of_revoked_keys_that_can_not_be_read(signed: Packed, builder: Pair, tmp_path: Path, here: Run) -> None:
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
     (folder / "revoked").write_text("# ok\nabc\n")
-    done = far("verify", signed.path, "--trust", folder)
+    done = here("verify", signed.path, "--trust", folder)
     assert (done.returncode, f"{folder}/revoked, line 2" in done.stderr) == (2, True), done.stderr
     (folder / "revoked").unlink()
     (folder / "revoked").mkdir()
-    done = far("verify", signed.path, "--trust", folder)
+    done = here("verify", signed.path, "--trust", folder)
     assert (done.returncode, "the list of revoked keys can't be read" in done.stderr) == (2, True), done.stderr
 
 
@@ -264,7 +264,7 @@ def next_one(pack: Callable[..., Packed], *pairs: Pair, sequence: int = 2, **con
 
 @pytest.mark.usefixtures("installed")
 def test_a_prefix_remembers_and_refuses_others(
-    builder: Pair, pair: Pairs, pack: Callable[..., Packed], prefix: Path, far: Far
+    builder: Pair, pair: Pairs, pack: Callable[..., Packed], prefix: Path, here: Run
 ) -> None:
     live = (prefix / "current").readlink()
     memory = prefix / "trust.json"
@@ -275,88 +275,88 @@ def test_a_prefix_remembers_and_refuses_others(
     other = pair("other")
     for bad in (next_one(pack, sequence=2), next_one(pack, other, sequence=3)):
         for arguments in ([], ["--trust", other.public]):
-            done = far("install", bad.path, "--prefix", prefix, *arguments)
+            done = here("install", bad.path, "--prefix", prefix, *arguments)
             assert (done.returncode, (prefix / "current").readlink()) == (7, live), done.stderr
     assert "that the memory of this prefix names" in done.stderr
     good = next_one(pack, builder, sequence=4)
-    done = far("install", good.path, "--prefix", prefix, "--json")
+    done = here("install", good.path, "--prefix", prefix, "--json")
     assert (done.returncode, told(done)["result"]["trusted"]) == (0, [builder.fingerprint])
     assert "vouches" not in done.stderr
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_new_key_takes_over(builder: Pair, pair: Pairs, pack: Callable[..., Packed], prefix: Path, far: Far) -> None:
+def test_a_new_key_takes_over(builder: Pair, pair: Pairs, pack: Callable[..., Packed], prefix: Path, here: Run) -> None:
     new = pair("new")
     both = next_one(pack, builder, new, sequence=2)
-    done = far("install", both.path, "--prefix", prefix, "--trust", new.public)
+    done = here("install", both.path, "--prefix", prefix, "--trust", new.public)
     assert (done.returncode, f"to have it trust {new.fingerprint} as well" in done.stderr) == (0, True), done.stderr
-    shown = told(far("trust", "--prefix", prefix, "--json"))["result"]
+    shown = told(here("trust", "--prefix", prefix, "--json"))["result"]
     assert shown == {"keys": [builder.fingerprint], "revoked": [], "threshold": 1}
-    assert far("trust", "--prefix", prefix, "--add", new.public).returncode == 0
-    done = far("trust", "--prefix", prefix, "--remove", builder.fingerprint)
+    assert here("trust", "--prefix", prefix, "--add", new.public).returncode == 0
+    done = here("trust", "--prefix", prefix, "--remove", builder.fingerprint)
     assert (done.returncode, new.fingerprint in done.stdout, builder.fingerprint in done.stdout) == (0, True, False)
-    assert far("install", next_one(pack, builder, sequence=3).path, "--prefix", prefix).returncode == 7
-    assert far("install", next_one(pack, new, sequence=4).path, "--prefix", prefix).returncode == 0
+    assert here("install", next_one(pack, builder, sequence=3).path, "--prefix", prefix).returncode == 7
+    assert here("install", next_one(pack, new, sequence=4).path, "--prefix", prefix).returncode == 0
 
 
 def test_what_changes_a_memory_and_what_does_not(
-    installed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, prefix: Path, far: Far
+    installed: Packed, builder: Pair, pair: Pairs, tmp_path: Path, prefix: Path, here: Run
 ) -> None:
     before = (prefix / "trust.json").read_bytes()
-    last = far("trust", "--prefix", prefix, "--remove", builder.fingerprint)
+    last = here("trust", "--prefix", prefix, "--remove", builder.fingerprint)
     assert (last.returncode, "0 keys would be left, and 1 must sign" in last.stderr) == (2, True)
-    unknown = far("trust", "--prefix", prefix, "--remove", "0" * 64)
+    unknown = here("trust", "--prefix", prefix, "--remove", "0" * 64)
     assert (unknown.returncode, "the prefix does not trust" in unknown.stderr) == (2, True)
-    both = far("trust", "--prefix", prefix, "--forget", "--add", builder.public)
+    both = here("trust", "--prefix", prefix, "--forget", "--add", builder.public)
     assert (both.returncode, "--forget goes alone" in both.stderr) == (2, True)
     assert (prefix / "trust.json").read_bytes() == before
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "new.pub").write_text(pair("new").public.read_text())
     (folder / "revoked").write_text(builder.fingerprint + "\n")
-    assert far("trust", "--prefix", prefix, "--add", folder).returncode == 0
-    shown = far("trust", "--prefix", prefix)
+    assert here("trust", "--prefix", prefix, "--add", folder).returncode == 0
+    shown = here("trust", "--prefix", prefix)
     assert f"{builder.fingerprint}  (revoked: counts for nothing)" in shown.stdout
-    assert far("install", installed.path, "--prefix", prefix).returncode == 7
-    again = far("trust", "--prefix", prefix, "--add", builder.public)
+    assert here("install", installed.path, "--prefix", prefix).returncode == 7
+    again = here("trust", "--prefix", prefix, "--add", builder.public)
     assert (again.returncode, "this key is revoked" in again.stderr) == (7, True)
-    assert far("trust", "--prefix", prefix, "--forget").returncode == 0
+    assert here("trust", "--prefix", prefix, "--forget").returncode == 0
     assert not (prefix / "trust.json").exists()
-    assert far("install", installed.path, "--prefix", prefix).returncode == 0
+    assert here("install", installed.path, "--prefix", prefix).returncode == 0
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_revoked_key_is_learned_from_an_install_that_passes(
-    builder: Pair, pair: Pairs, pack: Callable[..., Packed], tmp_path: Path, prefix: Path, far: Far
+    builder: Pair, pair: Pairs, pack: Callable[..., Packed], tmp_path: Path, prefix: Path, here: Run
 ) -> None:
     second = pair("second")
-    assert far("trust", "--prefix", prefix, "--add", second.public).returncode == 0
+    assert here("trust", "--prefix", prefix, "--add", second.public).returncode == 0
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "second.pub").write_text(second.public.read_text())
     (folder / "revoked").write_text(builder.fingerprint + "\n")
-    done = far("install", next_one(pack, second, sequence=2).path, "--prefix", prefix, "--trust", folder)
+    done = here("install", next_one(pack, second, sequence=2).path, "--prefix", prefix, "--trust", folder)
     assert done.returncode == 0, done.stderr
-    done = far("install", next_one(pack, builder, sequence=3).path, "--prefix", prefix)
+    done = here("install", next_one(pack, builder, sequence=3).path, "--prefix", prefix)
     assert (done.returncode, "that key is revoked" in done.stderr) == (7, True), done.stderr
 
 
-def test_a_threshold_is_remembered(signed: Packed, builder: Pair, pair: Pairs, prefix: Path, far: Far) -> None:
+def test_a_threshold_is_remembered(signed: Packed, builder: Pair, pair: Pairs, prefix: Path, here: Run) -> None:
     second = pair("second")
     trusted = ["--trust", builder.public, "--trust", second.public]
     sign(signed, builder, second)
-    assert far("install", signed.path, "--prefix", prefix, *trusted, "--trust-threshold", 2).returncode == 0
+    assert here("install", signed.path, "--prefix", prefix, *trusted, "--trust-threshold", 2).returncode == 0
     sign(signed, builder)
-    done = far("install", signed.path, "--prefix", prefix)
+    done = here("install", signed.path, "--prefix", prefix)
     assert (done.returncode, "must be signed by 2 of the keys" in done.stderr) == (7, True), done.stderr
 
 
-def test_keys_may_be_there_before_the_first_install(small: Packed, builder: Pair, prefix: Path, far: Far) -> None:
-    assert "takes any bundle" in far("trust", "--prefix", prefix).stdout
+def test_keys_may_be_there_before_the_first_install(small: Packed, builder: Pair, prefix: Path, here: Run) -> None:
+    assert "takes any bundle" in here("trust", "--prefix", prefix).stdout
     assert not prefix.exists()
-    assert far("trust", "--prefix", prefix, "--add", builder.public).returncode == 0
-    assert far("install", small.path, "--prefix", prefix).returncode == 7
-    assert far("install", sign(small, builder).path, "--prefix", prefix).returncode == 0
+    assert here("trust", "--prefix", prefix, "--add", builder.public).returncode == 0
+    assert here("install", small.path, "--prefix", prefix).returncode == 7
+    assert here("install", sign(small, builder).path, "--prefix", prefix).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -367,19 +367,19 @@ def test_keys_may_be_there_before_the_first_install(small: Packed, builder: Pair
         b'{"format":1,"keys":["x"],"revoked":["y"],"threshold":1}', b'{"format":1,"keys":["x"],"revoked":[],"threshold":0}',
     ],
 )  # fmt: skip
-def test_a_damaged_memory_trusts_nobody(installed: Packed, prefix: Path, far: Far, damage: bytes) -> None:
+def test_a_damaged_memory_trusts_nobody(installed: Packed, prefix: Path, here: Run, damage: bytes) -> None:
     (prefix / "trust.json").write_bytes(damage)
-    done = far("install", installed.path, "--prefix", prefix)
+    done = here("install", installed.path, "--prefix", prefix)
     assert (done.returncode, "the prefix's trusted keys are damaged" in done.stderr) == (7, True), done.stderr
     assert "--forget" in done.stderr
-    assert far("trust", "--prefix", prefix, "--forget").returncode == 0
+    assert here("trust", "--prefix", prefix, "--forget").returncode == 0
 
 
-def test_a_failed_install_remembers_nothing(signed: Packed, builder: Pair, prefix: Path, far: Far) -> None:
+def test_a_failed_install_remembers_nothing(signed: Packed, builder: Pair, prefix: Path, here: Run) -> None:
     data = bytearray(signed.path.read_bytes())
     data[signed.lock.head_size + 10] ^= 1
     signed.path.write_bytes(data)
-    assert far("install", signed.path, "--prefix", prefix, "--trust", builder.public).returncode == 6
+    assert here("install", signed.path, "--prefix", prefix, "--trust", builder.public).returncode == 6
     assert not (prefix / "trust.json").exists()
 
 
@@ -387,34 +387,42 @@ def test_a_failed_install_remembers_nothing(signed: Packed, builder: Pair, prefi
 
 
 def test_an_older_bundle_needs_to_be_allowed(
-    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, far: Far
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
 ) -> None:
     newer = next_one(pack, builder, sequence=5)
-    assert far("install", newer.path, "--prefix", prefix).returncode == 0
+    assert here("install", newer.path, "--prefix", prefix).returncode == 0
     live = (prefix / "current").readlink()
-    done = far("install", installed.path, "--prefix", prefix)
+    done = here("install", installed.path, "--prefix", prefix)
     assert (done.returncode, "sequence 1 is older than 5, which is live" in done.stderr) == (7, True), done.stderr
     assert (prefix / "current").readlink() == live
-    allowed = far("install", installed.path, "--prefix", prefix, "--allow-downgrade")
+    allowed = here("install", installed.path, "--prefix", prefix, "--allow-downgrade")
     assert (allowed.returncode, "this is a downgrade, as allowed" in allowed.stderr) == (0, True), allowed.stderr
     assert (prefix / "current").readlink() != live
-    assert far("install", newer.path, "--prefix", prefix).returncode == 0
-    assert far("rollback", "--prefix", prefix).returncode == 0
+    assert here("install", newer.path, "--prefix", prefix).returncode == 0
+    assert here("rollback", "--prefix", prefix).returncode == 0
 
 
 def test_another_bundle_of_the_same_sequence_is_warned_about(
-    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, far: Far
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
 ) -> None:
-    same = far("install", installed.path, "--prefix", prefix, "--json")
+    same = here("install", installed.path, "--prefix", prefix, "--json")
     assert (same.returncode, "another bundle" in same.stderr) == (0, False)
     twin = next_one(pack, builder, sequence=1, more=b"x")
-    done = far("install", twin.path, "--prefix", prefix)
+    done = here("install", twin.path, "--prefix", prefix)
     assert (done.returncode, "another bundle of sequence 1 is live" in done.stderr) == (0, True), done.stderr
+
+
+def pack_named(pack: Callable[..., Packed], name: str, sequence: int) -> Packed:
+    """A bundle of another name; the fixture's own ``name`` is the file's."""
+    packed = pack(SMALL, f"{name}.tar")
+    locked = lock.with_changes(packed.lock, name=name, sequence=sequence)
+    archive.seal(packed.path, locked, None)
+    return Packed(packed.path, locked, packed.contents)
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_bundle_of_another_name_has_a_sequence_of_its_own(
-    builder: Pair, pack: Callable[..., Packed], prefix: Path, far: Far
+    builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
 ) -> None:
-    other = sign(pack(SMALL, "other.tar", name="other", sequence=0), builder)
-    assert far("install", other.path, "--prefix", prefix).returncode == 0
+    other = sign(pack_named(pack, "other", sequence=0), builder)
+    assert here("install", other.path, "--prefix", prefix).returncode == 0
