@@ -149,10 +149,14 @@ def as_index(folder: Path, package: str, offers: Iterable[Offer]) -> str:
     return folder.as_uri()
 
 
-def _anchor(offer: Offer) -> str:
+def digest_of(offer: Offer) -> str:
+    """The SHA-256 that is published, or that a file of this machine has; "" where neither is."""
     path = pipconfig.local_path(offer.url)
-    # uv would unpack a wheel without a digest into its cache to compute one.
-    sha256 = offer.sha256 or (hashing.digest_of_file(path)[1] if path else "")
+    return offer.sha256 or (hashing.digest_of_file(path)[1] if path else "")
+
+
+def _anchor(offer: Offer) -> str:
+    sha256 = digest_of(offer)  # uv would unpack a wheel without one into its cache to compute it
     address = offer.url + (f"#sha256={sha256}" if sha256 else "")
     attributes = {"href": address}
     if offer.requires_python:

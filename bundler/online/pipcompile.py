@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,9 @@ def require(target: Target) -> str:
         raise ResolveError(
             f"pip-tools resolves for the machine that it runs on alone: {differing}", where="python.resolver", hint=hint
         )
-    done = process.run([sys.executable, "-m", "piptools", "compile", "--version"], accept=range(256))
+    with tempfile.TemporaryDirectory(prefix="airgap-bundler-") as empty:  # Python would import from the working folder
+        command = [sys.executable, "-m", "piptools", "compile", "--version"]
+        done = process.run(command, folder=Path(empty), accept=range(256))
     if done.code:
         why = (
             "is not installed" if "No module named piptools" in done.stderr else f"can't be run:\n{done.stderr[-500:]}"
@@ -74,10 +77,9 @@ class PipCompile:
         out.unlink(missing_ok=True)  # pip-compile would prefer the versions that it finds there
         offered = {name: self._offered(name, url, name in sources) for name, url in routes.items()}
         excluded = [line for name, offers in offered.items() for line in self._excluded(name, offers)]
-        _write(self.folder / "pip.in", [str(line.requirement) for line in self.asked.requirements])
-        _write(
-            self.folder / "pip.constraints", [*(str(line.requirement) for line in self.asked.constraints), *excluded]
-        )
+        constraints = [_as_line(line, sources) for line in self.asked.constraints]
+        _write(self.folder / "pip.in", [_as_line(line, sources) for line in self.asked.requirements])
+        _write(self.folder / "pip.constraints", [*constraints, *excluded])
         links = tuple(self._page(name, url, offered[name]) for name, url in routes.items())
         config = replace(self.asked.config, find_links=(*links, *self.asked.config.find_links))
         formats = ["--only-binary=:all:", *(f"--no-binary={name}" for name in sorted(sources))]
@@ -156,6 +158,12 @@ def _names_prerelease(line: Line) -> bool:
         except InvalidVersion:  # after ===, anything may stand
             continue
     return False
+
+
+def _as_line(line: Line, sources: Iterable[str]) -> str:
+    """As pip reads it; digests stand there for source code alone, whose code pip must not run unless they are right."""
+    digests = sorted(line.sha256) if line.name in sources else []
+    return " ".join([str(line.requirement), *(f"--hash=sha256:{digest}" for digest in digests)])
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -55,6 +55,12 @@ def explained(refusal: RefusalError, target: Target, shelf: Pages, *, buildable:
     return ResolveError(f"no set of packages fits together for {target}\n{words}", where="python", hint=hint)
 
 
+def not_allowed(what: str, name: str) -> ResolveError:
+    """No file of a package has a digest that the requirements allow."""
+    hint = "correct the --hash in the requirements, or find out why the index has another file"
+    return ResolveError(f"no {what} of {name} has a digest that is allowed", where=name, hint=hint)
+
+
 def not_built(what: str, words: str) -> ProgramError:
     """Source code that was to be built can't be; ``words`` are the last that its build said."""
     hint = (

@@ -60,6 +60,7 @@ class Rounds:
                 elif newly := self._to_build(words, built):
                     built |= newly
                     merged = {name: url for name, url in merged.items() if name not in newly}
+                    routes |= self._allowed(newly)
                     before_merging = None
                 else:
                     raise self._explained(before_merging or refusal, routes | merged) from None
@@ -78,7 +79,8 @@ class Rounds:
             return uvlock.compile_lock(
                 self.asked, self.target, routes, self.router.folder, alone=alone, sources=sources
             )
-        own = {name: url for name, url in routes.items() if name in self.router.concerned}
+        tied = self.router.concerned | {name for name in sources if self.asked.sha256_of(name)}
+        own = {name: url for name, url in routes.items() if name in tied}
         self._require_known_to_pip(own)
         try:
             pins = self.pip.pins(own, sources)
@@ -109,6 +111,17 @@ class Rounds:
         """Packages that may be built and that a refusal speaks of, first those that it says have no wheel."""
         may = (self.buildable or frozenset()) - built
         return (refusals.without_wheel(words) & may) or uvlock.packages_named(words, may)
+
+    def _allowed(self, names: Iterable[str]) -> dict[str, str]:
+        """Where the source code comes from of which the requirements demand digests; its code runs before all else."""
+        found: dict[str, str] = {}
+        for name in sorted(names):
+            if digests := self.asked.sha256_of(name):
+                url = self.router.allowed_source(name, digests)
+                if url is None:
+                    raise refusals.not_allowed("source code", name)
+                found[name] = url
+        return found
 
     def _preferring_wheels(self, pin: Pinned) -> Pinned:
         """What was looked at as source code and has a wheel in the version that was chosen is taken as that."""

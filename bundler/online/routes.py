@@ -70,6 +70,19 @@ class Router:
         )
         return f"{self.pytorch}/{accelerator}"
 
+    def allowed_source(self, name: str, sha256: frozenset[str]) -> str | None:
+        """The address of an index that has of a package the source code with these digests alone; None: there is none.
+
+        uv runs source code to learn what it needs, so it may not even see any other.
+        """
+        explicit = self._explicit.get(name)
+        offers = self.pages.on(explicit, name) if explicit else self.pages.sources(name)
+        allowed = [offer for offer in offers if not offer.is_wheel and pages.digest_of(offer) in sha256]
+        if not allowed:
+            return None
+        self.why[name] = "is built from the source code whose digest the requirements allow"
+        return pages.as_index(self.folder / f"source-{name}", name, allowed)
+
     def _merged(self, name: str) -> str | None:
         """An index of all wheels that fit, from wherever they are.
 

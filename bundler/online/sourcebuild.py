@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
@@ -64,8 +64,7 @@ def built(source: Source, target: Target, config: PipConfig, store: Store, repor
         with _made(source, config, store) as path:
             size, sha256 = store.copy_in(path)
             wheel = BuiltWheel(filename=path.name, size=size, sha256=sha256)
-        said = json.dumps({"filename": wheel.filename, "size": size, "sha256": sha256}).encode()
-        store.remember(key, store.put_bytes(said))
+        store.remember(key, store.put_bytes(json.dumps(asdict(wheel)).encode()))
     _require_fit(wheel.filename, source, target)
     return wheel
 
@@ -74,8 +73,10 @@ def _kept(key: str, store: Store) -> BuiltWheel | None:
     note = store.recalled(key)
     if note is None:
         return None
-    said = json.loads(note.read_bytes())
-    wheel = BuiltWheel(filename=said["filename"], size=said["size"], sha256=said["sha256"])
+    try:
+        wheel = BuiltWheel(**json.loads(note.read_bytes()))
+    except (ValueError, TypeError):  # a damaged note: built once more
+        return None
     return wheel if store.path_of(wheel.sha256, wheel.size) else None
 
 

@@ -91,7 +91,7 @@ def resolve(
     buildable = frozenset(canonicalize_name(name) for name in wanted.build_from_source)
     with _desk(asked, wanted.indexes, target, store, report, pytorch) as desk:
         found = desk.resolved(desk.rounds(buildable, by_pip=by_pip)) if asked.requirements else ()
-    report.note(f"{len(found)} packages, resolved by {resolver}")
+    report.note(f"resolved by {resolver}: {len(found)} packages")
     return found
 
 
@@ -188,7 +188,6 @@ class _Desk:
 
     def _built(self, pin: Pinned, file: File, route: str | None) -> ResolvedWheel:
         """The wheel of a package that has source code alone."""
-        self._require_allowed(pin, file)
         offer = self._offer(pin, file, route)
         away = download.Wanted(url=file.url, sha256=file.sha256)
         ((_, sha256),) = self._fetched([away])
@@ -206,31 +205,21 @@ class _Desk:
             built_from=sha256,
         )
 
-    def _require_allowed(self, pin: Pinned, *files: File) -> tuple[File, ...]:
-        """Those of the files whose digest the requirements allow; raises ResolveError where none is."""
-        allowed = self.asked.sha256_of(pin.name)
-        fitting = tuple(file for file in files if not allowed or file.sha256 in allowed)
-        if not fitting:
-            hint = "correct the --hash in the requirements, or find out why the index has another file"
-            raise ResolveError(
-                f"no {'source code' if pin.source else 'wheel'} of {pin.name} {pin.version} has a digest that is allowed",
-                where=pin.name,
-                hint=hint,
-            )
-        return fitting
-
     def _best(self, pin: Pinned) -> File:
         """The wheel whose tags rank first on the target, as pip would choose (the later build of equal ones)."""
         ranks = wheel_tags_of(self.target)
         fitting = [file for file in pin.files if self.target.fits(file.filename)]
         if not fitting:
             raise refusals.no_wheel(f"{pin.name} {pin.version}", self.target)
+        allowed = self.asked.sha256_of(pin.name)
+        if allowed and not (fitting := [file for file in fitting if file.sha256 in allowed]):
+            raise refusals.not_allowed("wheel", f"{pin.name} {pin.version}")
 
         def rank(file: File) -> tuple[int, tuple[()] | tuple[int, str]]:
             _, _, build, tags = parse_wheel_filename(file.filename)
             return -min(ranks[tag] for tag in tags if tag in ranks), build
 
-        return max(self._require_allowed(pin, *fitting), key=rank)
+        return max(fitting, key=rank)
 
     def _offer(self, pin: Pinned, file: File, route: str | None) -> Offer:
         """Where a wheel stands and what is published of it there."""

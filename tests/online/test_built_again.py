@@ -45,7 +45,7 @@ def test_the_lock_says_who_resolved(bench: Bench, shop: Workshop, tmp_path: Path
     bench.wheel("one", "1.0")
     *_, found = locked(tmp_path, shop, f"requirements: [one], resolver: {resolver}")
     assert found.python.resolver == resolver
-    assert any(f"1 packages, resolved by {resolver} " in note for note in bench.report.notes)
+    assert any(f"resolved by {resolver} " in note for note in bench.report.notes)
 
 
 def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: Workshop, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from bundler.bundle.entries import Resolver
 from bundler.bundle.hashing import digest_of_file
 from bundler.bundle.target import this_machine
-from bundler.errors import IntegrityError, ProgramError, UnsafeError
+from bundler.errors import IntegrityError, ProgramError, ResolveError, UnsafeError
 from bundler.online import sourcebuild, wheels
 from bundler.online.sourcebuild import Source
 from bundler.online.store import Store
+from bundler.online.wheels import Wanted
 from tests.conftest import tool
 from tests.online.bench import LINUX, WINDOWS, Bench
 from tests.sourcemaking import backend_of, make_source
@@ -254,14 +256,32 @@ def test_source_code_that_is_not_what_was_published(bench: Bench, mark: Path) ->
     assert runs(mark) == set()
 
 
-def test_a_digest_that_is_demanded_of_source_code(bench: Bench, tmp_path: Path) -> None:
-    source = offer(bench, "sourced", "1.0")
+@pytest.mark.parametrize("resolver", ["uv", "pip-tools"])
+def test_source_code_with_another_digest_than_is_demanded_is_not_run(
+    bench: Bench, tmp_path: Path, mark: Path, resolver: Resolver
+) -> None:
+    good = make_source(bench.links, "sourced", "1.0")
+    offer(bench, "sourced", "1.0", mark=mark)
     path = tmp_path / "r.txt"
-    path.write_text(f"sourced==1.0 --hash=sha256:{digest_of_file(source)[1]}\n")
-    assert bench.resolve(requirements_files=(path,), build_from_source=("sourced",))["sourced"].built_from
+    wanted = Wanted(requirements_files=(path,), build_from_source=("sourced",), resolver=resolver)
+    path.write_text(f"sourced==1.0 --hash=sha256:{digest_of_file(good)[1]}\n")
+    (found,) = wheels.resolve(wanted, HERE, bench.config, bench.store, bench.report)
+    assert (found.built_from, found.publisher) == (digest_of_file(good)[1], "find-links")
     path.write_text(f"sourced==1.0 --hash=sha256:{'0' * 64}\n")
-    error = bench.refused(requirements_files=(path,), build_from_source=("sourced",))
-    assert "no source code of sourced 1.0 has a digest that is allowed" in str(error)
+    with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed"):
+        wheels.resolve(wanted, HERE, bench.config, bench.store, bench.report)
+    assert runs(mark) == set()
+
+
+def test_a_note_of_a_build_that_is_damaged(bench: Bench) -> None:
+    offer(bench, "sourced", "1.0")
+    found = bench.resolve("sourced", build_from_source=("sourced",))
+    (note,) = bench.store.root.rglob("built-wheel-*")
+    kept = bench.store.path_of(note.read_text())
+    assert kept
+    kept.chmod(0o644)
+    kept.write_bytes(b"{}")
+    assert bench.resolve("sourced", build_from_source=("sourced",)) == found
 
 
 def test_a_local_wheel_of_another_machine_is_none(bench: Bench) -> None:
