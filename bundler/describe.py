@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bundler.bundle import fields
+from bundler.bundle import entries, fields
 from bundler.bundle.difference import Change, Difference
 from bundler.bundle.entries import Artifact, Edge, Model
 from bundler.bundle.lock import Lock
@@ -116,6 +116,8 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
     if files := said["app"]["files"]:
         starts = shlex.join(lock.app.entrypoint) or "Python"
         lines.append(f"  app        {files} files, {size_text(said['app']['bytes'])}; starts: {starts}")
+    if built := [Path(a.path).name for a in lock.artifacts if a.origin.startswith(entries.BUILT)]:
+        lines.append("  built from source code by the builder: " + ", ".join(built))
     if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
         lines.append("  no digest was published for: " + ", ".join(loose))
     return "\n".join(lines)

@@ -37,6 +37,10 @@ FOLDERS: Mapping[Kind, str] = {
     "app": "app/",
 }
 """Where artifacts of each kind stand, in the order in which they stand."""
+BUILT = "built here from "
+"""Begins the origin of a wheel that was built from source code; its address and digest follow."""
+OF_SOURCE = "sha256 of the source code"
+"""Names a digest that is published for the source code that a wheel was built from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

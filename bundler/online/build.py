@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from bundler.bundle import archive, disk, lock, signing, wheelcheck
+from bundler.bundle import archive, disk, entries, lock, signing, wheelcheck
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.bundle.signing import Signer
@@ -149,7 +149,7 @@ def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> 
     lost = [artifact for artifact in away if artifact not in addressed]
     found = {one.sha256: one for one in _found_again(lost, locked, asked, shop)}
     missing = [artifact for artifact in lost if artifact.sha256 not in found]
-    if changed := [artifact.path for artifact in missing if artifact.origin.startswith(wheels.BUILT)]:
+    if changed := [artifact.path for artifact in missing if artifact.origin.startswith(entries.BUILT)]:
         hint = "compiler or build requirements are others by now: bring the shelf that has it, or run bundle lock again"
         raise IntegrityError(
             f"built again from source code, this is not what the lock has: {', '.join(changed)}", hint=hint
@@ -174,7 +174,7 @@ def _address(artifact: Artifact, shop: Workshop) -> str:
 def _found_again(lost: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> list[ResolvedWheel]:
     """Wheels that pip finds again here, and those that are built again from source code."""
     found: list[ResolvedWheel] = []
-    built = {one.path for one in lost if one.origin.startswith(wheels.BUILT)}
+    built = {one.path for one in lost if one.origin.startswith(entries.BUILT)}
     found += _pinned([one for one in lost if one.path in built], locked, asked, shop, build=True)
     for kind in WHEELS:  # apart: the environment may hold another version of a tool
         plain = [one for one in lost if one.kind == kind and one.path not in built]

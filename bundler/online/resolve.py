@@ -148,13 +148,13 @@ def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop)
 
 def _artifact_of_build(wheel: ResolvedWheel, kind: entries.Kind, local: str) -> Artifact:
     """A wheel that was built here: its digest is ours, and what was published is that of the source code."""
-    published = Upstream(algorithm=wheels.OF_SOURCE, digest=wheel.built_from, publisher=wheel.publisher)
+    published = Upstream(algorithm=entries.OF_SOURCE, digest=wheel.built_from, publisher=wheel.publisher)
     return Artifact(
         path=f"{entries.FOLDERS[kind]}{wheel.filename}",
         kind=kind,
         size=wheel.size,
         sha256=wheel.sha256,
-        origin=f"{wheels.BUILT}{local or wheel.origin}#sha256={wheel.built_from}",
+        origin=f"{entries.BUILT}{local or wheel.origin}#sha256={wheel.built_from}",
         upstream=(published,) if wheel.published else (),
     )
 

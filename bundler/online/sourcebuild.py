@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from bundler.progress import Report
 
 _FORM = 1
 """Grows when this room makes other bytes of the same source."""
+_GLIBC = re.compile(r"-manylinux_(\d+)_(\d+)_")
 _FIND_LINKS = "or build the wheel on such a machine into a folder that pip's find-links names"
 
 
@@ -156,8 +158,11 @@ def _platform_of(wheel: Path, source: Source) -> str:
 def _require_fit(filename: str, source: Source, target: Target) -> None:
     if target.fits(filename):
         return
-    differing = likeness.differences(target)
-    why = f": {differing}" if differing else ""
+    reasons = [likeness.differences(target)]
+    needed = _GLIBC.search(filename)
+    if needed and target.libc.startswith("glibc-") and target.libc_version[1:] < (int(needed[1]), int(needed[2])):
+        reasons.insert(0, f"it needs glibc {needed[1]}.{needed[2]}")
+    why = ": " + "; ".join(filter(None, reasons)) if any(reasons) else ""
     hint = f"build the bundle on a machine like the target, ask for a version that has a wheel, {_FIND_LINKS}"
     raise ResolveError(
         f"{source} has no wheel for {target}, and the one that was built here from its source code, {filename}, "

@@ -32,10 +32,6 @@ from bundler.progress import Report
 
 Indexes = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of an index's address and the packages that come from there alone."""
-BUILT = "built here from "
-"""Begins the origin, in a lock, of a wheel that was built from source code; its address and digest follow."""
-OF_SOURCE = "sha256 of the source code"
-"""Names, in a lock, a digest that is published for the source code that a wheel was built from."""
 _PYPI_FILES = "files.pythonhosted.org"
 
 

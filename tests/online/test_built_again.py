@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bundler import describe
 from bundler.bundle.entries import Artifact, Upstream
 from bundler.bundle.hashing import digest_of_file
 from bundler.bundle.lock import Lock
@@ -59,6 +60,7 @@ def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: Works
     assert wheel.origin == f"built here from {address}#sha256={sha256}"
     published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=bench.index.host)
     assert wheel.upstream == (published,)
+    assert "built from source code by the builder: sourced-1.0-py3-none-any.whl" in describe.words(found)
     first = build.build(path, tmp_path / "a.tar", kept, shop)
     bench.store.drop(wheel.sha256)
     again = build.build(path, tmp_path / "b.tar", kept, shop)

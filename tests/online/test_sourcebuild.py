@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import zipfile
@@ -113,7 +114,7 @@ def test_a_compiled_wheel_that_needs_a_newer_c_library(bench: Bench) -> None:
     offer(bench, "sourced", "1.0", compiled=True, code=code, answer="(long)pow(two, 3.0)", libraries=["-lm"])
     error = bench.refused("sourced", target=LINUX, build_from_source=("sourced",))
     assert "the one that was built here from its source code, sourced-1.0-" in str(error)
-    assert f"the target's C library is glibc-2.28, the builder's is {HERE.libc}" in str(error)
+    assert re.search(r"does not fit there: it needs glibc 2\.\d\d; the target's C library is glibc-2\.28, ", str(error))
     assert "on a machine like the target" in error.hint
     assert bench.resolve("sourced", target=HERE, build_from_source=("sourced",))
 
