@@ -14,7 +14,7 @@ from bundler.bundle import damage, disk, entries, hashing, head, journal, tarfor
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
 from bundler.bundle.damage import Damage, DamagedError, Survey
 from bundler.bundle.entries import Artifact
-from bundler.bundle.hashing import FileSource, HashingCopier
+from bundler.bundle.hashing import FileSource, HashingCopier, ReadError
 from bundler.bundle.head import Head
 from bundler.bundle.lock import Lock
 from bundler.bundle.tarform import Layout, Member
@@ -163,6 +163,11 @@ class OpenBundle:
                     except EOFError as error:
                         damages[member.name].append(_cut_short(member, error))
                         break
+                    except ReadError as error:
+                        damages[member.name].append(_unreadable(member.name, error))
+                        if not self.carrier.seekable:
+                            break
+                        continue
                 damages[member.name] += self._damage_of_padding(member)
             for member, digest in digests:
                 damages[member.name] += _compare(member, digest.result())
@@ -184,6 +189,8 @@ class OpenBundle:
                 found += _compare(member, self.carrier.digest(member.content_at, member.size, advance))
             except EOFError as error:
                 return [*found, _cut_short(member, error)]
+            except ReadError as error:
+                return [*found, _unreadable(member.name, error)]
         return found + self._damage_of_padding(member)
 
     def _damage_of_header(self, member: Member) -> list[Damage]:
@@ -201,7 +208,7 @@ class OpenBundle:
     def _damage_at_end(self) -> list[Damage]:
         end_at = self.layout.end_at
         found = self._damage_of_form("end of the bundle", end_at, tarform.END, "must be two blocks of zero bytes")
-        if self.carrier.read(self.layout.size, 1):
+        if self._more():
             found.append(
                 Damage(
                     member="end of the bundle",
@@ -212,8 +219,19 @@ class OpenBundle:
             )
         return found
 
+    def _more(self) -> bool:
+        """Whether bytes follow the end; a medium that does not give them back has some."""
+        try:
+            return bool(self.carrier.read(self.layout.size, 1))
+        except ReadError:
+            return True
+
     def _damage_of_form(self, name: str, at: int, expected: bytes, message: str) -> list[Damage]:
-        return damage.between(name, at, self.carrier.read(at, len(expected)), expected, message)
+        try:
+            found = self.carrier.read(at, len(expected))
+        except ReadError as error:
+            return [_unreadable(name, error)]
+        return damage.between(name, at, found, expected, message)
 
 
 @contextmanager
@@ -255,7 +273,11 @@ def _open_file(fd: int, path: Path, *, damaged: bool) -> OpenBundle:
 
 
 def _open(carrier: Carrier, where: str, *, damaged: bool) -> OpenBundle:
-    found = head.read(carrier, where)
+    try:
+        found = head.read(carrier, where)
+    except ReadError as error:
+        message = f"the head of the bundle can't be read (bytes {error.at}-{error.end}): {error.strerror}"
+        raise IntegrityError(message, where=where, hint=damage.CARRY_AGAIN) from error
     if not damaged:
         head.refuse(found, carrier, where)
     return OpenBundle(found, carrier, where)
@@ -273,6 +295,11 @@ def _compare(member: Member, found: str) -> list[Damage]:
         return []
     message = f"content differs: sha256 {found}, expected {expected}"
     return [Damage(member=member.name, start=member.content_at, end=member.end, message=message)]
+
+
+def _unreadable(name: str, error: ReadError) -> Damage:
+    message = f"the medium does not give it back: {error.strerror}; copy what is left to a sound one"
+    return Damage(member=name, start=error.at, end=error.end, message=message)
 
 
 def _cut_short(member: Member, error: EOFError) -> Damage:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from bundler.bundle import hashing
-from bundler.bundle.hashing import FileSource, Source
+from bundler.bundle.hashing import FileSource, ReadError, Source
 
 
 class Carrier(Protocol):
-    """Bytes at offsets. A carrier that is not ``seekable`` takes offsets in growing order only."""
+    """Bytes at offsets. A carrier that is not ``seekable`` takes offsets in growing order only.
+
+    All raise ReadError where the medium does not give them back.
+    """
 
     @property
     def seekable(self) -> bool: ...
@@ -108,7 +111,11 @@ class StreamCarrier:
             pass
 
     def _take(self, most: int) -> bytes:
-        data = self._stream.read(min(most, hashing.CHUNK))
+        size = min(most, hashing.CHUNK)
+        try:
+            data = self._stream.read(size)
+        except OSError as error:
+            raise ReadError(error, self._at, size) from error
         self._at += len(data)
         self._ended = self._ended or not data
         return data

@@ -29,6 +29,16 @@ CHUNK = 1 << 20
 STRIDE = 16 << 20
 """Bytes copied at once: a multiple of every file system's block, so that extents can be shared."""
 
+
+class ReadError(OSError):
+    """A medium does not give bytes back: somewhere from offset ``at`` up to, not including, ``end``."""
+
+    def __init__(self, error: OSError, at: int, size: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.at = at
+        self.end = at + size
+
+
 _BINARY: int = getattr(os, "O_BINARY", 0)
 _seeking = threading.Lock()
 
@@ -44,12 +54,15 @@ def open_to_write(path: Path, mode: int = 0o644) -> int:
 
 
 def read_at(fd: int, into: memoryview, at: int) -> int:
-    """Read bytes at offset ``at`` into ``into``; the number read, 0 at the end of the file."""
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [into], at)
-    with _seeking:  # Windows has no positioned read
-        os.lseek(fd, at, os.SEEK_SET)
-        data = os.read(fd, len(into))
+    """Read bytes at offset ``at`` into ``into``; the number read, 0 at the end of the file. Raises ReadError."""
+    try:
+        if hasattr(os, "preadv"):
+            return os.preadv(fd, [into], at)
+        with _seeking:  # Windows has no positioned read
+            os.lseek(fd, at, os.SEEK_SET)
+            data = os.read(fd, len(into))
+    except OSError as error:
+        raise ReadError(error, at, len(into)) from error
     into[: len(data)] = data
     return len(data)
 
