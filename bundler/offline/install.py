@@ -21,6 +21,7 @@ from bundler.offline import (
     pickles,
     place,
     preflight,
+    recipe,
     releases,
     smoke,
     trust,
@@ -137,6 +138,7 @@ def _finish(
 ) -> Receipt:
     """Write down what stands there, and see it safely on the disk."""
     emit.write(release, locked, report)
+    recipe.write(release, locked, results)
     smoke.write(release, results)
     release.writable.mkdir(exist_ok=True)
     disk.write_whole(release.path / lock.LOCK, locked.canonical)

@@ -61,6 +61,8 @@ def test_variables_go_through_current_and_read_the_same_in_sh(build: Build, far:
     done = subprocess.run(["sh", "-c", script, "sh", prefix], check=True, capture_output=True, text=True)
     model, hub, modules, offline = done.stdout.splitlines()
     assert (model, hub, offline) == (f"{prefix}/current/models/m", f"{prefix}/current/hub", "1")
+    written = ("Dockerfile.offline", ".dockerignore", "compose.offline.yaml", "kubernetes.offline.yaml")
+    assert all((prefix / "current" / name).is_file() for name in written)
     assert Path(model, "config.json").read_bytes() == b"{}"
     assert prefix / "releases" not in Path(modules).resolve().parents
 

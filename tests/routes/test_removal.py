@@ -50,7 +50,7 @@ def test_a_damaged_receipt_of_another_release_does_not_stop_the_rest(build: Buil
     assert far("rollback", "--prefix", prefix).returncode == 6
     done = far("install", bundles["3"], "--prefix", prefix)
     assert done.returncode == 0, done.stderr
-    done = far("install", bundles["1"], "--prefix", prefix)
+    done = far("install", bundles["1"], "--prefix", prefix, "--allow-downgrade")
     assert (done.returncode, live(prefix)[:2]) == (0, "1-"), done.stderr
     assert far("list", "--prefix", prefix).stderr == ""
     assert far("rollback", "--prefix", prefix).stdout.startswith("live now: 3-")
