@@ -98,8 +98,12 @@ class _Search:
         """Look through every member, and through those that this adds; raises ResolveError."""
         while self.waiting:
             member = self.waiting.pop(0)
-            if not member.wanted.dataset:
+            if member.wanted.dataset:
+                continue
+            try:
                 self._look_through(member)
+            except references.UnreadableError as error:
+                self._fault(member, f"{member.name}: {error}")
         if self.unasked:
             self._refuse_unasked()
         if self.faults:
@@ -125,6 +129,8 @@ class _Search:
             if reference.module and (target.name, reference.module) not in seen:
                 seen.add((target.name, reference.module))
                 waiting += self._look_into(member, reference, target)
+        for words in references.unclear(names, read):
+            self.report.warn(f"{member.name}: {words}; whoever loads it must bring that")
         for need in references.needs(names, read):
             if self.provided.lacks_all(need.packages):
                 self._fault(member, f"{member.name}: {need.file} ({need.reason}) needs the package {need.words}")
@@ -136,12 +142,19 @@ class _Search:
         where = f"{member.name}: {reference.file} ({reference.reason})"
         for name in missing:
             self._fault(member, f"{where} runs {name}, which is not among the files of {holder.name}")
-        for name in running:
-            if lacked := self.provided.lacked(code.packages(name, read)):
-                self._fault(member, f"{where} runs {name}, which imports {', '.join(lacked)}: in no package here")
         own = member.carried
         configuration = references.document("config.json", own.read) if "config.json" in own.names else {}
-        return [(holder, one) for name in running for one in code.fetched(name, read, configuration)]
+        fetched = []
+        for name in running:
+            try:
+                lacked = self.provided.lacked(code.packages(name, read))
+                fetched += [(holder, one) for one in code.fetched(name, read, configuration)]
+            except references.UnreadableError as error:  # it may be for a newer Python than this one
+                self.report.warn(f"{where} runs it: {error}; what it imports and fetches is not known")
+                continue
+            if lacked:
+                self._fault(member, f"{where} runs {name}, which imports {', '.join(lacked)}: in no package here")
+        return fetched
 
     def _target(self, owner: _Member, reference: Reference) -> _Member | None:
         """The model that is meant, brought home where it is not here; None where it stays behind."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from bundler.errors import ResolveError, UnsafeError
+from bundler.errors import UnsafeError
 from bundler.online import references
-from bundler.online.references import Read, Reference
+from bundler.online.references import Read, Reference, UnreadableError
 
 _FETCHES = ("from_pretrained", "hf_hub_download", "snapshot_download", "cached_file", "load_dataset", "get_kernel")
 _RELATIVE = (
@@ -56,8 +56,8 @@ def running(modules: Iterable[str], names: Sequence[str], read: Read) -> tuple[l
 def packages(name: str, read: Read) -> set[str]:
     """The top-level packages that a file can't be imported without, as transformers looks for them.
 
-    Imports in a ``try`` or below an ``if is_…_available()`` are optional to it. Raises ResolveError for what is no
-    Python.
+    Imports in a ``try`` or below an ``if is_…_available()`` are optional to it. Raises UnreadableError for what
+    is no Python, or newer than the Python that runs this.
     """
     found: set[str] = set()
 
@@ -96,7 +96,7 @@ def _repo(subject: ast.expr | None, configuration: Mapping[str, Any]) -> str:
         value = subject.value
     elif isinstance(subject, ast.Attribute) and isinstance(subject.value, ast.Name | ast.Attribute):
         value = configuration.get(subject.attr) if _called(subject.value) in ("config", "cfg") else None
-    return value if references.is_repo_id(value) else ""
+    return value if references.is_repo_id(value, bare=True) else ""
 
 
 def _called(function: ast.expr) -> str:
@@ -115,5 +115,4 @@ def _tree(name: str, read: Read) -> ast.Module:
     try:
         return ast.parse(read(name))
     except (SyntaxError, ValueError, RecursionError) as error:
-        hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
-        raise ResolveError(f"{name} is no Python that can be read: {error}", where=name, hint=hint) from error
+        raise UnreadableError(f"{name} is no Python that can be read here: {error}", where=name) from error

@@ -253,6 +253,9 @@ def _chosen(model: WantedModel, told: _Told, source: str, repo: _Repo, report: R
         raise UnsafeError("; ".join(clashes[:5]), where=repo.page, hint="leave one out with exclude")
     if chosen.left_out:
         report.note(f"{repo.name}: {chosen.words}")
+    missed = selection.missed(told.files, chosen.kept)
+    if missed and not model.dataset:
+        report.warn(f"{repo.name}: {', '.join(missed)} stay behind, which libraries would use: see include and exclude")
     listed = [told.files[name] for name in chosen.kept]
     if bare := [one.path for one in listed if not (one.sha256 or one.git_sha1)]:
         shown = ", ".join(bare[:5]) + (" …" if len(bare) > 5 else "")

@@ -26,10 +26,16 @@ _CONFIGURATIONS = (
 """Files of transformers whose ``auto_map`` names classes that stand in no library."""
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""The hub's oldest models have no owner in their name: ``gpt2``."""
 _KERNEL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
 _KERNEL_OF = "kernel of"
 _OWN = "sentence_transformers."
 _MODULE_LISTS = ("router_config.json", "config.json")
+
+
+class UnreadableError(ResolveError):
+    """A file is not what its name says, so that what it names can't be known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +67,9 @@ class Need:
         return " or ".join(self.packages)
 
 
-def is_repo_id(text: object) -> bool:
-    """Whether a text can only be meant as ORG/NAME on the hub, and not as a folder of some machine."""
-    return isinstance(text, str) and bool(_REPO.fullmatch(text)) and not text.startswith((".", "/", "~"))
+def is_repo_id(text: object, *, bare: bool = False) -> bool:
+    """Whether a text is such as ORG/NAME on the hub, and no folder of some machine; ``bare``: or NAME alone."""
+    return isinstance(text, str) and bool(_REPO.fullmatch(text) or (bare and _BARE.fullmatch(text)))
 
 
 def code(names: Sequence[str], read: Read) -> list[Reference]:
@@ -135,18 +141,18 @@ def needs(names: Sequence[str], read: Read) -> list[Need]:
 
 
 def document(name: str, read: Read) -> dict[str, Any]:
-    """A JSON file that holds an object; an empty one where it holds a list.
+    """A JSON file that holds an object; an empty one where it holds a list. Raises UnreadableError."""
+    found = _parsed(name, read)
+    return found if isinstance(found, dict) else {}
 
-    Raises ResolveError where it is no JSON: what it names can't be known then.
-    """
+
+def _parsed(name: str, read: Read) -> Any:
     try:
-        found = json.loads(read(name).decode("utf-8-sig"))
+        return json.loads(read(name).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
-        raise ResolveError(
-            f"{name} is not a JSON file, so what it names can't be known", where=name, hint=hint
-        ) from error
-    return found if isinstance(found, dict) else {}
+        said = f"{name} is not a JSON file, so what it names can't be known"
+        raise UnreadableError(said, where=name, hint=hint) from error
 
 
 def _auto_map(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -186,7 +192,7 @@ def _code_revision(file: str, names: Sequence[str], read: Read, values: Mapping[
 def _of_modules(file: str, names: Sequence[str], read: Read) -> Iterator[Reference]:
     """Modules of sentence-transformers, or of a router, that are not the library's own."""
     if file == "modules.json":
-        listed = json.loads(read(file))
+        listed = _parsed(file, read)
         kinds = [str(one["type"]) for one in listed if isinstance(one, dict) and "type" in one]
     else:
         types = document(file, read)["types"]
@@ -201,8 +207,19 @@ def _of_modules(file: str, names: Sequence[str], read: Read) -> Iterator[Referen
 
 def _of_adapter(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
     base, revision = values.get("base_model_name_or_path"), values.get("revision")
-    if is_repo_id(base):
+    if is_repo_id(base, bare=True):
         yield Reference(file=file, reason="base model of an adapter", repo=str(base), revision=str(revision or ""))
+
+
+def unclear(names: Sequence[str], read: Read) -> list[str]:
+    """What an adapter's configuration says of its base that means nothing on another machine, in words."""
+    found = []
+    for name in names:
+        if PurePosixPath(name).name == "adapter_config.json":
+            base = document(name, read).get("base_model_name_or_path")
+            if base and not is_repo_id(base, bare=True):
+                found.append(f"{name} names {base!r} as its base model, a folder of the machine that trained it")
+    return found
 
 
 _TOWERS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")

@@ -34,6 +34,12 @@ _BESIDES: Mapping[str, tuple[str, ...]] = {
         *("*/optimizer.pt", "*/optimizer.bin", "*/scheduler.pt", "*/rng_state*.pth", "*/training_args.bin"),
     ),
 }
+_USED = (
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""What transformers reads where it is there, and does without in silence where it is not."""
 _TWICE = "weights that are there as safetensors too"
 
 _WEIGHTS = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.(?P<format>safetensors|bin)")
@@ -98,6 +104,14 @@ def choose(
         raise ResolveError(f"its weights are there as {' and '.join(formats)} only", where=where, hint=hint)
     left = (LeftOut(path=name, size=files[name], what=what) for name, what in sorted(unwanted.items()))
     return Chosen(kept=kept, left_out=tuple(left))
+
+
+def missed(files: Iterable[str], kept: Iterable[str]) -> list[str]:
+    """Small files that stay behind although libraries use them with what travels: templates, settings, processors."""
+    travels = set(kept)
+    if "config.json" not in travels and "tokenizer_config.json" not in travels:
+        return []
+    return sorted(name for name in files if name not in travels and _matches(name, _USED))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

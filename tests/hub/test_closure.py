@@ -14,6 +14,7 @@ from bundler.bundle.target import Target
 from bundler.errors import FetchError, ResolveError
 from bundler.online import closure, models
 from bundler.online.closure import Closed
+from bundler.online.convert import Bench
 from bundler.online.manifest import Asked, Manifest, WantedModel
 from bundler.online.pipconfig import PipConfig
 from bundler.online.provided import Provided
@@ -77,10 +78,11 @@ class Site:
 
     def closed(self, *asked: WantedModel, mode: str = "add") -> Closed:
         whole = Asked(manifest=Manifest(name="n", version="1", models=asked), folder=self.folder, sha256="0" * 64)
+        bench = Bench(target=TARGET, packages=self.wheels, shop=self.shop)
         return closure.closed(
             asked,
             mode,
-            lambda wanted: models.carried(wanted, whole, TARGET, self.shop),
+            lambda wanted: models.carried(wanted, whole, self.shop, bench),
             Provided(self.wheels, self.shop),
             self.report,
         )
@@ -162,6 +164,34 @@ def test_the_base_of_an_adapter_comes_along_and_what_that_needs_too(site: Site) 
     ]
     assert "model.safetensors" in found.carried[1].names, "a base is carried whole"
     assert found.edges[-1].reason == "line 1 calls from_pretrained"
+
+
+def test_a_base_without_an_owner_is_found_and_a_folder_is_named(site: Site) -> None:
+    site.offer("org/m", {"adapter_config.json": b'{"base_model_name_or_path": "/home/x/base"}'})
+    assert site.closed(wanted(loader="files")).edges == ()
+    assert "'/home/x/base' as its base model, a folder of the machine that trained it" in site.report.warnings[-1]
+    site.offer("org/m", {"adapter_config.json": b'{"base_model_name_or_path": "gpt2"}'})
+    assert site.closed(wanted(loader="files")).edges == ()
+    assert "names gpt2, which can't be found" in site.report.warnings[-1], "the hub here knows no such names"
+
+
+def test_what_can_not_be_read_is_an_error_unless_nothing_loads_it(site: Site) -> None:
+    site.offer("org/m", model() | {"modules.json": b"[{"})
+    assert "m: modules.json is not a JSON file" in str(site.refused(wanted(loader="transformers")))
+    site.closed(wanted(loader="files"))
+    assert "m: modules.json is not a JSON file" in site.report.warnings[-1]
+
+
+def test_code_for_a_newer_python_is_said_and_no_error(site: Site) -> None:
+    site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=b"match = = 1"))
+    assert site.closed(wanted()).edges == ()
+    assert "modeling.py is no Python that can be read here" in site.report.warnings[-1]
+
+
+def test_templates_and_settings_that_stay_behind_are_named(site: Site) -> None:
+    site.offer("org/m", model() | {"chat_template.jinja": b"{}", "generation_config.json": b"{}", "notes.txt": b""})
+    site.closed(wanted(include=("config.json", "tokenizer.json", "*.safetensors")))
+    assert "org/m: chat_template.jinja, generation_config.json stay behind" in site.report.warnings[-1]
 
 
 def test_circles_end(site: Site) -> None:

@@ -90,7 +90,7 @@ def late():
 
 
 def test_code_that_is_no_python_is_named() -> None:
-    with pytest.raises(ResolveError, match=r"a\.py is no Python"):
+    with pytest.raises(references.UnreadableError, match=r"a\.py is no Python"):
         code.packages("a.py", reading({"a.py": "def ("})[1])
 
 
@@ -118,6 +118,7 @@ def test_models_that_configurations_name_are_found() -> None:
         "backbone_config": {"backbone": "timm/x", "use_pretrained_backbone": True},
         "backbone": "timm/unused",
         "_attn_implementation": "sdpa",
+        "vision_tower": "eva",
     }
     adapter = {"base_model_name_or_path": "org/base", "revision": "v3"}
     local = {"base_model_name_or_path": "/home/someone/base"}

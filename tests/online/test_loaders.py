@@ -74,6 +74,34 @@ def test_modules_json_goes_before_the_architecture() -> None:
     assert seen(files) == "cross-encoder"
 
 
+ROUTER = {
+    "modules.json": json.dumps([{"type": "sentence_transformers.base.modules.Router", "path": ""}]).encode(),
+    "router_config.json": json.dumps(
+        {
+            "types": {
+                "query_0_Static": "sentence_transformers.models.StaticEmbedding",
+                "document_0_Transformer": "sentence_transformers.models.Transformer",
+                "document_1_Normalize": "sentence_transformers.models.Normalize",
+            }
+        }
+    ).encode(),
+    "query_0_Static/model.safetensors": b"",
+    **{f"document_0_Transformer/{name}": content for name, content in PLAIN.items()},
+}
+
+
+def test_what_stands_behind_a_router_is_looked_for() -> None:
+    loaders.check("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
+    for without, named in (
+        ("query_0_Static/model.safetensors", r"query_0_Static/config\.json"),
+        ("document_0_Transformer/tokenizer.json", r"document_0_Transformer/tokenizer\.json"),
+        ("router_config.json", r"router_config\.json"),
+    ):
+        files = {name: content for name, content in ROUTER.items() if name != without}
+        with pytest.raises(ResolveError, match=named):
+            loaders.check("sentence-transformers", "m", sorted(files), files.__getitem__)
+
+
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
