@@ -29,6 +29,7 @@ _FETCHED = ("tool", "wheel", "model", "asset")
 
 def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
     """What inspect tells a program; ``signed_by`` as the signatures say."""
+    running = _running(lock)
     return {
         "name": lock.name,
         "version": lock.version,
@@ -38,7 +39,7 @@ def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
         "signed_by": list(signed_by),
         "rehearsed": lock.rehearsed,
         "created_by": lock.created_by,
-        "models": [_model(lock, model, files) for model, files in lock.by_model()],
+        "models": [_model(lock, model, files, running) for model, files in lock.by_model()],
         "closure": [fields.encode(edge) for edge in lock.closure],
         "wheels": [
             {"name": package.name, "version": package.version, "file": package.wheel.partition("/")[2]}
@@ -51,7 +52,7 @@ def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _model(lock: Lock, model: Model, files: tuple[Artifact, ...]) -> dict[str, Any]:
+def _model(lock: Lock, model: Model, files: tuple[Artifact, ...], running: set[str]) -> dict[str, Any]:
     return {
         "alias": model.alias,
         "source": model.source,
@@ -64,7 +65,9 @@ def _model(lock: Lock, model: Model, files: tuple[Artifact, ...]) -> dict[str, A
         "bytes": sum(artifact.size for artifact in files),
         "unpublished": sum(not artifact.upstream for artifact in files),
         "pickles": [fields.encode(one) for one in lock.pickles if one.path.startswith(model.folder)],
+        "conversions": [fields.encode(one) for one in lock.conversions if one.path.startswith(model.folder)],
         "trust_remote_code": model.trust_remote_code,
+        "code_runs": model.alias in running,
         "code": [{"file": a.path, "sha256": a.sha256} for a in files if a.path.endswith(".py")],
     }
 
@@ -100,7 +103,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
         lines.append(f"      from {model['source']}, loaded by {model['loader']}, commit {model['commit'][:12]}")
         if model["unpublished"]:
             lines.append(f"      no digest was published for {model['unpublished']} of its files")
-        lines += [f"      {line}" for line in (*_pickles(model), *_code(model))]
+        lines += [f"      {line}" for line in (*_pickles(model), *_conversions(model), *_code(model))]
     lines += _closure(lock)
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
     lines.append(
@@ -125,9 +128,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
 
 def _closure(lock: Lock) -> list[str]:
     """Which model needs which other, as a tree; one that stands further up is not unfolded again."""
-    edges: dict[str, list[Edge]] = {}
-    for edge in lock.closure:
-        edges.setdefault(edge.model, []).append(edge)
+    edges = _edges(lock)
     reached = {edge.to for edge in lock.closure}
     lines, shown = ["  closure"] if edges else [], set[str]()
     for root in sorted(edges, key=lambda alias: alias in reached):  # those of a circle last
@@ -153,10 +154,37 @@ def _pickles(model: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _conversions(model: dict[str, Any]) -> list[str]:
+    return [
+        f"{_inside(one['path'])} was {one['source']} (sha256 {one['sha256']}), by {one['by']}"
+        for one in model["conversions"]
+    ]
+
+
+def _running(lock: Lock) -> set[str]:
+    """The models whose code a smoke load may run: those that are trusted, and what their files name."""
+    edges, found = _edges(lock), set[str]()
+    waiting = [model.alias for model in lock.models if model.trust_remote_code]
+    while waiting:
+        alias = waiting.pop()
+        if alias not in found:
+            found.add(alias)
+            waiting += [edge.to for edge in edges.get(alias, ())]
+    return found
+
+
+def _edges(lock: Lock) -> dict[str, list[Edge]]:
+    """What each model needs, by its alias."""
+    edges: dict[str, list[Edge]] = {}
+    for edge in lock.closure:
+        edges.setdefault(edge.model, []).append(edge)
+    return edges
+
+
 def _code(model: dict[str, Any]) -> list[str]:
     if not model["code"]:
         return []
-    how = "the smoke load runs it" if model["trust_remote_code"] else "the smoke load does not run it"
+    how = "a smoke load runs it" if model["code_runs"] else "no smoke load runs it"
     lines = [f"code that runs where trust_remote_code is on; {how}:"]
     return [*lines, *(f"  {one['sha256']}  {_inside(one['file'])}" for one in model["code"])]
 

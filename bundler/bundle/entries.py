@@ -146,6 +146,20 @@ class Pickle:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """A model's file that was made from another while building, every tensor compared."""
+
+    path: str = about("its artifact")
+    source: str = about("where the file came from that it was made from")
+    sha256: str = about("of that file")
+    by: str = about("programs and versions")
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.sha256):
+            raise Invalid("must be 64 lower-case hexadecimal digits", "sha256")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Edge:
     """A model's file that names another model, without which it does not load."""
 

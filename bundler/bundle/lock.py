@@ -21,6 +21,7 @@ from bundler.bundle.entries import (
     INSTALLER,
     App,
     Artifact,
+    Conversion,
     Edge,
     Image,
     Kind,
@@ -71,6 +72,7 @@ class Lock:
     models: tuple[Model, ...] = ()
     closure: tuple[Edge, ...] = about("which model needs which other, and why", default=())
     pickles: tuple[Pickle, ...] = about("files of models that are pickles", default=())
+    conversions: tuple[Conversion, ...] = about("files of models that were made while building", default=())
     python: Python = field(default_factory=Python)
     smoke: Smoke = field(default_factory=Smoke)
     rehearsed: bool = about("whether the builder installed it with the network cut", default=False)
@@ -150,11 +152,12 @@ class Lock:
 
     def _check_what_is_said_of_models(self) -> None:
         files = {artifact.path for artifact in self.artifacts if artifact.kind == "model"}
-        for pickle in self.pickles:
-            if pickle.path not in files:
-                raise Invalid(f"{pickle.path!r} is no file of a model, or stands twice", "pickles")
-            files.discard(pickle.path)
-        files |= {pickle.path for pickle in self.pickles}
+        for field_name, listed in (("pickles", self.pickles), ("conversions", self.conversions)):
+            unlisted = set(files)
+            for one in listed:
+                if one.path not in unlisted:
+                    raise Invalid(f"{one.path!r} is no file of a model, or stands twice", field_name)
+                unlisted.remove(one.path)
         aliases = {model.alias for model in self.models}
         for edge in self.closure:
             if not {edge.model, edge.to} <= aliases or f"models/{edge.model}/{edge.file}" not in files:

@@ -14,6 +14,7 @@ from bundler.bundle.lock import Lock
 from bundler.bundle.signing import Signer
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
 from bundler.online import closure, installer, manifest, models, pickles, pipconfig, resolve, wheels
+from bundler.online.convert import Bench
 from bundler.online.manifest import Asked
 from bundler.online.store import Store
 from bundler.online.wheels import ResolvedWheel
@@ -70,9 +71,10 @@ def build(
     if kept is not None:
         _gather_again(locked, asked, shop)
     final = _file(out, locked)
-    away = [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
+    away = _away(locked, shop)
     _require_room(final, locked, away, shop)
     _fetch(away, locked, asked, shop)
+    _require_all(locked, shop)
     wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
     try:
         archive.write(final, locked, shop.path_of, shop.report, signing.signed(locked, signers))
@@ -105,13 +107,17 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     shop.store.put_bytes(lock.requirements_text(locked.python, locked.artifacts))
     if shop.store.path_of(locked.artifacts[0].sha256) is None:
         shop.store.put_bytes(installer.build())
+    if any(model.convert for model in asked.manifest.models):
+        _fetch(_away(locked, shop), locked, asked, shop)  # conversion runs on the bundle's own packages
+    packages = [_as_wheel(one, _address(one, shop)) for one in locked.of_kind("wheel")]
+    bench = Bench(target=locked.target, packages=packages, shop=shop)
     named = len(asked.manifest.models)
     added = [closure.again(model, locked.files_of(model)) for model in locked.models[named:]]
     for wanted, model in zip([*asked.manifest.models, *added], locked.models, strict=True):
         if wanted.on_hub and all(shop.store.path_of(one.sha256, one.size) for one in locked.files_of(model)):
             continue  # a commit can't change: nothing is left to ask the hub
         with shop.report.stage(f"gather {model.alias}"):
-            found = models.gather(wanted, asked, locked.target, shop, pinned=model.source)
+            found, _ = models.whole(wanted, asked, shop, bench, pinned=model.source)
         if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
@@ -143,6 +149,11 @@ def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Worksho
     )
 
 
+def _away(locked: Lock, shop: Workshop) -> list[Artifact]:
+    """The wheels that are not on the shelf."""
+    return [a for kind in WHEELS for a in locked.of_kind(kind) if shop.store.path_of(a.sha256, a.size) is None]
+
+
 def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> None:
     """Bring the wheels home that are not on the shelf: from where they were found, or wherever pip looks here."""
     addressed = [artifact for artifact in away if _address(artifact, shop)]
@@ -160,6 +171,9 @@ def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> 
     known = [_as_wheel(artifact, _address(artifact, shop)) for artifact in addressed]
     known_to = [index.url for index in asked.manifest.python.indexes]  # their credentials serve their files too
     wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report, also=known_to)
+
+
+def _require_all(locked: Lock, shop: Workshop) -> None:
     if gone := [a.path for a in locked.artifacts if a.sha256 not in shop.contents and not shop.store.path_of(a.sha256)]:
         hint = "run bundle lock again: this version of the tool, or the source, gives other files"
         raise IntegrityError(f"what the lock names can't be had any more: {', '.join(gone[:5])}", hint=hint)

@@ -88,6 +88,9 @@ class WantedModel:
         "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
     )
     require: tuple[str, ...] = about("files that must be there", default=())
+    convert: Literal["safetensors"] | None = about(
+        "turn pickled weights into safetensors while building, with the bundle's own torch", default=None
+    )
     trust_remote_code: bool | None = about(
         "true: the smoke load lets the model run its own code; false: never; to be said where a model has such code",
         default=None,
@@ -122,6 +125,8 @@ class WantedModel:
                 raise Invalid(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
         if self.dataset and self.loader not in (None, "files"):
             raise Invalid("a dataset is carried as files and not loaded: leave it out", "loader")
+        if self.dataset and self.convert:
+            raise Invalid("goes with models: leave it out", "convert")
 
     @property
     def on_hub(self) -> str:

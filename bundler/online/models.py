@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial as bound
 
 from bundler.bundle import lock
-from bundler.bundle.entries import Artifact, Model, Pickle
+from bundler.bundle.entries import Artifact, Conversion, Model, Pickle
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
-from bundler.online import answers, code, download, loaders, pickles, sources, wheels
+from bundler.online import answers, code, convert, download, loaders, pickles, sources, wheels
+from bundler.online.convert import Bench
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.sources import Gathered, SourceFile
 from bundler.online.workshop import Workshop
@@ -23,6 +24,7 @@ class Carried:
     model: Model
     files: tuple[SourceFile, ...]
     pickles: tuple[Pickle, ...]
+    conversions: tuple[Conversion, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -93,12 +95,25 @@ def _vetted(wanted: WantedModel, source: str, names: Sequence[str], read: loader
     return loader
 
 
-def carried(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Carried:
+def whole(
+    model: WantedModel, asked: Asked, shop: Workshop, bench: Bench, pinned: str = ""
+) -> tuple[Gathered, tuple[Conversion, ...]]:
+    """A model's files, its weights converted where that is asked for; ``pinned`` as for `gather`."""
+    found = gather(model, asked, bench.target, shop, pinned)
+    if model.convert is None:
+        return found, ()
+    pickles.scan(
+        model.name, ((file.path, file.content) for file in found.files), shop.report
+    )  # before torch reads them
+    return convert.converted(model.name, found, bench)
+
+
+def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> Carried:
     """A model as it travels: gathered, held to its loader's needs, and its pickles scanned.
 
     Raises ManifestError, ResolveError, FetchError, IntegrityError or UnsafeError.
     """
-    found = gather(model, asked, target, shop, pinned)
+    found, conversions = whole(model, asked, shop, bench)
     contents = {file.path: file.content for file in sorted(found.files, key=lambda file: file.path)}
     names = list(contents)
 
@@ -119,4 +134,9 @@ def carried(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pi
         digest=digest,
     )
     files = tuple(sorted(found.files, key=lambda file: file.path))
-    return Carried(model=made, files=files, pickles=pickles.scan(model.name, contents.items(), shop.report))
+    return Carried(
+        model=made,
+        files=files,
+        pickles=pickles.scan(model.name, contents.items(), shop.report),
+        conversions=conversions,
+    )

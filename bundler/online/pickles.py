@@ -19,7 +19,10 @@ from bundler.errors import UnsafeError
 from bundler.progress import Report
 
 SCANNER = f"picklescan {importlib.metadata.version('picklescan')}"
-REMEDY = "take a revision of the model that has safetensors; 'exclude' leaves a file behind that nothing loads"
+REMEDY = (
+    "take a revision of the model that has safetensors, or have its weights turned into them with "
+    "'convert: safetensors'; 'exclude' leaves a file behind that nothing loads"
+)
 _COMPRESSED = (
     b"\x1f\x8b",
     b"BZh",

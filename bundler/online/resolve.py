@@ -17,6 +17,7 @@ from bundler.bundle.target import Target
 from bundler.errors import UnsafeError
 from bundler.online import answers, closure, download, images, installer, lint, manifest, models, pages, sources, wheels
 from bundler.online.closure import Closed
+from bundler.online.convert import Bench
 from bundler.online.images import Pulled
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.models import Carried
@@ -52,7 +53,13 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
         *carried,
     ]
     provided = Provided(found, shop)
-    whole = closure.closed(wanted.models, wanted.closure, bound(_carried, asked, target, shop), provided, shop.report)
+    whole = closure.closed(
+        wanted.models,
+        wanted.closure,
+        bound(_carried, asked, shop, Bench(target=target, packages=found, shop=shop)),
+        provided,
+        shop.report,
+    )
     for one in whole.carried:
         artifacts += one.artifacts()
     artifacts += _assets(asked, shop)
@@ -63,9 +70,9 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     return _with_head(locked)
 
 
-def _carried(asked: Asked, target: Target, shop: Workshop, model: WantedModel) -> Carried:
+def _carried(asked: Asked, shop: Workshop, bench: Bench, model: WantedModel) -> Carried:
     with shop.report.stage(f"resolve {model.name}"):
-        return models.carried(model, asked, target, shop)
+        return models.carried(model, asked, shop, bench)
 
 
 def _locked(
@@ -93,6 +100,7 @@ def _lock_of(
         models=tuple(one.model for one in whole.carried),
         closure=whole.edges,
         pickles=tuple(pickle for one in whole.carried for pickle in one.pickles),
+        conversions=tuple(made for one in whole.carried for made in one.conversions),
         python=packages,
         smoke=wanted.smoke.locked(),
         env=manifest.variables(wanted),

@@ -89,7 +89,7 @@ def compile_lock(
     chosen = "".join(f"{pin}\n" for pin in pins)
     (folder / "pins.txt").write_text(chosen, encoding="utf-8")
     command = [
-        *(_uv(), "pip", "compile", "--no-header", "--no-progress", "--color", "never"),
+        *(program(), "pip", "compile", "--no-header", "--no-progress", "--color", "never"),
         *("pyproject.toml", "requirements.in"),
         *(["--constraints", "constraints.txt"] if asked.constraints else []),
         *(["--constraints", "pins.txt"] if chosen else []),
@@ -124,7 +124,8 @@ def platform_of(target: Target) -> str:
     return f"{target.machine}-manylinux_2_{max(fitting)}"
 
 
-def _uv() -> str:
+def program() -> str:
+    """Where uv is; raises ProgramError."""
     try:
         return uv.find_uv_bin()
     except FileNotFoundError as error:

@@ -146,7 +146,9 @@ def test_what_a_model_reaches_for_travels_and_is_shown_as_a_tree(
             assert done.returncode == 0, done.stderr
     assert (tmp_path / "first.bundle.tar").read_bytes() == path.read_bytes()
     tree = "  closure\n    m\n      base  for adapter_config.json: base model of an adapter\n        code  for config.json: "
-    assert tree + "auto_map AutoModel\n" in far("inspect", path).stdout
+    shown = far("inspect", path).stdout
+    assert tree + "auto_map AutoModel\n" in shown
+    assert "is on; no smoke load runs it:" in shown
     prefix = tmp_path / "prefix"
     assert far("install", path, "--prefix", prefix, "--no-smoke").returncode == 0
     repo = prefix / "current" / "hub" / "models--org--code"

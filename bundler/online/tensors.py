@@ -1,0 +1,72 @@
+"""Writes weights that torch unpickles as safetensors, and compares every tensor; runs in an environment of its own."""
+
+# Started as a program by convert.py, under a Python that has torch and safetensors and nothing of this program.
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+DONE, REFUSED = 0, 3
+
+
+class RefusedError(ValueError):
+    """The weights can't be written as safetensors; the message says why."""
+
+
+def main(request: str) -> int:
+    """Convert each [source, destination] of a JSON file; what it printed is a JSON object, or the reason for a refusal."""
+    try:
+        for source, destination in json.loads(Path(request).read_text(encoding="utf-8")):
+            convert(Path(source), Path(destination))
+    except RefusedError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return REFUSED
+    sys.stdout.write(json.dumps({"torch": torch.__version__, "safetensors": safetensors.__version__}))
+    return DONE
+
+
+def convert(source: Path, destination: Path) -> None:
+    """Write one file of weights.
+
+    Tensors that share their memory (tied weights) are written under each of their names: which of them a library looks
+    for is its own affair, and the values are the same.
+    """
+    tensors = {name: one.detach().clone().contiguous() for name, one in sorted(_read(source).items())}
+    save_file(tensors, destination, metadata={"format": "pt"})
+    written = load_file(destination)
+    if written.keys() != tensors.keys():
+        raise RefusedError("other tensors were written than were read")
+    for name, one in tensors.items():
+        other = written[name]
+        if (one.dtype, one.shape) != (other.dtype, other.shape) or not torch.equal(_bytes(one), _bytes(other)):
+            raise RefusedError(f"{name} was not written as it was read")
+
+
+def _read(source: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file; only what is needed for tensors is unpickled."""
+    try:
+        found = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # any of many errors, all of which mean the same
+        raise RefusedError(f"torch does not read it as weights alone: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict) or not found:
+        raise RefusedError(f"it holds a {type(found).__name__}, and not named tensors")
+    for name, one in found.items():
+        if not isinstance(name, str) or not isinstance(one, torch.Tensor):
+            raise RefusedError(f"{name!r} in it is a {type(one).__name__}, and safetensors hold tensors alone")
+        if one.layout != torch.strided or one.is_quantized:
+            raise RefusedError(f"{name} is a sparse or quantised tensor, which safetensors do not hold")
+    return found
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's bytes, in which NaN equals itself and 0.0 is not -0.0."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
