@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from packaging.version import Version
 
 from bundler import process
-from bundler.bundle import pickles
+from bundler.bundle import paths, pickles
 from bundler.bundle.entries import Conversion
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import HostError, ResolveError, UnsafeError
@@ -28,7 +28,6 @@ _NEEDED = ("torch", "safetensors", "numpy")
 _SAFE = Version("2.6")
 """The first torch whose weights_only keeps to its word (CVE-2025-32434)."""
 _PROGRAM = Path(__file__).with_name("tensors.py")
-_REFUSED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +114,7 @@ def _written(alias: str, weights: Sequence[SourceFile], by: str, bench: Bench) -
         python = _environment(Path(folder), bench)
         for number, file in enumerate(rest):  # one at a time: each takes its size in memory
             out = Path(folder, f"{number}.safetensors")
-            _run(python, alias, file, out, Path(folder, "request.json"))
+            _run(python, alias, file, out)
             _, sha256 = store.adopt(out)
             store.remember(keys[file.path], sha256)
             done[file.path] = store.required(sha256)
@@ -142,15 +141,17 @@ def _environment(folder: Path, bench: Bench) -> Path:
     return python
 
 
-def _run(python: Path, alias: str, file: SourceFile, out: Path, request: Path) -> None:
-    request.write_text(json.dumps([[str(file.content), str(out)]]), encoding="utf-8")
+def _run(python: Path, alias: str, file: SourceFile, out: Path) -> None:
+    refusal = out.with_suffix(".refusal")
     told = process.clean_environment(without=("PYTHON", "TORCH"))
     hint = "free memory: a file of weights is read whole"
-    done = process.run([python, "-I", _PROGRAM, request], environment=told, accept=(0, _REFUSED), hint=hint)
-    if done.code == _REFUSED:
-        hint = "leave 'convert' out, or leave the file out with exclude"
-        last = done.stderr.strip().splitlines()[-1]
-        raise UnsafeError(f"{file.path} can't become safetensors: {last}", where=f"models: {alias}", hint=hint)
+    process.run([python, "-I", _PROGRAM, file.content, out, refusal], environment=told, hint=hint)
+    if refusal.exists():
+        why, hint = (
+            paths.shown(refusal.read_text(encoding="utf-8")),
+            "leave 'convert' out, or leave the file out with exclude",
+        )
+        raise UnsafeError(f"{file.path} can't become safetensors: {why}", where=f"models: {alias}", hint=hint)
 
 
 def _renamed(file: SourceFile, names: dict[str, str], written: dict[str, Path], bench: Bench) -> SourceFile:

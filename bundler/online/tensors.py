@@ -3,31 +3,23 @@
 # Started as a program by convert.py, under a Python that has torch and safetensors and nothing of this program.
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-
-DONE, REFUSED = 0, 3
 
 
 class RefusedError(ValueError):
     """The weights can't be written as safetensors; the message says why."""
 
 
-def main(request: str) -> int:
-    """Convert each [source, destination] of a JSON file; what it printed is a JSON object, or the reason for a refusal."""
+def main(source: str, destination: str, refusal: str) -> None:
+    """Convert one file; why that can't be is written to the file ``refusal``."""
     try:
-        for source, destination in json.loads(Path(request).read_text(encoding="utf-8")):
-            convert(Path(source), Path(destination))
-    except RefusedError as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        return REFUSED
-    sys.stdout.write(json.dumps({"torch": torch.__version__, "safetensors": safetensors.__version__}))
-    return DONE
+        convert(Path(source), Path(destination))
+    except RefusedError as error:
+        Path(refusal).write_text(str(error), encoding="utf-8")
 
 
 def convert(source: Path, destination: Path) -> None:
@@ -52,7 +44,8 @@ def _read(source: Path) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # any of many errors, all of which mean the same
-        raise RefusedError(f"torch does not read it as weights alone: {str(error).splitlines()[0]}") from error
+        # its words advise to read it without weights_only, which would run what is in it
+        raise RefusedError(f"torch does not read it as weights alone ({type(error).__name__})") from error
     if not isinstance(found, dict) or not found:
         raise RefusedError(f"it holds a {type(found).__name__}, and not named tensors")
     for name, one in found.items():
@@ -69,4 +62,4 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    main(*sys.argv[1:])
