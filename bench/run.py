@@ -60,13 +60,14 @@ def measure(folder: Path, gib: float, rounds: int) -> list[Row]:
     make_model(folder / "model", gib)
     asked = write_manifest(folder)
     rows = resolving(folder, asked, rounds)
-    shop = building.workshop(Timed())
+    report = Timed()
+    shop = building.workshop(report)
     bundle = building.build(asked, folder, None, shop)
     locked: Lock = bundle.lock
     rows += from_the_hub(folder, folder / "model", rounds)
     rows += packing(folder, locked, shop, rounds)
     rows += placing(folder, bundle.path, rounds)
-    rows += installing(folder, bundle.path, rounds)
+    rows += installing(folder, bundle.path, report.seconds["rehearse"], rounds)
     return rows + sharing(folder, bundle.path)
 
 

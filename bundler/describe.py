@@ -38,6 +38,8 @@ def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
         "target": fields.encode(lock.target),
         "signed_by": list(signed_by),
         "rehearsed": lock.rehearsed,
+        "unrehearsed": lock.why_unrehearsed,
+        "goldens": [golden.alias for golden in lock.goldens],
         "created_by": lock.created_by,
         "models": [_model(lock, model, files, running) for model, files in lock.by_model()],
         "closure": [fields.encode(edge) for edge in lock.closure],
@@ -92,7 +94,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
         f"  digest     {lock.digest}",
         f"  target     {lock.target}",
         *signers(signed_by, ()),
-        f"  rehearsed  {'yes, by the builder' if lock.rehearsed else 'no: nothing has shown yet that it installs and loads'}",
+        f"  rehearsed  {_rehearsed(lock)}",
         f"  content    {len(lock.artifacts)} files, {size_text(said['artifacts']['bytes'])}",
     ]
     lines += [f"  models     {len(lock.models)}"]
@@ -194,6 +196,13 @@ def _inside(path: str) -> str:
     return path.split("/", 2)[2]
 
 
+def _rehearsed(lock: Lock) -> str:
+    if not lock.rehearsed:
+        return f"no: {lock.why_unrehearsed}"
+    names = ", ".join(golden.alias for golden in lock.goldens)
+    return f"yes, by the builder; golden outputs of {names}" if names else "yes, by the builder; nothing was loaded"
+
+
 def _columns(items: Sequence[str], width: int = 92) -> list[str]:
     if not items:
         return []
@@ -267,6 +276,7 @@ def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
         f"  digest  {lock.digest}\n"
         f"  target  {lock.target}\n"
         f"  {len(lock.models)} models, {len(lock.python.packages)} wheels, {len(lock.artifacts)} files\n"
+        f"  rehearsed  {_rehearsed(lock)}\n"
         + "".join(f"  signed by  {one}\n" for one in signed_by)
         + _on_the_host(path, signed=bool(signed_by))
     )

@@ -47,12 +47,15 @@ def main() -> None:
         told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
         carried_lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
-        say(told["result"]["smoke"][0], carried_lock["smoke"]["closer"])
+        say(told["result"]["smoke"][0], carried_lock)
 
 
-def say(proof: dict[str, Any], asked: list[list[str]]) -> None:
+def say(proof: dict[str, Any], locked: dict[str, Any]) -> None:
     """What the smoke load proved; ends the demo with an error where that is not what it should be."""
-    network, nearness = proof["network"], proof["closer"]
+    network, nearness, asked = proof["network"], proof["closer"], locked["smoke"]["closer"]
+    goldens = [check for check in proof["checks"] if "of the rehearsal" in check]
+    if not locked["rehearsed"] or len(goldens) != 2 or proof["calls"]:
+        sys.exit(f"demo: this was not what was rehearsed: {json.dumps(proof)}")
     if not (
         proof["ok"] and proof["width"] == 384 and abs(proof["norm"] - 1) < 1e-3 and len(nearness) == len(asked) > 0
     ):
@@ -65,6 +68,7 @@ def say(proof: dict[str, Any], asked: list[list[str]]) -> None:
             f"            {found['farther']:6.3f}  {farther!r}",
         ]
     lines += [
+        f"rehearsal   by the builder; here {'; '.join(goldens)}",
         f"network     {network['statement']}",
         f"            interfaces: {', '.join(network['interfaces'])}; {network['proof']}",
         f"time        import {proof['import_seconds']:.1f} s, load {proof['load_seconds']:.2f} s, first inference {proof['first_seconds']:.3f} s, second {proof['second_seconds']:.3f} s",

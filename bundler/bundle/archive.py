@@ -62,9 +62,14 @@ def write(path: Path, packed: Lock, contents: Contents, report: Report, signatur
     OSError when it can't be written.
     """
     with disk.replacing(path) as fd:
-        _pack(fd, tarform.layout(packed, signature), contents, report)
-        with report.stage("sync"):
-            os.fsync(fd)
+        pack(fd, packed, contents, report, signature)
+
+
+def pack(fd: int, packed: Lock, contents: Contents, report: Report, signature: bytes | None = None) -> None:
+    """The same into an open file, which is whole and on the disk afterwards."""
+    _pack(fd, tarform.layout(packed, signature), contents, report)
+    with report.stage("sync"):
+        os.fsync(fd)
 
 
 def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.errors import HostError
@@ -100,13 +101,28 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[int]:
 
     It grows beside ``path`` under a name that no other run has; what killed runs left there is removed.
     """
+    with drafting(path, mode) as draft:
+        yield draft.fd
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that is not yet what it will be: a descriptor to write it, and its name until then."""
+
+    fd: int
+    path: Path
+
+
+@contextmanager
+def drafting(path: Path, mode: int = 0o644) -> Iterator[Draft]:
+    """As ``replacing``, for what must be looked at by name, by this program or another, before it may stand there."""
     _remove_left(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         try:
             _hold(fd)
-            yield fd
+            yield Draft(fd, partial)
             os.fsync(fd)
         finally:
             os.close(fd)

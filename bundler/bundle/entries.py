@@ -21,6 +21,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]{0,250}[a-z0-9])?")
 _PACKAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
 
@@ -204,6 +205,7 @@ class Smoke:
     )
     tolerance: str = about("cosine distance to the golden outputs, a decimal string", default="0.001")
     ram_limit: int = about("bytes of memory that a load may take; 0: no limit", default=0)
+    tolerate_calls: tuple[str, ...] = about("hosts that a load may ask in vain", default=())
 
     def __post_init__(self) -> None:
         try:
@@ -216,6 +218,9 @@ class Smoke:
             raise Invalid("must hold lists of three texts: [query, nearer, farther]", "closer")
         if self.ram_limit < 0:
             raise Invalid("must not be negative", "ram_limit")
+        for host in self.tolerate_calls:
+            if not _HOST.fullmatch(host):
+                raise Invalid(f"{host!r} is not the name of a host, in lower case", "tolerate_calls")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

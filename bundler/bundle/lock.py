@@ -31,6 +31,7 @@ from bundler.bundle.entries import (
     Smoke,
 )
 from bundler.bundle.fields import Invalid, about
+from bundler.bundle.goldens import Golden
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target
 from bundler.errors import IntegrityError, UnsafeError
@@ -76,6 +77,8 @@ class Lock:
     python: Python = field(default_factory=Python)
     smoke: Smoke = field(default_factory=Smoke)
     rehearsed: bool = about("whether the builder installed it with the network cut", default=False)
+    unrehearsed: str = about("why not, in words; empty: it was, or nobody has tried yet", default="")
+    goldens: tuple[Golden, ...] = about("what the models gave at the rehearsal", default=())
     env: Mapping[str, str] = about("into .env.offline, placeholders unfilled", default_factory=dict)
     image: Image = field(default_factory=Image)
     app: App = field(default_factory=App)
@@ -99,6 +102,7 @@ class Lock:
         self._check_what_is_said_of_models()
         self._check_packages()
         self._check_image()
+        self._check_rehearsal()
 
     def _check_words(self) -> None:
         """What is shown to a person must not be able to draw on a terminal or pretend to be another line."""
@@ -177,6 +181,24 @@ class Lock:
             raise Invalid("does not hold the manifest that image.digest names", "artifacts")
         if bad := [path for path, sha256 in carried.items() if path.startswith(BLOBS) and path != BLOBS + sha256]:
             raise Invalid(f"{bad[0]!r} is not named by its digest", "artifacts")
+
+    def _check_rehearsal(self) -> None:
+        if self.rehearsed and self.unrehearsed:
+            raise Invalid("says why there was no rehearsal, and there was one", "unrehearsed")
+        if self.goldens and not self.rehearsed:
+            raise Invalid("come from a rehearsal, and there was none", "goldens")
+        named = [golden.alias for golden in self.goldens]
+        if len(set(named)) != len(named) or not set(named) <= {model.alias for model in self.models}:
+            raise Invalid("must be of models of the bundle, one for each at most", "goldens")
+
+    @property
+    def why_unrehearsed(self) -> str:
+        """Why nothing was rehearsed, in words; "" where it was."""
+        return "" if self.rehearsed else self.unrehearsed or "nobody has tried yet whether it installs and loads"
+
+    def golden(self, model: Model) -> Golden | None:
+        """What a model gave at the rehearsal; None where there was none, or it was not loaded."""
+        return next((golden for golden in self.goldens if golden.alias == model.alias), None)
 
     @cached_property
     def canonical(self) -> bytes:

@@ -95,7 +95,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             hubcache.create(release, locked)
             smoke.lay_out(release)
             guard.lay_out(release, locked)
-            results = _proof(release, locked, options, report)
+            results = _proofs(release, locked, options, report)
             trust.remember(prefix, options.trust, report)
             return _finish(release, locked, carried, vouched, results, report)
 
@@ -110,6 +110,8 @@ def opened(
         asked = [one for one in (options.trust, trust.remembered(prefix)) if one is not None]
         locked, vouched = verify.verify(carried, asked, report)
         releases.refuse_older(prefix, locked, report, allowed=options.downgrade)
+        if not locked.rehearsed:
+            report.warn(f"this bundle was not rehearsed: {locked.why_unrehearsed}")
         if options.no_pickles:
             pickles.refuse_named(locked)
         preflight.check_platform(locked)
@@ -118,10 +120,12 @@ def opened(
         yield carried, locked, vouched
 
 
-def _proof(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
+def _proofs(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
     """What the smoke loads measure now; where they are left out, what they measured when this was installed."""
     if options.prove:
-        return smoke.prove(release, locked, options.device, report)
+        proofs = smoke.prove(release, locked, options.device, report)
+        smoke.write_goldens(release, proofs)
+        return [one.result for one in proofs]
     results = smoke.kept(release)
     if not results:
         report.warn("the smoke loads were left out: nothing has shown that these models load")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from bundler import process
 from bundler.bundle import calls, disk, fields
 from bundler.bundle.calls import Call
 from bundler.bundle.entries import Model
+from bundler.bundle.goldens import Golden
 from bundler.bundle.lock import Lock
 from bundler.errors import CalledHomeError, SmokeError
 from bundler.offline import emit, guard
@@ -31,6 +32,7 @@ STANDARD_TEXTS = (
 """What is embedded when the manifest names no texts: English, Korean, and one of several hundred words."""
 
 _KEPT = "smoke.json"
+GOLDENS = "goldens.json"
 _PASSED, _FAILED = 0, 3
 _LONGEST = 3600.0
 """Seconds that a load may take: hours of silence are a hang."""
@@ -49,6 +51,8 @@ class _Request:
     any_language: bool
     variables: Mapping[str, str]
     trust_remote_code: bool
+    golden: Golden | None
+    tolerance: str
 
 
 def lay_out(release: Release) -> None:
@@ -66,26 +70,43 @@ def differing(release: Release) -> list[Path]:
     return [path for path, data in _laid_out(release) if not holds(path, data)]
 
 
-def prove(release: Release, locked: Lock, device: str | None, report: Report) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """One smoke load: what it measured, and what the model gave; None where it was not loaded."""
+
+    result: dict[str, Any]
+    golden: Golden | None
+
+
+def prove(release: Release, locked: Lock, device: str | None, report: Report) -> list[Proof]:
     """Load every model in a process of its own with the network cut, and say what was measured.
 
     Raises SmokeError that names every model that failed and why, CalledHomeError where one of them asked for
     something that is not carried.
     """
     _tell_overridden(release, report)
-    results = []
+    proofs = []
     for model in locked.models:
         with report.stage(f"smoke load {model.alias}"):
-            results.append(_one(release, locked, model, device or locked.smoke.device))
-        for warning in results[-1].get("warnings", []):
+            proofs.append(_proof(_one(release, locked, model, device or locked.smoke.device)))
+        for warning in proofs[-1].result.get("warnings", []):
             report.warn(f"{model.alias}: {warning}")
+    results = [one.result for one in proofs]
     failed = [result for result in results if not result["ok"]]
     for result in results:
         if result["ok"] and result["calls"]:
             report.warn(f"{result['alias']} loads, and called home:\n{calls.told(_calls(result))}")
     if failed:
         raise _failure(failed, len(results))
-    return results
+    return proofs
+
+
+def _proof(found: dict[str, Any]) -> Proof:
+    outputs, machine = found.pop("outputs", []), found.pop("machine", "")
+    if not outputs:
+        return Proof(result=found, golden=None)
+    about = {name: found[name] for name in ("alias", "device", "dtype", "versions")}
+    return Proof(result=found, golden=fields.decode(Golden, about | {"machine": machine, "outputs": outputs}))
 
 
 def _tell_overridden(release: Release, report: Report) -> None:
@@ -113,6 +134,12 @@ def write(release: Release, results: list[dict[str, Any]]) -> None:
     """Keep what the smoke loads measured, as ``smoke.json``."""
     text = json.dumps(results, ensure_ascii=False, indent=2) + "\n"
     disk.write_whole(release.path / _KEPT, text.encode())
+
+
+def write_goldens(release: Release, proofs: Sequence[Proof]) -> None:
+    """Keep what the models gave here, as the lock keeps what they gave at the rehearsal."""
+    found = [fields.encode(one.golden) for one in proofs if one.golden is not None]
+    disk.write_whole(release.path / GOLDENS, (json.dumps(found, ensure_ascii=False) + "\n").encode())
 
 
 def kept(release: Release) -> list[dict[str, Any]]:
@@ -155,6 +182,8 @@ def _request(release: Release, locked: Lock, model: Model, device: str, variable
         any_language=not locked.smoke.texts,
         variables=variables,
         trust_remote_code=model.trust_remote_code,
+        golden=locked.golden(model),
+        tolerance=locked.smoke.tolerance,
     )
 
 
@@ -169,6 +198,7 @@ def _environment(release: Release, locked: Lock, variables: Mapping[str, str], l
         **emit.asked_variables(locked, release.path),
         BUNDLE_GUARD="strict",
         BUNDLE_GUARD_LOG=str(log),
+        BUNDLE_GUARD_TOLERATE=",".join(locked.smoke.tolerate_calls),
     )
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from bundler.bundle import archive, disk, entries, lock, signing, wheelcheck
+from bundler.bundle.disk import Draft
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.bundle.signing import Signer
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
-from bundler.online import closure, installer, manifest, models, pickles, pipconfig, resolve, wheels
+from bundler.online import closure, installer, manifest, models, pickles, pipconfig, rehearse, resolve, wheels
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked
 from bundler.online.store import Store
@@ -56,12 +57,14 @@ def build(
     *,
     no_pickles: bool = False,
     signers: Sequence[Signer] = (),
+    rehearsing: bool = True,
 ) -> Built:
     """Build the bundle of a manifest, from a kept lock where one is given.
 
     ``out`` is the bundle's file, or an existing folder for it; default: the working folder. ``no_pickles`` refuses
-    models that hold any. Each of ``signers`` signs the bundle. Raises BundleError;
-    then there is no file of that name, or the one that was there before.
+    models that hold any. With ``rehearsing`` the bundle is installed and its models are loaded before it gets its
+    name; golden outputs that come of it are added to the kept lock as well. Each of ``signers`` signs the bundle.
+    Raises BundleError; then there is no file of that name, or the one that was there before.
     """
     asked = manifest.load(path)
     _require_folder(Path.cwd() if out is None else out if out.is_dir() else out.parent)
@@ -71,18 +74,38 @@ def build(
     if kept is not None:
         _gather_again(locked, asked, shop)
     final = _file(out, locked)
+    why_not = rehearse.why_not(locked) if rehearsing else "the builder left it out (--no-rehearse)"
+    locked = rehearse.unrehearsed(locked, why_not) if why_not else locked
     away = _away(locked, shop)
-    _require_room(final, locked, away, shop)
+    _require_room(final, locked, away, shop, rehearsing=not why_not)
     _fetch(away, locked, asked, shop)
     _require_all(locked, shop)
     wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
+    if why_not and rehearsing:
+        shop.report.warn(f"this bundle is not rehearsed: {why_not}")
+    with disk.drafting(final) as draft:
+        _pack(draft, locked, shop)
+        sealed = locked if why_not else _rehearsed(draft, locked, shop)
+        signature = signing.signed(sealed, signers)
+        if sealed != locked or signature is not None:
+            archive.seal(draft.path, sealed, signature)
+    if kept is not None and sealed != locked:
+        write_lock(kept, sealed)
+        shop.report.note(f"{kept} now says what the rehearsal showed: the next build from it gives the same bundle")
+    return Built(path=final, size=final.stat().st_size, lock=sealed)
+
+
+def _pack(draft: Draft, locked: Lock, shop: Workshop) -> None:
     try:
-        archive.write(final, locked, shop.path_of, shop.report, signing.signed(locked, signers))
+        archive.pack(draft.fd, locked, shop.path_of, shop.report)
     except archive.ChangedError as error:
         for artifact in error.artifacts:
             shop.store.drop(artifact.sha256)  # the next build fetches it anew
         raise
-    return Built(path=final, size=final.stat().st_size, lock=locked)
+
+
+def _rehearsed(draft: Draft, locked: Lock, shop: Workshop) -> Lock:
+    return rehearse.rehearse(draft.path, locked, shop.path_of(locked.artifacts[0]), shop.store.root, shop.report)
 
 
 def _file(out: Path | None, locked: Lock) -> Path:
@@ -137,7 +160,7 @@ def _require_folder(folder: Path) -> None:
         raise HostError("there is no such folder", where=str(folder), hint="create it, or give another with -o")
 
 
-def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Workshop) -> None:
+def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Workshop, *, rehearsing: bool) -> None:
     """A look at the disks before packages are fetched and anything is packed."""
     known = {a.sha256: shop.contents.get(a.sha256) or shop.store.path_of(a.sha256) for a in locked.artifacts}
     here = {sha256: content for sha256, content in known.items() if content}
@@ -145,6 +168,7 @@ def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Worksho
         [
             (final.parent, archive.room_for(final, locked, here), "the bundle"),
             (shop.store.root, sum(artifact.size for artifact in away), "fetching packages"),
+            (shop.store.root, rehearse.room(locked) if rehearsing else 0, "the rehearsal"),
         ]
     )
 

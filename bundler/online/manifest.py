@@ -185,6 +185,9 @@ class WantedSmoke:
     )
     tolerance: str = about("cosine distance to golden outputs, in quotes", default="0.001")
     ram_limit: str | None = about("memory that a load may take: 8GiB", default=None)
+    tolerate_calls: tuple[str, ...] = about(
+        "hosts that a load may ask in vain; any other call home fails the build", default=()
+    )
 
     def __post_init__(self) -> None:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
@@ -200,6 +203,7 @@ class WantedSmoke:
             closer=self.closer,
             tolerance=self.tolerance,
             ram_limit=int(match[1]) * _UNITS[match[2]] if match else 0,
+            tolerate_calls=self.tolerate_calls,
         )
 
 

@@ -51,7 +51,7 @@ def cut() -> Network:
     """
     drop_proxies()
     attempts: list[str] = []
-    why_not = _namespace()
+    why_not = namespace()
     if why_not:
         return _guarded(why_not, attempts)
     interfaces, proof = _proof_of_namespace()
@@ -72,7 +72,7 @@ def drop_proxies() -> None:
         del os.environ[name]
 
 
-def _namespace() -> str:
+def namespace() -> str:
     """Enters a network namespace; the reason in words where that can not be done."""
     if os.environ.get("BUNDLE_NETCUT") == "guard":
         return "BUNDLE_NETCUT asks for the guard"

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .netcut import Network
 
@@ -24,6 +25,7 @@ class Record:
     """The result of one smoke load; the one value here that changes, because probes write into it.
 
     ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
+    ``outputs`` is what golden outputs are made from, as `goldens.plain` gives it.
     """
 
     alias: str
@@ -46,6 +48,8 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
     closer: list[Closeness] = field(default_factory=list)
+    machine: str = ""
+    outputs: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def passed(self, check: str) -> None:

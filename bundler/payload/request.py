@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import goldens
+from .goldens import Golden
+
 DEVICES = ("cpu", "cuda", "auto")
 TRIPLE = 3
 
@@ -23,7 +26,8 @@ class Request:
     ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
     texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
     those that the guard of the environment must have set; empty where there is no guard. Without
-    ``trust_remote_code`` no code of the model's own may run.
+    ``trust_remote_code`` no code of the model's own may run. ``golden`` is what the model gave at the rehearsal, None
+    where there was none, and ``tolerance`` how far from it the outputs may be.
     """
 
     alias: str
@@ -37,6 +41,8 @@ class Request:
     any_language: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     trust_remote_code: bool = False
+    golden: Golden | None = None
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         # A relative folder reads as a repository id to the libraries, which then call home.
@@ -70,6 +76,8 @@ def read(path: Path) -> Request:
         any_language=document.get("any_language") is True,
         variables=_strings(document.get("variables", {}), "variables"),
         trust_remote_code=document.get("trust_remote_code") is True,
+        golden=_golden(document.get("golden")),
+        tolerance=float(_text(document, "tolerance", "0")),
     )
 
 
@@ -105,6 +113,15 @@ def _triple(value: object) -> tuple[str, str, str]:
     if len(texts) != TRIPLE:
         raise RequestError("closer: each entry is [query, nearer, farther]")
     return texts[0], texts[1], texts[2]
+
+
+def _golden(value: object) -> Golden | None:
+    if value is None:
+        return None
+    try:
+        return goldens.parsed(value)  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"golden: not what a rehearsal writes: {error!r}") from error
 
 
 def _count(value: object, name: str) -> int:

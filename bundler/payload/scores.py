@@ -48,6 +48,7 @@ def prove(request: Request, record: Record, make: Callable[[str, str], Reranker]
     load = loading.within(reranker.model, found.loads)
     steps.vocabulary_held(promised.tokens, reranker.tokenizer, load, record)
     _check_telling(given, record)
+    _hold(request, reranker.tokenizer, pairs, given, record)
     _check_closer(request, reranker.score, record)
     steps.within_memory(request, record)
 
@@ -90,6 +91,18 @@ def _check_telling(found: Sequence[float], record: Record) -> None:
             NOT_THIS_MODEL,
         )
     record.passed("different pairs get different scores")
+
+
+def _hold(request: Request, tokenizer: Any, pairs: Sequence[Pair], found: Sequence[float], record: Record) -> None:
+    """Pairs stand in for texts: what separates the two differs between versions of tokenizers."""
+    shown = {f"{one}\0{other}": (one, other) for one, other in pairs}
+    steps.golden(
+        request,
+        record,
+        list(shown),
+        lambda pair: list(tokenizer(*shown[pair])["input_ids"]),
+        {SCORE: [[score] for score in found]},
+    )
 
 
 def _check_closer(request: Request, score: Score, record: Record) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, devices, hubview, loading, measure, promises, vocabulary, weights
+from . import checks, devices, goldens, hubview, loading, measure, promises, vocabulary, weights
 from .checks import Vector
 from .faults import REBUILD, CheckFailed
 from .record import Closeness, Record
@@ -196,6 +197,32 @@ def telling(
     record.passed(f"no {noun} is zero or constant")
     record.warn(*checks.different(lines, found, numbers, noun))
     record.passed(f"different texts give different {noun}s")
+
+
+def golden(
+    request: Request,
+    record: Record,
+    lines: Sequence[str],
+    tokens_of: Callable[[str], Sequence[int]],
+    vectors: Mapping[str, Sequence[Vector]],
+) -> None:
+    """Notes what the model gave, of each kind of vector one for each text, and holds it against the rehearsal."""
+    record.machine = platform.machine()
+    found = goldens.outputs(lines, tokens_of, vectors)
+    record.outputs = goldens.plain(found)
+    if request.golden is not None:
+        goldens.hold(request.golden, found, lines, record, request.tolerance)
+
+
+def whole(tokenizer: Any) -> Callable[[str], Sequence[int]]:
+    """What makes of a text the tokens that the model sees, marks at its ends included; nothing without a tokenizer."""
+
+    def tokens_of(line: str) -> Sequence[int]:
+        if callable(tokenizer):
+            return list(tokenizer(line)["input_ids"])
+        return list(tokenizer.encode(line).ids) if hasattr(tokenizer, "encode") else []
+
+    return tokens_of
 
 
 def closer(request: Request, embed: Callable[[tuple[str, ...]], Sequence[Vector]], record: Record) -> None:

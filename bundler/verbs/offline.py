@@ -63,7 +63,7 @@ def install(
 def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
     """Load every model of the live release again, with the network cut."""
     release = releases.required_live(releases.at(prefix))
-    results = smoke.prove(release, release.lock(), device, report)
+    results = [one.result for one in smoke.prove(release, release.lock(), device, report)]
     return {"release": release.name, "smoke": results}, describe.proofs(results)
 
 

@@ -50,26 +50,32 @@ def lock(*, manifest: Path, output: Path | None, report: Console) -> Answer:
 @click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
 @KEYS
 @PASSPHRASE
+@click.option(
+    "--rehearse/--no-rehearse",
+    default=True,
+    show_default=True,
+    help="Install the bundle and load its models, with the network cut, before it gets its name.",
+)
 def build(
     *,
     manifest: Path,
     output: str | None,
     kept: Path | None,
     no_pickles: bool,
+    rehearse: bool,
     keys: tuple[Path, ...],
     passphrase_file: Path | None,
     report: Console,
 ) -> Answer:
-    """Bring everything home that a manifest asks for and pack it as one file."""
+    """Bring everything home that a manifest asks for, pack it as one file, and rehearse what the far side will do."""
     from bundler.online import build as building  # noqa: PLC0415 (the far side has no online rooms)
 
     if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
         raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
     signers = _signers(keys, passphrase_file, report)
     shop = building.workshop(report)
-    built = building.build(
-        manifest, Path(output) if output else None, kept, shop, no_pickles=no_pickles, signers=signers
-    )
+    out = Path(output) if output else None
+    built = building.build(manifest, out, kept, shop, no_pickles=no_pickles, signers=signers, rehearsing=rehearse)
     signed_by = sorted(signer.public.fingerprint for signer in signers)
     result = {"bundle": str(built.path), "bytes": built.size, **describe.summary(built.lock, signed_by)}
     return result, describe.built(built.path, built.size, built.lock, signed_by)

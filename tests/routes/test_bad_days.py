@@ -27,10 +27,14 @@ def test_a_lock_of_another_manifest_or_of_changed_files_is_refused(build: Build,
     kept = tmp_path / "kept.json"
     assert bundle("lock", small.manifest, "-o", kept, env=small.environment).returncode == 0
     (small.manifest.parent / "vendor" / "config.json").write_text("[]")
-    done = bundle("build", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment)
+    done = bundle(
+        "build", "--no-rehearse", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment
+    )
     assert (done.returncode, "the files of m are not those of the lock" in done.stderr) == (6, True)
     small.manifest.write_text(small.manifest.read_text() + "# a word more\n")
-    done = bundle("build", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment)
+    done = bundle(
+        "build", "--no-rehearse", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment
+    )
     assert (done.returncode, "the lock was made from another text of this manifest" in done.stderr) == (3, True)
     assert not (tmp_path / "x.tar").exists()
 
@@ -134,7 +138,7 @@ def test_a_disk_that_is_too_small(build: Build, far: Far, tmp_path: Path) -> Non
         done = far("install", small.path, "--prefix", mount / "opt")
         assert (done.returncode, "the disk is too small: installing needs" in done.stderr) == (9, True), done.stderr
         assert "place:" not in done.stderr, "no work had begun"
-        kept = bundle("build", small.manifest, "-o", mount / "x.tar", env=small.environment)
+        kept = bundle("build", "--no-rehearse", small.manifest, "-o", mount / "x.tar", env=small.environment)
         assert (kept.returncode, "the disk is too small: the bundle needs" in kept.stderr) == (9, True), kept.stderr
         assert [path.name for path in mount.iterdir()] == ["opt"]
     finally:
@@ -244,7 +248,7 @@ def test_a_wheel_damaged_in_its_table_of_contents(build: Build, far: Far, tmp_pa
 def test_an_output_folder_that_is_not_there(build: Build, tmp_path: Path) -> None:
     small = build()
     for place in (tmp_path / "stick" / "x.tar", f"{tmp_path}/stick/"):
-        done = bundle("build", small.manifest, "-o", place, env=small.environment)
+        done = bundle("build", "--no-rehearse", small.manifest, "-o", place, env=small.environment)
         assert (done.returncode, "there is no such folder" in done.stderr) == (9, True)
     assert not (tmp_path / "stick").exists()
 

@@ -46,7 +46,7 @@ def test_a_model_travels_converted_and_a_kept_lock_gives_the_same_bytes(demo: In
     bundles = []
     for name in ("first", "second"):  # the second on another machine's shelf, and so converted again
         bundles.append(tmp_path / f"{name}.tar")
-        done = bundle("build", manifest, "--lock", locked, "-o", bundles[-1], "--quiet", env=told)
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", bundles[-1], "--quiet", env=told)
         assert done.returncode == 0, done.stderr
         told["BUNDLE_CACHE"] = str(tmp_path / "another shelf")
     assert bundles[0].read_bytes() == bundles[1].read_bytes()
@@ -64,5 +64,7 @@ def test_a_model_travels_converted_and_a_kept_lock_gives_the_same_bytes(demo: In
     subprocess.run([tool("tar"), "xf", bundles[0], "-C", out], check=True)
     index = json.loads((out / "models/m/model.safetensors.index.json").read_bytes())
     assert index["weight_map"]["b"] == "model-00002-of-00002.safetensors"
-    refused = bundle("build", manifest, "--lock", locked, "--no-pickles", "-o", tmp_path / "no.tar", env=told)
+    refused = bundle(
+        "build", "--no-rehearse", manifest, "--lock", locked, "--no-pickles", "-o", tmp_path / "no.tar", env=told
+    )
     assert (refused.returncode, "models/m/colbert_linear.pt" in refused.stderr) == (8, True)

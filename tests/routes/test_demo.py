@@ -134,7 +134,7 @@ def test_the_environment_holds_exactly_the_locked_packages(demo: Installed) -> N
 
 def test_inspect_and_verify_say_what_the_bundle_holds(demo: Installed) -> None:
     told = json.loads(bundle("inspect", demo.bundle, "--json").stdout)["result"]
-    assert (told["name"], told["version"], told["signed_by"], told["rehearsed"]) == ("demo", "1.0", [], False)
+    assert (told["name"], told["version"], told["signed_by"], told["rehearsed"]) == ("demo", "1.0", [], True)
     assert told["target"]["platform"] == "linux-x86_64"
     assert [model["alias"] for model in told["models"]] == [ALIAS]
     assert any(wheel["name"] == "torch" for wheel in told["wheels"])

@@ -57,7 +57,7 @@ def test_a_model_of_the_hub_travels_pinned(
         hub.repositories["org/tiny"].commit({"config.json": b"moved"}, ref="v1.0")
         hub.seen.clear()
         hub.storage.seen.clear()
-        done = bundle("build", manifest, "--lock", locked, "-o", packed, "--quiet", env=told)
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, "--quiet", env=told)
         assert done.returncode == 0, done.stderr
         assert hub.seen == hub.storage.seen == [], "what the lock names is on the shelf: the hub is not even asked"
 
@@ -95,7 +95,15 @@ def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str
         hub.repository("org/tiny", FILES | {"model.safetensors": weights})
         hub.storage.faults[hub.lfs("org/tiny", "model.safetensors")] = [held]
         told = of_the_hub(online, hub.url, tmp_path)
-        command = [str(Path(sys.executable).with_name("bundle")), "build", str(manifest), "-o", str(packed), "--quiet"]
+        command = [
+            str(Path(sys.executable).with_name("bundle")),
+            "build",
+            "--no-rehearse",
+            str(manifest),
+            "-o",
+            str(packed),
+            "--quiet",
+        ]
         with subprocess.Popen(command, env=told, stderr=subprocess.DEVNULL) as first:
             while sum(one.stat().st_size for one in (tmp_path / "shelf/partial").glob("*.partial")) < 1 << 20:
                 assert first.poll() is None, "it ended before it could be killed"
@@ -105,7 +113,7 @@ def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str
         (partial,) = (tmp_path / "shelf/partial").glob("*.partial")
         come = partial.stat().st_size
         assert not packed.exists()
-        done = bundle("build", manifest, "-o", packed, "--quiet", env=told)
+        done = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=told)
         assert done.returncode == 0, done.stderr
         lines = [one.headers.get("Range", "") for one in hub.storage.seen if one.path.startswith("/lfs/")]
     assert come >= 1 << 20
@@ -142,7 +150,7 @@ def test_what_a_model_reaches_for_travels_and_is_shown_as_a_tree(
         for name in ("first", "second"):  # the second with an empty shelf
             path = tmp_path / f"{name}.bundle.tar"
             shelf = {"BUNDLE_CACHE": str(tmp_path / name)}
-            done = bundle("build", manifest, "--lock", locked, "-o", path, "--quiet", env=told | shelf)
+            done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", path, "--quiet", env=told | shelf)
             assert done.returncode == 0, done.stderr
     assert (tmp_path / "first.bundle.tar").read_bytes() == path.read_bytes()
     tree = "  closure\n    m\n      base  for adapter_config.json: base model of an adapter\n        code  for config.json: "

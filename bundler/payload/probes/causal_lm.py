@@ -84,6 +84,7 @@ def prove(request: Request, record: Record) -> None:
     if promised.vocabulary_size is not None:
         checks.width(logits, promised.vocabulary_size, "config.json", LOGITS)
         record.passed(f"there are {promised.vocabulary_size} logits, as config.json promises")
+    steps.golden(request, record, texts, steps.whole(writer.tokenizer), {"logits": logits})
     steps.within_memory(request, record)
 
 

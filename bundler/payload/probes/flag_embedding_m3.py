@@ -87,6 +87,8 @@ def prove(request: Request, record: Record) -> None:
     if promised.width is not None:
         checks.width(first.dense, promised.width, "config.json")
         record.passed(f"vectors are {promised.width} wide, as config.json promises")
+    kinds = {"dense": first.dense, "colbert": first.colbert, "sparse": first.sparse}
+    steps.golden(request, record, texts, steps.whole(tokenizer), kinds)
     steps.closer(request, embedder.dense, record)
     steps.within_memory(request, record)
 

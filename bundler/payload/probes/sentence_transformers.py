@@ -47,6 +47,8 @@ def prove(request: Request, record: Record) -> None:
     steps.measured(record)
     _check_tokenizer(loaded, files, record)
     _check_vectors(loaded, texts, tokens, vectors, record)
+    tokens_of = steps.whole(getattr(loaded.model, "tokenizer", None))
+    steps.golden(request, record, texts, tokens_of, {"vector": vectors})
     steps.closer(request, loaded.embed, record)
     steps.within_memory(request, record)
 

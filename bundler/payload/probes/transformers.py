@@ -58,6 +58,7 @@ def prove(request: Request, record: Record) -> None:
     if promised.width is not None:
         checks.width(vectors, promised.width, "config.json")
         record.passed(f"vectors are {promised.width} wide, as config.json promises")
+    steps.golden(request, record, texts, steps.whole(encoder.tokenizer), {"vector": vectors})
     steps.closer(request, encoder.embed, record)
     steps.within_memory(request, record)
 

@@ -1,0 +1,175 @@
+"""Golden outputs: a model that loads and is not the one that was rehearsed is found out, whatever made it so."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.bundle import fields
+from bundler.bundle.goldens import Golden, GoldenVector
+from bundler.payload import goldens
+
+from .conftest import Result
+from .tensors import Weights
+
+Prove = Callable[..., Result]
+Copy = Callable[..., Path]
+KINDS = {
+    "good": ("sentence-transformers", ["vector"]),
+    "static": ("sentence-transformers", ["vector"]),
+    "encoder": ("transformers", ["vector"]),
+    "llama": ("causal-lm", ["logits"]),
+    "reranker": ("cross-encoder", ["score"]),
+}
+
+
+def rehearsed(result: Result) -> dict[str, Any]:
+    """What the lock would keep of a load."""
+    assert result["ok"], result["fault"]
+    return {name: result[name] for name in ("alias", "device", "dtype", "machine", "versions", "outputs")}
+
+
+def held(prove: Prove, folder: Path, golden: dict[str, Any], tolerance: str = "0.001", **more: Any) -> Result:
+    return prove(folder, golden=golden, tolerance=tolerance, **more)
+
+
+def turn_round(weights: Weights, name: str) -> None:
+    """The same numbers in another order: nothing that looks at weights alone can take offence."""
+    count = len(weights.bytes[name]) // 4
+    weights.bytes[name] = struct.pack(f"<{count}f", *reversed(struct.unpack(f"<{count}f", weights.bytes[name])))
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_each_kind_of_model_gives_its_golden_outputs_again(tiny: Path, prove: Prove, model: str) -> None:
+    loader, kinds = KINDS[model]
+    golden = rehearsed(prove(tiny / model, loader=loader))
+    assert [kept["name"] for kept in golden["outputs"][0]["vectors"]] == kinds
+    assert all(output["tokens"] > 3 for output in golden["outputs"])
+    kept = fields.decode(Golden, golden)  # the lock takes it
+    again = held(prove, tiny / model, fields.encode(kept), loader=loader)
+    assert again["ok"], again["fault"]
+    assert "the tokens of every text are those of the rehearsal" in again["checks"]
+
+
+def test_weights_of_another_revision(tiny: Path, copy: Copy, prove: Prove) -> None:
+    golden = rehearsed(prove(tiny / "good"))
+    folder = copy()
+    weights = Weights(folder / "model.safetensors")
+    for name, (_, shape) in weights.heads.items():
+        if len(shape) == 2:
+            turn_round(weights, name)
+    weights.write()
+    assert prove(folder)["ok"], "nothing but the golden outputs sees this"
+    result = held(prove, folder, golden)
+    assert "away from that of the rehearsal" in result["fault"]
+    assert "another revision" in result["hint"]
+
+
+def test_a_part_of_the_weights_zeroed(tiny: Path, copy: Copy, edit: Callable[..., None], prove: Prove) -> None:
+    """Half of a norm; a matrix that is zero throughout is found without golden outputs too."""
+    golden = rehearsed(prove(tiny / "good"))
+    folder = copy()
+    edit(folder, "fill", "encoder.layer.1.attention.output.LayerNorm.weight", 0.0, 1.0)
+    assert prove(folder)["ok"], "nothing but the golden outputs sees this"
+    assert "not the weights of the rehearsal" in held(prove, folder, golden)["fault"]
+
+
+def test_a_head_that_is_gone(tiny: Path, copy: Copy, prove: Prove) -> None:
+    """A model saved with Normalize whose modules.json lost it: what is left is consistent in itself."""
+    golden = rehearsed(prove(tiny / "good"))
+    folder = copy()
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:-1]))
+    assert prove(folder)["ok"]
+    assert "away from that of the rehearsal" in held(prove, folder, golden)["fault"]
+
+
+def test_another_tokenizer(tiny: Path, copy: Copy, prove: Prove) -> None:
+    """With the same vocabulary in every file, so that nothing else contradicts it: two words have changed places."""
+    golden = rehearsed(prove(tiny / "good"))
+    folder = copy()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["cat"], words["dog"] = words["dog"], words["cat"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if (folder / "vocab.txt").exists():
+        lines = (folder / "vocab.txt").read_text().split("\n")
+        one, other = lines.index("cat"), lines.index("dog")
+        lines[one], lines[other] = "dog", "cat"
+        (folder / "vocab.txt").write_text("\n".join(lines))
+    assert prove(folder)["ok"], "nothing but the golden outputs sees this"
+    result = held(prove, folder, golden)
+    assert result["fault"].startswith("The tokenizer is not that of the rehearsal: of “The cat sat on the mat.”")
+    assert "tokenizer's files are of another revision" in result["hint"]
+
+
+def test_other_versions_of_libraries_are_named_where_outputs_differ(tiny: Path, prove: Prove) -> None:
+    golden = rehearsed(prove(tiny / "good"))
+    here = golden["versions"]["transformers"]
+    golden["versions"] = golden["versions"] | {"transformers": "4.57.6"}
+    assert held(prove, tiny / "good", golden)["ok"], "the same outputs by other versions are right"
+    golden["outputs"][1]["token_digest"] = "0" * 64
+    result = held(prove, tiny / "good", golden)
+    assert f"Here is transformers {here} instead of 4.57.6." in result["fault"]
+
+
+def test_another_dtype(tiny: Path, prove: Prove) -> None:
+    golden = rehearsed(prove(tiny / "half"))
+    assert golden["dtype"] == "float16"
+    result = held(prove, tiny / "half", golden | {"dtype": "float32"})
+    assert result["fault"] == "The weights are float16 here and were float32 at the rehearsal."
+
+
+def test_other_texts(tiny: Path, prove: Prove) -> None:
+    golden = rehearsed(prove(tiny / "good"))
+    result = held(prove, tiny / "good", golden, texts=["The dog sat.", "Music and rain."])
+    assert "for other texts" in result["fault"]
+
+
+def test_the_tolerance_is_the_cosine_distance_for_vectors_of_one_length() -> None:
+    one, other = [1.0, 0.0], [0.6, 0.8]
+    assert goldens.distance(one, other) == pytest.approx(1 - 0.6)
+    assert goldens.distance([2.0, 0.0], [1.0, 0.0]) == pytest.approx(0.5), "another length is another vector"
+    assert goldens.distance([0.01], [0.0]) < 0.001, "of a score near zero the absolute difference counts"
+    assert goldens.distance([float("nan")], [1.0]) != goldens.distance([1.0], [1.0])
+    assert goldens.distance([0.0], [0.0]) == 0
+
+
+def test_a_wide_vector_travels_by_evenly_spaced_components_and_can_be_thinned_further() -> None:
+    wide = [float(n) for n in range(5000)]
+    (output,) = goldens.plain(goldens.outputs(["a"], lambda _: [1, 2], {"logits": [wide]}))
+    kept = GoldenVector(**output["vectors"][0])
+    assert (kept.width, len(base64.b64decode(kept.values))) == (5000, 4 * 1024)
+    thin = kept.thinned(100)
+    values = struct.unpack("<100f", base64.b64decode(thin.values))
+    assert list(values) == [float((n * 1024 // 100) * 5000 // 1024) for n in range(100)]
+    assert thin.thinned(100) is thin
+
+
+@pytest.mark.parametrize(
+    ("values", "width"), [("!", 4), ("AAAA", 4), ("", 4), (base64.b64encode(bytes(8)).decode(), 1)]
+)
+def test_a_golden_vector_that_makes_no_sense(values: str, width: int) -> None:
+    with pytest.raises(fields.Invalid):
+        GoldenVector(name="vector", width=width, values=values)
+
+
+def test_the_real_model_with_a_changed_weight(minilm: Path, linked: Path, prove: Prove) -> None:
+    """A fine-tuned copy under the same name: every file is whole, and the vectors are others."""
+    golden = rehearsed(prove(minilm))
+    path = linked / "model.safetensors"
+    shutil.copyfile(minilm / "model.safetensors", (whole := linked / "copy"))
+    path.unlink()
+    whole.rename(path)
+    weights = Weights(path)
+    turn_round(weights, "encoder.layer.5.output.dense.weight")
+    weights.write()
+    assert prove(linked)["ok"]
+    assert "not the weights of the rehearsal" in held(prove, linked, golden)["fault"]
