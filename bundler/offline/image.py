@@ -98,7 +98,7 @@ def bake(bundle: Path, options: Options, report: Report) -> Baked:
         engine = found(options)
         image = options.image or recipe.image_name(locked)
         _require_room(engine, locked)
-        with _context(bundle, carried, locked, report) as context:
+        with _context(bundle, carried, locked, options, report) as context:
             base = _base(engine, carried, locked, options, report)
             with report.stage(f"bake with {engine.name}"):
                 wanted = Bake(
@@ -166,7 +166,9 @@ def _require_room(engine: Engine, locked: VerifiedLock) -> None:
 
 
 @contextmanager
-def _context(bundle: Path, carried: OpenBundle, locked: VerifiedLock, report: Report) -> Iterator[Path]:
+def _context(
+    bundle: Path, carried: OpenBundle, locked: VerifiedLock, options: Options, report: Report
+) -> Iterator[Path]:
     """A folder with the bundle, its installer and the Dockerfile: beside the bundle where that spares a copy."""
     beside = bundle.absolute().parent
     with tempfile.TemporaryDirectory(
@@ -180,7 +182,10 @@ def _context(bundle: Path, carried: OpenBundle, locked: VerifiedLock, report: Re
             with report.stage("copy the bundle", bundle.stat().st_size):
                 shutil.copyfile(bundle, context / locked.file_name)
         _copy_out(carried, {entries.INSTALLER: context / entries.INSTALLER})
-        (context / recipe.DOCKERFILE).write_text(recipe.dockerfile_text(locked), encoding="utf-8")
+        trust = next(iter(options.trusts), None)
+        if trust is not None:
+            recipe.write_keys(context, trust)
+        (context / recipe.DOCKERFILE).write_text(recipe.dockerfile_text(locked, trust), encoding="utf-8")
         (context / recipe.IGNORE).write_text(recipe.ignore_text(locked), encoding="utf-8")
         yield context
 

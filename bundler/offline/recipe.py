@@ -11,11 +11,15 @@ from typing import Any
 from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline import emit
+from bundler.offline import trust as trusting
 from bundler.offline.releases import Release
+from bundler.offline.trust import Trust
 
 DOCKERFILE = "Dockerfile.offline"
 IGNORE = ".dockerignore"
 COMPOSE = "compose.offline.yaml"
+KEYS = "trust"
+"""The folder of trusted keys beside the bundle."""
 KUBERNETES = "kubernetes.offline.yaml"
 ABOVE = Path("/opt")
 """Where the prefix is inside an image."""
@@ -72,8 +76,8 @@ def _rounded(size: int) -> int:
     return -(-size // (_STEP * _MIB)) * _STEP
 
 
-def dockerfile_text(locked: Lock) -> str:
-    """The text of ``Dockerfile.offline``."""
+def dockerfile_text(locked: Lock, trust: Trust | None) -> str:
+    """The text of ``Dockerfile.offline``, which asks for the same signatures as ``trust`` does."""
     home = prefix_in_image(locked)
     lines = [envfile.line(*one) for one in emit.variables(locked, home).items()]
     return _rendered(
@@ -85,9 +89,19 @@ def dockerfile_text(locked: Lock) -> str:
         lines=lines,
         labels=_labels(locked),
         app=locked.of_kind("app"),
-        trust="",
+        trust=f" --trust /carried/{KEYS} --trust-threshold {trust.threshold}" if trust else "",
+        keys=KEYS if trust else "",
         entrypoint=list(locked.app.entrypoint) or [python_in_image(locked)],
     )
+
+
+def write_keys(context: Path, trust: Trust) -> None:
+    """Put the keys where the steps of ``Dockerfile.offline`` look for them."""
+    folder = context / KEYS
+    folder.mkdir()
+    for key in trust.keys:
+        (folder / f"{key.fingerprint[:16]}.pub").write_text(key.pem, encoding="ascii")
+    (folder / trusting.REVOKED).write_text("".join(f"{one}\n" for one in sorted(trust.revoked)), encoding="ascii")
 
 
 def ignore_text(locked: Lock) -> str:
@@ -108,7 +122,8 @@ def runner_texts(locked: Lock, results: Sequence[dict[str, Any]]) -> dict[str, s
 
 def write(release: Release, locked: Lock, results: Sequence[dict[str, Any]]) -> None:
     """Write all of them into the release."""
-    texts = {DOCKERFILE: dockerfile_text(locked), IGNORE: ignore_text(locked), **runner_texts(locked, results)}
+    told = trusting.remembered(release.prefix)
+    texts = {DOCKERFILE: dockerfile_text(locked, told), IGNORE: ignore_text(locked), **runner_texts(locked, results)}
     for name, text in texts.items():
         disk.write_whole(release.path / name, text.encode())
 

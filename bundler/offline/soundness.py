@@ -11,7 +11,19 @@ from bundler.bundle import hashing
 from bundler.bundle.entries import Artifact
 from bundler.bundle.hashing import Advance
 from bundler.bundle.lock import Lock
-from bundler.offline import emit, environment, findings, guard, hubcache, packages, place, recipe, releases, smoke
+from bundler.offline import (
+    emit,
+    environment,
+    findings,
+    guard,
+    hubcache,
+    packages,
+    place,
+    recipe,
+    releases,
+    smoke,
+    trust,
+)
 from bundler.offline.findings import Finding
 from bundler.offline.releases import Release
 from bundler.progress import Report
@@ -69,7 +81,7 @@ def rendered(release: Release, locked: Lock) -> list[Finding]:
     found: list[Finding] = []
     for name, text in (
         (emit.ENV_FILE, emit.env_text(locked, release.prefix)),
-        (recipe.DOCKERFILE, recipe.dockerfile_text(locked)),
+        (recipe.DOCKERFILE, recipe.dockerfile_text(locked, trust.remembered(release.prefix))),
     ):
         try:
             same = (release.path / name).read_bytes() == text.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 from bundler.bundle import entries, lock
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.lock import Lock
-from bundler.offline import recipe
+from bundler.bundle.publickey import PublicKey
+from bundler.offline import recipe, trust
 from tests.conftest import ROOT, SMALL, lock_of
 
 SMOKE = [{"loader": "files", "peak_rss_bytes": 9 << 30}, {"loader": "x", "peak_rss_bytes": 700 << 20}]
@@ -19,7 +21,7 @@ SMOKE = [{"loader": "files", "peak_rss_bytes": 9 << 30}, {"loader": "x", "peak_r
 
 def steps(locked: Lock) -> list[str]:
     """The instructions of the Dockerfile, continued lines joined."""
-    text = recipe.dockerfile_text(locked).replace("\\\n", " ")
+    text = recipe.dockerfile_text(locked, None).replace("\\\n", " ")
     return [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
 
 
@@ -43,8 +45,22 @@ def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() 
     assert not any(step.startswith(("COPY", "ADD")) for step in steps(with_models(a="")))
 
 
+def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) -> None:
+    key = PublicKey(
+        raw=bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+    )  # RFC 8032, 7.1
+    asked = trust.Trust(keys=(key,), revoked=frozenset(["0" * 64]), threshold=1, told_by="a test")
+    text = recipe.dockerfile_text(with_models(a=""), asked)
+    assert text.count(" --trust /carried/trust --trust-threshold 1") == 3
+    assert "and in trust/ the keys to trust" in text
+    recipe.write_keys(tmp_path, asked)
+    again = trust.given([tmp_path / "trust"], 1)
+    assert again is not None
+    assert (again.keys, again.revoked) == (asked.keys, asked.revoked)
+
+
 def test_it_needs_no_frontend_and_no_registry() -> None:
-    text = recipe.dockerfile_text(lock_of(SMALL))
+    text = recipe.dockerfile_text(lock_of(SMALL), None)
     assert "syntax=" not in text
     assert steps(lock_of(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
 
