@@ -225,6 +225,9 @@ def _pinned(
 ) -> tuple[ResolvedWheel, ...]:
     named = [parse_wheel_filename(one.path.partition("/")[2])[:2] for one in artifacts]
     pins = [f"{name}=={version}" for name, version in named]
+    if build:  # the code that is run must be the code that the lock was made with
+        digests = [one.origin.rpartition("#sha256=")[2] for one in artifacts]
+        pins = [f"{pin} --hash=sha256:{digest}" for pin, digest in zip(pins, digests, strict=True)]
     sources = [name for name, _ in named] if build else []
     indexes = asked.manifest.python.tied if build else ()
     return wheels.alone(pins, locked.target, shop.config, shop.store, shop.report, indexes=indexes, sources=sources)

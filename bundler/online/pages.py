@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
@@ -147,6 +147,14 @@ def as_index(folder: Path, package: str, offers: Iterable[Offer]) -> str:
     page.parent.mkdir(parents=True)
     page.write_text("<!DOCTYPE html>\n" + "".join(map(_anchor, offers)), encoding="utf-8")
     return folder.as_uri()
+
+
+def with_login(url: str, index: str) -> str:
+    """An address with the user and password of an index on the same host, where that has one."""
+    one, other = urlsplit(url), urlsplit(index)
+    if "@" not in other.netloc or (one.scheme, one.hostname, one.port) != (other.scheme, other.hostname, other.port):
+        return url
+    return urlunsplit(one._replace(netloc=other.netloc))
 
 
 def digest_of(offer: Offer) -> str:

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -88,15 +87,8 @@ class PipCompile:
             *(sys.executable, "-m", "piptools", "compile", "--quiet", "--no-config", "--allow-unsafe"),
             *("--no-header", "--no-annotate", "--strip-extras", "--resolver", "backtracking"),
             *("--no-emit-options", "--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links"),
-            *(
-                "--pip-args",
-                shlex.join(formats),
-                "--constraint",
-                "pip.constraints",
-                "--output-file",
-                out.name,
-                "pip.in",
-            ),
+            *("--pip-args", shlex.join(formats), "--constraint", "pip.constraints"),
+            *("--output-file", out.name, "pip.in"),
         ]
         environment = pipconfig.pip_environment(config)
         done = process.run(command, environment=environment, folder=self.folder, accept=range(256))
@@ -139,15 +131,8 @@ class PipCompile:
         """A page of links that pip reads whether or not it has indexes; with the password, where the index wants one."""
         home = self.folder / f"pip-{name}-{len(offers)}"
         if not home.exists():
-            pages.as_index(home, name, [replace(offer, url=_with_login(offer.url, route)) for offer in offers])
+            pages.as_index(home, name, [replace(offer, url=pages.with_login(offer.url, route)) for offer in offers])
         return (home / name / "index.html").as_uri()
-
-
-def _with_login(url: str, index: str) -> str:
-    one, other = urlsplit(url), urlsplit(index)
-    if "@" not in other.netloc or (one.scheme, one.hostname, one.port) != (other.scheme, other.hostname, other.port):
-        return url
-    return urlunsplit(one._replace(netloc=other.netloc))
 
 
 def _names_prerelease(line: Line) -> bool:

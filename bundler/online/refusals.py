@@ -57,7 +57,7 @@ def explained(refusal: RefusalError, target: Target, shelf: Pages, *, buildable:
 
 def not_allowed(what: str, name: str) -> ResolveError:
     """No file of a package has a digest that the requirements allow."""
-    hint = "correct the --hash in the requirements, or find out why the index has another file"
+    hint = "correct the --hash in the requirements or lock anew, or find out why the index has another file"
     return ResolveError(f"no {what} of {name} has a digest that is allowed", where=name, hint=hint)
 
 

@@ -43,7 +43,7 @@ class Rounds:
             line.name for line in self.asked.requirements if line.applies(self.target) and not line.requirement.url
         }
         built = set(sources)
-        routes = self._routes(named & self.router.concerned)
+        routes = self._routes(named & self.router.concerned) | self._allowed(built)
         merged: dict[str, str] = {}
         before_merging: RefusalError | None = None
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -81,7 +81,8 @@ class Router:
         if not allowed:
             return None
         self.why[name] = "is built from the source code whose digest the requirements allow"
-        return pages.as_index(self.folder / f"source-{name}", name, allowed)
+        reachable = [replace(offer, url=pages.with_login(offer.url, explicit or "")) for offer in allowed]
+        return pages.as_index(self.folder / f"source-{name}", name, reachable)
 
     def _merged(self, name: str) -> str | None:
         """An index of all wheels that fit, from wherever they are.

@@ -95,8 +95,8 @@ def _made(source: Source, config: PipConfig, store: Store) -> Iterator[Path]:
         found = sorted(out.glob("*.whl"))
         if len(found) != 1:
             raise UnsafeError(f"the build of {source} gave {len(found)} wheels", where=source.filename)
-        _require_own(found[0].name, source)
         plain = wheelform.rewritten(found[0], form)
+        _require_own(plain.name, source)
         platform = _platform_of(plain, source)
         yield wheelform.rewritten(found[0], form, platform) if platform else plain
 

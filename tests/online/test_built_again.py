@@ -11,7 +11,7 @@ from bundler.bundle.entries import Artifact, Upstream
 from bundler.bundle.hashing import digest_of_file
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import this_machine
-from bundler.errors import IntegrityError
+from bundler.errors import IntegrityError, ResolveError
 from bundler.online import build
 from bundler.online.workshop import Workshop
 from tests.online.bench import Bench
@@ -90,3 +90,25 @@ def test_a_build_that_gives_other_bytes_each_time(bench: Bench, shop: Workshop, 
     assert "sourced-1.0-py3-none-any.whl" in str(caught.value)
     assert "run bundle lock again" in caught.value.hint
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_source_code_that_changed_since_is_not_run(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    source = make_source(bench.links, "sourced", "1.0")
+    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+    bench.store.drop(wheel_of(found).sha256)
+    source.unlink()
+    make_source(bench.links, "sourced", "1.0", mark=tmp_path / "runs")
+    with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed") as caught:
+        build.build(path, tmp_path / "a.tar", kept, shop)
+    assert "lock anew" in caught.value.hint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_index_with_a_password_has_it_built_again(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    bench.index.logins["/own"] = "user:secret"
+    bench.index.offer(make_source(bench.made, "sourced", "1.0"), "/own")
+    index = f"indexes: [{{url: '{bench.index.with_login('user:secret')}/own', packages: [sourced]}}]"
+    path, kept, found = locked(tmp_path, shop, f"requirements: [sourced], build_from_source: [sourced], {index}")
+    assert "secret" not in str(found)
+    bench.store.drop(wheel_of(found).sha256)
+    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found
