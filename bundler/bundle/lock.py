@@ -296,8 +296,11 @@ def read(data: bytes, where: str) -> Lock:
         lock = fields.decode(Lock, document)
     except fields.Faults as faults:
         words = "\n".join(paths.shown(str(fault))[:300] for fault in faults.faults[:10])
-        kind = UnsafeError if any(fault.unsafe for fault in faults.faults) else IntegrityError
-        raise kind(f"bundle.json breaks the format:\n{words}", where=where, hint=_DAMAGED) from faults
+        message = f"bundle.json breaks the format:\n{words}"
+        if any(fault.unsafe for fault in faults.faults):
+            hint = "it would have files written outside of their folder: do not install it, and ask who made it"
+            raise UnsafeError(message, where=where, hint=hint) from faults
+        raise IntegrityError(message, where=where, hint=_DAMAGED) from faults
     if not _is_canonical(lock, data):
         raise IntegrityError("bundle.json is not in canonical form", where=where, hint=_DAMAGED)
     return lock
