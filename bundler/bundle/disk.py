@@ -145,14 +145,14 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
 def busy(fd: int) -> bool:
     """Whether another run holds this file; where none does, this one holds it until it closes it.
 
-    Never on a system that has no such locks.
+    Never where that can't be known: on a system, or a file system, that has no such locks.
     """
     if fcntl is None:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -13,9 +13,12 @@ from bundler.bundle import disk, hashing
 
 
 def beside(path: Path) -> Path:
-    """Where the new bytes of a file stand while they are written into it; links are followed."""
+    """Where the new bytes of a file stand while they are written into it; links are followed.
+
+    The name is one that goes with the other leftovers when a file is written anew (see disk.replacing).
+    """
     path = Path(os.path.realpath(path))
-    return path.with_name(f".{path.name}.head")
+    return path.with_name(f".{path.name.lstrip('.')}.head.partial")
 
 
 def rewrite(path: Path, head: bytes) -> None:

@@ -63,6 +63,7 @@ class PublicKey:
         ):
             return False
         try:
+            # not by the library's own front, which takes whatever cryptography a host has: one check everywhere
             ed25519.checkvalid(signature, message, self.raw)  # type: ignore[no-untyped-call]
         except ed25519.SignatureMismatch:
             return False

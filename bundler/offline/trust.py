@@ -66,7 +66,7 @@ def given(places: Sequence[Path], threshold: int | None) -> Trust | None:
         revoked |= gone
     if threshold is not None and not 1 <= threshold <= len(keys):
         hint = f"give as many different keys with --trust or {VARIABLE}, or another --trust-threshold"
-        raise UsageError(f"{threshold} signatures are asked for, and {len(keys)} keys are given", hint=hint)
+        raise UsageError(f"the threshold is {threshold}, and the different keys that are given: {len(keys)}", hint=hint)
     if not keys:
         return None
     words = f"--trust and {VARIABLE}" if places and len(named) > len(places) else "--trust" if places else VARIABLE

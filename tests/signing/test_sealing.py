@@ -228,6 +228,14 @@ def test_the_head_of_another_bundle_mends_nothing(
     assert signed.path.read_bytes() == bytes(damaged)
 
 
+def test_a_bundle_that_is_built_anew_has_nothing_beside_it(signed: Packed, pack: Callable[..., Packed]) -> None:
+    journal.beside(signed.path).write_bytes(b"left by a run that was killed")
+    draft = signed.path.with_name(f".{signed.path.name}.0123.partial")  # a build seals before it gives the name
+    journal.beside(draft).write_bytes(b"left by another run that was killed")
+    assert pack(SMALL).path == signed.path
+    assert not list(signed.path.parent.glob(".*"))
+
+
 def test_through_a_link(here: Run, signed: Packed, builder: Pair, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "link.tar"
     link.parent.mkdir()
