@@ -13,6 +13,7 @@ from bundler.bundle.lock import Lock
 from bundler.bundle.target import this_machine
 from bundler.errors import IntegrityError, ResolveError
 from bundler.online import build
+from bundler.online.build import Built
 from bundler.online.workshop import Workshop
 from tests.online.bench import Bench
 from tests.sourcemaking import backend_of, make_source
@@ -34,6 +35,11 @@ def locked(tmp_path: Path, shop: Workshop, python: str) -> tuple[Path, Path, Loc
     found = build.make_lock(path, shop)
     build.write_lock(kept, found)
     return path, kept, found
+
+
+def built(path: Path, out: Path, kept: Path, shop: Workshop) -> Built:
+    """A bundle that is not rehearsed: its pip and uv are none."""
+    return build.build(path, out, kept, shop, rehearsing=False)
 
 
 def wheel_of(found: Lock) -> Artifact:
@@ -61,9 +67,9 @@ def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: Works
     published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=bench.index.host)
     assert wheel.upstream == (published,)
     assert "built from source code by the builder: sourced-1.0-py3-none-any.whl" in describe.words(found)
-    first = build.build(path, tmp_path / "a.tar", kept, shop)
+    first = built(path, tmp_path / "a.tar", kept, shop)
     bench.store.drop(wheel.sha256)
-    again = build.build(path, tmp_path / "b.tar", kept, shop)
+    again = built(path, tmp_path / "b.tar", kept, shop)
     assert digest_of_file(first.path) == digest_of_file(again.path)
 
 
@@ -75,7 +81,7 @@ def test_source_code_of_find_links_is_built_again(bench: Bench, shop: Workshop, 
     assert wheel.upstream == ()
     bench.store.drop(wheel.sha256)
     bench.link("sourced", "1.0")  # a wheel of it by now is not what the lock has
-    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found
+    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts
 
 
 def test_a_build_that_gives_other_bytes_each_time(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
@@ -83,10 +89,10 @@ def test_a_build_that_gives_other_bytes_each_time(bench: Bench, shop: Workshop, 
     assert "urandom" in backend
     bench.index.offer(make_source(bench.made, "sourced", "1.0", backend=backend))
     path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
-    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found, "the shelf has it"
+    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts, "the shelf has it"
     bench.store.drop(wheel_of(found).sha256)
     with pytest.raises(IntegrityError, match=r"built again from source code, this is not what the lock has") as caught:
-        build.build(path, tmp_path / "b.tar", kept, shop)
+        built(path, tmp_path / "b.tar", kept, shop)
     assert "sourced-1.0-py3-none-any.whl" in str(caught.value)
     assert "run bundle lock again" in caught.value.hint
     assert not (tmp_path / "b.tar").exists()
@@ -99,7 +105,7 @@ def test_source_code_that_changed_since_is_not_run(bench: Bench, shop: Workshop,
     source.unlink()
     make_source(bench.links, "sourced", "1.0", mark=tmp_path / "runs")
     with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed") as caught:
-        build.build(path, tmp_path / "a.tar", kept, shop)
+        built(path, tmp_path / "a.tar", kept, shop)
     assert "lock anew" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
@@ -111,4 +117,4 @@ def test_an_index_with_a_password_has_it_built_again(bench: Bench, shop: Worksho
     path, kept, found = locked(tmp_path, shop, f"requirements: [sourced], build_from_source: [sourced], {index}")
     assert "secret" not in str(found)
     bench.store.drop(wheel_of(found).sha256)
-    assert build.build(path, tmp_path / "a.tar", kept, shop).lock == found
+    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts
