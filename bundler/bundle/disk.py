@@ -31,6 +31,10 @@ MARGIN = 64 << 20
 """Bytes that must stay free besides: folders, journals, receipts."""
 
 
+_LEAST = 1 << 20
+"""Bytes: with fewer free, a failure to write is for want of room."""
+
+
 def existing(path: Path) -> Path:
     """The nearest folder above ``path``, or itself, that exists."""
     return next(folder for folder in [path, *path.absolute().parents] if folder.exists())
@@ -55,6 +59,15 @@ def require(needs: Sequence[tuple[Path, int, str]]) -> None:
                 where=str(folder),
                 hint=f"free {needed - free:,} bytes there, or choose a folder on another disk",
             )
+
+
+def full(folder: Path) -> bool:
+    """Whether a disk has no room left for as much as a small file, or no place for its name."""
+    if hasattr(os, "statvfs"):
+        there = os.statvfs(existing(folder))
+        if there.f_files and not there.f_favail:
+            return True
+    return shutil.disk_usage(existing(folder)).free < _LEAST
 
 
 def shares_blocks(source: Path, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 import bundler
 from bundler.bundle import archive, disk, fields, lock
+from bundler.errors import HostError, ProgramError, SmokeError
 from bundler.offline import (
     emit,
     environment,
@@ -84,7 +86,11 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
     prefix = releases.at(prefix)
     with opened(bundle, prefix, options, report) as (carried, locked, vouched):
         base = preflight.find_python(locked.target)
-        with releases.held(prefix), releases.begin(prefix, locked.release, locked.digest) as release:
+        with (
+            releases.held(prefix),
+            releases.begin(prefix, locked.release, locked.digest) as release,
+            _told_of_a_full_disk(prefix),
+        ):
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
@@ -190,6 +196,19 @@ def _receipt(
         homes={model.home: model.digest for model in locked.models},
         smoke=tuple(results),
     )
+
+
+@contextmanager
+def _told_of_a_full_disk(prefix: Path) -> Iterator[None]:
+    """A program that fails for want of room says so in words of its own, or in none. Raises HostError for it."""
+    try:
+        yield
+    except (OSError, ProgramError, SmokeError) as error:
+        # a program may have cleared away by now what it could not write
+        if not disk.full(prefix) and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        hint = "free some room there and run the same command again; the live release is as it was"
+        raise HostError(f"the disk is full: {error}", where=str(prefix), hint=hint) from error
 
 
 @contextmanager

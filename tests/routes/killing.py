@@ -1,4 +1,4 @@
-"""Kills a run at the n-th thing that it does to the file system, so that a test can try them all."""
+"""Kills a run, or fills its disk, at the n-th thing that it does to the file system, so that a test can try them all."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from pathlib import Path
 
 _WATCHER = """
 import atexit, os, runpy, signal, sys, threading
-at, kept = int(sys.argv[1]), sys.argv[2]
-sys.argv = sys.argv[3:]
+at, kept, filler = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.argv = sys.argv[4:]
 CHANGES = {"os.rename", "os.mkdir", "os.symlink", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.utime",
            "os.truncate", "subprocess.Popen", "fcntl.flock"}
 seen = []
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
+def fill():
+    fd = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+    for size in (1 << 20, 4096, 1):
+        try:
+            while True:
+                os.write(fd, bytes(size))
+        except OSError:
+            pass
 def hook(event, told):
     if event == "open":
         if not isinstance(told[2], int) or not told[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -25,7 +33,9 @@ def hook(event, told):
         return
     seen.append(event)
     if len(seen) == at:
-        if event == "subprocess.Popen":  # while that program is at work, sooner or later
+        if filler:
+            fill()
+        elif event == "subprocess.Popen":  # while that program is at work, sooner or later
             threading.Timer(at % 7 * 0.03, end).start()
         else:
             end()
@@ -54,18 +64,22 @@ class Killing:
     def count(self, folder: Path) -> int:
         """How many points an undisturbed run has; it must go well."""
         kept = folder / "points"
-        done = self._run(0, str(kept))
+        done = self._run(0, kept=str(kept))
         assert done.returncode == 0, done.stderr
         return len(kept.read_text().splitlines())
 
     def at(self, point: int) -> bool:
         """Run up to a point; whether the run was killed there, or had ended before."""
-        done = self._run(point, "")
+        done = self._run(point)
         assert done.returncode in (0, -signal.SIGKILL), f"point {point}: {done.stderr}"
         return done.returncode != 0
 
-    def _run(self, point: int, kept: str) -> subprocess.CompletedProcess[str]:
-        argv = [*map(str, self.python), "-c", _WATCHER, str(point), kept, *map(str, self.command)]
+    def on_a_full_disk(self, point: int, filler: Path) -> subprocess.CompletedProcess[str]:
+        """Run to the end, with a disk that is full from a point on: ``filler`` takes all that was free."""
+        return self._run(point, filler=str(filler))
+
+    def _run(self, point: int, kept: str = "", filler: str = "") -> subprocess.CompletedProcess[str]:
+        argv = [*map(str, self.python), "-c", _WATCHER, str(point), kept, filler, *map(str, self.command)]
         environment = (os.environ if self.environment is None else self.environment) | {"PYTHONWARNINGS": "ignore"}
         return subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
 

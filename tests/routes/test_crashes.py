@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,3 +156,45 @@ def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int) -> 
         assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
         assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
     assert bundle("verify", out).returncode == 0
+
+
+def test_two_at_once(build: Build, far: Far, installer: Path, tmp_path: Path) -> None:
+    """While one installs, another that would change anything is told so; who only looks is not kept waiting."""
+    prefix, bundles = tmp_path / "opt", {version: build(version, FIRST).path for version in ("1", "2")}
+    assert far("install", bundles["1"], "--prefix", prefix).returncode == 0
+    before = live(prefix)
+    command = (tool("python3.11"), "-I", "-S", installer, "install", bundles["2"], "--prefix", prefix, "--quiet")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as first:
+        while not list((prefix / "releases").glob("2-*")):
+            assert first.poll() is None
+        first.send_signal(signal.SIGSTOP)
+        busy = [("install", bundles["2"]), ("install", bundles["1"]), ("prune",), ("remove", before), ("rollback",)]
+        try:
+            told = [far(*verb, "--prefix", prefix) for verb in busy]
+            looked = [far(verb, "--prefix", prefix) for verb in ("list", "doctor", "smoke")]
+        finally:
+            first.send_signal(signal.SIGCONT)
+    assert [done.returncode for done in told] == [13] * len(busy)
+    assert all("another run is working in this prefix" in done.stderr for done in told)
+    assert [done.returncode for done in looked] == [0, 0, 0]
+    assert "belongs to no release" in looked[1].stdout
+    assert (first.returncode, live(prefix)[:2]) == (0, "2-")
+    works(prefix)
+
+
+def test_what_a_killed_run_had_started_ends_with_it(tmp_path: Path) -> None:
+    """It would go on writing where the next run works."""
+    code = (
+        "import sys; from bundler import process\n"
+        "process.run(['sh', '-c', 'echo $$ > \"$0\"; exec sleep 600', sys.argv[1]])"
+    )
+    said = tmp_path / "pid"
+    with subprocess.Popen((sys.executable, "-c", code, said)) as parent:
+        while not (said.exists() and said.read_text().strip()):
+            assert parent.poll() is None
+        parent.kill()
+    child = Path("/proc", said.read_text().strip(), "status")
+    deadline = time.monotonic() + 60  # a signal takes a moment
+    while child.exists() and "State:\tZ" not in child.read_text():
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.01)

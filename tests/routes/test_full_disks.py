@@ -1,0 +1,71 @@
+"""A disk that is full from any moment on: words and a way out, the live release as it was, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tool
+from tests.routes.conftest import Small, live
+from tests.routes.killing import Killing, spread
+from tests.routes.test_crashes import FIRST, SECOND, works
+from tests.routes.trees import tree
+
+Build = Callable[..., Small]
+Far = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("most", [4, pytest.param(60, marks=pytest.mark.long)])
+def test_the_disk_fills_while_installing(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    first, second = build("1", FIRST).path, build("2", SECOND).path
+    with small_disk(tmp_path / "disk", "size=400m") as disk:
+        prefix, filler = disk / "opt", disk / "filler"
+        killing = Killing((tool("python3.11"), "-I", "-S"), (installer, "install", second, "--prefix", prefix))
+        back = [("rollback", "--prefix", prefix), ("prune", "--keep", "1", "--prefix", prefix)]
+        assert far("install", first, "--prefix", prefix).returncode == 0
+        total = killing.count(tmp_path)
+        whole = tree(prefix)
+        assert [far(*verb).returncode for verb in back] == [0, 0]
+        before = tree(prefix)
+        for point in spread(total, most):
+            done = killing.on_a_full_disk(point, filler)
+            assert done.returncode in (0, 9), f"point {point} of {total}: {done.stderr}"
+            assert "Traceback" not in done.stderr
+            works(prefix)
+            if done.returncode:
+                words = ("error: the disk is full: ", "error: the disk is too small: ", "No space left on device")
+                assert any(one in done.stderr for one in words), f"point {point} of {total}: {done.stderr}"
+                assert "what to do: free " in done.stderr, f"point {point} of {total}: {done.stderr}"
+                assert live(prefix).startswith("1-")
+                assert tree(prefix) == before, f"point {point} of {total}"
+            filler.unlink(missing_ok=True)
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(prefix) == whole, f"point {point} of {total}"
+            assert [far(*verb).returncode for verb in back] == [0, 0]
+
+
+def test_a_disk_without_a_place_for_another_name(build: Build, far: Far, tmp_path: Path) -> None:
+    small = build("1", FIRST)
+    with small_disk(tmp_path / "disk", "size=400m,nr_inodes=60") as disk:
+        done = far("install", small.path, "--prefix", disk / "opt")
+        assert (done.returncode, "error: the disk is full: " in done.stderr) == (9, True), done.stderr
+        assert not (disk / "opt" / "current").exists()
+        assert not list((disk / "opt" / "releases").iterdir())
+        assert not list((disk / "opt" / "models").iterdir())
