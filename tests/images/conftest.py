@@ -47,7 +47,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     # vfs works everywhere, and copies whole layers: minutes for the demo's
     folder = next(folder for driver in ("overlay", "vfs") if (folder := _storage(driver, told, tmp_path_factory)))
     yield told | {"CONTAINERS_STORAGE_CONF": str(folder / "storage.conf")}
-    subprocess.run(["umount", folder / "graph" / "overlay"], check=False, capture_output=True)
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed([one for one in mounted if Path(one).is_relative_to(folder)]):
+        subprocess.run([tool("umount"), place], check=True)
     shutil.rmtree(folder)
 
 

@@ -131,6 +131,7 @@ def test_a_network_that_is_left_on_ends_the_bake(
     done = bundle("image", first[0], "--engine", "buildah", env=told)
     assert done.returncode == 9, done.stderr
     assert "the network is not cut inside the bake: [" in done.stderr
+    assert not buildah(engine, "containers", "--quiet"), "what a failed bake began is left"
 
 
 def test_a_base_that_is_not_there_and_what_to_do(first: tuple[Path, Baked], engine: dict[str, str]) -> None:

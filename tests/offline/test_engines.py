@@ -40,7 +40,7 @@ HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 -
         (Docker().layers("a"), "docker history --no-trunc --human=false --format {{json .}} a"),
         (
             Podman().bake(BAKE),
-            f"podman build --network none --pull=never --http-proxy=false --no-hosts --no-cache --layers --timestamp 315532800 --format docker {END}",
+            f"podman build --network none --pull=never --http-proxy=false --no-hosts --no-cache --layers --force-rm --timestamp 315532800 --format docker {END}",
         ),
         (
             Podman().run(TRIAL),
@@ -53,7 +53,7 @@ HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 -
         (Podman().layers("a"), "podman history --no-trunc --human=false --format json a"),
         (
             Buildah().bake(BAKE),
-            f"unshare --net -- buildah bud --isolation chroot --pull-never --http-proxy=false --no-hosts --no-cache --layers --timestamp 315532800 --format docker {END}",
+            f"unshare --net -- buildah bud --isolation chroot --pull-never --http-proxy=false --no-hosts --no-cache --layers --force-rm --timestamp 315532800 --format docker {END}",
         ),
         (Buildah().save("a", Path("/f")), "buildah push --quiet a oci-archive:/f"),
     ],

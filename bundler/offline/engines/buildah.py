@@ -53,7 +53,7 @@ class Buildah:
         made = _buildah(
             "bud", "--isolation", "chroot", "--pull-never", "--http-proxy=false", "--no-hosts",
             # a cache would not see what a mount holds; times are constant, so that layers are
-            "--no-cache", "--layers", "--timestamp", str(wanted.epoch),
+            "--no-cache", "--layers", "--force-rm", "--timestamp", str(wanted.epoch),
             "--format", "docker", "--build-arg", f"BASE={wanted.base}", "--file", str(wanted.dockerfile),
             "--tag", wanted.image, str(wanted.context),
         )  # fmt: skip
