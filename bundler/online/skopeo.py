@@ -18,7 +18,7 @@ from bundler.progress import Report
 _MEANINGS = (
     (r"manifest unknown|name unknown|not found|repository name not known", "there is no such image", ResolveError,
      "look at its spelling and tag; private images are hidden from who is not logged in"),
-    (r"unauthorized|authentication required|denied|401|403", "the registry does not let you have it", FetchError,
+    (r"unauthorized|authentication required|denied|\b40[13]\b", "the registry does not let you have it", FetchError,
      "log in on this machine: skopeo login, podman login or docker login; their auth files are read"),
     (r"server gave HTTP response to HTTPS client", "the registry speaks plain http", FetchError,
      "say image: {plain_http: true} if you mean that"),
@@ -80,7 +80,8 @@ class Skopeo:
         for pattern, message, kind, hint in _MEANINGS:
             if re.search(pattern, said, re.IGNORECASE):
                 return kind(message, where=self.name.shown, hint=hint)
-        last = re.sub(r'.*msg="?', "", said.splitlines()[-1])[-300:]
+        last = re.sub(r'.*(?:msg="|pinging container registry )', "", said.splitlines()[-1])
+        last = last.replace('\\"', "'").rstrip('"')[-300:]
         hint = "see whether its host can be reached from here; a proxy is taken from HTTPS_PROXY"
         return FetchError(f"the registry can't be asked: {last}", where=self.name.shown, hint=hint)
 

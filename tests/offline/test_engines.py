@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bundler.bundle import lock
 from bundler.errors import HostError, ProgramError
 from bundler.offline import image
 from bundler.offline.engines.buildah import Buildah
@@ -15,6 +17,8 @@ from bundler.offline.engines.docker import Docker
 from bundler.offline.engines.engine import Bake, Command, Engine, Trial
 from bundler.offline.engines.podman import Podman
 from bundler.offline.image import Options
+from bundler.offline.verify import VerifiedLock
+from tests.conftest import SMALL, lock_of
 
 BAKE = Bake(
     context=Path("/c"),
@@ -139,6 +143,19 @@ def test_what_an_engine_says_means_something(host: Callable[..., None], printed:
     with pytest.raises(HostError, match=message) as error:
         image._run(Docker().bake(BAKE))
     assert error.value.hint
+
+
+def test_a_disk_that_is_too_small_for_the_layers(host: Callable[..., None], tmp_path: Path) -> None:
+    locked = lock_of(SMALL)
+    large = tuple(dataclasses.replace(one, size=1 << 50) if one.kind == "model" else one for one in locked.artifacts)
+    huge = VerifiedLock(lock.with_changes(locked, artifacts=large))
+    host("docker", f"{tmp_path}\nvfs")
+    image._require_room(Docker(), VerifiedLock(locked))
+    with pytest.raises(HostError, match=r"the image's layers in docker's storage \(vfs\) needs") as error:
+        image._require_room(Docker(), huge)
+    assert error.value.where == str(tmp_path)
+    host("docker", "/another/machine/s/folder\noverlay2")
+    image._require_room(Docker(), huge)  # is for that machine to say
 
 
 def test_the_text_of_the_look_at_the_network_is_no_finding(host: Callable[..., None]) -> None:
