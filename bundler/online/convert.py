@@ -69,7 +69,7 @@ def converted(alias: str, found: Gathered, bench: Bench) -> tuple[Gathered, tupl
         bench.shop.report.warn(
             f"{alias}: {', '.join(left)} stay as they are: what loads them opens them by these names with torch.load"
         )
-    return dataclasses.replace(found, files=tuple(made)), conversions
+    return dataclasses.replace(found, files=tuple(made)), tuple(sorted(conversions, key=lambda one: one.path))
 
 
 def _converted_name(path: str) -> str:
