@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -27,8 +28,12 @@ class Call:
         """What to write into the manifest."""
         if self.kind in ("repo", "dataset"):
             return f"models: [{{{self.kind}: {self.name}}}]"
-        if self.kind in ("tiktoken", "nltk"):
-            return f"assets: [{{{self.kind}: [{self.name}]}}]"
+        if self.kind == "tiktoken":  # which looks for a file that is named so
+            name = hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
+            return f"assets: [{{url: {self.url}, sha256: …, path: tiktoken/{name}}}]"
+        if self.kind == "nltk":
+            folder, _, archive = self.url.partition("/packages/")[2].rpartition("/")
+            return f"assets: [{{url: {self.url}, sha256: …, path: nltk_data/{folder}/{archive}}}]"
         return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
 
 

@@ -1,0 +1,146 @@
+"""Data that libraries fetch when they first run: tiktoken and NLTK themselves find what was carried, with no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle import calls
+from bundler.offline import guard, smoke
+from bundler.offline.releases import Release
+from tests.conftest import lock_of, tool
+
+LOCK = lock_of({"bundle.pyz": b"x"})
+RANKS = b"".join(base64.b64encode(bytes([n])) + b" %d\n" % n for n in range(256))
+PLUGIN = """\
+from tiktoken.load import load_tiktoken_bpe
+
+def tiny():
+    ranks = load_tiktoken_bpe("{url}", expected_hash="{digest}")
+    return {{"name": "tiny", "pat_str": ".", "mergeable_ranks": ranks, "special_tokens": {{}}}}
+
+ENCODING_CONSTRUCTORS = {{"tiny": tiny}}
+"""
+ENCODE = "import tiktoken; print(tiktoken.get_encoding('tiny').encode('ab'))"
+SENTENCES = "from nltk.tokenize import sent_tokenize; print(sent_tokenize('Dr. Kim came. She left.'))"
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real tiktoken and NLTK and what they need."""
+    folder = tmp_path_factory.mktemp("libraries")
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        folder,
+        "tiktoken",
+        "nltk",
+    ]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release)
+    release.path.mkdir(parents=True)
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
+    smoke.lay_out(release)
+    guard.lay_out(release, LOCK)
+    release.live.symlink_to(Path("releases") / release.name)
+    return release
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the plugin's encoding is fetched from while there is a network."""
+    served = tmp_path_factory.mktemp("served")
+    (served / "tiny.tiktoken").write_bytes(RANKS)
+    handler = lambda *given: http.server.SimpleHTTPRequestHandler(*given, directory=str(served))  # noqa: E731
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/tiny.tiktoken"
+    server.shutdown()
+    server.server_close()
+
+
+def run(
+    release: Release, code: str, *folders: Path, before: tuple[str, ...] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    told = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(map(str, folders)), "HOME": str(release.prefix)}
+    return subprocess.run(
+        [*before, release.python, "-c", code], env=told | variables, check=False, capture_output=True, text=True
+    )
+
+
+def plugin(folder: Path, url: str) -> Path:
+    """An encoding of its own, as tiktoken takes them from any package."""
+    (folder / "tiktoken_ext").mkdir()
+    text = PLUGIN.format(url=url, digest=hashlib.sha256(RANKS).hexdigest())
+    (folder / "tiktoken_ext" / "tiny.py").write_text(text)
+    return folder
+
+
+def test_tiktoken_finds_the_encoding_that_was_carried(
+    release: Release, libraries: Path, origin: str, tmp_path: Path
+) -> None:
+    folder = plugin(tmp_path, origin)
+    cut = (tool("unshare"), "-rn" if os.getuid() else "-n")
+    without = run(release, ENCODE, libraries, folder, before=cut)
+    assert without.returncode == 1
+    assert "ConnectionError" in without.stderr
+    cache = release.path / "assets" / "tiktoken"
+    with_network = run(release, ENCODE, libraries, folder, TIKTOKEN_CACHE_DIR=str(tmp_path / "cache"))
+    assert with_network.stdout == "[97, 98]\n", with_network.stderr
+    (fetched,) = (tmp_path / "cache").iterdir()
+    name = hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()
+    assert fetched.name == name, "the name that the cure gives is the one that tiktoken looks for"
+    cache.mkdir(parents=True)
+    (cache / name).write_bytes(RANKS)
+    found = run(release, ENCODE, libraries, folder, before=cut)
+    assert found.stdout == "[97, 98]\n", found.stderr
+
+
+def test_an_encoding_that_is_not_carried_is_named_with_the_entry_that_carries_it(
+    release: Release, libraries: Path, tmp_path: Path
+) -> None:
+    url = "https://data.example/encodings/tiny.tiktoken"
+    log = tmp_path / "calls.jsonl"
+    done = run(
+        release, ENCODE, libraries, plugin(tmp_path, url), BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log)
+    )  # fmt: skip
+    assert "CallRefused: tiktoken tiny is not carried" in done.stderr
+    (call,) = calls.read(log)
+    assert (call.kind, call.name, call.url) == ("tiktoken", "tiny", url)
+    name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
+    assert call.cure == f"assets: [{{url: {url}, sha256: …, path: tiktoken/{name}}}]"
+
+
+def test_nltk_finds_the_archive_that_was_carried(release: Release, libraries: Path) -> None:
+    without = run(release, SENTENCES, libraries)
+    assert "Resource" in without.stderr
+    assert "punkt_tab" in without.stderr
+    path = release.path / "assets" / "nltk_data" / "tokenizers" / "punkt_tab.zip"
+    path.parent.mkdir(parents=True)
+    files = {"abbrev_types.txt": "dr", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}
+    with zipfile.ZipFile(path, "w") as packed:
+        for folder in ("punkt_tab/", "punkt_tab/english/"):
+            packed.writestr(folder, "")
+        for name, text in files.items():
+            packed.writestr(f"punkt_tab/english/{name}", text)
+    found = run(release, SENTENCES, libraries, BUNDLE_GUARD="strict")
+    assert found.stdout == "['Dr. Kim came.', 'She left.']\n", found.stderr
