@@ -63,6 +63,7 @@ def _sections(release: Release, locked: Lock, depth: Depth, report: Report) -> l
         lambda: soundness.hub_view(release, locked),
         lambda: soundness.installed_packages(release, locked, report, deep=deep),
         lambda: soundness.payload(release, locked),
+        lambda: soundness.guarded(release, locked),
         lambda: soundness.leftovers(release),
         lambda: _gpus(locked),
     ]

@@ -11,6 +11,7 @@ from bundler.bundle import hashing
 from bundler.bundle.entries import Artifact
 from bundler.bundle.hashing import Advance
 from bundler.bundle.lock import Lock
+from bundler.errors import ProgramError
 from bundler.offline import (
     emit,
     environment,
@@ -114,6 +115,24 @@ def payload(release: Release, locked: Lock) -> list[Finding]:
         message = f"{count} of this version of the installer: {differing[0].name}"
         return [findings.warning("payload", message, where=differing[0], hint=findings.MEND)]
     return [findings.healthy("payload", "as this version of the installer lays it out")]
+
+
+def guarded(release: Release, locked: Lock) -> list[Finding]:
+    """Whether a start of the release's Python is guarded, and which variables of this environment win over it."""
+    try:
+        found = guard.state(release)
+    except ProgramError:  # Python does not start, which is a finding of its own
+        return []
+    if not found.ran:
+        where = guard.site_packages(release, locked) / guard.PATH_FILE
+        return [findings.critical("guard", "does not run: libraries may call home", where=where, hint=findings.MEND)]
+    if not found.overridden:
+        return [findings.healthy("guard", "each start of Python sets the offline variables")]
+    hint = "unset it where the service starts, if that is not meant"
+    return [
+        findings.warning("guard", f"{name}={here} is set here and wins over the release's {wanted}", hint=hint)
+        for name, (here, wanted) in found.overridden.items()
+    ]
 
 
 def leftovers(release: Release) -> list[Finding]:

@@ -15,7 +15,7 @@ import pytest
 
 from bundler.bundle import calls
 from bundler.errors import CalledHomeError, ProgramError, SmokeError
-from bundler.offline import emit, guard, hubcache, smoke
+from bundler.offline import emit, guard, hubcache, smoke, soundness
 from bundler.offline.releases import Release
 from bundler.progress import Collected
 from tests.conftest import Installed, lock_of, tool
@@ -60,6 +60,7 @@ def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple
     told = json.loads(start(release, TELL, *options).stdout)
     wanted = emit.library_variables(release.live, release.writable)
     assert wanted == {name: told.get(name) for name in wanted}
+    assert [told.level for told in soundness.guarded(release, LOCK)] == ["healthy"]
     assert wanted.items() <= emit.variables(LOCK, release.prefix).items()
     assert [told[name] for name in SWITCHES] == ["1"] * 4
     assert told["HF_HUB_CACHE"] == f"{release.prefix}/current/hub"
@@ -84,6 +85,8 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
     assert guard.state(release).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
+    (told,) = soundness.guarded(release, LOCK)
+    assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and wins over the release's 1")
     report = Collected()
     smoke.prove(release, LOCK, None, report)
     assert "HF_HUB_OFFLINE=0 is set in this environment and wins over the release's 1" in report.warnings
@@ -95,6 +98,7 @@ def test_a_broken_path_file_is_ignored_by_python_and_noticed_by_us(release: Rele
     quiet = start(release, "print('started')")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "started\n", "")
     assert not guard.state(release).ran
+    assert [told.level for told in soundness.guarded(release, LOCK)] == ["critical"]
     with pytest.raises(SmokeError, match="The guard of the environment did not run when Python started"):
         smoke.prove(release, LOCK, None, Collected())
 
