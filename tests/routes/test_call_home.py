@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bundler.bundle import archive, hashing, lock
+from bundler.progress import Collected
 from tests.conftest import ROOT, Installed, bundle
 from tests.hub.hubserver import hub_running
+from tests.payload.tensors import Weights
 
 CODE = """\
 import json
@@ -78,3 +84,45 @@ def test_the_report_names_the_repository_and_the_line_and_its_entry_cures_it(sca
         done = bundle("build", manifest, "-o", packed, env=told)
     assert done.returncode == 0, done.stderr
     assert "golden outputs of scaled" in done.stdout
+
+
+def relocked(known: lock.Lock, folder: Path, changed: str) -> lock.Lock:
+    """The lock over changed content, as somebody would write it who wants it to be taken for the same."""
+    size, digest = hashing.digest_of_file(folder / changed)
+    artifacts = tuple(
+        dataclasses.replace(one, size=size, sha256=digest, upstream=()) if one.path == changed else one
+        for one in known.artifacts
+    )
+    (model,) = known.models
+    files = [(one.sha256, one.path[len(model.folder) :]) for one in artifacts if one.path.startswith(model.folder)]
+    named = dataclasses.replace(model, digest=lock.digest_of_files(files))
+    return lock.with_changes(known, artifacts=artifacts, models=(named,))
+
+
+def turned_round(path: Path) -> None:
+    """One matrix in another order: nothing that looks at weights alone can take offence."""
+    weights = Weights(path)
+    name = "encoder.layer.5.output.dense.weight"
+    count = len(weights.bytes[name]) // 4
+    weights.bytes[name] = struct.pack(f"<{count}f", *reversed(struct.unpack(f"<{count}f", weights.bytes[name])))
+    weights.write()
+
+
+@pytest.mark.long
+def test_a_bundle_that_was_packed_again_with_other_weights_and_kept_its_golden_outputs_is_refused(
+    demo: Installed, tmp_path: Path, far: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Every digest in it is right: only what the model gives is not what was rehearsed."""
+    subprocess.run(["tar", "xf", demo.bundle, "-C", tmp_path], check=True)
+    with archive.opened(demo.bundle) as carried:
+        known = carried.lock
+    vectors = json.loads((demo.current / "goldens.json").read_bytes())[0]["outputs"][0]["vectors"]
+    assert known.goldens[0].outputs[0].vectors[0].values == vectors[0]["values"]
+    other = tmp_path / "other.tar"
+    weights = next(one for one in known.artifacts if one.path.endswith("model.safetensors"))
+    turned_round(tmp_path / weights.path)
+    archive.write(other, relocked(known, tmp_path, weights.path), lambda one: tmp_path / one.path, Collected())
+    done = far("install", other, "--prefix", tmp_path / "opt")
+    assert done.returncode == 11, done.stderr
+    assert "these are not the weights of the rehearsal" in done.stderr
+    assert not (tmp_path / "opt" / "current").exists()
