@@ -36,7 +36,7 @@ def create(release: Release, locked: Lock, base: Path, report: Report) -> None:
     ``ensurepip``, which some distributions leave out, is not needed. Raises ProgramError, and UnsafeError where a
     wheel is not what it says, before anything opens it.
     """
-    wheelcheck.refuse(wheelcheck.of(locked, lambda one: release.work / one.path), report, contents=False)
+    _vet(release, locked, report)
     with report.stage("environment"):
         _make(release, base)
         if locked.python.packages:
@@ -62,8 +62,9 @@ def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], repo
     """Put right what differs in an environment that may be in use, file by file, each with one atomic replacement.
 
     ``broken`` names the packages to install again, from wheels that are placed: beside the environment, for what
-    is as it must be stays as it is. What Python compiled goes: nothing vouches for it. Raises ProgramError.
+    is as it must be stays as it is. What Python compiled goes: nothing vouches for it. Raises what ``create`` raises.
     """
+    _vet(release, locked, report)
     with report.stage("environment"):
         venv = release.path / "venv"
         if fault_of(release, locked):
@@ -83,6 +84,12 @@ def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], repo
             _take_over(shadow, venv)
         for compiled in venv.rglob("__pycache__"):
             shutil.rmtree(compiled)
+
+
+def _vet(release: Release, locked: Lock, report: Report) -> None:
+    """Look at the wheels that are placed before anything opens them; where little is mended these are few."""
+    wheels = wheelcheck.of(locked, lambda one: release.work / one.path)
+    wheelcheck.refuse([wheel for wheel in wheels if wheel.path.exists()], report, contents=False)
 
 
 def _make(release: Release, base: Path) -> None:
