@@ -12,10 +12,10 @@ demo: $(VENV)/.installed  ## build a bundle, install it with the network cut, pr
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.installed lint  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-all: $(VENV)/.installed lint  ## the tests and the proofs that take minutes
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "long or not long"
 
 bench: $(VENV)/.installed  ## measure speed, memory and disk as ratios within one run
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
