@@ -30,23 +30,22 @@ TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accel
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
-TOGETHER = ("images", "payload")
-"""Folders whose tests share what is costly to make."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, those that share something costly stay together, and begin first."""
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] not in (*TOGETHER, "demo"))
+    items.sort(key=lambda item: groups[item] not in ("demo", "images"))
 
 
 def _group(item: pytest.Item) -> str:
+    """The demo, and what is loaded in its environment; baked images; else the file, or a long proof alone."""
     folder = item.path.parent.name
-    if folder in TOGETHER:
+    if folder == "images":
         return folder
-    return "demo" if "demo" in getattr(item, "fixturenames", ()) else str(item.path)
+    if folder == "payload" or "demo" in getattr(item, "fixturenames", ()):
+        return "demo"
+    return item.nodeid if item.get_closest_marker("long") else str(item.path)
 
 
 def kind_of(path: str) -> entries.Kind:

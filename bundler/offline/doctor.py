@@ -52,7 +52,6 @@ def _sections(release: Release, locked: Lock, depth: Depth, report: Report) -> l
     quick: list[Callable[[], list[Finding]]] = [
         lambda: [soundness.interpreter(release, locked)],
         lambda: soundness.content(release, locked, report, deep=deep),
-        lambda: soundness.rendered(release, locked),
         lambda: soundness.permissions(release, locked),
     ]
     if depth == "quick":
@@ -60,6 +59,7 @@ def _sections(release: Release, locked: Lock, depth: Depth, report: Report) -> l
     return [
         lambda: _platform(locked),
         *quick,
+        lambda: soundness.rendered(release, locked),
         lambda: soundness.hub_view(release, locked),
         lambda: soundness.installed_packages(release, locked, report, deep=deep),
         lambda: soundness.payload(release, locked),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import jinja2
-
 from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
@@ -69,6 +67,8 @@ def write(release: Release, locked: Lock, report: Report) -> None:
 
 def rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
+    import jinja2  # noqa: PLC0415 (a fourth of the program's start, and most verbs render nothing)
+
     text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
     room = jinja2.Environment(
         undefined=jinja2.StrictUndefined,

@@ -96,8 +96,8 @@ def _planted(prefix: Path, release: Path) -> Iterator[Path]:
             if place.is_symlink():
                 yield place
     for above, names, _ in os.walk(release):
-        if Path(above) == release / "models":  # links, each made anew where it is wrong
-            names.clear()
+        if Path(above) in (release / "models", release / ".work"):
+            names.clear()  # links, each made anew where it is wrong; and what goes whole before anything is written
         for name in names:
             if name not in _LINKS_OF_VENV and Path(above, name).is_symlink():
                 yield Path(above, name)

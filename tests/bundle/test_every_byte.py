@@ -130,14 +130,9 @@ def test_a_cut_is_seen_and_placed(signed: bool, record_property: Callable[[str, 
 
 
 @pytest.mark.long
-def test_every_bit_of_every_byte_is_seen_and_named(record_property: Callable[[str, object], None]) -> None:
-    good = small(signed=True)
-    flip_all(good, [(at, 1 << bit) for at in range(len(good)) for bit in range(8)], record_property)
-
-
-@pytest.mark.long
-def test_every_byte_of_an_unsigned_bundle_is_seen_and_named(record_property: Callable[[str, object], None]) -> None:
-    good = small(signed=False)
+@SIGNED
+def test_a_flip_in_every_byte_is_seen_and_named(signed: bool, record_property: Callable[[str, object], None]) -> None:
+    good = small(signed=signed)
     flip_all(good, [(at, 1 << at % 8) for at in range(len(good))], record_property)
 
 

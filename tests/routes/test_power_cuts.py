@@ -24,13 +24,13 @@ Far = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a disk")
 
 SIZE = 512 << 20
-LAST = 24
+LAST = 8
 """Writes at the end of the log that are cut at one by one: the receipt, the switch."""
 
 
 @pytest.mark.parametrize(
     ("kind", "most"),
-    [("ext4", 3), pytest.param("ext4", 60, marks=pytest.mark.long), pytest.param("xfs", 60, marks=pytest.mark.long)],
+    [("ext4", 2), pytest.param("ext4", 15, marks=pytest.mark.long), pytest.param("xfs", 15, marks=pytest.mark.long)],
 )
 def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path, kind: str, most: int) -> None:
     bundles = {version: build(version, files).path for version, files in (("1", FIRST), ("2", SECOND))}
