@@ -195,6 +195,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
 
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real tiktoken and NLTK and what they need."""
+    folder = tmp_path_factory.mktemp("libraries")
+    command = ["pip", "install", "--quiet", "--target", str(folder), "tiktoken", "nltk"]
+    subprocess.run([sys.executable, "-m", *command], check=True)
+    return folder
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """The command line, in this process: its exit code and what --json prints."""

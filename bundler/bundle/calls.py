@@ -11,6 +11,9 @@ from pathlib import Path
 from bundler.bundle import fields
 from bundler.bundle.fields import about
 
+_OF_TIKTOKEN = "openaipublic.blob.core.windows.net"
+"""The host of the encodings that tiktoken itself brings the names of."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
@@ -28,12 +31,14 @@ class Call:
         """What to write into the manifest."""
         if self.kind in ("repo", "dataset"):
             return f"models: [{{{self.kind}: {self.name}}}]"
-        if self.kind == "tiktoken":  # which looks for a file that is named so
+        if self.kind == "tiktoken":
+            if self.host == _OF_TIKTOKEN:
+                return f"assets: [{{tiktoken: [{self.name}]}}]"
+            # An encoding of somebody else's: tiktoken looks for a file that is named so.
             name = hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
             return f"assets: [{{url: {self.url}, sha256: …, path: tiktoken/{name}}}]"
         if self.kind == "nltk":
-            folder, _, archive = self.url.partition("/packages/")[2].rpartition("/")
-            return f"assets: [{{url: {self.url}, sha256: …, path: nltk_data/{folder}/{archive}}}]"
+            return f"assets: [{{nltk: [{self.name}]}}]"
         return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
 
 

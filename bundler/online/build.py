@@ -14,7 +14,7 @@ from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.bundle.signing import Signer
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
-from bundler.online import closure, installer, manifest, models, pickles, pipconfig, rehearse, resolve, wheels
+from bundler.online import assets, closure, installer, manifest, models, pickles, pipconfig, rehearse, resolve, wheels
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked
 from bundler.online.store import Store
@@ -147,7 +147,7 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     for model, files in locked.by_model():  # the scanner may know more than when the lock was made
         contents = ((one.path[len(model.folder) :], shop.path_of(one)) for one in files)
         pickles.scan(model.alias, contents, shop.report)
-    resolve.fetch_assets(asked, shop)
+    assets.bring_again(asked.manifest.assets, locked, shop)
     if any(shop.store.path_of(blob.sha256, blob.size) is None for blob in locked.of_kind("image")):
         resolve.pull(asked, locked.target, shop, pinned=locked.image.digest)
     if tuple(resolve.app_files(asked, shop)) != locked.of_kind("app"):

@@ -17,7 +17,9 @@ from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
+from bundler.online import wantedassets
 from bundler.online.wanted import WantedApp, WantedImage
+from bundler.online.wantedassets import WantedAsset
 from bundler.online.wantedpython import WantedPython
 
 Loader = Literal[
@@ -157,22 +159,6 @@ class WantedModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WantedAsset:
-    """A file that something on the host reads."""
-
-    url: str = about("where to fetch it")
-    sha256: str = about("what it must be")
-    path: str = about("where it goes, below assets/")
-    env: str | None = about("variable of .env.offline that names its place", default=None)
-
-    def __post_init__(self) -> None:
-        if not _DIGEST.fullmatch(self.sha256):
-            raise Invalid("must be 64 hexadecimal digits", "sha256")
-        if why := paths.fault_of(self.path):
-            raise Invalid(f"{self.path!r} {why}", "path")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class WantedSmoke:
     """How every model proves itself on the host."""
 
@@ -221,7 +207,9 @@ class Manifest:
         default="add",
     )
     lint: tuple[str, ...] = about("files of rules beside the manifest, besides those that are built in", default=())
-    assets: tuple[WantedAsset, ...] = about("other files that it reads", default=())
+    assets: tuple[WantedAsset, ...] = about(
+        "other files that it reads, and data that tiktoken and NLTK fetch by themselves", default=()
+    )
     env: Mapping[str, str] = about(
         "into .env.offline; {model:ALIAS}, {asset:PATH}, {release} are filled in", default_factory=dict
     )
@@ -335,7 +323,7 @@ def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
     faults += _same_names(
         ("models", "repo_id"), [(model.hub_id, model.locked().hub_folder) for model in manifest.models]
     )
-    faults += _same_names(("assets", "path"), [(asset.path, asset.path) for asset in manifest.assets])
+    faults += wantedassets.clashes(manifest.assets)
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
             why = f"{model.path!r} is not a folder beside the manifest: put the model's files there"
@@ -384,7 +372,7 @@ def _same_names(where: tuple[str, str], names: list[tuple[str, str]]) -> list[Fa
 def _variables(manifest: Manifest) -> list[Fault]:
     known = {
         "model": {model.name for model in manifest.models},
-        "asset": {asset.path for asset in manifest.assets},
+        "asset": {file.path for asset in manifest.assets for file in asset.pinned},
         "release": {""},
     }
     faults: list[Fault] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from functools import partial as bound
 
 import bundler
@@ -15,7 +14,7 @@ from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.errors import UnsafeError
-from bundler.online import answers, closure, download, images, installer, lint, manifest, models, pages, sources, wheels
+from bundler.online import assets, closure, images, installer, lint, manifest, models, pages, sources, wheels
 from bundler.online.closure import Closed
 from bundler.online.convert import Bench
 from bundler.online.images import Pulled
@@ -62,7 +61,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     )
     for one in whole.carried:
         artifacts += one.artifacts()
-    artifacts += _assets(asked, shop)
+    artifacts += assets.gathered(wanted.assets, [one.name for one in found], shop)
     base = pull(asked, target, shop)
     artifacts += [*base.artifacts, *app_files(asked, shop)]
     locked = _locked(asked, target, packages, whole, base.image, artifacts)
@@ -170,26 +169,6 @@ def _artifact_of_build(wheel: ResolvedWheel, kind: entries.Kind, local: str) -> 
 def _made(path: str, kind: entries.Kind, content: bytes, shop: Workshop) -> Artifact:
     origin = f"airgap-bundler {bundler.__version__}"
     return Artifact(path=path, kind=kind, size=len(content), sha256=shop.store.put_bytes(content), origin=origin)
-
-
-def fetch_assets(asked: Asked, shop: Workshop) -> None:
-    """Bring the assets home that are not on the shelf; each must be what the manifest says."""
-    wanted = [download.Wanted(url=asset.url, sha256=asset.sha256.lower()) for asset in asked.manifest.assets]
-    shop.bring(wanted, title="fetch assets")
-
-
-def _assets(asked: Asked, shop: Workshop) -> Iterable[Artifact]:
-    fetch_assets(asked, shop)
-    for asset in asked.manifest.assets:
-        sha256 = asset.sha256.lower()
-        yield Artifact(
-            path=f"assets/{asset.path}",
-            kind="asset",
-            size=shop.store.required(sha256).stat().st_size,
-            sha256=sha256,
-            origin=answers.address(asset.url),
-            upstream=(Upstream(algorithm="sha256", digest=sha256, publisher="manifest"),),
-        )
 
 
 def pull(asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Pulled:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ import pytest
 from bundler.bundle import calls
 from bundler.offline import guard, smoke
 from bundler.offline.releases import Release
+from bundler.online import encodings
 from tests.conftest import lock_of, tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
@@ -33,25 +36,6 @@ ENCODING_CONSTRUCTORS = {{"tiny": tiny}}
 """
 ENCODE = "import tiktoken; print(tiktoken.get_encoding('tiny').encode('ab'))"
 SENTENCES = "from nltk.tokenize import sent_tokenize; print(sent_tokenize('Dr. Kim came. She left.'))"
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the real tiktoken and NLTK and what they need."""
-    folder = tmp_path_factory.mktemp("libraries")
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--target",
-        folder,
-        "tiktoken",
-        "nltk",
-    ]
-    subprocess.run(command, check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +87,15 @@ def test_tiktoken_finds_the_encoding_that_was_carried(
     without = run(release, ENCODE, libraries, folder, before=cut)
     assert without.returncode == 1
     assert "ConnectionError" in without.stderr
-    cache = release.path / "assets" / "tiktoken"
     with_network = run(release, ENCODE, libraries, folder, TIKTOKEN_CACHE_DIR=str(tmp_path / "cache"))
     assert with_network.stdout == "[97, 98]\n", with_network.stderr
     (fetched,) = (tmp_path / "cache").iterdir()
     name = hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()
     assert fetched.name == name, "the name that the cure gives is the one that tiktoken looks for"
-    cache.mkdir(parents=True)
-    (cache / name).write_bytes(RANKS)
+    assert encodings.path_of(origin) == f"tiktoken/{name}"
+    path = release.path / "assets" / "tiktoken" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(RANKS)
     found = run(release, ENCODE, libraries, folder, before=cut)
     assert found.stdout == "[97, 98]\n", found.stderr
 
@@ -128,6 +113,65 @@ def test_an_encoding_that_is_not_carried_is_named_with_the_entry_that_carries_it
     assert (call.kind, call.name, call.url) == ("tiktoken", "tiny", url)
     name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
     assert call.cure == f"assets: [{{url: {url}, sha256: …, path: tiktoken/{name}}}]"
+
+
+def constructors(source: Path) -> dict[str, set[tuple[str, str]]]:
+    """Each encoding that tiktoken's own source knows, with the addresses and digests that it gives."""
+    tree = ast.parse(source.read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+    def files(name: str) -> set[tuple[str, str]]:
+        found: set[tuple[str, str]] = set()
+        for call in (node for node in ast.walk(functions[name]) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Name) and call.func.id in functions:
+                found |= files(call.func.id)
+            values = [*call.args, *(keyword.value for keyword in call.keywords)]
+            texts = [one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            urls = [text for text in texts if text.startswith("https://")]
+            found |= set(zip(urls, [text for text in texts if re.fullmatch("[0-9a-f]{64}", text)], strict=True))
+        return found
+
+    (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict))
+    return {str(key.value): files(str(key.value)) for key in listed.keys if isinstance(key, ast.Constant)}
+
+
+def test_every_encoding_of_tiktoken_is_known_with_the_addresses_and_digests_that_it_gives(libraries: Path) -> None:
+    assert {name: set(files) for name, files in encodings.FILES.items()} == constructors(
+        libraries / "tiktoken_ext" / "openai_public.py"
+    )
+
+
+def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
+    release: Release, libraries: Path, tmp_path: Path
+) -> None:
+    """A file that is not what it must be is taken away by tiktoken before it fetches anew: so it looked there."""
+    firsts = {
+        name: tmp_path / name / Path(encodings.path_of(files[0][0])).name for name, files in encodings.FILES.items()
+    }
+    for path in firsts.values():
+        path.parent.mkdir()
+        path.write_bytes(b"others")
+    for name, path in firsts.items():
+        log = tmp_path / f"{name}.jsonl"
+        done = run(
+            release,
+            f"import tiktoken; tiktoken.get_encoding({name!r})",
+            libraries,
+            TIKTOKEN_CACHE_DIR=str(path.parent),
+            BUNDLE_GUARD="strict",
+            BUNDLE_GUARD_LOG=str(log),
+        )
+        assert "CallRefused" in done.stderr
+        assert not path.exists()
+        (call,) = calls.read(log)
+        asked = call.cure.removeprefix("assets: [{tiktoken: [").removesuffix("]}]")
+        assert encodings.FILES[asked] == encodings.FILES[name], "what the cure names has the files that were missed"
+
+
+def test_nltk_s_missing_archive_is_cured_by_its_name() -> None:
+    url = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
+    call = calls.Call(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
+    assert call.cure == "assets: [{nltk: [punkt_tab]}]"
 
 
 def test_nltk_finds_the_archive_that_was_carried(release: Release, libraries: Path) -> None:

@@ -116,6 +116,15 @@ CASES = {
         (locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt.zip", "nltk_data/tokenizers/punkt_tab.zip")),),
         "reads punkt and not the punkt_tab",
     ),
+    "nltk-archives": Case(
+        locked({"nltk": "3.9.2"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
+        (
+            locked({"nltk": "3.9.3"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
+            locked({"nltk": "3.9.2"}, assets=("nltk_data/corpora/stopwords.zip",)),
+            locked({"nltk": "3.9.2"}, assets=("nltk_data/taggers/averaged_perceptron_tagger_eng/a.json",)),
+        ),
+        "out of their archives",
+    ),
     "meta-tensors-together": Case(
         locked({"sentence-transformers": "4.1.0", "transformers": "4.41.0", "torch": "2.2.2"}),
         (locked({"sentence-transformers": "4.1.0", "transformers": "4.51.0", "torch": "2.2.2"}),),

@@ -8,7 +8,7 @@ import pytest
 
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError
-from bundler.online import manifest, models, resolve
+from bundler.online import assets, manifest, models
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.online.workshop import Workshop
@@ -56,7 +56,7 @@ def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
     server.files["/a"] = DATA
     server.faults["/a"] = [vast]
     with pytest.raises(HostError, match="the disk is too small"):
-        resolve.fetch_assets(wanted, shop)
+        assets.bring(wanted.manifest.assets, shop)
     assert server.asked("GET") == []
 
 
