@@ -120,7 +120,7 @@ def _sound(package: Package, where: str) -> Package:
         raise ResolveError(
             f"NLTK's index puts {package.name!r} into {package.subdir!r}, which is no folder of NLTK's", where=where
         )
-    if not re.fullmatch(r"[0-9a-f]{64}", package.sha256) and not re.fullmatch(r"[0-9a-f]{32}", package.md5):
+    if not (package.sha256 or package.md5):
         hint = "give the archive by url and sha256 instead"
         raise ResolveError(f"NLTK's index has no digest of {package.name!r}", where=where, hint=hint)
     return package
@@ -138,8 +138,8 @@ def _read(text: bytes, where: str) -> tuple[dict[str, Package], set[str]]:
                 name=given.get("id", ""),
                 subdir=given.get("subdir", ""),
                 size=int(size) if re.fullmatch(r"[0-9]{1,15}", size) else None,
-                sha256=given.get("sha256_checksum", "").lower(),
-                md5=given.get("checksum", "").lower(),
+                sha256=_digest(given.get("sha256_checksum", ""), 64),
+                md5=_digest(given.get("checksum", ""), 32),
             )
         elif tag == "collection":
             collections.add(given.get("id", ""))
@@ -157,6 +157,11 @@ def _read(text: bytes, where: str) -> tuple[dict[str, Package], set[str]]:
     if not packages:
         raise _unreadable("it names no package", where)
     return packages, collections
+
+
+def _digest(text: str, length: int) -> str:
+    """A digest of that many hexadecimal digits, or "" where it is none."""
+    return text.lower() if re.fullmatch(rf"[0-9A-Fa-f]{{{length}}}", text) else ""
 
 
 def _unreadable(why: str, where: str) -> ResolveError:

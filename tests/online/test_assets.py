@@ -130,6 +130,7 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
         (index(listed("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
         (index(listed("w", "../../x", checksum="0" * 32)), "puts 'w' into '../../x', which is no folder of NLTK's"),
         (index(listed("w", "corpora", size=3)), "has no digest of 'w'"),
+        (index(listed("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
     ],
 )
 def test_an_index_that_is_none_or_means_harm(
