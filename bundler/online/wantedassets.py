@@ -55,7 +55,8 @@ class WantedAsset:
                 raise Invalid("goes with url: leave it out", key)
         for name in self.tiktoken:
             if name not in encodings.FILES:
-                raise Invalid(f"{name!r} is no encoding of tiktoken; {nearest(name, encodings.FILES)}", "tiktoken")
+                advice = nearest(name, encodings.FILES)
+                raise Invalid(f"{name!r} is no encoding of tiktoken {encodings.READ_FROM}; {advice}", "tiktoken")
         for name in self.nltk:
             if not _PACKAGE.fullmatch(name):
                 raise Invalid(f"{name!r} is not the name of a package, such as punkt_tab", "nltk")
@@ -75,7 +76,10 @@ class WantedAsset:
     def _check_mirror(self) -> None:
         if self.mirror is None:
             return
-        parts = urlsplit(self.mirror)
+        try:
+            parts = urlsplit(self.mirror)
+        except ValueError as error:  # a bracket that is not closed
+            raise Invalid(f"{self.mirror!r} is no address: {error}", "mirror") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise Invalid("must be the address of a folder: https://HOST/FOLDER/", "mirror")
         # tiktoken's files have digests of their own; of NLTK's only the index says them.
