@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from bundler import cli
 from bundler.bundle import archive, entries, lock, tarform
@@ -27,25 +28,23 @@ from bundler.progress import Collected
 
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
+SHARING = ("tests/images/", "tests/payload/")
+LONG_ONES = {f"tests/routes/test_{name}.py" for name in ("crashes", "full_disks", "power_cuts", "worn_media")}
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those that share something costly stay together, and begin first."""
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] not in ("demo", "images"))
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests side by side: those that share something costly in one process, the longest proofs each for itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        if path.startswith(SHARING):
+            return str(Path(path).parent)
+        return nodeid if path in LONG_ONES else path
 
 
-def _group(item: pytest.Item) -> str:
-    """The demo, and what is loaded in its environment; baked images; else the file, or a long proof alone."""
-    folder = item.path.parent.name
-    if folder == "images":
-        return folder
-    if folder == "payload" or "demo" in getattr(item, "fixturenames", ()):
-        return "demo"
-    return item.nodeid if item.get_closest_marker("long") else str(item.path)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
 
 
 def kind_of(path: str) -> entries.Kind:
@@ -199,7 +198,7 @@ Run = Callable[..., tuple[int, dict[str, Any]]]
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the real tiktoken and NLTK and what they need."""
     folder = tmp_path_factory.mktemp("libraries")
-    command = ["pip", "install", "--quiet", "--target", str(folder), "tiktoken", "nltk"]
+    command = ["pip", "install", "--quiet", "--target", str(folder), "tiktoken==0.14.0", "nltk==3.10.4"]
     subprocess.run([sys.executable, "-m", *command], check=True)
     return folder
 
