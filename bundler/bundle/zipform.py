@@ -131,6 +131,8 @@ def _entry(fd: int, info: zipfile.ZipInfo) -> tuple[Entry, int, list[str]]:
 def _wrong_name(info: zipfile.ZipInfo, name: bytes, extra: bytes) -> list[str]:
     """What is wrong with the name of an entry, which stands in its own header as ``name``."""
     plain = bool(info.flag_bits & _UTF8)
+    if not info.filename:
+        return ["has no name"]
     if name != info.orig_filename.encode("utf-8" if plain else "cp437"):
         return [f"is {name.decode('utf-8', 'replace')!a} in its own header"]
     if info.orig_filename != info.filename or not (name.isascii() or plain):
@@ -142,12 +144,13 @@ def _wrong_name(info: zipfile.ZipInfo, name: bytes, extra: bytes) -> list[str]:
 def _wrong_kind(info: zipfile.ZipInfo) -> list[str]:
     """What is wrong with what an entry is."""
     kind = stat.S_IFMT(info.external_attr >> 16)
+    folder = info.filename.endswith("/")  # ZipInfo.is_dir stumbles over an empty name before Python 3.12
     wrong = ["is encrypted"] if info.flag_bits & _ENCRYPTED else []
     if info.compress_type not in (_STORED, _DEFLATED):
         wrong.append(f"is packed by method {info.compress_type}")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR and not info.is_dir()):
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR and not folder):
         wrong.append("is a link or a device, or a folder by its mode alone")
-    if info.is_dir() and info.file_size:
+    if folder and info.file_size:
         wrong.append("is a folder with content")
     return wrong
 

@@ -243,6 +243,7 @@ def second_table(data: bytes) -> bytes:
         (lambda d: found(d, len(d) - 10, struct.pack("<L", 1 << 30)), "claims 1,073,741,824 bytes"),
         (lambda d: found(d, central(d), b"PKxx"), "its table of contents can't be read"),
         (lambda d: found(d, local(d), b"PKxx"), "has no header of its own"),
+        (lambda d: found(found(d, local(d) + 30, b"\0"), central(d) + 46, b"\0"), "has no name"),
     ],
 )
 def test_a_zip_that_could_be_read_in_two_ways(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
