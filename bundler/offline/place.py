@@ -87,7 +87,7 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         _refuse_linked_folders(home)
         there = [(artifact, home / inside) for artifact, inside in placed]
         _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
-        extra += _strangers(home, {path for _, path in there})
+        extra += _strangers(home, {path for _, path in there} | set(files.values()))  # a killed run left some of these
     return Plan(files=files, moves=tuple(moves), extra=tuple(extra), broken=tuple(broken))
 
 

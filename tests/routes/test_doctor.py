@@ -91,7 +91,7 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, p
         False,
         True,
     )
-    assert "error: 2 things are critical, such as model m: config.json is missing" in quick.stderr
+    assert "error: one thing is critical, such as model m: config.json is missing" in quick.stderr
     again = far("install", small.path, "--prefix", prefix)
     assert again.returncode == 0, again.stderr
     assert "beta/__init__.py its content is not what was installed: it comes again from its wheel" in again.stderr
