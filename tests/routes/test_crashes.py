@@ -129,7 +129,7 @@ def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, t
         assert tree(stage.prefix) == sound, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     stage = staged(installer, tmp_path, "prune", "--keep", "1")
     for version, files in (("1", FIRST), ("2", SECOND)):
