@@ -141,7 +141,7 @@ def drafting(path: Path, mode: int = 0o644) -> Iterator[Draft]:
             os.close(fd)
         partial.chmod(mode)
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves nothing half-written
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

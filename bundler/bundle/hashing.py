@@ -265,7 +265,7 @@ def side_by_side(act: Callable[[T, Advance], R], over: Iterable[T], advance: Adv
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash") as pool:
         try:
             return list(pool.map(lambda item: act(item, advance_or_stop), over))
-        except BaseException:
+        except BaseException:  # Ctrl-C too must not wait for gigabytes
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -80,7 +80,7 @@ def _environment(carried: OpenBundle, locked: VerifiedLock, release: Release, re
         releases.clear_work(release)
         disk.sync_file_system(release.prefix)  # after a power cut the mark must not speak of more than is there
         disk.write_whole(release.mark, locked.digest.encode())
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves nothing half-made
         releases.discard_unfinished(release.prefix)
         raise
     return release.path / "venv"

@@ -153,7 +153,7 @@ def _fresh(release: Release) -> Iterator[None]:
     release.work.mkdir(parents=True)
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves nothing half-made
         _discard(release.path)
         raise
 

@@ -78,7 +78,7 @@ def fetch(
                 for future in as_completed(futures):
                     future.result()
                 return tuple(future.result() for future in futures)
-            except BaseException:
+            except BaseException:  # Ctrl-C too must not wait for the other downloads
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

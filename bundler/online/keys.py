@@ -50,7 +50,7 @@ def generate(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKe
     _write_new(private, _pem(key, passphrase), 0o600)
     try:
         _write_new(public, key.public.pem.encode(), 0o644)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no half of a pair
         private.unlink()
         raise
     disk.sync_folder(private.parent)
@@ -105,7 +105,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
             file.write(data)
             file.flush()
             os.fsync(fd)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no half of a key
         path.unlink()
         raise
 

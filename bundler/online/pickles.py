@@ -142,7 +142,7 @@ def _result(path: str, content: Path) -> ScanResult:
     try:
         with content.open("rb") as opened:
             return scanner.scan_bytes(opened, path, ending)
-    except Exception as error:
+    except Exception as error:  # a hostile file may raise anything in it: whatever it is, the file is refused
         raise UnsafeError(f"can't be looked into by the scanner ({type(error).__name__}: {error})") from error
 
 

@@ -29,7 +29,7 @@ def begin() -> None:
         if strict:
             _refuse_calls()
         began = True
-    except Exception as error:
+    except Exception as error:  # whatever it is, it must not keep every Python of the release from starting
         if sys.stderr is not None:
             sys.stderr.write(
                 f"airgap guard: {error!r}; libraries may call home. Install the bundle again, or source .env.offline.\n"
