@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
+import os
+import pickletools
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -136,14 +139,41 @@ def _is_dangerous(one: Global) -> bool:
     return one.safety == SafetyLevel.Dangerous or (own and not known)
 
 
+class _Bounded(io.BufferedReader):
+    """A file that is asked for no more than it has: a pickle may state any length, and memory is set aside for it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return super().read(size)
+        return super().read(min(size, max(0, os.fstat(self.fileno()).st_size - self.tell())))
+
+
 def _result(path: str, content: Path) -> ScanResult:
     """What the scanner says; raises UnsafeError where it fails."""
     ending = PurePosixPath(path).suffix.lower()
     try:
-        with content.open("rb") as opened:
+        with _Bounded(io.FileIO(content)) as opened:
             return scanner.scan_bytes(opened, path, ending)
     except Exception as error:  # a hostile file may raise anything in it: whatever it is, the file is refused
+        if isinstance(error, ValueError) and _ends_before_it_imports(content):
+            return ScanResult([])
         raise UnsafeError(f"can't be looked into by the scanner ({type(error).__name__}: {error})") from error
+
+
+def _ends_before_it_imports(content: Path) -> bool:
+    """Whether an unpickler fails at an import for which nothing is on its stack, and imports nothing before.
+
+    The scanner gives up there. NumPy's arrays are such files: their first byte, 0x93, is that import.
+    """
+    pushed = 0
+    with _Bounded(io.FileIO(content)) as opened:
+        for opcode, _, _ in pickletools.genops(opened):
+            if opcode.name == "STACK_GLOBAL":
+                return pushed < 2
+            if opcode.name in {"GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
+                return False
+            pushed += len(opcode.stack_after)
+    return False
 
 
 def _pickles_inside(head: bytes, content: Path) -> int:

@@ -24,7 +24,7 @@ from bundler.online.store import Store
 from tests.online import loopback
 from tests.online.loopback import Loopback
 
-DATA = random.Random(7).randbytes(600_000)  # noqa: S311
+DATA = random.Random(7).randbytes(600_000)
 DIGEST = digest_of(DATA)
 NAME = "/file.bin"
 

@@ -40,6 +40,8 @@ def archive(**members: bytes) -> bytes:
 
 
 SYSTEM = Reduced(os.system, "true")
+NO_FILE = (1 << 62).to_bytes(8, "little")
+"""The length of bytes in a pickle, of which there are not as many in the world."""
 DANGEROUS = {
     "by reduce": ("w.bin", pickle.dumps(SYSTEM), "imports posix.system"),
     "of the first protocol": ("w.pt", pickle.dumps(SYSTEM, 0), "imports posix.system"),
@@ -64,6 +66,12 @@ DANGEROUS = {
         "would not read as the same",
     ),
     "compressed": ("w.joblib", b"\x1f\x8b" + b"x" * 100, "is compressed"),
+    "before a length that no file has": (
+        "w.bin",
+        pickle.dumps(SYSTEM, 0)[:-1] + b"\x8e" + NO_FILE,
+        "imports posix.system",
+    ),
+    "an import before one without a name": ("w.bin", b"cos\nsystem\n\x93", "can't be looked into by the scanner"),
     "a broken archive": ("w.pth", archive(w__data_dot_pkl=REBUILD)[:60], "can't be looked into by the scanner"),
 }
 
@@ -118,6 +126,10 @@ def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None
         ("model.safetensors", (640).to_bytes(8, "little") + b'{"w":' + b" " * 700),
         ("notes.zip", archive(a=b"text")),
         ("config.json", b"{}"),
+        ("lengths.bin", b"\x8e" + NO_FILE + b"w" * 5000),
+        ("lengths.dat", b"\x8d" + NO_FILE),
+        ("array.bin", b"\x93NUMPY\x01\0" + bytes(128)),
+        ("after a number.bin", b"K\x01\x93" + bytes(128)),
     ],
 )
 def test_what_is_no_pickle_is_none(name: str, data: bytes, tmp_path: Path) -> None:

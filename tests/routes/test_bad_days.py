@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -130,7 +131,7 @@ def test_a_prefix_that_can_not_be_written(build: Build, far: Far, tmp_path: Path
 def test_a_disk_that_is_too_small(build: Build, far: Far, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can mount a small disk")
-    small = build(files={"config.json": b"{}", "weights.bin": os.urandom(30 << 20)})
+    small = build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(30 << 20)})
     mount = tmp_path / "disk"
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", mount], check=True)
@@ -168,7 +169,10 @@ def test_a_smoke_load_that_fails_leaves_the_live_release(build: Build, far: Far,
 
 
 def test_killed_in_the_middle_and_run_again(build: Build, far: Far, tmp_path: Path, installer: Path) -> None:
-    prefix, small = tmp_path / "opt", build(files={"config.json": b"{}", "weights.bin": os.urandom(64 << 20)})
+    prefix, small = (
+        tmp_path / "opt",
+        build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(64 << 20)}),
+    )
     child = subprocess.Popen(
         [tool("python3.11"), "-I", installer, "install", small.path, "--prefix", prefix, "--quiet"]
     )
@@ -185,7 +189,10 @@ def test_killed_in_the_middle_and_run_again(build: Build, far: Far, tmp_path: Pa
 
 def test_interrupted_and_run_again(build: Build, far: Far, tmp_path: Path, installer: Path) -> None:
     """Through a pipe that has more to come: the install is at work, and can't end before it is interrupted."""
-    prefix, small = tmp_path / "opt", build(files={"config.json": b"{}", "weights.bin": os.urandom(64 << 20)})
+    prefix, small = (
+        tmp_path / "opt",
+        build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(64 << 20)}),
+    )
     child = subprocess.Popen(
         [tool("python3.11"), "-I", installer, "install", "-", "--prefix", prefix],
         stdin=subprocess.PIPE,

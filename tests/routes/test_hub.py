@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
@@ -78,7 +78,7 @@ def test_a_model_of_the_hub_travels_pinned(
 
 
 def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str], tmp_path: Path) -> None:
-    manifest, packed, weights = tmp_path / "m.yaml", tmp_path / "m.bundle.tar", os.urandom(3 << 20)
+    manifest, packed, weights = tmp_path / "m.yaml", tmp_path / "m.bundle.tar", random.Random(1).randbytes(3 << 20)
     manifest.write_text("name: killed\nversion: '1'\nmodels: [{repo: org/tiny, loader: files}]\n")
     over = threading.Event()
 

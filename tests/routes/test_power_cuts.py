@@ -52,7 +52,7 @@ def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path,
     told = faultydisk.entries(log)[:told_by_then]
     assert any(write.flush for write in told), "the install had the disk flush its cache"
     points = spread(len(told), most) + (list(range(len(told) - LAST, len(told))) if most > LAST else [])
-    chance = random.Random(kind)  # noqa: S311 (the same cuts in every run)
+    chance = random.Random(kind)
     seen = set()
     for point in points:
         faultydisk.cut(base, log, told, point, chance, disk)
@@ -76,7 +76,7 @@ def test_what_is_live_was_flushed_before_install_said_so(build: Build, far: Far,
         assert far("install", small.path, "--prefix", mount / "opt").returncode == 0
         told = faultydisk.entries(log)
     flushed = max(number for number, write in enumerate(told) if write.flush)
-    faultydisk.cut(base, log, told, flushed + 1, random.Random(1), disk)  # noqa: S311
+    faultydisk.cut(base, log, told, flushed + 1, random.Random(1), disk)
     with faultydisk.mounted(disk, mount):
         assert live(mount / "opt").startswith("1-")
         works(mount / "opt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def test_a_read_error_in_the_head_and_through_a_pipe(build: Build, far: Far, tmp
 
 def test_an_installed_file_that_the_disk_does_not_give_back(build: Build, far: Far, tmp_path: Path) -> None:
     """doctor names it, and installing again puts a good one in its place, on other blocks."""
-    small = build("1", {"config.json": b"{}", "weights.bin": os.urandom(4 << 20)})
+    small = build("1", {"config.json": b"{}", "weights.bin": random.Random(1).randbytes(4 << 20)})
     image, mount = tmp_path / "disk.img", tmp_path / "mnt"
     faultydisk.make("ext4", image, 512 << 20)
     with faultydisk.mounted(image, mount):
