@@ -337,7 +337,7 @@ def _step(made_by: str) -> str:
     """What made a layer, in a word where it is a step of ours."""
     if "bundle.pyz install" in made_by:
         only = re.search(r" --only (\S+)", made_by)
-        return only[1] if only else "the application, what the smoke loads compiled, and the rest"
+        return only[1] if only else "what the smoke loads compiled, and the rest"
     if "network not cut" in made_by:
         return "the look at the network"
     return "base: " + " ".join(made_by.split())[:60]

@@ -38,6 +38,8 @@ FOLDERS: Mapping[Kind, str] = {
     "app": "app/",
 }
 """Where artifacts of each kind stand, in the order in which they stand."""
+ENVIRONMENT, APPLICATION = "environment", "app"
+"""Parts of a bundle besides its models that can be installed ahead of the rest."""
 BUILT = "built here from "
 """Begins the origin of a wheel that was built from source code; its address and digest follow."""
 OF_SOURCE = "sha256 of the source code"

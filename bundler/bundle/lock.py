@@ -16,7 +16,9 @@ from typing import Literal
 
 from bundler.bundle import envfile, fields, paths
 from bundler.bundle.entries import (
+    APPLICATION,
     BLOBS,
+    ENVIRONMENT,
     FOLDERS,
     INSTALLER,
     App,
@@ -234,6 +236,12 @@ class Lock:
     def of_kind(self, kind: Kind) -> tuple[Artifact, ...]:
         """The artifacts of one kind, in the bundle's order."""
         return tuple(artifact for artifact in self.artifacts if artifact.kind == kind)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What can be installed ahead of the rest, what changes the least often first."""
+        app = (APPLICATION,) if self.of_kind("app") else ()
+        return (*sorted(model.part for model in self.models), ENVIRONMENT, *app)
 
     def sums(self) -> bytes:
         """The bytes of ``SHA256SUMS``, as ``sha256sum -c`` reads them."""

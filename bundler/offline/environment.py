@@ -53,7 +53,7 @@ def fault_of(release: Release, locked: Lock) -> str:
     name, version, prefix = [*said.stdout.rstrip("\n").split(" ", 2), "", "", ""][:3]
     if (name, version) != ("cpython", locked.target.python):
         return f"it is {name} {version}, and the release needs CPython {locked.target.python}"
-    if not Path(prefix).exists() or not Path(prefix).samefile(release.path / "venv"):
+    if not Path(prefix).exists() or not Path(prefix).samefile(release.venv):
         return f"it starts outside of the environment, in {prefix}: pyvenv.cfg is missing or damaged"
     return ""
 
@@ -66,7 +66,7 @@ def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], repo
     """
     _vet(release, locked, report)
     with report.stage("environment"):
-        venv = release.path / "venv"
+        venv = release.venv
         if fault_of(release, locked):
             for link in release.python.parent.glob("python*"):
                 link.unlink()  # venv leaves links alone, also such as lead nowhere
@@ -94,7 +94,7 @@ def _vet(release: Release, locked: Lock, report: Report) -> None:
 
 def _make(release: Release, base: Path) -> None:
     quiet = process.clean_environment(without=_FOREIGN)
-    process.run([base, "-I", "-m", "venv", "--without-pip", release.path / "venv"], environment=quiet)
+    process.run([base, "-I", "-m", "venv", "--without-pip", release.venv], environment=quiet)
 
 
 def _take_over(shadow: Path, venv: Path) -> None:

@@ -63,7 +63,7 @@ def files(release: Release, locked: Lock) -> dict[Path, bytes]:
 def site_packages(release: Release, locked: Lock) -> Path:
     """Where the environment's packages are."""
     inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{locked.target.python}/site-packages"
-    return release.path / "venv" / inside
+    return release.venv / inside
 
 
 def state(release: Release) -> Guard:

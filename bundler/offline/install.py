@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import bundler
-from bundler.bundle import archive, disk, fields, lock
+from bundler.bundle import archive, disk, entries, fields, lock
 from bundler.errors import HostError, ProgramError, SmokeError
 from bundler.offline import (
     emit,
@@ -96,7 +96,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
             if release.finished:
                 environment.mend(release, locked, base, planned.broken, report)
-            elif not release.prepared:
+            elif entries.ENVIRONMENT not in release.ahead(locked.digest):
                 environment.create(release, locked, base, report)
             hubcache.create(release, locked)
             smoke.lay_out(release)

@@ -10,9 +10,8 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from bundler.bundle import disk
 from bundler.bundle.archive import OpenBundle
-from bundler.bundle.entries import Model
+from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Model
 from bundler.errors import UsageError
 from bundler.offline import environment, install, place, preflight, releases
 from bundler.offline.install import Options
@@ -21,31 +20,26 @@ from bundler.offline.releases import Release
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
 
-ENVIRONMENT = "environment"
-
-
-def of(locked: VerifiedLock) -> tuple[str, ...]:
-    """The parts that a bundle has."""
-    return (*(model.part for model in locked.models), ENVIRONMENT)
-
 
 def install_only(
     bundle: Path | BinaryIO, prefix: Path, part: str, options: Options, report: Report
 ) -> tuple[Release, Path]:
-    """Place one part: ``model:ALIAS`` or ``environment``; the release that it is for, and where the part is.
+    """Place one part: ``model:ALIAS``, ``environment`` or ``app``; the release that it is for, and where the part is.
 
     Nothing goes live. What is there already is left: whoever finishes looks at it. Raises BundleError.
     """
     prefix = releases.at(prefix)
     with install.opened(bundle, prefix, options, report) as (carried, locked, _):
         release = Release(prefix=prefix, name=locked.release)
-        if part not in of(locked):
-            hint = f"this bundle has: {', '.join(of(locked))}; the rest comes with install without --only"
+        if part not in locked.parts:
+            hint = f"this bundle has: {', '.join(locked.parts)}; the rest comes with install without --only"
             raise UsageError(f"there is no part {part!r}", where="--only", hint=hint)
         with releases.held(prefix):
             releases.refuse_links(prefix)
             if part == ENVIRONMENT:
                 return release, _environment(carried, locked, release, report)
+            if part == APPLICATION:
+                return release, _application(carried, locked, release, report)
             model = next(model for model in locked.models if part == model.part)
             return release, _model(carried, locked, model, release, options, report)
 
@@ -67,20 +61,22 @@ def _model(
 
 
 def _environment(carried: OpenBundle, locked: VerifiedLock, release: Release, report: Report) -> Path:
-    if release.finished or release.prepared:
-        return release.path / "venv"
-    base = preflight.find_python(locked.target)
-    releases.discard_unfinished(release.prefix)
-    try:
-        files = {one.path: release.work / one.path for one in locked.artifacts if one.kind in place.FOR_ENVIRONMENT}
-        planned = Plan(files=files, moves=(), extra=())
-        preflight.check_room(carried, planned, release)
-        place.place(carried, locked, planned, release, report)
-        environment.create(release, locked, base, report)
-        releases.clear_work(release)
-        disk.sync_file_system(release.prefix)  # after a power cut the mark must not speak of more than is there
-        disk.write_whole(release.mark, locked.digest.encode())
-    except BaseException:  # Ctrl-C too leaves nothing half-made
-        releases.discard_unfinished(release.prefix)
-        raise
-    return release.path / "venv"
+    if not (release.finished or ENVIRONMENT in release.ahead(locked.digest)):
+        base = preflight.find_python(locked.target)
+        with releases.begin_part(release, locked.digest, ENVIRONMENT, release.venv):
+            _place(carried, locked, place.for_environment(locked, release), release, report)
+            environment.create(release, locked, base, report)
+    return release.venv
+
+
+def _application(carried: OpenBundle, locked: VerifiedLock, release: Release, report: Report) -> Path:
+    if not (release.finished or APPLICATION in release.ahead(locked.digest)):
+        with releases.begin_part(release, locked.digest, APPLICATION, release.application):
+            _place(carried, locked, place.for_application(locked, release), release, report)
+    return release.application
+
+
+def _place(carried: OpenBundle, locked: VerifiedLock, files: dict[str, Path], release: Release, report: Report) -> None:
+    planned = Plan(files=files, moves=(), extra=())
+    preflight.check_room(carried, planned, release)
+    place.place(carried, locked, planned, release, report)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bundler.bundle import archive, disk, hashing
 from bundler.bundle.archive import OpenBundle
-from bundler.bundle.entries import Artifact, Model
+from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.offline import packages, pickles
 from bundler.offline.releases import Release, receipts
@@ -27,7 +27,7 @@ _MOST_UNPACKED = 20
 """What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
 
 
-FOR_ENVIRONMENT = ("requirements", "tool", "wheel")
+_FOR_ENVIRONMENT = ("requirements", "tool", "wheel")
 """Kinds of artifacts that the environment is made from."""
 
 IN_THE_RELEASE = ("installer", "asset", "app")
@@ -66,12 +66,14 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         wheels |= {tool.path for tool in locked.of_kind("tool")} if broken else set()
         files |= {path: release.work / path for path in wheels}
     else:
-        for artifact in locked.artifacts:
-            if artifact.kind in FOR_ENVIRONMENT:
-                if not release.prepared:
-                    files[artifact.path] = release.work / artifact.path
-            elif artifact.kind in IN_THE_RELEASE:
-                files[artifact.path] = release.path / artifact.path
+        if ENVIRONMENT not in release.ahead(locked.digest):
+            files |= for_environment(locked, release)
+        if APPLICATION in release.ahead(locked.digest):
+            there = [(one, release.path / one.path) for one in locked.of_kind("app")]
+            _mend(_wrong(there, "the application, which is here", report), files, moves)
+        else:
+            files |= for_application(locked, release)
+        files |= {one.path: release.path / one.path for one in locked.artifacts if one.kind in ("installer", "asset")}
     taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
     for model in locked.models:
         home = release.shared_models / model.home
@@ -89,6 +91,16 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
         extra += _strangers(home, {path for _, path in there} | set(files.values()))  # a killed run left some of these
     return Plan(files=files, moves=tuple(moves), extra=tuple(extra), broken=tuple(broken))
+
+
+def for_environment(locked: VerifiedLock, release: Release) -> dict[str, Path]:
+    """Where the files go that the environment is made from."""
+    return {one.path: release.work / one.path for one in locked.artifacts if one.kind in _FOR_ENVIRONMENT}
+
+
+def for_application(locked: VerifiedLock, release: Release) -> dict[str, Path]:
+    """Where the application's files go."""
+    return {one.path: release.path / one.path for one in locked.of_kind("app")}
 
 
 def _mend(wrong: list[tuple[Artifact, Path]], files: dict[str, Path], moves: list[tuple[Path, Path]]) -> None:

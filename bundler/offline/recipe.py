@@ -85,7 +85,7 @@ def dockerfile_text(locked: Lock, trust: Trust | None) -> str:
         locked,
         base=base_name(locked),
         above=ABOVE,
-        models=sorted(model.part for model in locked.models),
+        ahead=locked.parts,
         lines=lines,
         labels=_labels(locked),
         app=locked.of_kind("app"),

@@ -41,9 +41,19 @@ class Release:
         return self.path / ".work"
 
     @property
+    def venv(self) -> Path:
+        """The release's environment."""
+        return self.path / "venv"
+
+    @property
+    def application(self) -> Path:
+        """The application's files."""
+        return self.path / "app"
+
+    @property
     def python(self) -> Path:
         """The interpreter of the release's environment."""
-        return self.path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        return self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     @property
     def shared_models(self) -> Path:
@@ -62,13 +72,16 @@ class Release:
 
     @property
     def mark(self) -> Path:
-        """Holds the digest of the bundle whose environment stands here ahead of the rest of the release."""
-        return self.path / ".environment"
+        """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
+        return self.path / ".parts"
 
-    @property
-    def prepared(self) -> bool:
-        """Whether the environment stands here whole although the release was never finished (see parts.py)."""
-        return self.mark.is_file()
+    def ahead(self, digest: str) -> frozenset[str]:
+        """The parts of this very bundle that stand here whole although the release was never finished (see parts.py).
+
+        Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
+        """
+        marked = self.mark.read_text(encoding="utf-8").splitlines() if self.mark.is_file() else []
+        return frozenset(marked[1:] if marked[:1] == [digest] else ())
 
     @property
     def finished(self) -> bool:
@@ -131,7 +144,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     refuse_links(prefix)
     ground.refuse_planted(prefix, release.path)
     known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
-    discard_unfinished(prefix, but=name if _prepared_for(release, digest) else "")
+    discard_unfinished(prefix, but=name if release.ahead(digest) else "")
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
         raise UnsafeError(f"another bundle is installed under the name {name}", where=str(release.path), hint=hint)
@@ -148,8 +161,31 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
 
 
 @contextmanager
+def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator[None]:
+    """Place a part of a release in ``home``, ahead of the rest; leaving the block without an error marks it as whole.
+
+    Whatever goes wrong, nothing of it is left, and parts that stood there before stay.
+    """
+    ground.refuse_planted(release.prefix, release.path)
+    before = release.ahead(digest)
+    discard_unfinished(release.prefix, but=release.name if before else "")
+    try:
+        yield
+        clear_work(release)
+        disk.sync_file_system(release.prefix)  # after a power cut the mark must not speak of more than is there
+        disk.write_whole(release.mark, "\n".join([digest, *sorted(before | {part})]).encode())
+    except BaseException:  # Ctrl-C too leaves nothing half-made
+        if before:
+            clear_work(release)
+            _discard(home)
+        else:
+            _discard(release.path)
+        raise
+
+
+@contextmanager
 def _fresh(release: Release) -> Iterator[None]:
-    """A folder for a release, with at most an environment in it; it goes again if this fails."""
+    """A folder for a release, with at most some of its parts in it; it goes again if this fails."""
     release.work.mkdir(parents=True)
     try:
         yield
@@ -296,11 +332,6 @@ def discard_unfinished(prefix: Path, but: str = "") -> None:
     for folder in unfinished(prefix):
         if folder.name != but:
             _discard(folder)
-
-
-def _prepared_for(release: Release, digest: str) -> bool:
-    """Whether an environment was made ahead for this very bundle: names of releases hold a part of its digest alone."""
-    return release.prepared and release.mark.read_text(encoding="utf-8") == digest
 
 
 def discard(release: Release) -> None:

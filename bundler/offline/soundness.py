@@ -206,8 +206,8 @@ def _reached(release: Release, locked: Lock) -> Iterator[Path]:
     files = [release.shared_models / m.home / a.path[len(m.folder) :] for m, files in locked.by_model() for a in files]
     files += [release.path / one.path for one in locked.artifacts if one.kind in place.IN_THE_RELEASE]
     folders = [release.prefix, release.path.parent, release.path, release.shared_models, *homes]
-    files += [release.path / emit.ENV_FILE, release.path / "venv" / "pyvenv.cfg"]
-    yield from _existing([*folders, release.path / "venv", *_folders_of(files), *files])
+    files += [release.path / emit.ENV_FILE, release.venv / "pyvenv.cfg"]
+    yield from _existing([*folders, release.venv, *_folders_of(files), *files])
 
 
 def _folders_of(files: Iterable[Path]) -> list[Path]:

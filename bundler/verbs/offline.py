@@ -24,7 +24,7 @@ from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, THRESHOLD, TRUST, A
 @click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
 @click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
 @click.option(
-    "--only", metavar="PART", help="Place model:ALIAS or environment ahead of the rest; nothing goes live then."
+    "--only", metavar="PART", help="Place model:ALIAS, environment or app ahead of the rest; nothing goes live then."
 )
 @TRUST
 @THRESHOLD

@@ -63,12 +63,24 @@ def test_another_requirement_leaves_the_layers_of_the_models_as_they_were(
     for part in ("--only model:m", "--only model:n"):
         assert step(second, part) == step(first[1], part)
     assert step(second, "--only environment") != step(first[1], "--only environment")
+    parts = [layer["made_by"].partition("--only ")[2].split()[:1] for layer in second["layers"]]
+    assert [part for part in parts if part] == [["model:m"], ["model:n"], ["environment"], ["app"]]
+
+
+def test_the_application_has_a_layer_of_its_own(first: tuple[Path, Baked]) -> None:
+    with tarfile.open(first[1]["archive"]) as saved:
+        names = []
+        for layer in _layers(saved)[-2:]:
+            with tarfile.open(fileobj=saved.extractfile(layer)) as packed:
+                names.append([name for name in packed.getnames() if "/app/" in name])
+    assert [Path(name).name for name in names[0]] == ["myapp", "__main__.py"]
+    assert not names[1], "what the last step did not change is not there again"
 
 
 def test_a_model_s_layer_holds_its_folder_and_nothing_else(first: tuple[Path, Baked]) -> None:
     with tarfile.open(first[1]["archive"]) as saved:
         layers = _layers(saved)
-        with tarfile.open(fileobj=saved.extractfile(layers[-4])) as layer:
+        with tarfile.open(fileobj=saved.extractfile(layers[-5])) as layer:
             members = layer.getmembers()
     names = [member.name for member in members]
     home = next(name for name in names if name.startswith("opt/small/models/m-"))

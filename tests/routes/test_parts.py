@@ -54,17 +54,18 @@ def test_a_model_s_part_is_its_folder_and_nothing_else_with_one_time(small: Smal
 
 def test_parts_are_taken_over_by_the_install_that_finishes(small: Small, far: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    for part in ("model:m", "model:n", "environment"):
+    for part in ("model:m", "model:n", "environment", "app"):
         done = far("install", small.path, "--prefix", prefix, "--only", part)
         assert done.returncode == 0, done.stderr
         assert not (prefix / "current").exists()
     (release,) = (prefix / "releases").iterdir()
-    before = {path: path.stat().st_ino for path in (release / "venv" / "pyvenv.cfg", *(prefix / "models").iterdir())}
+    kept = (release / "venv" / "pyvenv.cfg", release / "app" / "main.py", *(prefix / "models").iterdir())
+    before = {path: path.stat().st_ino for path in kept}
     done = far("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_ino for path in before} == before
     assert live(prefix) == release.name
-    assert not (release / ".environment").exists()
+    assert not (release / ".parts").exists()
     assert (prefix / "current" / "app" / "main.py").read_bytes() == b"print(1)"
     assert (prefix / "current" / "bundle.pyz").is_file()
     assert (
@@ -89,18 +90,45 @@ def test_an_environment_of_another_bundle_is_not_taken_over(small: Small, far: F
     prefix = tmp_path / "opt"
     assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
     (release,) = (prefix / "releases").iterdir()
-    (release / ".environment").write_text("0" * 64)
+    (release / ".parts").write_text(f"{'0' * 64}\nenvironment")
     (release / "venv" / "stranger").touch()
     assert far("install", small.path, "--prefix", prefix).returncode == 0
     assert not (release / "venv" / "stranger").exists()
 
 
-@pytest.mark.parametrize("part", ["model:x", "app", ""])
+@pytest.mark.parametrize("part", ["model:x", "application", ""])
 def test_a_part_that_there_is_not(small: Small, far: Far, tmp_path: Path, part: str) -> None:
     done = far("install", small.path, "--prefix", tmp_path / "opt", "--only", part)
     assert done.returncode == 2
     assert f"there is no part {part!r}" in done.stderr
-    assert "this bundle has: model:m, model:n, environment;" in done.stderr
+    assert "this bundle has: model:m, model:n, environment, app;" in done.stderr
+
+
+def test_an_application_that_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    for part in ("app", "environment"):  # in any order
+        assert far("install", small.path, "--prefix", prefix, "--only", part).returncode == 0
+    (release,) = (prefix / "releases").iterdir()
+    (release / "app" / "main.py").write_bytes(b"print(2)")
+    untouched = (release / "app" / "weights.bin").stat().st_ino
+    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert (release / "app" / "main.py").read_bytes() == b"print(1)"
+    assert (release / "app" / "weights.bin").stat().st_ino == untouched
+
+
+def test_an_application_that_fails_leaves_the_environment_that_stood_there(
+    small: Small, far: Far, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "opt"
+    assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
+    before = everything(prefix)
+    data = small.path.read_bytes()
+    at = data.rindex(b"print(1)")
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    done = far("install", damaged, "--prefix", prefix, "--only", "app")
+    assert (done.returncode, "main.py" in done.stderr) == (6, True), done.stderr
+    assert everything(prefix) == before
 
 
 def test_an_environment_that_fails_leaves_nothing(small: Small, far: Far, tmp_path: Path) -> None:
