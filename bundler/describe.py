@@ -327,6 +327,7 @@ def baked(image: Baked) -> Answer:
     """What image tells."""
     lines = [f"baked: {image.image}, with {image.engine} on {image.base}"]
     lines += [f"  saved as {image.archive}"] if image.archive else []
+    lines += [f"  what runs it: {path}" for path in image.runners]
     lines += [f"  {size_text(layer.size).rjust(10)}  {_step(layer.made_by)}" for layer in image.layers]
     lines += [f"  {size_text(sum(layer.size for layer in image.layers)).rjust(10)}  all layers, as they lie unpacked"]
     lines += ["inside it, with no network and a read-only root:", proofs(list(image.smoke))]

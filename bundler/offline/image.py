@@ -57,7 +57,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baked:
-    """An image that was baked and ran; ``smoke`` is what its models measured inside it."""
+    """An image that was baked and ran; ``smoke`` is what its models measured inside it.
+
+    ``runners`` are the files for compose and Kubernetes beside the saved archive.
+    """
 
     engine: str
     image: str
@@ -66,6 +69,7 @@ class Baked:
     layers: tuple[Layer, ...]
     smoke: tuple[dict[str, Any], ...]
     archive: str
+    runners: tuple[str, ...]
 
 
 def bundle_of(prefix: Path) -> Path:
@@ -91,13 +95,14 @@ def bake(bundle: Path, options: Options, report: Report) -> Baked:
 
     Raises HostError, ProgramError, IntegrityError, TrustError or SmokeError.
     """
+    bundle = bundle.resolve()  # a link would lead nowhere from inside the bake
     with archive.opened(bundle) as carried:
         locked, _ = verify.verify(carried, options.trusts, report)
         preflight.check_platform(locked)
         carried.refuse_if_cut()
         engine = found(options)
         image = options.image or recipe.image_name(locked)
-        _require_room(engine, locked)
+        _require_room(engine, locked, bundle.stat().st_size)
         with _context(bundle, carried, locked, options, report) as context:
             base = _base(engine, carried, locked, options, report)
             with report.stage(f"bake with {engine.name}"):
@@ -108,11 +113,13 @@ def bake(bundle: Path, options: Options, report: Report) -> Baked:
                 _run(engine.bake(wanted))
     results = _tried(engine, image, locked, report)
     layers = engine.read_layers(_run(engine.layers(image)).stdout)
+    runners: tuple[str, ...] = ()
     if options.archive is not None:
         _save(engine, image, options.archive, report)
+        runners = _write_runners(locked, results, image, options.archive)
     return Baked(
         engine=engine.name, image=image, base=base, digest=locked.digest, layers=layers, smoke=tuple(results),
-        archive=str(options.archive or ""),
+        archive=str(options.archive or ""), runners=runners,
     )  # fmt: skip
 
 
@@ -139,6 +146,8 @@ def _unusable(engine: Engine, *, saves: bool) -> str:
         return "bakes as root alone; podman needs no root"
     try:
         said = _run(engine.version()).stdout
+        for command in engine.needs():
+            _run(command)
     except ProgramError as error:
         return str(error).strip().splitlines()[-1]
     version = re.search(r"(\d+)\.(\d+)", said)
@@ -151,17 +160,20 @@ def _unusable(engine: Engine, *, saves: bool) -> str:
     return ""
 
 
-def _require_room(engine: Engine, locked: VerifiedLock) -> None:
-    """Raises HostError when the engine's disk has too little room for the layers."""
+def _require_room(engine: Engine, locked: VerifiedLock, carried: int) -> None:
+    """Raises HostError when the engine's disk has too little room for the layers; ``carried`` are the bundle's bytes."""
     root, driver = [*_run(engine.storage()).stdout.strip().splitlines(), "", ""][:2]
     if not root or not Path(root).is_dir():
         return  # the engine's disk is another machine's
-    sizes = [sum(one.size for one in locked.of_kind("image")) * 3]
+    looked, tried = 0, 0  # steps that write nothing: the look at the network, the first run
+    sizes = [sum(one.size for one in locked.of_kind("image")) * 3, looked]
     sizes += [sum(one.size for one in files) for _, files in locked.by_model()]
     sizes += [sum(one.size for one in locked.of_kind("wheel")) * _UNPACKED]
-    sizes += [sum(one.size for kind in ("asset", "app") for one in locked.of_kind(kind))]
+    sizes += [sum(one.size for one in locked.of_kind(kind)) for kind in ("app", "asset")]
+    sizes += [tried]
     # vfs keeps a whole copy of all that lies below with each layer
     needed = sum(sum(sizes[: n + 1]) for n in range(len(sizes))) if driver == "vfs" else sum(sizes)
+    needed += carried if engine.copies_the_folder else 0
     disk.require([(Path(root), needed, f"the image's layers in {engine.name}'s storage ({driver})")])
 
 
@@ -211,6 +223,9 @@ def _base(engine: Engine, carried: OpenBundle, locked: VerifiedLock, options: Op
     if locked.of_kind("image") and not options.base:
         with report.stage("load the base image"), tempfile.TemporaryDirectory(prefix="bundle-base-") as made:
             folder = Path(made)
+            disk.require(
+                [(folder, 2 * sum(one.size for one in locked.of_kind("image")), "the base image, to be loaded")]
+            )
             _copy_out(carried, {one.path: folder / one.path for one in locked.of_kind("image")})
             packed = folder / "base.tar"
             with tarfile.open(packed, "w") as tar:
@@ -237,7 +252,8 @@ def _tried(engine: Engine, image: str, locked: VerifiedLock, report: Report) -> 
     argv = (*recipe.installer_in_image(locked), "smoke", "--prefix", str(home), "--json")
     trial = Trial(image=image, user=ANY_USER, writable=("/tmp", f"{home}/var"), argv=argv)  # noqa: S108 (in memory)
     with report.stage(f"run {image}"):
-        done = process.run(engine.run(trial).argv, accept=range(256))
+        command = engine.run(trial)
+        done = process.run(command.argv, environment=_environment(command), accept=range(256))
     try:
         said = json.loads(done.stdout)
     except ValueError as error:
@@ -258,6 +274,16 @@ def _save(engine: Engine, image: str, path: Path, report: Report) -> None:
         partial.replace(path)
 
 
+def _write_runners(locked: VerifiedLock, results: list[dict[str, Any]], image: str, saved: Path) -> tuple[str, ...]:
+    """Put what runs the image beside its archive: the image's own name, and the memory that was measured inside it."""
+    written = []
+    for name, text in recipe.runner_texts(locked, results, image).items():
+        path = saved.with_name(f"{saved.name}.{name}")
+        disk.write_whole(path, text.encode())
+        written.append(str(path))
+    return tuple(written)
+
+
 def _run(command: Command) -> process.Finished:
     """Run an engine; raises HostError for what its words mean here, ProgramError for the rest."""
     try:
@@ -275,4 +301,4 @@ def _run(command: Command) -> process.Finished:
 
 
 def _environment(command: Command) -> dict[str, str]:
-    return process.clean_environment(**command.variables)
+    return process.clean_environment(without=command.without, **command.variables)

@@ -84,6 +84,7 @@ def dockerfile_text(locked: Lock, trust: Trust | None) -> str:
         "Dockerfile.offline.j2",
         locked,
         base=base_name(locked),
+        image=image_name(locked),
         above=ABOVE,
         ahead=locked.parts,
         lines=lines,
@@ -109,13 +110,13 @@ def ignore_text(locked: Lock) -> str:
     return _rendered("dockerignore.j2", locked)
 
 
-def runner_texts(locked: Lock, results: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The files for compose and Kubernetes, by name."""
+def runner_texts(locked: Lock, results: Sequence[dict[str, Any]], image: str) -> dict[str, str]:
+    """The files for compose and Kubernetes that run ``image``, by name."""
     room = memory(results)
     service = re.sub(r"[^a-z0-9-]", "-", locked.name)[:63].strip("-")
-    measured = "What the smoke loads took at most when this was installed, together; the limit is half as much again."
+    measured = "What the smoke loads took at most when this was written, together; the limit is half as much again."
     return {
-        name: _rendered(f"{name}.j2", locked, service=service, memory=room, measured=measured)
+        name: _rendered(f"{name}.j2", locked, image=image, service=service, memory=room, measured=measured)
         for name in (COMPOSE, KUBERNETES)
     }
 
@@ -123,16 +124,15 @@ def runner_texts(locked: Lock, results: Sequence[dict[str, Any]]) -> dict[str, s
 def write(release: Release, locked: Lock, results: Sequence[dict[str, Any]]) -> None:
     """Write all of them into the release."""
     told = trusting.remembered(release.prefix)
-    texts = {DOCKERFILE: dockerfile_text(locked, told), IGNORE: ignore_text(locked), **runner_texts(locked, results)}
+    texts = {DOCKERFILE: dockerfile_text(locked, told), IGNORE: ignore_text(locked)}
+    texts |= runner_texts(locked, results, image_name(locked))
     for name, text in texts.items():
         disk.write_whole(release.path / name, text.encode())
 
 
 def _rendered(template: str, locked: Lock, **values: object) -> str:
     check = [*installer_in_image(locked), "doctor", "--quick", "--prefix", str(prefix_in_image(locked))]
-    return emit.rendered(
-        template, lock=locked, home=prefix_in_image(locked), image=image_name(locked), check=check, **values
-    )
+    return emit.rendered(template, lock=locked, home=prefix_in_image(locked), check=check, **values)
 
 
 def _labels(locked: Lock) -> dict[str, str]:

@@ -127,8 +127,7 @@ def chosen(index: Mapping[str, Any], target: Target, where: str) -> str:
     """The digest of the manifest for a target's platform in an index; raises ResolveError when there is none."""
     architecture = _ARCHITECTURES.get(target.machine, target.machine)
     offered: list[str] = []
-    for one in index.get("manifests", []):
-        platform = one.get("platform") or {}
+    for one, platform in _listed(index, where):
         stated = (platform.get("os"), platform.get("architecture"))
         if stated == ("linux", architecture) and platform.get("variant", "v8") in ("", "v1", "v8"):
             return f"sha256:{_sha256(one.get('digest'), where)}"
@@ -136,6 +135,14 @@ def chosen(index: Mapping[str, Any], target: Target, where: str) -> str:
     there = ", ".join(dict.fromkeys(one for one in offered if "unknown" not in one)) or "none"
     hint = f"it is offered for: {there}; name another image.base, or another target.platform"
     raise ResolveError(f"the image is not offered for linux/{architecture}", where=where, hint=hint)
+
+
+def _listed(index: Mapping[str, Any], where: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What an index lists, each with its platform; raises IntegrityError where it is no list of manifests."""
+    try:
+        return [(dict(one), dict(one.get("platform") or {})) for one in index.get("manifests", [])]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise IntegrityError("the index does not say what it lists", where=where) from error
 
 
 def manifest_of(raw: bytes, where: str) -> Manifest:

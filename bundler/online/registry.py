@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,7 +18,7 @@ import requests
 
 from bundler.errors import FetchError, IntegrityError, ResolveError
 from bundler.online import answers, download, pipconfig, registryauth
-from bundler.online.answers import PATIENCE
+from bundler.online.answers import PATIENCE, AgainError
 from bundler.online.ocinames import ACCEPTED, LARGEST_MANIFEST, Blob, Manifest, Name
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
@@ -38,6 +39,7 @@ class Registry:
     store: Store
     report: Report
     _headers: dict[str, str] = field(default_factory=dict, repr=False)
+    _renewing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def manifest(self, reference: str) -> bytes:
         """The bytes of the manifest or index that a tag or digest names.
@@ -52,7 +54,7 @@ class Registry:
                     lambda: self._get(session, url, accept | self._headers), url, PATIENCE, note=self.report.note
                 )
                 if answer.status_code == HTTPStatus.UNAUTHORIZED and not final:
-                    self._headers = self._authorised(session, answer)
+                    self._headers.update(self._authorised(session, answer))
                     continue
                 return self._content(answer)
         raise AssertionError  # the second answer was returned or raised
@@ -73,7 +75,7 @@ class Registry:
             sha256=blob.sha256,
             size=blob.size,
             headers=self._headers,
-            refusal=self._refusal,
+            refusal=self._refused,
         )
 
     def _get(self, session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -97,6 +99,16 @@ class Registry:
         if answer.status_code == HTTPStatus.NOT_FOUND:
             return ResolveError("there is no such image", where=self.name.shown, hint=_SPELLING)
         return answers.refused(answer, url)
+
+    def _refused(self, answer: requests.Response, url: str) -> Exception:
+        """What an answer other than a blob means. A token ends after minutes, which is less than a large image takes:
+        then there is a new one for all that are still to come."""
+        if answer.status_code != HTTPStatus.UNAUTHORIZED or not answer.url.startswith(self._root):
+            return self._refusal(answer, url)
+        with self._renewing, pipconfig.session(self.config) as session:
+            if answer.request.headers.get("Authorization") == self._headers.get("Authorization"):
+                self._headers.update(self._authorised(session, answer))
+        return AgainError(f"the token of {self.name.host} ended")
 
     def _authorised(self, session: requests.Session, refused: requests.Response) -> dict[str, str]:
         """The header that the registry asks for (distribution specification, "Token Authentication")."""

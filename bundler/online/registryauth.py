@@ -32,12 +32,15 @@ def credentials(name: Name) -> Credentials | None:
             said = json.loads(path.read_bytes())
             entries, helpers = said.get("auths", {}), said.get("credHelpers", {})
             found = _nearest(entries, name)
-            helped = helpers.get(name.host) or (said.get("credsStore") if found is not None else "")
+            helped = _nearest(helpers, name) or (said.get("credsStore") if found is not None else "")
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as error:
             hint = "log in again, or have REGISTRY_AUTH_FILE name another"
             raise FetchError("this auth file can't be read", where=str(path), hint=hint) from error
+        if found and found.get("identitytoken"):
+            hint = "install skopeo, which knows such tokens"
+            raise FetchError(f"{name.host} gave a token instead of a password", where=str(path), hint=hint)
         if found and "auth" in found:
             return Credentials(header=f"Basic {_checked(found['auth'], path)}")
         if helped:
@@ -54,11 +57,13 @@ def _files() -> Iterator[Path]:
         yield Path(told)
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime, "containers", "auth.json")
+    elif hasattr(os, "getuid"):  # where no session was begun, as for root in CI
+        yield Path(f"/run/containers/{os.getuid()}/auth.json")
     yield Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
     yield Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
 
 
-def _nearest(entries: dict[str, Any], name: Name) -> dict[str, Any] | None:
+def _nearest(entries: dict[str, Any], name: Name) -> Any:
     """The entry for the repository, for a folder above it, or for the host; docker writes an address for its own."""
     keys = [f"{name.named_host}/{name.repository}"]
     while "/" in keys[-1]:

@@ -42,7 +42,9 @@ def step(baked: Baked, words: str) -> str:
 def first(bakery: Bakery, engine: dict[str, str]) -> tuple[Path, Baked]:
     path = bakery.build("1", "1.0")
     saved = bakery.folder / "small.oci.tar"
-    return path, bake(engine, path, "--output", f"oci-archive:{saved}")
+    latest = bakery.folder / "latest.bundle.tar"
+    latest.symlink_to(path.name)  # inside the bake a link leads nowhere
+    return path, bake(engine, latest, "--output", f"oci-archive:{saved}")
 
 
 def test_the_base_came_with_the_bundle_and_is_what_the_registry_has(
@@ -119,6 +121,27 @@ def test_the_application_runs_as_anybody_and_can_write_nothing(
     lines = done.stdout.splitlines()
     assert lines[0].startswith("alpha 1.0 /m ")
     assert lines[1:] == ["77777 0 {}", *["Read-only file system"] * 3]
+
+
+def test_the_image_s_own_start_runs_the_application(first: tuple[Path, Baked], engine: dict[str, str]) -> None:
+    """With exactly the variables, the folder and the program that the image gives, as an engine starts it."""
+    told = json.loads(buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
+    start = 'cd "$0" && exec env -i HOME=/tmp "$@"'
+    argv = ["sh", "-c", start, told["WorkingDir"], *told["Env"], *told["Entrypoint"]]
+    done = inside(engine, str(first[1]["image"]), *argv)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["alpha", "1.0", "/opt/small/current/models/m", done.stdout.split()[-1]]
+    assert done.stdout.rstrip().endswith("/app"), "Python says where the link of the live release leads"
+
+
+def test_a_saved_image_has_its_name_and_what_runs_it_beside(first: tuple[Path, Baked]) -> None:
+    saved = Path(first[1]["archive"])
+    with tarfile.open(saved) as opened:
+        index = json.load(opened.extractfile("index.json"))  # type: ignore[arg-type]
+    (manifest,) = index["manifests"]
+    assert manifest["annotations"]["org.opencontainers.image.ref.name"] == first[1]["image"]
+    assert first[1]["runners"] == [f"{saved}.{name}" for name in ("compose.offline.yaml", "kubernetes.offline.yaml")]
+    assert all(f'image: "{first[1]["image"]}"' in Path(path).read_text() for path in first[1]["runners"])
 
 
 def test_the_health_check_of_the_image_says_that_it_is_well(first: tuple[Path, Baked], engine: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ BAKE = Bake(
 )
 TRIAL = Trial(image="localhost/demo:1.0", user=54321, writable=("/tmp", "/opt/demo/var"), argv=("/py", "-I", "x"))
 END = "--build-arg BASE=localhost/b:1 --file /c/Dockerfile.offline --tag localhost/demo:1.0 /c"
-HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 --user 54321:0 --cap-drop ALL --security-opt no-new-privileges --entrypoint /py localhost/demo:1.0 -I x"
+HARDENED = "--read-only --tmpfs /tmp:exec,mode=1777 --tmpfs /opt/demo/var:exec,mode=1777 --user 54321:0 --cap-drop ALL --security-opt no-new-privileges --entrypoint /py localhost/demo:1.0 -I x"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ HARDENED = "--read-only --tmpfs /tmp:mode=1777 --tmpfs /opt/demo/var:mode=1777 -
             Buildah().bake(BAKE),
             f"unshare --net -- buildah bud --isolation chroot --pull-never --http-proxy=false --no-hosts --no-cache --layers --force-rm --timestamp 315532800 --format docker {END}",
         ),
-        (Buildah().save("a", Path("/f")), "buildah push --quiet a oci-archive:/f"),
+        (Buildah().save("a:1", Path("/f")), "buildah push --quiet a:1 oci-archive:/f:a:1"),
     ],
 )
 def test_command_lines(command: Command, line: str) -> None:
@@ -68,6 +68,12 @@ def test_command_lines(command: Command, line: str) -> None:
 
 def test_docker_builds_with_buildkit_whatever_it_was_told() -> None:
     assert Docker().bake(BAKE).variables == {"DOCKER_BUILDKIT": "1"}
+
+
+def test_a_builder_of_a_person_s_own_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDX_BUILDER", "mine")
+    told = image._environment(Docker().bake(BAKE))
+    assert (told.get("BUILDX_BUILDER"), told["DOCKER_BUILDKIT"]) == (None, "1")
 
 
 def test_layers_are_read_from_the_lowest_up_and_empty_ones_left_out() -> None:
@@ -111,11 +117,29 @@ def test_an_engine_that_is_too_old_or_away_is_passed_over_with_its_reason(host: 
     with pytest.raises(HostError) as error:
         image.found(Options())
     assert "  docker: Cannot connect to the Docker daemon" in str(error.value)
-    assert "  podman: is 3.4, and 4.0 is the oldest that will do" in str(error.value)
+    assert "  podman: is 3.4, and 4.2 is the oldest that will do" in str(error.value)
     host("podman", "5.0.3")
     assert image.found(Options()).name == "podman"
     with pytest.raises(HostError, match="docker: Cannot connect"):
         image.found(Options(engine="docker"))
+
+
+def test_docker_without_buildx_is_passed_over(host: Callable[..., None], tmp_path: Path) -> None:
+    host("docker", "26.1.5")
+    (tmp_path / "bin" / "docker").write_text(
+        '#!/bin/sh\n[ $1 = buildx ] && { echo "unknown command: docker buildx" >&2; exit 1; }\necho 26.1.5\n'
+    )
+    host("podman", "5.0.3")
+    assert image.found(Options()).name == "podman"
+    with pytest.raises(HostError, match="docker: unknown command: docker buildx"):
+        image.found(Options(engine="docker"))
+
+
+def test_layers_of_a_base_that_does_not_say_how_it_was_made() -> None:
+    said = {"Docker": {"history": [{"created_by": "RUN b"}, {"created_by": "ENV", "empty_layer": True}]}}
+    said["Manifest"] = json.dumps({"layers": [{"size": 1, "digest": "d"}, {"size": 2, "digest": "e"}]})  # type: ignore[assignment]
+    found = Buildah().read_layers(json.dumps(said))
+    assert [(layer.made_by, layer.size, layer.digest) for layer in found] == [("", 1, "d"), ("RUN b", 2, "e")]
 
 
 def test_saving_needs_a_newer_docker_than_baking(host: Callable[..., None], tmp_path: Path) -> None:
@@ -150,12 +174,14 @@ def test_a_disk_that_is_too_small_for_the_layers(host: Callable[..., None], tmp_
     large = tuple(dataclasses.replace(one, size=1 << 50) if one.kind == "model" else one for one in locked.artifacts)
     huge = VerifiedLock(lock.with_changes(locked, artifacts=large))
     host("docker", f"{tmp_path}\nvfs")
-    image._require_room(Docker(), VerifiedLock(locked))
+    image._require_room(Docker(), VerifiedLock(locked), 1)
+    with pytest.raises(HostError, match="the disk is too small"):  # docker keeps the bundle in its build cache
+        image._require_room(Docker(), VerifiedLock(locked), 1 << 60)
     with pytest.raises(HostError, match=r"the image's layers in docker's storage \(vfs\) needs") as error:
-        image._require_room(Docker(), huge)
+        image._require_room(Docker(), huge, 1)
     assert error.value.where == str(tmp_path)
     host("docker", "/another/machine/s/folder\noverlay2")
-    image._require_room(Docker(), huge)  # is for that machine to say
+    image._require_room(Docker(), huge, 1)  # is for that machine to say
 
 
 def test_the_text_of_the_look_at_the_network_is_no_finding(host: Callable[..., None]) -> None:

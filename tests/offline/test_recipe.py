@@ -41,6 +41,9 @@ def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() 
         "environment",
         "",
     ]
+    app = lock_of({**SMALL, "app/main.py": b""})
+    with_app = [step.partition(" --only ")[2].split(" ")[0] for step in steps(app) if "bundle.pyz install" in step]
+    assert with_app == ["model:m", "environment", "app", ""]
     assert all(step.startswith("RUN --mount=type=bind,source=.,target=/carried ") for step in found[1:])
     assert not any(step.startswith(("COPY", "ADD")) for step in steps(with_models(a="")))
 
@@ -101,7 +104,7 @@ def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
 
 
 def documents(results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    texts = recipe.runner_texts(lock_of(SMALL, name="my.test_app"), results)
+    texts = recipe.runner_texts(lock_of(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
     return yaml.safe_load(texts[recipe.COMPOSE]), yaml.safe_load(texts[recipe.KUBERNETES])
 
 
@@ -125,6 +128,26 @@ def test_nothing_is_said_of_memory_that_was_not_measured() -> None:
     compose, kubernetes = documents([])
     assert "deploy" not in compose["services"]["my-test-app"]
     assert "resources" not in kubernetes["spec"]["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("name", ["2026", "on", "null", "1.0"])
+def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
+    texts = recipe.runner_texts(lock_of(SMALL, name=name), SMOKE, "registry.corp/x:1")
+    compose, kubernetes = yaml.safe_load(texts[recipe.COMPOSE]), yaml.safe_load(texts[recipe.KUBERNETES])
+    service = name.replace(".", "-")
+    assert list(compose["services"]) == [service]
+    assert kubernetes["metadata"] == {"name": service, "labels": {"app": service}}
+    pod = kubernetes["spec"]["template"]
+    assert pod["metadata"]["labels"] == kubernetes["spec"]["selector"]["matchLabels"] == {"app": service}
+    images = {compose["services"][service]["image"], pod["spec"]["containers"][0]["image"]}
+    assert images == {"registry.corp/x:1"}
+
+
+def test_a_model_s_layer_leaves_no_trace_of_the_run_that_made_it() -> None:
+    """docker dates what a step writes by the clock: buildah alone is told a time."""
+    (step,) = [step for step in steps(with_models(a="")) if "--only model:a" in step]
+    assert "TMPDIR=/dev/shm python3 -B -I -S" in step
+    assert step.endswith("rm /opt/test/.lock && touch -d @315532800 /opt /opt/test /opt/test/models")
 
 
 def test_only_the_bundle_its_installer_and_keys_go_into_the_bake() -> None:

@@ -139,21 +139,28 @@ class Crooked:
     asked: list[str] = field(default_factory=list)
     realm: str = ""
     status: int = 200
+    lasts: int = 1000
+    """How many requests a token is good for."""
 
 
 @contextmanager
 def crooked(image: Tiny) -> Iterator[Crooked]:
-    """Serves ``library/x:1`` of the given image; tokens are ``pass`` for who is USER, or for anybody."""
+    """Serves ``library/x:1`` of the given image; anybody gets a token."""
     state = Crooked(image)
+    uses: dict[str, int] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.asked.append(self.path.partition("?")[0])
             if self.path.startswith("/token"):
-                return self._send(200, json.dumps({"token": "pass"}).encode())
+                token = f"pass-{len(uses)}"
+                uses[f"Bearer {token}"] = state.lasts
+                return self._send(200, json.dumps({"token": token}).encode())
             if state.status != 200:
                 return self._send(state.status, b"")
-            if self.headers.get("Authorization") != "Bearer pass":
+            shown = self.headers.get("Authorization", "")
+            uses[shown] = uses.get(shown, 0) - 1
+            if uses[shown] < 0:
                 challenge = f'Bearer realm="{state.realm}",service="test",scope="repository:x:pull"'
                 return self._send(401, b"", {"WWW-Authenticate": challenge})
             last = self.path.rpartition("/")[2].removeprefix("sha256:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from bundler.bundle.entries import BLOBS
 from bundler.bundle.fields import Invalid
 from bundler.bundle.target import Target
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.online import answers, images, ocinames, registry, skopeo
+from bundler.online import answers, images, ocinames, registry, registryauth, skopeo
 from bundler.online.images import Pulled
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
@@ -194,6 +195,23 @@ def test_a_token_is_asked_for_when_the_registry_wants_one(
     assert straight.asked.count("/token") == 1
 
 
+def test_a_token_that_ends_on_the_way_is_had_anew(
+    pull: Callable[..., Pulled], straight: Crooked, image: Tiny, tmp_path: Path
+) -> None:
+    straight.lasts = 2  # the index and the manifest; then the blobs
+    pulled = pull(f"{straight.host}/library/x:1")
+    assert pulled.image.digest == image.manifests[AMD]
+    assert len(contents(pulled, tmp_path / "shelf")) == len(pulled.artifacts)
+    assert straight.asked.count("/token") == 2
+
+
+def test_a_registry_that_takes_no_token_of_its_own(pull: Callable[..., Pulled], straight: Crooked) -> None:
+    straight.lasts = 0
+    with pytest.raises(FetchError, match="does not let you have it"):
+        pull(f"{straight.host}/library/x:1")
+    assert straight.asked.count("/token") == 1
+
+
 def test_credentials_go_to_no_place_less_safe_than_the_registry(pull: Callable[..., Pulled], straight: Crooked) -> None:
     straight.realm = "ftp://elsewhere.example/token"
     with pytest.raises(FetchError, match="does not let you have it"):
@@ -214,11 +232,22 @@ def test_bytes_that_are_not_what_the_digest_says(
 
 
 @pytest.mark.parametrize(
-    "document", [b"<html>", b"[]", b'{"manifests": [{"platform": null}]}', b'{"schemaVersion": 1}']
+    "document",
+    [
+        b"<html>",
+        b"[]",
+        b'{"manifests": [{"platform": null}]}',
+        b'{"manifests": ["x"]}',
+        b'{"manifests": null}',
+        b'{"manifests": [{"platform": "linux"}]}',
+        b'{"schemaVersion": 1}',
+    ],
 )
 def test_what_is_no_manifest(pull: Callable[..., Pulled], straight: Crooked, document: bytes) -> None:
     straight.image = replace(straight.image, index=document)
-    with pytest.raises((IntegrityError, ResolveError), match=r"no manifest|not offered|no container image"):
+    with pytest.raises(
+        (IntegrityError, ResolveError), match=r"no manifest|not offered|no container image|does not say"
+    ):
         pull(f"{straight.host}/library/x:1")
 
 
@@ -231,9 +260,29 @@ def test_credentials_that_a_helper_keeps_need_skopeo(
     with pytest.raises(FetchError, match="kept by a helper") as error:
         pull(f"{straight.host}/library/x:1")
     assert "install skopeo" in error.value.hint
+    path.write_text(json.dumps({"auths": {straight.host: {"auth": "", "identitytoken": "t"}}}))
+    with pytest.raises(FetchError, match="gave a token instead of a password") as error:
+        pull(f"{straight.host}/library/x:1")
+    assert "install skopeo" in error.value.hint
     path.write_text("{")
     with pytest.raises(FetchError, match="can't be read"):
         pull(f"{straight.host}/library/x:1")
+
+
+@pytest.mark.parametrize("key", ["docker.io", "https://index.docker.io/v1/"])
+def test_helpers_of_docker_s_own_registry_are_known_by_each_of_its_names(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "home" / ".docker" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"credHelpers": {key: "vault"}}))
+    with pytest.raises(FetchError, match="kept by a helper"):
+        registryauth.credentials(ocinames.parsed("team/private:1"))
+
+
+def test_where_no_session_was_begun_podman_keeps_its_file_below_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Path(f"/run/containers/{os.getuid()}/auth.json")
+    assert kept in registryauth._files()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
+    assert kept not in registryauth._files()
 
 
 @pytest.mark.parametrize(

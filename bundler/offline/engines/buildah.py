@@ -34,11 +34,15 @@ class Buildah:
     """Buildah alone, which bakes and can't run."""
 
     name = "buildah"
-    oldest: Version = (1, 24)  # RUN --mount from the build's own folder
-    oldest_to_save: Version = (1, 24)
+    copies_the_folder = False
+    oldest: Version = (1, 26)  # bud --no-hosts
+    oldest_to_save: Version = (1, 26)
 
     def version(self) -> Command:
         return _buildah("version", "--json")
+
+    def needs(self) -> tuple[Command, ...]:
+        return ()
 
     def storage(self) -> Command:
         return _buildah("info", "--format", "{{.store.GraphRoot}}\n{{.store.GraphDriverName}}")
@@ -70,13 +74,14 @@ class Buildah:
         said = json.loads(printed)
         steps = [one["created_by"] for one in said["Docker"]["history"] if not one.get("empty_layer")]
         listed = json.loads(said["Manifest"])["layers"]
+        unknown = [""] * (len(listed) - len(steps))  # a base need not say how it was made
         return tuple(
             Layer(size=int(one["size"]), made_by=step, digest=one["digest"])
-            for one, step in zip(listed, steps, strict=True)
+            for one, step in zip(listed, [*unknown, *steps], strict=True)
         )
 
     def save(self, image: str, archive: Path) -> Command:
-        return _buildah("push", "--quiet", image, f"oci-archive:{archive}")
+        return _buildah("push", "--quiet", image, f"oci-archive:{archive}:{image}")
 
 
 def _buildah(*arguments: str) -> Command:

@@ -12,11 +12,15 @@ class Docker:
     """Docker's client, and the daemon that it speaks to."""
 
     name = "docker"
+    copies_the_folder = True
     oldest: Version = (23, 0)  # BuildKit as the default builder, which leaves no folder behind for a mount
     oldest_to_save: Version = (25, 0)
 
     def version(self) -> Command:
         return _docker("version", "--format", "{{.Server.Version}}")
+
+    def needs(self) -> tuple[Command, ...]:
+        return (_docker("buildx", "version"),)  # a package of its own on some systems
 
     def storage(self) -> Command:
         return _docker("info", "--format", "{{.DockerRootDir}}\n{{.Driver}}")
@@ -33,11 +37,12 @@ class Docker:
             "--build-arg", f"BASE={wanted.base}", "--file", str(wanted.dockerfile), "--tag", wanted.image,
             str(wanted.context),
         )  # fmt: skip
-        return Command(argv=made.argv, variables={"DOCKER_BUILDKIT": "1"})
+        # a builder of a person's own may see no image that is loaded here, and load none that it makes
+        return Command(argv=made.argv, variables={"DOCKER_BUILDKIT": "1"}, without=("BUILDX_BUILDER",))
 
     def run(self, trial: Trial) -> Command:
         program, *arguments = trial.argv
-        memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:mode=1777")]
+        memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:exec,mode=1777")]
         return _docker(
             "run", "--rm", "--no-healthcheck", "--network", "none", "--read-only", *memory, "--user", f"{trial.user}:0",
             "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", program, trial.image,

@@ -12,10 +12,11 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A program with its arguments, and variables that it needs besides those of this process."""
+    """A program with its arguments; variables that it needs besides those of this process, and such as it must not have."""
 
     argv: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,10 @@ class Engine(Protocol):
         """Its program."""
 
     @property
+    def copies_the_folder(self) -> bool:
+        """Whether it keeps a copy of the folder that is built from on the disk of its images."""
+
+    @property
     def oldest(self) -> Version:
         """The oldest version that has every flag used here."""
 
@@ -65,6 +70,9 @@ class Engine(Protocol):
 
     def version(self) -> Command:
         """Prints the version; fails where the engine can't be used."""
+
+    def needs(self) -> tuple[Command, ...]:
+        """What must succeed besides, for a bake."""
 
     def storage(self) -> Command:
         """Prints the folder of its images and its storage driver, in two lines."""

@@ -12,11 +12,15 @@ class Podman:
     """Podman, which needs no daemon."""
 
     name = "podman"
-    oldest: Version = (4, 0)  # RUN --mount from the build's own folder
-    oldest_to_save: Version = (4, 0)
+    copies_the_folder = False
+    oldest: Version = (4, 2)  # build --no-hosts
+    oldest_to_save: Version = (4, 2)
 
     def version(self) -> Command:
         return _podman("version", "--format", "{{.Client.Version}}")
+
+    def needs(self) -> tuple[Command, ...]:
+        return ()
 
     def storage(self) -> Command:
         return _podman("info", "--format", "{{.Store.GraphRoot}}\n{{.Store.GraphDriverName}}")
@@ -38,7 +42,7 @@ class Podman:
 
     def run(self, trial: Trial) -> Command:
         program, *arguments = trial.argv
-        memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:mode=1777")]
+        memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:exec,mode=1777")]
         return _podman(
             "run", "--rm", "--no-healthcheck", "--network", "none", "--pull=never", "--http-proxy=false", "--read-only", *memory,
             "--user", f"{trial.user}:0", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
