@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from bundler.bundle import hashing
 from bundler.bundle.hashing import FileSource, ReadError, Source
+
+_TURN = 0.2
+"""Seconds between two looks for a signal while a pipe gives nothing."""
 
 
 class Carrier(Protocol):
@@ -68,6 +72,7 @@ class StreamCarrier:
         self._stream = stream
         self._at = 0
         self._ended = False
+        self._waits = os.name == "posix" and _has_descriptor(stream)
 
     @property
     def size(self) -> int | None:
@@ -113,9 +118,33 @@ class StreamCarrier:
     def _take(self, most: int) -> bytes:
         size = min(most, hashing.CHUNK)
         try:
-            data = self._stream.read(size)
+            data = self._in_turns(size) if self._waits else self._stream.read(size)
         except OSError as error:
             raise ReadError(error, self._at, size) from error
         self._at += len(data)
         self._ended = self._ended or not data
         return data
+
+    def _in_turns(self, size: int) -> bytes:
+        """``size`` bytes; fewer at the end.
+
+        One long read is many short ones inside, and a signal that comes between two of them is not seen until the
+        pipe gives more, which it may never do.
+        """
+        parts: list[bytes] = []
+        while size:
+            while not select.select([self._stream], [], [], _TURN)[0]:
+                pass
+            data = self._stream.read1(size)  # type: ignore[attr-defined]
+            if not data:
+                break
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+
+def _has_descriptor(stream: BinaryIO) -> bool:
+    try:
+        return stream.fileno() >= 0
+    except (OSError, AttributeError):
+        return False

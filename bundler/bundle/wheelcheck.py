@@ -305,19 +305,24 @@ def _note_start(found: _Read, entry: Entry) -> None:
 
 
 def _check_entry_points(found: _Read, names: dict[str, Entry], stem: str) -> None:
-    """The installer writes a program for each; its name must stay in bin/."""
+    """The installer writes a program for each; its name must stay in bin/.
+
+    Installers read this file in more than one way: what any of them could take for a name is looked at.
+    """
     entry = names.get(f"{stem}.dist-info/entry_points.txt")
     if entry is None:
         return
     group = ""
     for line in zipform.text(found.wheel.path, entry).decode("utf-8", "replace").splitlines():
         text = line.strip()
-        if text.startswith("["):
+        if text.startswith("[") and not text.endswith("]"):
+            found.faults.append(f"its entry points have a line that is no group and no name: {text[:60]!a}")
+        elif text.startswith("["):
             group = text.strip("[]").strip()
-        elif group in ("console_scripts", "gui_scripts") and text and not text.startswith(("#", ";")):
-            name = re.split(r"[=:]", text, maxsplit=1)[0].strip()
-            if not name or _fault_of(name) or "/" in name:
-                found.faults.append(f"its entry point {name!a} would be written outside of bin/")
-            elif _OF_THE_ENVIRONMENT.fullmatch(f"bin/{name}"):
-                found.faults.append(f"its entry point {name!a} would take the place of the environment's own")
-            found.writes.setdefault(f"bin/{name}", f"entry point of {found.wheel.name}")
+        elif group in ("console_scripts", "gui_scripts") and text and not text.startswith("#"):
+            for name in dict.fromkeys(re.split(mark, text, maxsplit=1)[0].strip() for mark in ("[=:]", "=")):
+                if not name or _fault_of(name) or "/" in name:
+                    found.faults.append(f"its entry point {name!a} would be written outside of bin/")
+                elif _OF_THE_ENVIRONMENT.fullmatch(f"bin/{name}"):
+                    found.faults.append(f"its entry point {name!a} would take the place of the environment's own")
+                found.writes.setdefault(f"bin/{name}", f"entry point of {found.wheel.name}")

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def entries(path: Path) -> list[Entry]:
     fd = hashing.open_to_read(path)
     try:
         size = os.fstat(fd).st_size
-        table_at = _table(fd, size)
+        table = table_at(lambda at, count: _read(fd, at, count), size)
         try:
             with zipfile.ZipFile(path) as known:
                 infos = sorted(known.infolist(), key=lambda info: info.header_offset)
@@ -68,7 +68,7 @@ def entries(path: Path) -> list[Entry]:
             faults += [f"{info.filename!a} {why}" for why in wrong]
             if not info.filename.endswith("/"):
                 found.append(entry)
-        if end != table_at:
+        if end != table:
             faults.append("something stands between its files and its table of contents")
         if faults:
             raise Malformed("; ".join(faults[:20]))
@@ -77,16 +77,19 @@ def entries(path: Path) -> list[Entry]:
         os.close(fd)
 
 
-def _table(fd: int, size: int) -> int:
-    """Where the table of contents begins, which with its end record is the last of the zip."""
+def table_at(read: Callable[[int, int], bytes], size: int) -> int:
+    """Where the table of contents of a zip of ``size`` bytes begins, which with its end record is the last of it.
+
+    ``read`` gives bytes from an offset on. Raises Malformed where it is not there, or larger than any that is read.
+    """
     end = max(0, size - _END.size)
-    tail = _read(fd, end, _END.size)
+    tail = read(end, _END.size)
     if len(tail) < _END.size or not tail.startswith(b"PK\5\6"):
         raise Malformed("it does not end with the record that ends a zip")
     _, disk, start_disk, here, count, length, at, comment = _END.unpack(tail)
     if disk or start_disk or here != count or comment:
         raise Malformed("it is one of several parts, or has a comment")
-    wide = _read(fd, max(0, end - _WIDE_END), _WIDE_END)
+    wide = read(max(0, end - _WIDE_END), _WIDE_END)
     if wide[56:60] == b"PK\6\7":
         length, at = int.from_bytes(wide[40:48], "little"), int.from_bytes(wide[48:56], "little")
         end -= _WIDE_END

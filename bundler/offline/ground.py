@@ -29,20 +29,29 @@ def refuse_shared(prefix: Path) -> None:
     """Raises UnsafeError where another user without rights could put something in the way of what is written.
 
     That is a prefix, or its folder of models or releases, that belongs to another, or that others may write to; and
-    a folder above it from which others may rename it away. Root and the owners of the folders above are trusted.
+    a folder above it, or above where links on the way lead, from which others may rename it away; and a link on the way
+    that another may change. Root, and the owners and groups of the folders above, are trusted.
     """
     if pwd is None:
         return
     for folder in (prefix, *(prefix / name for name in _OURS)):
         if folder.is_dir() and (why := _shared(folder.stat())):
             raise UnsafeError(f"another user could change what is installed here: {why}", where=str(folder), hint=_HINT)
-    for folder in prefix.parents:
+    real = Path(os.path.realpath(prefix))
+    for folder in dict.fromkeys([*prefix.parents, *real.parents]):
         mode = folder.stat().st_mode if folder.is_dir() else 0
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise UnsafeError(
                 "anybody may write to this folder, and put another in the prefix's place",
                 where=str(folder),
                 hint=f"chmod o-w {folder}, or chmod +t {folder}; or choose a --prefix elsewhere",
+            )
+    for link in (prefix, *prefix.parents):
+        if link.is_symlink() and (owner := link.lstat().st_uid) not in (0, os.geteuid()):
+            raise UnsafeError(
+                f"this is a link of {_user(owner)}, who may have it lead elsewhere",
+                where=str(link),
+                hint=f"give the folder itself: --prefix {real}",
             )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bundler.bundle import disk
 from bundler.bundle.entries import Model
 from bundler.bundle.lock import Lock
 from bundler.errors import UnsafeError
@@ -28,7 +29,7 @@ def create(release: Release, locked: Lock) -> None:
     for link, to in links(release, locked).items():
         _link(link, os.path.relpath(to, link.parent), folder=to.is_dir())
     for path, text in texts(release, locked).items():
-        _write(path, text)
+        _write(path, text, mended=release.finished)
 
 
 def faults(release: Release, locked: Lock) -> list[tuple[Path, str]]:
@@ -98,15 +99,16 @@ def _link(link: Path, to: str, *, folder: bool) -> None:
     fresh.replace(link)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, *, mended: bool) -> None:
     if _says(path, text):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     _refuse_folder(path)
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.unlink(missing_ok=True)
-    fresh.write_bytes(text.encode())
-    fresh.replace(path)
+    if mended:
+        disk.write_whole(path, text.encode())  # in what is live: a power cut must not leave it empty
+        return
+    path.unlink(missing_ok=True)
+    path.write_bytes(text.encode())
 
 
 def _refuse_folder(path: Path) -> None:

@@ -25,13 +25,14 @@ from bundler.offline import (
     preflight,
     recipe,
     releases,
+    sequence,
     smoke,
     trust,
     verify,
 )
 from bundler.offline.trust import Trust
 from bundler.offline.verify import Vouched
-from bundler.progress import Report
+from bundler.progress import Collected, Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +85,10 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
     release is then as it was.
     """
     prefix = releases.at(prefix)
-    with opened(bundle, prefix, options, report) as (carried, locked, vouched):
+    with opened(bundle, prefix, options, report) as (carried, locked):
         base = preflight.find_python(locked.target)
         with (
-            releases.held(prefix),
+            held(carried, prefix, options) as vouched,
             releases.begin(prefix, locked.release, locked.digest) as release,
             _told_of_a_full_disk(prefix),
         ):
@@ -109,13 +110,12 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
 @contextmanager
 def opened(
     bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report
-) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock, Vouched]]:
+) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock]]:
     """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
     with _readable_by_others(), archive.opened(bundle) as carried:
         ground.refuse_shared(prefix)  # before it is asked what it remembers
-        asked = [one for one in (options.trust, trust.remembered(prefix)) if one is not None]
-        locked, vouched = verify.verify(carried, asked, report)
-        releases.refuse_older(prefix, locked, report, allowed=options.downgrade)
+        locked, _ = verify.verify(carried, trust.told(prefix, options.trust), report)
+        sequence.refuse_older(prefix, locked, report, allowed=options.downgrade)
         if not locked.rehearsed:
             report.warn(f"this bundle was not rehearsed: {locked.why_unrehearsed}")
         if options.no_pickles:
@@ -123,7 +123,18 @@ def opened(
         preflight.check_platform(locked)
         preflight.check_prefix(prefix)
         carried.refuse_if_cut()
-        yield carried, locked, vouched
+        yield carried, locked
+
+
+@contextmanager
+def held(carried: archive.OpenBundle, prefix: Path, options: Options) -> Iterator[Vouched]:
+    """Keep other runs away from the prefix, and look again at what one may have changed before: whom the prefix trusts,
+    and which bundle is the newest that it took. Raises BusyError, HostError, UnsafeError or TrustError."""
+    with releases.held(prefix):
+        said = Collected()  # what there is to say was said when the bundle was opened
+        locked, vouched = verify.verify(carried, trust.told(prefix, options.trust), said)
+        sequence.refuse_older(prefix, locked, said, allowed=options.downgrade)
+        yield vouched
 
 
 def _proofs(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
@@ -159,6 +170,7 @@ def _finish(
     release.mark.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
+        sequence.remember(release.prefix, locked)
         # last, and only once all that it speaks of is on the disk
         text = json.dumps(fields.encode(receipt), ensure_ascii=False, indent=2) + "\n"
         disk.write_whole(release.receipt, text.encode())

@@ -29,12 +29,12 @@ def install_only(
     Nothing goes live. What is there already is left: whoever finishes looks at it. Raises BundleError.
     """
     prefix = releases.at(prefix)
-    with install.opened(bundle, prefix, options, report) as (carried, locked, _):
+    with install.opened(bundle, prefix, options, report) as (carried, locked):
         release = Release(prefix=prefix, name=locked.release)
         if part not in locked.parts:
             hint = f"this bundle has: {', '.join(locked.parts)}; the rest comes with install without --only"
             raise UsageError(f"there is no part {part!r}", where="--only", hint=hint)
-        with releases.held(prefix):
+        with install.held(carried, prefix, options):
             releases.refuse_links(prefix)
             if part == ENVIRONMENT:
                 return release, _environment(carried, locked, release, report)

@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.bundle import archive, disk, hashing
+from bundler.bundle import archive, disk, hashing, zipform
 from bundler.bundle.archive import OpenBundle
 from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
-from bundler.offline import packages, pickles
+from bundler.offline import packages, pickles, releases
 from bundler.offline.releases import Release, receipts
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
 
 _UNPACKED = 4
 """Bytes of an installed wheel for each of its own, where they can't be counted beforehand."""
+
+_LARGEST_TABLE = 4 << 20
+"""Bytes of a wheel's table of contents that are counted before the wheel is checked: reading takes memory for it."""
 
 _MOST_UNPACKED = 20
 """What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
@@ -138,8 +141,8 @@ def place(
     """
     holders = {member.name: member.holder.name for member in carried.layout.artifacts()}
     first: dict[str, Path] = {}
-    for left in release.shared_models.glob(".*.partial"):
-        shutil.rmtree(left)  # by a run that was killed
+    for left in releases.left_partial(release.prefix):
+        shutil.rmtree(left)
     for name, path in planned.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -252,6 +255,11 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def read_at(self, at: int, size: int) -> bytes:
+        """Bytes from an offset on."""
+        self.seek(at)
+        return self.read(size)
+
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._size - self._at)
         data = self._carried.carrier.read(self._start + self._at, left if size is None or size < 0 else min(size, left))
@@ -264,7 +272,10 @@ def _unpacked(carried: OpenBundle, artifact: Artifact) -> int:
     if carried.carrier.seekable:
         member = next(m for m in carried.layout.artifacts() if m.name == artifact.path).holder
         try:
-            with zipfile.ZipFile(_Window(carried, member.content_at, member.size)) as wheel:
+            window = _Window(carried, member.content_at, member.size)
+            if member.size - zipform.table_at(window.read_at, member.size) > _LARGEST_TABLE:
+                return _UNPACKED * artifact.size
+            with zipfile.ZipFile(window) as wheel:
                 stated = sum(info.file_size for info in wheel.infolist())
                 return min(stated, _MOST_UNPACKED * artifact.size)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error):

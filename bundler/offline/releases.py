@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,13 @@ from typing import Any
 
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
-from bundler.errors import BusyError, HostError, IntegrityError, TrustError, UnsafeError, UsageError
+from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import ground
-from bundler.progress import Report
+
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*-[0-9a-f]{8}")
+_HOME = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.partial)?")
+"""Names that this program gives to folders of releases and of models. Whatever else stands there, such as where the
+prefix was somebody's folder before, is not its own to remove."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +122,8 @@ def held(prefix: Path) -> Iterator[None]:
     ground.refuse_shared(prefix)
     from filelock import FileLock, Timeout  # noqa: PLC0415 (a sixth of the program's start; who only looks holds nothing)
 
-    holder = FileLock(prefix / ".lock", timeout=0, mode=0o644)
+    # whoever can open it can hold it, and keep all others out
+    holder = FileLock(prefix / ".lock", timeout=0, mode=0o600)
     try:
         prefix.mkdir(parents=True, exist_ok=True)
         holder.acquire()
@@ -264,26 +270,6 @@ def damaged_receipt(release: Release) -> IntegrityError:
     return IntegrityError("the receipt of a release is damaged", where=str(release.receipt), hint=hint)
 
 
-def refuse_older(prefix: Path, wanted: Lock, report: Report, *, allowed: bool) -> None:
-    """Raises TrustError for a bundle that is older than the live one of its name, unless that is ``allowed``.
-
-    Whoever hands out an old bundle with a known hole needs no key for it; its ``sequence`` gives it away.
-    """
-    now = live(prefix)
-    known = {receipt["release"]: receipt for receipt in receipts(prefix)}
-    receipt = known.get(now.name) if now else None
-    if receipt is None or receipt["name"] != wanted.name:
-        return
-    older = f"sequence {wanted.sequence} is older than {receipt['sequence']}, which is live"
-    if wanted.sequence < receipt["sequence"] and not allowed:
-        hint = "take the newest bundle; if the older one is wanted: --allow-downgrade, or bundle rollback where it is installed"
-        raise TrustError(f"this would be a downgrade: {older}", where=str(prefix), hint=hint)
-    if wanted.sequence < receipt["sequence"]:
-        report.warn(f"this is a downgrade, as allowed: {older}")
-    elif wanted.sequence == receipt["sequence"] and wanted.digest != receipt["digest"]:
-        report.warn(f"another bundle of sequence {wanted.sequence} is live: which of the two is newer can't be said")
-
-
 def rollback(prefix: Path) -> tuple[Release, Release]:
     """Make the release live that was live before the live one was installed; gives (from, to).
 
@@ -323,7 +309,7 @@ def unfinished(prefix: Path) -> list[Path]:
     return sorted(
         folder
         for folder in (prefix / "releases").glob("*")
-        if folder.name.startswith(".") or not Release(prefix=prefix, name=folder.name).finished
+        if _RELEASE.fullmatch(folder.name) and not Release(prefix=prefix, name=folder.name).finished
     )
 
 
@@ -349,7 +335,20 @@ def unheld_models(prefix: Path) -> list[Path]:
     for release in unreadable(prefix):
         with suppress(IntegrityError):  # then its links alone tell
             held |= {model.home for model in release.lock().models}
-    return sorted(folder for folder in (prefix / "models").glob("*") if folder.name not in held)
+    return sorted(one for one in (prefix / "models").glob("*") if _HOME.fullmatch(one.name) and one.name not in held)
+
+
+def left_partial(prefix: Path) -> list[Path]:
+    """The model folders that a run was writing when it was killed."""
+    return sorted(one for one in (prefix / "models").glob(".*.partial") if _HOME.fullmatch(one.name))
+
+
+def strangers(prefix: Path) -> list[Path]:
+    """What stands among models and releases and has no name that this program gives: it is left alone."""
+    shapes = {"models": _HOME, "releases": _RELEASE}
+    return sorted(
+        one for name, own in shapes.items() for one in (prefix / name).glob("*") if not own.fullmatch(one.name)
+    )
 
 
 def discard_unheld_models(prefix: Path) -> None:

@@ -60,9 +60,10 @@ def lay_out(release: Release) -> None:
     for path, data in _laid_out(release):
         if not holds(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{path.name}.partial")
-            fresh.write_bytes(data)
-            fresh.replace(path)
+            if release.finished:
+                disk.write_whole(path, data)  # in what is live: a power cut must not leave it empty
+            else:
+                path.write_bytes(data)
 
 
 def differing(release: Release) -> list[Path]:

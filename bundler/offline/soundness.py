@@ -141,7 +141,14 @@ def leftovers(release: Release) -> list[Finding]:
     left = [*releases.unfinished(prefix), *releases.unheld_models(prefix)]
     left += [path for path in (release.work, prefix / ".current.new") if os.path.lexists(path)]
     hint = "an install is at work, or one was killed: the next install, or bundle prune, removes it"
-    return [findings.warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint) for path in left]
+    found = [
+        findings.warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint) for path in left
+    ]
+    hint = "nothing here touches it; a prefix of its own keeps things apart"
+    return found + [
+        findings.warning("leftovers", f"{path.name} was not made by this program", where=path, hint=hint)
+        for path in releases.strangers(prefix)
+    ]
 
 
 def permissions(release: Release, locked: Lock) -> list[Finding]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,10 @@ class Trust:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Memory:
-    """What ``PREFIX/trust.json`` holds: keys as PEM, fingerprints of revoked ones."""
+    """What ``PREFIX/trust.json`` holds: keys as PEM, fingerprints of revoked ones.
+
+    With no keys and a threshold of 0 it trusts nobody in particular, and still knows who is revoked.
+    """
 
     format: int
     keys: tuple[str, ...]
@@ -48,8 +53,17 @@ class _Memory:
             raise Invalid(f"format {self.format} is not one that this version reads", "format")
         if not all(map(publickey.is_fingerprint, self.revoked)):
             raise Invalid("must be fingerprints", "revoked")
-        if not 1 <= self.threshold <= len(set(self.keys)):
+        if not (1 <= self.threshold <= len(set(self.keys)) or (not self.keys and not self.threshold)):
             raise Invalid("must be from 1 to the number of keys", "threshold")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What a prefix knows: it may know who is revoked and trust nobody."""
+
+    keys: tuple[PublicKey, ...] = ()
+    revoked: frozenset[str] = frozenset()
+    threshold: int = 0
 
 
 def given(places: Sequence[Path], threshold: int | None) -> Trust | None:
@@ -75,11 +89,30 @@ def given(places: Sequence[Path], threshold: int | None) -> Trust | None:
 
 def remembered(prefix: Path) -> Trust | None:
     """What a prefix remembers; None where it remembers no key. Raises TrustError when that can't be read."""
+    known = _known(prefix)
+    return _as_trust(known) if known.keys else None
+
+
+def told(prefix: Path, given_now: Trust | None) -> tuple[Trust, ...]:
+    """Every trust that a bundle for a prefix must pass: that of who runs this, and what the prefix remembers.
+
+    What is revoked for one counts for none. Raises TrustError when the memory can't be read.
+    """
+    known = _known(prefix)
+    asked = [one for one in (given_now, _as_trust(known) if known.keys else None) if one is not None]
+    return tuple(dataclasses.replace(one, revoked=one.revoked | known.revoked) for one in asked)
+
+
+def _as_trust(known: _Known) -> Trust:
+    return Trust(keys=known.keys, revoked=known.revoked, threshold=known.threshold, told_by="the memory of this prefix")
+
+
+def _known(prefix: Path) -> _Known:
     path = prefix / _MEMORY
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _Known()
     except OSError as error:
         raise HostError(f"the prefix's trusted keys can't be read: {error.strerror}", where=str(path)) from error
     try:
@@ -88,31 +121,26 @@ def remembered(prefix: Path) -> Trust | None:
     except (ValueError, RecursionError) as error:
         hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
         raise TrustError(f"the prefix's trusted keys are damaged: {error}", where=str(path), hint=hint) from error
-    return Trust(
-        keys=tuple(keys.values()),
-        revoked=frozenset(memory.revoked),
-        threshold=memory.threshold,
-        told_by="the memory of this prefix",
-    )
+    return _Known(keys=tuple(keys.values()), revoked=frozenset(memory.revoked), threshold=memory.threshold)
 
 
-def remember(prefix: Path, told: Trust | None, report: Report) -> None:
+def remember(prefix: Path, given_now: Trust | None, report: Report) -> None:
     """Keep what an install was told, whose bundle has passed it.
 
     A prefix that remembers keys already keeps these, and learns only of revoked ones: who installs is not who
     decides whom a prefix trusts.
     """
-    if told is None:
+    if given_now is None:
         return
-    known = remembered(prefix)
-    if known is None:
-        _write(prefix, told.keys, told.revoked, told.threshold)
-        listed = ", ".join(key.fingerprint for key in told.keys)
-        report.note(f"from now on {prefix} takes only bundles that are signed by {told.threshold} of: {listed}")
+    known = _known(prefix)
+    if not known.keys:
+        _write(prefix, given_now.keys, given_now.revoked | known.revoked, given_now.threshold)
+        listed = ", ".join(key.fingerprint for key in given_now.keys)
+        report.note(f"from now on {prefix} takes only bundles that are signed by {given_now.threshold} of: {listed}")
         return
-    if not told.revoked <= known.revoked:
-        _write(prefix, known.keys, known.revoked | told.revoked, known.threshold)
-    if new := [key.fingerprint for key in told.keys if key not in known.keys]:
+    if not given_now.revoked <= known.revoked:
+        _write(prefix, known.keys, known.revoked | given_now.revoked, known.threshold)
+    if new := [key.fingerprint for key in given_now.keys if key not in known.keys]:
         report.note(
             f"{prefix} goes on asking for the keys that it remembers; to have it trust {', '.join(new)} as well: "
             f"bundle trust --prefix {prefix} --add KEY.pub"
@@ -124,9 +152,9 @@ def add(prefix: Path, places: Sequence[Path]) -> None:
 
     Raises UsageError for what is no key, TrustError for a key that is known to be revoked.
     """
-    known = remembered(prefix)
-    keys = {key.fingerprint: key for key in (known.keys if known else ())}
-    revoked = set(known.revoked if known else ())
+    known = _known(prefix)
+    keys = {key.fingerprint: key for key in known.keys}
+    revoked = set(known.revoked)
     for place in places:
         found, gone = _at(place)
         revoked |= gone
@@ -134,7 +162,7 @@ def add(prefix: Path, places: Sequence[Path]) -> None:
         if bad := [key.fingerprint for key in found if key.fingerprint in revoked]:
             hint = "ask its owner for the key that took its place"
             raise TrustError(f"this key is revoked: {', '.join(bad)}", where=str(place), hint=hint)
-    _write(prefix, tuple(keys.values()), frozenset(revoked), known.threshold if known else 1)
+    _write(prefix, tuple(keys.values()), frozenset(revoked), max(1, known.threshold))
 
 
 def remove(prefix: Path, fingerprints: Sequence[str]) -> None:
@@ -157,7 +185,14 @@ def remove(prefix: Path, fingerprints: Sequence[str]) -> None:
 
 
 def forget(prefix: Path) -> None:
-    """Have a prefix remember no key: it then takes any bundle, until one is installed with --trust."""
+    """Have a prefix remember no key: it then takes any bundle, until one is installed with --trust.
+
+    What it knows of revoked keys stays, where it can be read.
+    """
+    with suppress(TrustError):
+        if gone := _known(prefix).revoked:
+            _write(prefix, (), gone, 0)
+            return
     (prefix / _MEMORY).unlink(missing_ok=True)
     disk.sync_folder(prefix)
 

@@ -168,8 +168,8 @@ def image_(
     kind, _, file = (output or "").partition(":")
     if output and (kind != "oci-archive" or not file):
         raise UsageError(f"{output!r} is not such as oci-archive:FILE", where="--output")
-    told = [trust.given(trusted, threshold), trust.remembered(releases.at(prefix)) if prefix else None]
-    trusts = tuple(one for one in told if one is not None)
+    told = trust.given(trusted, threshold)
+    trusts = trust.told(releases.at(prefix), told) if prefix else (told,) if told else ()
     saved = Path(file) if file else None
     options = image.Options(engine=engine or "", image=tag, base=base, archive=saved, trusts=trusts)
     carried = bundle if bundle is not None else image.bundle_of(prefix or Path())

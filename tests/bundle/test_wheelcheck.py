@@ -147,6 +147,16 @@ def test_entry_points_that_leave_bin(tmp_path: Path, name: str) -> None:
     assert "its entry point" in said
 
 
+@pytest.mark.parametrize("line", ["[x = a:b", "a:/../../evil = alpha:main", "; ../evil = alpha:main"])
+def test_entry_points_that_installers_read_in_more_than_one_way(tmp_path: Path, line: str) -> None:
+    text = f"[console_scripts]\n{line}\n../../../evil = alpha:main\n".encode()
+    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
+    assert "its entry point" in said
+    plain = f"[console_scripts]\n{line}\n".encode()
+    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": plain})), contents=False)
+    assert "its entry point" in said
+
+
 def test_content_that_record_does_not_speak_of_is_seen_where_it_is_built(tmp_path: Path) -> None:
     files = members(tmp_path)
     files["alpha/__init__.py"] = files["alpha/__init__.py"].replace(b"1", b"9")

@@ -95,6 +95,20 @@ def test_a_folder_above_from_which_the_prefix_can_be_taken(run: Run, again: tupl
         prefix.parent.chmod(0o700)
 
 
+def test_a_link_on_the_way_is_looked_behind(run: Run, again: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    path, _, victim = again
+    way = tmp_path / "way"
+    way.symlink_to(victim)
+    (victim / "opt").mkdir()
+    victim.chmod(0o777)
+    refused(run, path, way / "opt", "anybody may write to this folder, and put another in the prefix's place")
+    victim.chmod(0o755)
+    ground.refuse_shared(way / "opt")
+    if os.getuid() == 0:
+        os.chown(way, 65534, 65534, follow_symlinks=False)
+        refused(run, path, way / "opt", "this is a link of ")
+
+
 def test_what_a_service_writes_may_be_its_own(again: tuple[Path, Path, Path]) -> None:
     (again[1] / "var").chmod(0o777)
     ground.refuse_shared(again[1])

@@ -26,7 +26,7 @@ def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()
         "ordinal": ordinal,
         "follows": before.name if before else "",
         "models": list(models),
-        "homes": {f"{model}-1": DIGEST for model in models},
+        "homes": {f"{model}-{'1' * 12}": DIGEST for model in models},
     }
     release.receipt.write_text(json.dumps(receipt))
 
@@ -34,7 +34,7 @@ def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()
 def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
     with releases.begin(prefix, name, DIGEST) as release:
         for model in models:
-            home = release.shared_models / f"{model}-1"
+            home = release.shared_models / f"{model}-{'1' * 12}"
             home.mkdir(parents=True, exist_ok=True)
             (home / "w").write_bytes(b"w" * 100)
             (release.path / "models").mkdir(exist_ok=True)
@@ -44,24 +44,24 @@ def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ())
 
 
 def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
-    with releases.begin(tmp_path, "1-a", DIGEST) as release:
+    with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert releases.live(tmp_path) is None
         finish(release, 1)
-    assert (tmp_path / "current").readlink() == Path("releases/1-a")
-    assert releases.required_live(tmp_path).name == "1-a"
+    assert (tmp_path / "current").readlink() == Path("releases/1-aaaaaaaa")
+    assert releases.required_live(tmp_path).name == "1-aaaaaaaa"
 
 
 def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path: Path) -> None:
-    install(tmp_path, "1-a", 1)
-    held = tmp_path / "models" / "m-1"
+    install(tmp_path, "1-aaaaaaaa", 1)
+    held = tmp_path / "models" / "m-111111111111"
     held.mkdir(parents=True)
-    (tmp_path / "releases" / "1-a" / "models").mkdir()
-    (tmp_path / "releases" / "1-a" / "models" / "m").symlink_to("../../../models/m-1")
-    unfinished = tmp_path / "models" / ".m-2.partial"
-    unheld = tmp_path / "models" / "m-3"
+    (tmp_path / "releases" / "1-aaaaaaaa" / "models").mkdir()
+    (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m").symlink_to("../../../models/m-111111111111")
+    unfinished = tmp_path / "models" / ".m-222222222222.partial"
+    unheld = tmp_path / "models" / "m-333333333333"
 
     def fail() -> None:
-        with releases.begin(tmp_path, "2-b", DIGEST) as release:
+        with releases.begin(tmp_path, "2-bbbbbbbb", DIGEST) as release:
             (release.path / "x").write_text("half")
             unfinished.mkdir()
             unheld.mkdir()
@@ -69,25 +69,52 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
 
     with pytest.raises(RuntimeError):
         fail()
-    assert releases.required_live(tmp_path).name == "1-a"
-    assert not (tmp_path / "releases" / "2-b").exists()
+    assert releases.required_live(tmp_path).name == "1-aaaaaaaa"
+    assert not (tmp_path / "releases" / "2-bbbbbbbb").exists()
     assert list((tmp_path / "models").iterdir()) == [held]
 
 
+def test_what_was_never_of_this_program_is_left_alone(tmp_path: Path) -> None:
+    """The prefix may have been somebody's folder before."""
+    theirs = [
+        tmp_path / name for name in ("models/my-llama", "models/.cache.partial", "releases/notes", "releases/.git")
+    ]
+    for folder in theirs:
+        folder.mkdir(parents=True)
+        (folder / "kept").write_text("x")
+
+    def fail() -> None:
+        with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    install(tmp_path, "1-aaaaaaaa", 1)
+    assert releases.strangers(tmp_path) == sorted(theirs)
+    assert [*releases.left_partial(tmp_path), *releases.unheld_models(tmp_path), *releases.unfinished(tmp_path)] == []
+    assert all((folder / "kept").read_text() == "x" for folder in theirs)
+
+
+def test_nobody_else_can_hold_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch(mode=0o644)
+    with releases.held(tmp_path):
+        assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
-    for left in ("releases/1-a/venv", "releases/9-z/venv", "models/m-9"):
+    for left in ("releases/1-aaaaaaaa/venv", "releases/9-eeeeeeee/venv", "models/m-999999999999"):
         (tmp_path / left).mkdir(parents=True)
-    with releases.begin(tmp_path, "1-a", DIGEST) as release:
+    with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert not (release.path / "venv").exists()
         finish(release, 1)
-    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-a"]
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-aaaaaaaa"]
     assert not list((tmp_path / "models").iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "{"])
 def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp_path: Path, text: str) -> None:
     """Its receipt was there before the switch, so that it was lost or damaged since; services go on using the rest."""
-    install(tmp_path, "1-a", 1)
+    install(tmp_path, "1-aaaaaaaa", 1)
     kept = tmp_path / "current" / "kept"
     kept.write_text("venv")
     (tmp_path / "current" / "receipt.json").unlink()
@@ -97,22 +124,22 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
     def fail(name: str) -> None:
         with releases.begin(tmp_path, name, DIGEST) as release:
             assert kept.read_text() == "venv"
-            assert release.finished == (name == "1-a")
+            assert release.finished == (name == "1-aaaaaaaa")
             raise RuntimeError
 
-    for name in ("1-a", "2-b"):
+    for name in ("1-aaaaaaaa", "2-bbbbbbbb"):
         with pytest.raises(RuntimeError):
             fail(name)
         assert kept.read_text() == "venv"
-    install(tmp_path, "1-a", 1)
-    assert (kept.read_text(), releases.receipts(tmp_path)[0]["release"]) == ("venv", "1-a")
+    install(tmp_path, "1-aaaaaaaa", 1)
+    assert (kept.read_text(), releases.receipts(tmp_path)[0]["release"]) == ("venv", "1-aaaaaaaa")
 
 
 def test_another_bundle_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    install(tmp_path, "1-a", 1)
+    install(tmp_path, "1-aaaaaaaa", 1)
     with (
-        pytest.raises(UnsafeError, match="another bundle is installed under the name 1-a"),
-        releases.begin(tmp_path, "1-a", "e" * 64),
+        pytest.raises(UnsafeError, match="another bundle is installed under the name 1-aaaaaaaa"),
+        releases.begin(tmp_path, "1-aaaaaaaa", "e" * 64),
     ):
         pass
 
@@ -122,55 +149,55 @@ def test_a_link_in_the_prefix_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UnsafeError, match="this is a link"), releases.begin(tmp_path / "opt", "1-a", DIGEST):
+    with pytest.raises(UnsafeError, match="this is a link"), releases.begin(tmp_path / "opt", "1-aaaaaaaa", DIGEST):
         pass
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-DAMAGES = [b"{", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000, b'{"release": "9-z"}']
+DAMAGES = [b"{", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000, b'{"release": "9-eeeeeeee"}']
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_receipt_stops_only_what_needs_it(tmp_path: Path, damage: bytes) -> None:
-    install(tmp_path, "1-a", 1, models=("m",))
-    install(tmp_path, "2-b", 2)
-    (tmp_path / "releases" / "1-a" / "receipt.json").write_bytes(damage)
-    assert [receipt["release"] for receipt in releases.receipts(tmp_path)] == ["2-b"]
-    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-a"]
+    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install(tmp_path, "2-bbbbbbbb", 2)
+    (tmp_path / "releases" / "1-aaaaaaaa" / "receipt.json").write_bytes(damage)
+    assert [receipt["release"] for receipt in releases.receipts(tmp_path)] == ["2-bbbbbbbb"]
+    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
     with pytest.raises(IntegrityError, match="the receipt of a release is damaged") as caught:
         releases.rollback(tmp_path)
     assert "install its bundle again" in caught.value.hint
-    install(tmp_path, "3-c", 3)
-    assert (tmp_path / "releases" / "1-a" / "models" / "m" / "w").exists(), "nothing of it is touched"
-    assert releases.rollback(tmp_path)[1].name == "2-b"
-    install(tmp_path, "1-a", 4, models=("m",))
+    install(tmp_path, "3-cccccccc", 3)
+    assert (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m" / "w").exists(), "nothing of it is touched"
+    assert releases.rollback(tmp_path)[1].name == "2-bbbbbbbb"
+    install(tmp_path, "1-aaaaaaaa", 4, models=("m",))
     assert not releases.unreadable(tmp_path)
 
 
 def test_a_receipt_of_another_release_is_none(tmp_path: Path) -> None:
-    install(tmp_path, "1-a", 1)
-    install(tmp_path, "2-b", 2)
+    install(tmp_path, "1-aaaaaaaa", 1)
+    install(tmp_path, "2-bbbbbbbb", 2)
     there = tmp_path / "releases"
-    (there / "1-a" / "receipt.json").write_bytes((there / "2-b" / "receipt.json").read_bytes())
-    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-a"]
+    (there / "1-aaaaaaaa" / "receipt.json").write_bytes((there / "2-bbbbbbbb" / "receipt.json").read_bytes())
+    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
 
 
 def test_a_model_whose_link_was_lost_is_still_held(tmp_path: Path) -> None:
-    install(tmp_path, "1-a", 1, models=("m",))
-    (tmp_path / "releases" / "1-a" / "models" / "m").unlink()
-    install(tmp_path, "2-b", 2)
-    assert (tmp_path / "models" / "m-1" / "w").exists()
+    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m").unlink()
+    install(tmp_path, "2-bbbbbbbb", 2)
+    assert (tmp_path / "models" / "m-111111111111" / "w").exists()
 
 
 def test_rollback_goes_to_what_was_live_before(tmp_path: Path) -> None:
-    install(tmp_path, "1-a", 1)
-    install(tmp_path, "2-b", 2)
+    install(tmp_path, "1-aaaaaaaa", 1)
+    install(tmp_path, "2-bbbbbbbb", 2)
     now, then = releases.rollback(tmp_path)
-    assert (now.name, then.name, releases.required_live(tmp_path).name) == ("2-b", "1-a", "1-a")
-    with pytest.raises(UsageError, match="no release was live before 1-a was installed"):
+    assert (now.name, then.name, releases.required_live(tmp_path).name) == ("2-bbbbbbbb", "1-aaaaaaaa", "1-aaaaaaaa")
+    with pytest.raises(UsageError, match="no release was live before 1-aaaaaaaa was installed"):
         releases.rollback(tmp_path)
-    install(tmp_path, "3-c", 3)
-    assert releases.rollback(tmp_path)[1].name == "1-a", "not the one that was abandoned"
+    install(tmp_path, "3-cccccccc", 3)
+    assert releases.rollback(tmp_path)[1].name == "1-aaaaaaaa", "not the one that was abandoned"
 
 
 def test_nothing_installed(tmp_path: Path) -> None:

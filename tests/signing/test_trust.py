@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from bundler.bundle import archive, lock, signing
+from bundler.bundle.target import Target
+from bundler.offline import preflight
 from tests.conftest import SMALL, Packed, bundle, tool
 from tests.signing.conftest import Pair
 
@@ -343,8 +345,9 @@ def test_what_changes_a_memory_and_what_does_not(
     again = here("trust", "--prefix", prefix, "--add", builder.public)
     assert (again.returncode, "this key is revoked" in again.stderr) == (7, True)
     assert here("trust", "--prefix", prefix, "--forget").returncode == 0
-    assert not (prefix / "trust.json").exists()
-    assert here("install", installed.path, "--prefix", prefix).returncode == 0
+    assert here("install", installed.path, "--prefix", prefix).returncode == 0, "any bundle is taken now"
+    done = here("install", installed.path, "--prefix", prefix, "--trust", builder.public)
+    assert (done.returncode, "that key is revoked" in done.stderr) == (7, True), "who is revoked stays so"
 
 
 @pytest.mark.usefixtures("installed")
@@ -415,13 +418,67 @@ def test_an_older_bundle_needs_to_be_allowed(
     assert here("install", newer.path, "--prefix", prefix).returncode == 0
     live = (prefix / "current").readlink()
     done = here("install", installed.path, "--prefix", prefix)
-    assert (done.returncode, "sequence 1 is older than 5, which is live" in done.stderr) == (7, True), done.stderr
+    assert (done.returncode, "sequence 1 is older than 5, which was taken here" in done.stderr) == (7, True), (
+        done.stderr
+    )
     assert (prefix / "current").readlink() == live
     allowed = here("install", installed.path, "--prefix", prefix, "--allow-downgrade")
     assert (allowed.returncode, "this is a downgrade, as allowed" in allowed.stderr) == (0, True), allowed.stderr
     assert (prefix / "current").readlink() != live
     assert here("install", newer.path, "--prefix", prefix).returncode == 0
     assert here("rollback", "--prefix", prefix).returncode == 0
+
+
+def test_neither_another_bundle_nor_a_lost_release_makes_room_for_an_older_one(
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
+) -> None:
+    assert here("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
+    other = sign(pack_named(pack, "other", sequence=0), builder)
+    assert here("install", other.path, "--prefix", prefix).returncode == 0
+    assert here("install", installed.path, "--prefix", prefix).returncode == 7
+    assert here("prune", "--prefix", prefix, "--keep", "1").returncode == 0
+    done = here("install", installed.path, "--prefix", prefix)
+    assert (done.returncode, "sequence 1 is older than 5" in done.stderr) == (7, True), done.stderr
+    (prefix / "sequences.json").write_bytes(b"{")
+    done = here("install", installed.path, "--prefix", prefix)
+    assert (done.returncode, "the memory of what was taken here is damaged" in done.stderr) == (7, True), done.stderr
+
+
+def test_a_damaged_receipt_does_not_let_an_older_bundle_pass(
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
+) -> None:
+    assert here("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
+    (prefix / "sequences.json").unlink()  # as an older version of this program leaves a prefix
+    (prefix / "current" / "receipt.json").write_bytes(b"{")
+    done = here("install", installed.path, "--prefix", prefix)
+    assert (done.returncode, "sequence 1 is older than 5" in done.stderr) == (7, True), done.stderr
+
+
+def test_the_live_bundle_may_be_installed_again_whatever_was_rolled_back(
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
+) -> None:
+    assert here("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
+    assert here("rollback", "--prefix", prefix).returncode == 0
+    assert here("install", installed.path, "--prefix", prefix).returncode == 0
+
+
+def test_what_another_run_learned_meanwhile_counts(
+    signed: Packed, builder: Pair, pair: Pairs, pack: Callable[..., Packed], prefix: Path, here: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """This run was let in before the other one; it finds the prefix trusting others when its turn comes."""
+    other = next_one(pack, pair("other"), sequence=9)
+    find = preflight.find_python
+
+    def another_run_meanwhile(target: Target) -> Path:
+        monkeypatch.setattr(preflight, "find_python", find)
+        assert here("install", signed.path, "--prefix", prefix, "--trust", builder.public).returncode == 0
+        return find(target)
+
+    monkeypatch.setattr(preflight, "find_python", another_run_meanwhile)
+    done = here("install", other.path, "--prefix", prefix)
+    assert (done.returncode, "the memory of this prefix names" in done.stderr) == (7, True), done.stderr
+    assert (prefix / "current").readlink().name == signed.lock.release
 
 
 def test_another_bundle_of_the_same_sequence_is_warned_about(
