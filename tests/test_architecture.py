@@ -143,6 +143,15 @@ def test_every_dependency_has_a_reason_and_the_far_side_s_are_declared() -> None
     assert {name.lower() for name in installer.PACKAGES} - {"markupsafe"} <= names
 
 
+def test_nothing_is_unpickled_in_this_program_s_own_process() -> None:
+    unpickle = {"pickle", "marshal", "shelve", "torch", "joblib", "dill", "cloudpickle", "numpy"}
+    for path in FILES:
+        module = module_of(path)
+        if module.startswith("bundler.payload") or module == "bundler.online.tensors":
+            continue  # they run in the bundle's own environment
+        assert not {name.split(".")[0] for name, _ in imports(path)} & unpickle, path
+
+
 def test_the_installer_is_pure_and_reproducible(tmp_path: Path) -> None:
     data = installer.build()
     assert data == installer.build()

@@ -52,7 +52,7 @@ def entries(path: Path) -> list[Entry]:
     fd = hashing.open_to_read(path)
     try:
         size = os.fstat(fd).st_size
-        table = table_at(lambda at, count: _read(fd, at, count), size)
+        table = table_at(lambda at, count: read_at(fd, at, count), size)
         try:
             with zipfile.ZipFile(path) as known:
                 infos = sorted(known.infolist(), key=lambda info: info.header_offset)
@@ -102,11 +102,11 @@ def table_at(read: Callable[[int, int], bytes], size: int) -> int:
 
 def _entry(fd: int, info: zipfile.ZipInfo) -> tuple[Entry, int, list[str]]:
     """An entry, where what belongs to it ends, and what is wrong with it."""
-    header = _read(fd, info.header_offset, _LOCAL.size)
+    header = read_at(fd, info.header_offset, _LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
         raise Malformed(f"{info.filename!a} has no header of its own")
     _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack(header)
-    behind = _read(fd, info.header_offset + _LOCAL.size, name_length + extra_length)
+    behind = read_at(fd, info.header_offset + _LOCAL.size, name_length + extra_length)
     name, extra = behind[:name_length], behind[name_length:]
     wrong = [*_wrong_name(info, name, extra), *_wrong_kind(info)]
     if (flags ^ info.flag_bits) & ~_HOW_HARD or method != info.compress_type:
@@ -160,7 +160,7 @@ def _wrong_kind(info: zipfile.ZipInfo) -> list[str]:
 
 def _descriptor_length(fd: int, at: int, entry: Entry) -> int:
     """Bytes of the record behind an entry that says its sizes; 0 where what stands there is none of it."""
-    found = _read(fd, at, 24)
+    found = read_at(fd, at, 24)
     sizes = [struct.pack("<2Q", entry.packed, entry.size)]
     if max(entry.packed, entry.size) < _WIDE:
         sizes.append(struct.pack("<2L", entry.packed, entry.size))
@@ -206,7 +206,7 @@ def content(fd: int, entry: Entry) -> Iterator[bytes]:
 def _packed(fd: int, entry: Entry) -> Iterator[bytes]:
     at, end = entry.content_at, entry.content_at + entry.packed
     while at < end:
-        data = _read(fd, at, min(hashing.CHUNK, end - at))
+        data = read_at(fd, at, min(hashing.CHUNK, end - at))
         if not data:
             raise Malformed(f"{entry.name!a} ends before its content does")
         at += len(data)
@@ -244,7 +244,8 @@ def text(path: Path, entry: Entry, most: int = 16 << 20) -> bytes:
         os.close(fd)
 
 
-def _read(fd: int, at: int, size: int) -> bytes:
+def read_at(fd: int, at: int, size: int) -> bytes:
+    """``size`` bytes of a file from an offset on; fewer at its end."""
     into, got = bytearray(size), 0
     while got < size and (more := hashing.read_at(fd, memoryview(into)[got:], at + got)):
         got += more

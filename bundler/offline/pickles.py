@@ -19,15 +19,18 @@ def refuse_named(locked: Lock) -> None:
 
 
 def refuse_content(placed: Iterable[tuple[str, Path]]) -> None:
-    """Refuse what begins like a pickle, whatever its name and whatever the lock says of it; raises UnsafeError.
+    """Refuse what holds pickles by its content, whatever its name and whatever the lock says of it; raises UnsafeError.
 
     ``placed`` are paths in the bundle, and where their content lies.
     """
     found = set()
     for name, path in placed:
-        with path.open("rb") as opened:
-            if pickles.begins_like_one(opened.read(pickles.HEAD)):
-                found.add(name)
+        try:
+            held = pickles.holder(path) is not None
+        except pickles.Unreadable:
+            held = True
+        if held:
+            found.add(name)
     _refuse(found)
 
 

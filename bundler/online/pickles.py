@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import keyword
 import logging
 import os
-import pickletools
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from picklescan import scanner
 from picklescan.scanner import Global, SafetyLevel, ScanResult
@@ -18,7 +20,10 @@ from picklescan.scanner import Global, SafetyLevel, ScanResult
 from bundler.bundle import paths, pickles
 from bundler.bundle.entries import Pickle
 from bundler.bundle.lock import Lock
+from bundler.bundle.pickles import Holder
 from bundler.errors import UnsafeError
+from bundler.online import opcodes
+from bundler.online.opcodes import Import
 from bundler.progress import Report
 
 SCANNER = f"picklescan {importlib.metadata.version('picklescan')}"
@@ -111,26 +116,70 @@ def refuse(locked: Lock) -> None:
 
 def _scanned(path: str, content: Path) -> Pickle | None:
     """What was found in a file, or None where it is no pickle; raises UnsafeError with the rest of a sentence."""
-    with content.open("rb") as opened:
-        head = opened.read(pickles.HEAD)
-    if not head:
-        return None
-    inside = _pickles_inside(head, content)
-    sure = pickles.begins_like_one(head) or inside > 0
-    named = pickles.named_like_one(path)
-    if not sure and not named:
-        return None
-    if named and not sure and head.startswith(_COMPRESSED):
-        raise UnsafeError("is compressed: nothing can be known of what is in it")
-    result = _result(path, content)
-    if sure and (result.scan_err or result.scanned_files < inside):
-        raise UnsafeError("can't be read to its end by the scanner, which a loader may not mind")
-    if dangerous := sorted({f"{one.module}.{one.name}" for one in result.globals if _is_dangerous(one)}):
+    try:
+        held = pickles.holder(content)
+        if held is None and not pickles.named_like_one(path):
+            return None
+        if held is None and _is_compressed(content):
+            raise UnsafeError("is compressed: nothing can be known of what is in it")
+        imports, whole = _imports(content, held)
+        scanned = _result(path, content, surely=held is not None)
+    except (pickles.Unreadable, opcodes.TooLargeError) as error:
+        raise UnsafeError(str(error)) from error
+    if unknown := sorted({_named(one) for one in imports if not _is_a_name(one)}):
+        raise UnsafeError(f"imports what is put together while it is loaded, or can be no name: {', '.join(unknown)}")
+    found = [*scanned, *_judged(imports)]
+    if dangerous := sorted({f"{one.module}.{one.name}" for one in found if _is_dangerous(one)}):
         raise UnsafeError(f"imports {paths.shown(', '.join(dangerous))}")
-    if not sure and not result.globals:
+    if not whole:
+        raise UnsafeError("can't be read to its end, which a loader may not mind")
+    if held is None and not found:
         return None  # another format, or an old pickle that imports nothing and so can do nothing
-    unknown = tuple(sorted({f"{g.module}.{g.name}" for g in result.globals if g.safety != SafetyLevel.Innocuous}))
-    return Pickle(path=path, scanner=SCANNER, verdict="suspicious" if unknown else "innocuous", globals=unknown)
+    left = tuple(sorted({f"{one.module}.{one.name}" for one in found if one.safety != SafetyLevel.Innocuous}))
+    return Pickle(path=path, scanner=SCANNER, verdict="suspicious" if left else "innocuous", globals=left)
+
+
+def _is_compressed(content: Path) -> bool:
+    with content.open("rb") as opened:
+        return opened.read(pickles.HEAD).startswith(_COMPRESSED)
+
+
+def _imports(content: Path, held: Holder | None) -> tuple[frozenset[Import], bool]:
+    """What an unpickler would import, and whether all that surely is a pickle comes to its end."""
+    found: set[Import] = set()
+    whole = True
+    for name, at in held.at if held else (("", 0),):
+        with _opened(content, name) as source:
+            source.seek(at)
+            for number, read in enumerate(opcodes.read_all(source)):
+                found |= read.imports
+                whole &= held is None or number > 0 or read.ended
+    return frozenset(found), whole
+
+
+@contextmanager
+def _opened(content: Path, name: str) -> Iterator[IO[bytes]]:
+    if not name:
+        with content.open("rb") as opened:
+            yield opened
+        return
+    with zipfile.ZipFile(content) as archive, archive.open(name) as member:
+        yield member
+
+
+def _is_a_name(one: Import) -> bool:
+    parts = [*one.module.split("."), *one.name.split(".")]
+    return one.known and all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
+
+
+def _named(one: Import) -> str:
+    return paths.shown(f"{one.module}.{one.name}") if one.known else "?"
+
+
+def _judged(imports: frozenset[Import]) -> list[Global]:
+    """What the scanner says of each import, asked by a pickle that does nothing but import them."""
+    asked = "".join(f"c{one.module}\n{one.name}\n" for one in sorted(imports, key=_named))
+    return list(scanner.scan_pickle_bytes(io.BytesIO(f"{asked}.".encode()), "imports").globals) if imports else []
 
 
 def _is_dangerous(one: Global) -> bool:
@@ -148,45 +197,16 @@ class _Bounded(io.BufferedReader):
         return super().read(min(size, max(0, os.fstat(self.fileno()).st_size - self.tell())))
 
 
-def _result(path: str, content: Path) -> ScanResult:
-    """What the scanner says; raises UnsafeError where it fails."""
+def _result(path: str, content: Path, *, surely: bool) -> list[Global]:
+    """What the scanner finds by its own reading; raises UnsafeError where it fails at what surely is a pickle."""
     ending = PurePosixPath(path).suffix.lower()
     try:
         with _Bounded(io.FileIO(content)) as opened:
-            return scanner.scan_bytes(opened, path, ending)
+            result: ScanResult = scanner.scan_bytes(opened, path, ending)
+    except ImportError:
+        return []  # it reads arrays by NumPy, which is not here; they were read already
     except Exception as error:  # a hostile file may raise anything in it: whatever it is, the file is refused
-        if isinstance(error, ValueError) and _ends_before_it_imports(content):
-            return ScanResult([])
+        if not surely:
+            return []  # it stumbles over data; what an unpickler would import of it was read already
         raise UnsafeError(f"can't be looked into by the scanner ({type(error).__name__}: {error})") from error
-
-
-def _ends_before_it_imports(content: Path) -> bool:
-    """Whether an unpickler fails at an import for which nothing is on its stack, and imports nothing before.
-
-    The scanner gives up there. NumPy's arrays are such files: their first byte, 0x93, is that import.
-    """
-    pushed = 0
-    with _Bounded(io.FileIO(content)) as opened:
-        for opcode, _, _ in pickletools.genops(opened):
-            if opcode.name == "STACK_GLOBAL":
-                return pushed < 2
-            if opcode.name in {"GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
-                return False
-            pushed += len(opcode.stack_after)
-    return False
-
-
-def _pickles_inside(head: bytes, content: Path) -> int:
-    """How many pickles a zip archive holds; raises UnsafeError where two readers could see different ones."""
-    if not head.startswith(pickles.ZIP):
-        return 0
-    try:
-        with zipfile.ZipFile(content) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return 0
-    found = [name for name in names if name.lower().endswith(".pkl")]
-    # torch looks a member up whatever its case, and takes another of two that bear one name than the scanner does
-    if len({name.lower() for name in names}) < len(names) or any(not name.endswith(".pkl") for name in found):
-        raise UnsafeError("holds members that a loader and the scanner would not read as the same")
-    return len(found)
+    return list(result.globals)

@@ -6,15 +6,21 @@ import importlib
 import io
 import os
 import pickle
+import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bundler.bundle import pickles as telling
 from bundler.errors import UnsafeError
-from bundler.online import pickles
+from bundler.online import opcodes, pickles
 from bundler.progress import Collected
 
 REBUILD = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nctorch\nFloatStorage\nccollections\nOrderedDict\n."
@@ -39,9 +45,23 @@ def archive(**members: bytes) -> bytes:
     return out.getvalue()
 
 
+def tar(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as packed:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
 SYSTEM = Reduced(os.system, "true")
 NO_FILE = (1 << 62).to_bytes(8, "little")
 """The length of bytes in a pickle, of which there are not as many in the world."""
+RUNS = b"cos\nsystem\n(S'true'\ntR."
+BY_MEMO = b"\x80\x02X\2\0\0\0os\x80\x04\x940h\0\x8c\x06system\x93(S'true'\ntR."
+HEADER = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+ARRAY = b"\x93NUMPY\x01\0" + len(HEADER).to_bytes(2, "little") + HEADER + RUNS
 DANGEROUS = {
     "by reduce": ("w.bin", pickle.dumps(SYSTEM), "imports posix.system"),
     "of the first protocol": ("w.pt", pickle.dumps(SYSTEM, 0), "imports posix.system"),
@@ -71,8 +91,27 @@ DANGEROUS = {
         pickle.dumps(SYSTEM, 0)[:-1] + b"\x8e" + NO_FILE,
         "imports posix.system",
     ),
-    "an import before one without a name": ("w.bin", b"cos\nsystem\n\x93", "can't be looked into by the scanner"),
-    "a broken archive": ("w.pth", archive(w__data_dot_pkl=REBUILD)[:60], "can't be looked into by the scanner"),
+    "an import before one without a name": ("w.bin", b"cos\nsystem\n\x93", "imports os.system"),
+    "a broken archive": ("w.pth", archive(w__data_dot_pkl=REBUILD)[:60], "can't be opened as one"),
+    "a number in another base": ("w.bin", b"\x80\x02I0x1\n0" + RUNS, "imports os.system"),
+    "the same under a name that says nothing": ("w.dat", b"\x80\x02I0x1\n0" + RUNS, "imports os.system"),
+    "the same without its protocol": ("pytorch_model.bin", b"I0x1\n0" + RUNS, "imports os.system"),
+    "the same as torch.save writes": ("w.dat", archive(w__data_dot_pkl=b"\x80\x02I0x1\n0" + RUNS), "imports os.system"),
+    "behind tensors": ("w.dat", archive(w__data__0=b"x" * 900, w__data_dot_pkl=RUNS), "imports os.system"),
+    "a module by way of the memo": ("w.bin", BY_MEMO, "imports os.system"),
+    "a name that a call makes": (
+        "w.bin",
+        b"\x80\x02\x8c\x02oscoperator\nadd\n)R\x93.",
+        "put together while it is loaded",
+    ),
+    "a name that is none": ("w.bin", b"\x80\x02cos path\nsystem\n.", "can be no name"),
+    "a second pickle behind the first": ("w.bin", pickle.dumps(1) + pickle.dumps(SYSTEM), "imports posix.system"),
+    "a pickle without an end": ("w.dat", b"\x80\x02]", "can't be read to its end"),
+    "an extension": ("w.bin", b"\x80\x02\x82\x01.", "put together while it is loaded"),
+    "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar as torch wrote"),
+    "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "can't be opened as one"),
+    "an array of objects": ("w.npy", ARRAY, "imports os.system"),
+    "an array of objects among others": ("w.npz", archive(a_dot_npy=ARRAY), "imports os.system"),
 }
 
 
@@ -128,12 +167,90 @@ def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None
         ("config.json", b"{}"),
         ("lengths.bin", b"\x8e" + NO_FILE + b"w" * 5000),
         ("lengths.dat", b"\x8d" + NO_FILE),
-        ("array.bin", b"\x93NUMPY\x01\0" + bytes(128)),
+        ("array.bin", ARRAY.replace(b"'|O'", b"'<f4'").replace(RUNS, bytes(4))),
+        ("array.npy", ARRAY.replace(b"'|O'", b"'<f4'").replace(RUNS, bytes(4))),
+        ("photos.tar", tar(a=b"x", b=b"y")),
         ("after a number.bin", b"K\x01\x93" + bytes(128)),
     ],
 )
 def test_what_is_no_pickle_is_none(name: str, data: bytes, tmp_path: Path) -> None:
     assert scanned(tmp_path, name, data) == []
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80\x02I0x1\n0" + RUNS, b"I0x1\n0" + RUNS, BY_MEMO, ARRAY[ARRAY.index(RUNS) :]], ids=range(4)
+)
+def test_those_would_really_run(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython's own unpickler calls what they name: here a function that only counts."""
+    called: list[str] = []
+    monkeypatch.setattr(os, "system", called.append)
+    pickle.loads(data)  # noqa: S301 (made above)
+    assert called == ["true"]
+
+
+class Recording(pickle.Unpickler):
+    """Notes what a pickle imports, and imports nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.asked: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.asked.add(f"{module}.{name}")
+        return lambda *_: Anything()
+
+
+class Anything(dict[Any, Any]):
+    """Takes whatever state an object is given."""
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def append(self, _: object) -> None: ...
+
+    def extend(self, _: object) -> None: ...
+
+
+JUNK = st.sampled_from(
+    [b"", b"N0", b"I0x1\n0", b"]0", b"\x80\x04", b"K\x07\x940", b"(1", b"L7L\n0", b"F0x1p3\n0", b"S'os'\n0"]
+)
+VALUES = st.recursive(
+    st.one_of(
+        st.none(), st.integers(), st.text(max_size=5), st.binary(max_size=5), st.floats(allow_nan=False),
+        st.sampled_from([Path("x"), os.system, Reduced(os.system, "x"), complex(1, 2), range(3), slice(1), Counter("a")]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3),
+                            st.tuples(inner, inner)),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(VALUES, st.integers(0, 5), st.lists(JUNK, max_size=4))
+def test_whatever_an_unpickler_asks_for_was_read(value: object, protocol: int, junk: list[bytes]) -> None:
+    data = pickle.dumps(value, protocol)
+    begin = 2 if protocol >= 2 else 0
+    data = data[:begin] + b"".join(junk) + data[begin:]
+    recording = Recording(data)
+    try:
+        recording.load()
+    except Exception:  # noqa: BLE001 (what it asked for until then counts)
+        ended = False
+    else:
+        ended = True
+    read = opcodes.read(io.BytesIO(data))
+    found = {f"{one.module}.{one.name}" for one in read.imports}
+    assert recording.asked <= found or not all(one.known for one in read.imports)
+    assert read.ended or not ended
+
+
+@given(st.binary(max_size=300))
+def test_data_that_is_no_pickle_is_read_to_no_harm(data: bytes) -> None:
+    recording = Recording(data)
+    with suppress(Exception):
+        recording.load()
+    read = opcodes.read(io.BytesIO(data))
+    assert recording.asked <= {f"{one.module}.{one.name}" for one in read.imports} or not all(
+        one.known for one in read.imports
+    )
 
 
 def test_tensors_are_not_read(tmp_path: Path) -> None:
@@ -148,6 +265,32 @@ def test_tensors_are_not_read(tmp_path: Path) -> None:
     before = read()
     assert pickles.scan("m", [("w.bin", path)], Collected())
     assert read() - before < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("data", "held"),
+    [
+        (archive(w__data__0=b"x" * 900, w__data_dot_pkl=RUNS), True),
+        (archive(a_dot_npy=ARRAY), True),
+        (archive(a_dot_npy=ARRAY.replace(b"'|O'", b"'<f4'")), False),
+        (ARRAY, True),
+        (pickle.dumps(1), True),
+        (archive(text=b"x"), False),
+        (tar(a=b"x"), False),
+        (b"{}", False),
+    ],
+    ids=range(8),
+)
+def test_content_tells_where_pickles_stand(data: bytes, held: bool, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(data)
+    assert (telling.holder(tmp_path / "w") is not None) == held
+
+
+@pytest.mark.parametrize("data", [tar(pickle=b""), archive(a=b"x") + b"PK\5\6"], ids=["tar", "zip"])
+def test_content_that_readers_could_see_in_two_ways(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(data)
+    with pytest.raises(telling.Unreadable):
+        telling.holder(tmp_path / "w")
 
 
 def test_the_first_bytes_tell_a_pickle_whatever_its_name() -> None:
