@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -44,9 +44,14 @@ _BROKEN = "the source is damaged or unfinished: fetch it again, or ask whoever m
 _UNPROVED = "name the model's 'loader' if one fits; 'loader: files' carries any files without a smoke load"
 
 
-def detected(alias: str, files: Sequence[str], read: Read) -> str:
-    """The loader that a model's files call for; raises ResolveError when they call for none that is known."""
-    if M3_HEADS[0] in files:  # before modules.json, which BGE-M3 has too for its dense vectors alone
+def detected(alias: str, files: Sequence[str], read: Read, removed: Collection[str] = ()) -> str:
+    """The loader that a model's files call for.
+
+    ``removed`` are files of the source that patterns of the manifest keep from travelling. Raises ResolveError when
+    no loader is known, or when what tells is among them: the files left would pass for those of another loader.
+    """
+    _require_marks(alias, files, removed)
+    if any(name in files for name in M3_HEADS):  # before modules.json, which BGE-M3 has too for its dense vectors alone
         return "flag-embedding-m3"
     if "modules.json" in files:
         return "cross-encoder" if _saved_as_cross_encoder(alias, files, read) else "sentence-transformers"
@@ -58,6 +63,21 @@ def detected(alias: str, files: Sequence[str], read: Read) -> str:
         where=f"models: {alias}",
         hint="a sentence-transformers model has a modules.json; 'loader: files' carries any files without a smoke load",
     )
+
+
+def _require_marks(alias: str, files: Sequence[str], removed: Collection[str]) -> None:
+    """Raises ResolveError that names the files by which a loader is seen and which a pattern removed."""
+    for loader, marks, instead in (
+        ("flag-embedding-m3", M3_HEADS, "sentence-transformers" if "modules.json" in files else "transformers"),
+        ("sentence-transformers", ("modules.json",), "transformers"),
+    ):
+        if lost := [name for name in marks if name in removed and name not in files]:
+            only = ", if dense vectors are all that is wanted" if marks == M3_HEADS else ""
+            raise ResolveError(
+                f"{alias} is a model for {loader}, and include or exclude removes {' and '.join(lost)}",
+                where=f"models: {alias}",
+                hint=f"drop the pattern, or name another loader: 'loader: {instead}'{only}",
+            )
 
 
 def check(loader: str, alias: str, files: Sequence[str], read: Read) -> None:

@@ -114,6 +114,11 @@ def missed(files: Iterable[str], kept: Iterable[str]) -> list[str]:
     return sorted(name for name in files if name not in travels and _matches(name, _USED))
 
 
+def removed(files: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
+    """Those of a source's files that the patterns of a manifest keep from travelling."""
+    return frozenset(name for name in files if _matches(name, exclude) or (include and not _matches(name, include)))
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online import loaders, manifest
+from bundler.online import loaders, manifest, models, selection
+from bundler.online.manifest import WantedModel
 
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
@@ -21,6 +22,13 @@ def configured(architecture: str, **more: Any) -> dict[str, bytes]:
 
 def seen(files: dict[str, bytes]) -> str:
     return loaders.detected("m", sorted(files), files.__getitem__)
+
+
+def vetted(files: dict[str, bytes], **asked: Any) -> str:
+    """The loader of a model whose source has these files, of which the patterns of a manifest may remove some."""
+    wanted = WantedModel(**{"path": "m"} | asked)
+    names = sorted(set(files) - selection.removed(files, wanted.include, wanted.exclude))
+    return models._vetted(wanted, wanted.source, names, tuple(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,39 @@ def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
     loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "lost"),
+    [
+        ({"exclude": ("*.pt",)}, "colbert_linear.pt and sparse_linear.pt"),
+        ({"exclude": ("colbert*",)}, "colbert_linear.pt"),
+        ({"exclude": ("sparse*",)}, "sparse_linear.pt"),
+        ({"include": ("*.json", "*/config.json", "*.safetensors")}, "colbert_linear.pt and sparse_linear.pt"),
+    ],
+)
+@pytest.mark.parametrize("modules", [{}, {"modules.json": b"[]"}])
+def test_a_pattern_that_removes_a_head_of_bge_m3_makes_no_other_model_of_it(
+    patterns: dict[str, tuple[str, ...]], lost: str, modules: dict[str, bytes]
+) -> None:
+    files = configured("XLMRobertaModel") | dict.fromkeys(loaders.M3_HEADS, b"") | modules
+    other = "sentence-transformers" if modules else "transformers"
+    with pytest.raises(ResolveError, match=f"is a model for flag-embedding-m3, and .* removes {lost}$") as caught:
+        vetted(files, **patterns)
+    assert f"'loader: {other}', if dense vectors are all" in caught.value.hint
+    assert vetted(files, **patterns, loader=other) == other
+
+
+def test_a_pattern_that_removes_the_list_of_modules_makes_no_other_model_of_it() -> None:
+    files = configured("BertModel") | {"modules.json": b"[]"}
+    with pytest.raises(ResolveError, match=r"is a model for sentence-transformers, and .* removes modules\.json$"):
+        vetted(files, exclude=("modules.json",))
+    assert vetted(files, exclude=("modules.json",), loader="transformers") == "transformers"
+
+
+def test_either_head_of_bge_m3_tells_its_loader() -> None:
+    for head in loaders.M3_HEADS:
+        assert seen(configured("XLMRobertaModel") | {head: b"", "modules.json": b"[]"}) == "flag-embedding-m3"
 
 
 @pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
