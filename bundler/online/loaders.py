@@ -70,16 +70,10 @@ def check(loader: str, alias: str, files: Sequence[str], read: Read, removed: Co
     lacking = needs.lacking(loader, seen)
     if not lacking:
         return
-    removed_ones = ", ".join(name for name in lacking if name in seen.removed)
-    what = (
-        f"let include and exclude keep {removed_ones}"
-        if removed_ones
-        else "complete the source: fetch it again, or take another revision"
-    )
     raise ResolveError(
         f"{alias} lacks files that {loader} needs: {'; '.join(f'{name} ({why})' for name, why in lacking.items())}",
         where=f"models: {alias}",
-        hint=f"{what}; 'loader: files' carries any files without a smoke load",
+        hint=f"{needs.way_out(lacking, seen)}; 'loader: files' carries any files without a smoke load",
     )
 
 

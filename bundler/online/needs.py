@@ -65,6 +65,7 @@ _WEIGHTED = (
 )
 """Modules of sentence-transformers with weights of their own, in one file."""
 _BROKEN = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
+_SHARD = "a shard of the weights"
 _LOST = "read where it is there, and the source has it"
 
 Fault = tuple[str, str]
@@ -106,6 +107,28 @@ def lacking(loader: str, seen: Seen) -> dict[str, str]:
     for name, why in found:
         reasons.setdefault(name, why)
     return reasons
+
+
+def way_out(lacking: Mapping[str, str], seen: Seen) -> str:
+    """What to do about the files that are lacking."""
+    folders = [PurePosixPath(name).parent for name, why in lacking.items() if why == _SHARD]
+    half = sorted({str(folder / "model*.safetensors*") for folder in folders if _is_whole_as_bin(folder, seen)})
+    if half:
+        named = ", ".join(f'"{pattern}"' for pattern in half)
+        return f"its pytorch_model.bin is whole: 'exclude: [{named}]' takes that instead"
+    if removed := [name for name in lacking if name in seen.removed]:
+        return f"let include and exclude keep {', '.join(removed)}"
+    what = "no set of its weights is whole" if folders else "the source is not complete"
+    return f"{what}: fetch it again, or take another revision of it"
+
+
+def _is_whole_as_bin(folder: PurePosixPath, seen: Seen) -> bool:
+    """Whether transformers would find all weights if there were no safetensors."""
+    name = _WEIGHTS[1]
+    index = f"{name}.index.json"
+    if seen.has(folder, name) or not seen.has(folder, index):
+        return seen.has(folder, name)
+    return all(seen.has(folder, one) for one in shards(str(folder / index), seen.read))
 
 
 def shards(index: str, read: Read) -> set[str]:
@@ -205,7 +228,7 @@ def _of_weights(folder: PurePosixPath, seen: Seen) -> list[Fault]:
             return []
         if seen.has(folder, f"{name}.index.json"):
             named = sorted(shards(str(folder / f"{name}.index.json"), seen.read))
-            return [(str(folder / one), "a shard of the weights") for one in named if not seen.has(folder, one)]
+            return [(str(folder / one), _SHARD) for one in named if not seen.has(folder, one)]
     return _no_weights(folder, "the weights", seen)
 
 

@@ -215,6 +215,34 @@ def test_weights_in_one_format_are_enough(pattern: str) -> None:
     assert vetted({**DENSE, "pytorch_model.bin": b""}, exclude=(pattern,)) == "sentence-transformers"
 
 
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+SHARDED = {
+    "config.json": PLAIN["config.json"],
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode(),
+    SHARDS[0]: b"",
+}
+
+
+@pytest.mark.parametrize("folder", ["", "0_Transformer/"])
+def test_of_weights_that_are_half_there_the_way_out_is_named(folder: str) -> None:
+    loader = "sentence-transformers" if folder else "transformers"
+    top = {"modules.json": listed(("Transformer", folder.strip("/")))}
+    files = top | {f"{folder}{name}": data for name, data in SHARDED.items()}
+    for more, way_out in (
+        ({}, "no set of its weights is whole: fetch it again"),
+        ({"pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-1.bin"}}'}, "no set of its weights"),
+        ({"pytorch_model.bin": b""}, f"'exclude: [\"{folder}model*.safetensors*\"]' takes that instead"),
+    ):
+        files |= {f"{folder}{name}": data for name, data in more.items()}
+        with pytest.raises(ResolveError, match=rf"{folder}{SHARDS[1]} \(a shard of the weights\)$") as caught:
+            vetted(files, loader=loader)
+        assert way_out in caught.value.hint
+    assert vetted(files, loader=loader, exclude=(f"{folder}model*.safetensors*",)) == loader
+    assert vetted({**files, f"{folder}{SHARDS[1]}": b""}, loader=loader) == loader
+    assert vetted({**files, f"{folder}model.safetensors": b""}, loader=loader) == loader
+
+
 def test_half_a_vocabulary_is_none() -> None:
     files = {**configured("LlamaForCausalLM"), "vocab.json": b"{}", "merges.txt": b""}
     assert vetted(files) == vetted(files, exclude=("merges.txt",)) == vetted(files, exclude=("vocab.*",)) == "causal-lm"
