@@ -46,9 +46,10 @@ def detected(alias: str, files: Sequence[str], read: Read, removed: Collection[s
 
 def _require_marks(alias: str, files: Sequence[str], removed: Collection[str]) -> None:
     """Raises ResolveError that names the files by which a loader is seen and which a pattern removed."""
+    has_head = any(name in files for name in M3_HEADS)
     for loader, marks, instead in (
         ("flag-embedding-m3", M3_HEADS, "sentence-transformers" if "modules.json" in files else "transformers"),
-        ("sentence-transformers", ("modules.json",), "transformers"),
+        ("sentence-transformers", () if has_head else ("modules.json",), "transformers"),
     ):
         if lost := [name for name in marks if name in removed and name not in files]:
             only = ", if dense vectors are all that is wanted" if marks == M3_HEADS else ""

@@ -159,7 +159,11 @@ def _half(names: Sequence[str]) -> set[str]:
     for folder, inside in _by_folder(names).items():
         half = {stem for stem in _stems(inside, "safetensors") if not _is_whole(folder, stem, "safetensors", here)}
         instead = {stem for stem in half if _is_whole(folder, re.sub(r"^model\b", "pytorch_model", stem), "bin", here)}
-        found |= {name for name in inside if _stem(PurePosixPath(name).name, "safetensors") in instead}
+        for stem in instead:
+            mine = {name for name in inside if _stem(PurePosixPath(name).name, "safetensors") == stem}
+            others = [name for name in inside if name.endswith(".safetensors") and name not in mine]
+            if not others or any(name.endswith(".safetensors") for name in mine):  # else its index may name the others
+                found |= mine
     return found
 
 

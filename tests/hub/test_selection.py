@@ -111,6 +111,7 @@ def test_half_a_set_of_safetensors_goes_where_bin_is_whole() -> None:
     assert left(*two_bins[:1], "pytorch_model.bin.index.json", *half) == []
     assert left("a/pytorch_model.bin", *half) == []
     assert left("adapter_model.bin", *half) == []
+    assert left("pytorch_model.bin", INDEX, "model-1.safetensors") == []  # which the index may name
 
 
 def test_a_pattern_over_safetensors_takes_their_index_along() -> None:
