@@ -47,8 +47,9 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError
 
-Vet = Callable[[str, Sequence[str], Callable[[str], bytes]], object]
-"""Is told the source, the names of the files, and how to read a small one; raises what it objects to."""
+Vet = Callable[[str, Sequence[str], Sequence[str], Callable[[str], bytes]], object]
+"""Is told the source, the names of the files that travel and of all that it has, and how to read a small one that
+travels; raises what it objects to."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
@@ -202,7 +203,7 @@ def gather(
     report: Report,
     *,
     commit: str = "",
-    vet: Vet = lambda _where, _names, _read: None,
+    vet: Vet = lambda _where, _names, _there, _read: None,
     patience: Patience | None = None,
 ) -> Gathered:
     """The files of a repository at one commit, each checked against what the hub publishes of it.
@@ -231,11 +232,12 @@ def gather(
         return contents[name][1].read_bytes()
 
     bring([name for name in kept if not wanted[name].sha256], "read")  # what git itself holds is small
-    vet(source, kept, read)
+    vet(source, kept, tuple(told.files), read)
     bring(kept, "fetch")
     return Gathered(
         source=source,
         files=tuple(_source_file(repo, told.files[name], wanted[name], *contents[name]) for name in kept),
+        there=tuple(told.files),
         commit=told.commit,
         revisions=("main",) if asked == told.commit else (asked,),
         licence=told.licence,

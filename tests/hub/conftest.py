@@ -54,12 +54,12 @@ class Errand:
     def main(self) -> str:
         return self.repository.refs["main"]
 
-    def run(self, commit: str = "", **asked: Any) -> Gathered:
+    def run(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
         from bundler.online import hub, models
 
         patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
         model = WantedModel(**(asked if {"repo", "dataset"} & set(asked) else {"repo": NAME} | asked))
-        vet = functools.partial(models._vetted, model) if asked.get("loader") else lambda *_: None
+        vet = functools.partial(models._vetted, model) if vetted or asked.get("loader") else lambda *_: None
         return hub.gather(model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience)
 
     def check(self, found: Gathered, files: dict[str, bytes] | None = None) -> None:

@@ -190,7 +190,7 @@ def test_code_for_a_newer_python_is_said_and_no_error(site: Site) -> None:
 
 def test_templates_and_settings_that_stay_behind_are_named(site: Site) -> None:
     site.offer("org/m", model() | {"chat_template.jinja": b"{}", "generation_config.json": b"{}", "notes.txt": b""})
-    site.closed(wanted(include=("config.json", "tokenizer.json", "*.safetensors")))
+    site.closed(wanted(include=("config.json", "tokenizer.json", "*.safetensors"), loader="files"))
     assert "org/m: chat_template.jinja, generation_config.json stay behind" in site.report.warnings[-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -176,6 +177,45 @@ def test_a_pattern_that_removes_a_needed_file_is_an_error_before_the_weights_com
     assert errand.hub.storage.seen == []
     found = errand.run(loader="sentence-transformers", require=("README.md",))
     errand.check(found, {name: data for name, data in files.items() if name != ".gitattributes"})
+
+
+SHARDS = {f"model-0000{number}-of-00003.safetensors": bytes([number]) * 5000 for number in (1, 2, 3)}
+SHARDED = SHARDS | {
+    CONFIG: b'{"architectures": ["LlamaForCausalLM"]}',
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": json.dumps({"weight_map": dict(enumerate(SHARDS))}).encode(),
+}
+
+
+def test_weights_in_shards_come_whole(errand: Errand) -> None:
+    errand.repository.commit(SHARDED | {"pytorch_model.bin": b"b" * 10, "consolidated.safetensors": b"c" * 10})
+    errand.check(errand.run(loader="causal-lm"), SHARDED)
+    assert len(errand.hub.storage.asked()) == len(SHARDS)
+
+
+def test_of_half_the_shards_none_comes_where_the_weights_are_whole_as_bin(errand: Errand) -> None:
+    half = SHARDED.keys() - {"model-00002-of-00003.safetensors"}
+    errand.repository.commit({name: SHARDED[name] for name in half})
+    with pytest.raises(ResolveError, match=r"needs: model-00002-of-00003\.safetensors \(a shard") as caught:
+        errand.run(loader="causal-lm")
+    assert "no set of its weights is whole" in caught.value.hint
+    assert errand.hub.storage.seen == []
+    errand.repository.commit({name: SHARDED[name] for name in half} | {"pytorch_model.bin": b"b" * 10})
+    whole = {name: SHARDED[name] for name in (CONFIG, "tokenizer.json")} | {"pytorch_model.bin": b"b" * 10}
+    errand.check(errand.run(loader="causal-lm"), whole)
+    said = "leaves out safetensors of which a part is missing, where .bin is whole (3 files)"
+    assert said in errand.report.notes[-1]
+
+
+def test_a_pattern_that_removes_the_heads_of_bge_m3_is_an_error_before_the_weights_come(errand: Errand) -> None:
+    heads = {"colbert_linear.pt": b"c" * 10, "sparse_linear.pt": b"s" * 10}
+    files = FILES | {"modules.json": MODULES, "tokenizer.json": b"{}"} | heads
+    errand.repository.commit(files)
+    with pytest.raises(ResolveError, match=r"removes colbert_linear\.pt and sparse_linear\.pt"):
+        errand.run(vetted=True, exclude=("*.pt",))
+    assert errand.hub.storage.seen == []
+    left = {name: data for name, data in files.items() if name not in heads and name != ".gitattributes"}
+    errand.check(errand.run(loader="sentence-transformers", exclude=("*.pt",)), left)
 
 
 def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:

@@ -100,6 +100,25 @@ def test_bin_goes_only_where_the_safetensors_are_whole() -> None:
     assert left(*two_bins, INDEX) == []
 
 
+def test_half_a_set_of_safetensors_goes_where_bin_is_whole() -> None:
+    half = (*shards("model", "safetensors", 1, of=2), INDEX)
+    found = chosen("config.json", "pytorch_model.bin", *half)
+    assert found.kept == ("config.json", "pytorch_model.bin")
+    said = "leaves out safetensors of which a part is missing, where .bin is whole (2 files); that saves 20 bytes"
+    assert found.words.startswith(said)
+    two_bins = shards("pytorch_model", "bin", 1, 2, of=2)
+    assert left(*two_bins, "pytorch_model.bin.index.json", *half) == sorted(half)
+    assert left(*two_bins[:1], "pytorch_model.bin.index.json", *half) == []
+    assert left("a/pytorch_model.bin", *half) == []
+    assert left("adapter_model.bin", *half) == []
+    assert left("pytorch_model.bin", INDEX, "model-1.safetensors") == []  # which the index may name
+
+
+def test_a_pattern_over_safetensors_takes_their_index_along() -> None:
+    found = chosen("pytorch_model.bin", *shards("model", "safetensors", 1, 2, of=2), INDEX, exclude=("*.safetensors",))
+    assert found.kept == ("pytorch_model.bin",)
+
+
 def test_each_folder_and_each_name_is_judged_apart() -> None:
     assert left("model.safetensors", "2_Dense/pytorch_model.bin") == []
     assert left("2_Dense/model.safetensors", "2_Dense/pytorch_model.bin") == ["2_Dense/pytorch_model.bin"]

@@ -143,7 +143,9 @@ def asked(
         for name, version in packages.items()
     ]
     shop = Workshop(store=Store(tmp_path / "shelf"), config=PipConfig(), report=Collected())
-    return Gathered(source="path:m", files=tuple(found)), Bench(target=target, packages=made, shop=shop)
+    return Gathered(source="path:m", files=tuple(found), there=tuple(one.path for one in found)), Bench(
+        target=target, packages=made, shop=shop
+    )
 
 
 BIN = {"pytorch_model.bin": b"w"}

