@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial as bound
 from pathlib import Path
@@ -38,10 +39,13 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
 _TIMEOUT = 30.0
+_MOST_PAGES = 1000
+"""Answers that a list of files may take: the hub has a thousand files in each."""
 _PORTAL = (
     "a proxy or a network's login page may answer in its place: see HF_ENDPOINT, and open the address in a browser"
 )
@@ -132,15 +136,22 @@ def told(repo: Repo, revision: str, config: PipConfig, patience: Patience, repor
     """What the hub says of a revision; raises FetchError or ResolveError."""
     if is_offline_mode():
         raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=repo.page, hint="unset HF_HUB_OFFLINE")
-    set_client_factory(lambda: _client(repo, config))
-    api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
     where = f"{repo.page} at {revision}"
-    attempt = bound(_asked_once, api, repo, revision, config.timeout or _TIMEOUT, where)
-    info = answers.patiently(attempt, repo.page, patience, note=report.note)
-    if not _COMMIT.fullmatch(info.sha or "") or info.siblings is None:
-        raise FetchError("what answers is not a hub: it names no commit or no files", where=where, hint=_PORTAL)
-    files = [_listed(file, where) for file in info.siblings]
-    return Told(commit=info.sha, files={file.path: file for file in files}, licence=_licence(repo, info))
+    set_client_factory(lambda: _Client(repo, where, config, patience, report))
+    api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
+    with _heard(repo, revision, where):
+        info: Any = api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise FetchError("what answers is not a hub: it names no commit", where=where, hint=_PORTAL)
+    with _heard(repo, revision, where):
+        tree = list(api.list_repo_tree(repo.name, repo_type=repo.kind, revision=info.sha, recursive=True))
+    files = {file.path: _listed(file, where) for file in tree if isinstance(file, RepoFile)}
+    # The other answer names no more than the first thousands: it can't be the list, but it shows what a list lacks.
+    if lacking := sorted({file.rfilename for file in info.siblings or ()} - set(files)):
+        shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
+        hint = "a mirror or proxy (HF_ENDPOINT) may hand on only the first page of it: ask who runs it"
+        raise FetchError(f"the list of files lacks {shown}, which the revision has", where=where, hint=hint)
+    return Told(commit=info.sha, files=files, licence=_licence(repo, info))
 
 
 def cached(repo: Repo, commit: str, name: str) -> Path | None:
@@ -155,55 +166,92 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def _listed(file: Any, where: str) -> Listed:
+def _listed(file: RepoFile, where: str) -> Listed:
     found = Listed(
-        path=file.rfilename,
+        path=file.path,
         size=file.lfs.size if file.lfs else file.size,
-        sha256=file.lfs.sha256 if file.lfs else "",
+        sha256=(file.lfs.sha256 or "") if file.lfs else "",
         git_sha1="" if file.lfs else file.blob_id or "",
     )
     if not _DIGEST.fullmatch(found.sha256) or not _DIGEST.fullmatch(found.git_sha1):
-        raise FetchError(f"what answers is not a hub: {found.path} has no digest as hubs write them", where=where)
+        raise FetchError(
+            f"what answers is not a hub: {found.path} has no digest as hubs write them", where=where, hint=_PORTAL
+        )
     return found
 
 
-def _asked_once(api: HfApi, repo: Repo, revision: str, timeout: float, where: str) -> Any:
-    """The hub's answer; raises AgainError for what may pass: the client does not try that call again."""
+@contextmanager
+def _heard(repo: Repo, revision: str, where: str) -> Iterator[None]:
+    """What the client makes of an answer that is none, as an error that says what to do."""
     try:
-        return api.repo_info(repo.name, repo_type=repo.kind, revision=revision, timeout=timeout, files_metadata=True)
+        yield
     except HfHubHTTPError as error:
-        status, said = error.response.status_code, error.response.headers
-        if status in answers.BUSY:
-            raise AgainError(f"the hub answers {status}", answers.retry_after(said)) from error
-        raise repo.refusal(status, said, where, revision) from error
-    except httpx2.TransportError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            hint = "if a proxy here has a certificate of its own, tell pip: pip config set global.cert FILE"
-            raise FetchError("the hub's certificate is not trusted", where=where, hint=hint) from error
-        raise AgainError(answers.words(error)) from error
-    except (httpx2.HTTPError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise repo.refusal(error.response.status_code, error.response.headers, where, revision) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FetchError(
             "what answers is not a hub: it sends no JSON as a hub does", where=where, hint=_PORTAL
         ) from error
 
 
-def _client(repo: Repo, config: PipConfig) -> httpx2.Client:
-    """The client's transport, with pip's idea of proxies and certificates, as every other download here has it."""
-    verify: ssl.SSLContext | bool
+class _Client(httpx2.Client):
+    """The client's transport: pip's idea of proxies and certificates, and the patience of every other download here.
+
+    The hub's client has a patience of its own for some questions and none for others, and waits for some without end.
+    """
+
+    def __init__(self, repo: Repo, where: str, config: PipConfig, patience: Patience, report: Report) -> None:
+        proxy = config.proxy if "://" in config.proxy or not config.proxy else f"http://{config.proxy}"
+        super().__init__(
+            verify=_trusted(repo, config), proxy=proxy or None, trust_env=not config.proxy, follow_redirects=True
+        )
+        self._repo, self._where, self._patience, self._report = repo, where, patience, report
+        self._seconds = config.timeout or _TIMEOUT
+        self._left = 1 + _MOST_PAGES
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        if not self._left:
+            raise FetchError("the list of files has no end", where=self._where, hint=_PORTAL)
+        self._left -= 1
+        request.extensions["timeout"] = httpx2.Timeout(self._seconds).as_dict()
+        if _origin(request.url) != _origin(httpx2.URL(self._repo.endpoint)):
+            request.headers.pop("Authorization", None)  # where a list goes on is for the answer to say
+        attempt = bound(self._sent, request, options)
+        return answers.patiently(attempt, self._repo.page, self._patience, note=self._report.note)
+
+    def _sent(self, request: httpx2.Request, options: Mapping[str, Any]) -> httpx2.Response:
+        try:
+            response = super().send(request, **options)
+        except httpx2.UnsupportedProtocol:
+            raise
+        except httpx2.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                hint = "if a proxy here has a certificate of its own, tell pip: pip config set global.cert FILE"
+                raise FetchError("the hub's certificate is not trusted", where=self._where, hint=hint) from error
+            raise AgainError(answers.words(error)) from error
+        if response.status_code in answers.BUSY:
+            raise AgainError(f"the hub answers {response.status_code}", answers.retry_after(response.headers))
+        return response
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _trusted(repo: Repo, config: PipConfig) -> ssl.SSLContext | bool:
+    """Whose certificates count."""
     if urlsplit(repo.endpoint).hostname in config.trusted_hosts or repo.host in config.trusted_hosts:
-        verify = False
-    elif config.cert:
+        return False
+    if config.cert:
         folder = Path(config.cert).is_dir()
-        verify = (
+        context = (
             ssl.create_default_context(capath=config.cert) if folder else ssl.create_default_context(cafile=config.cert)
         )
     else:
-        verify = ssl.create_default_context()
-        verify.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # as requests does
-    if config.client_cert and isinstance(verify, ssl.SSLContext):
-        verify.load_cert_chain(config.client_cert)
-    proxy = config.proxy if "://" in config.proxy or not config.proxy else f"http://{config.proxy}"
-    return httpx2.Client(verify=verify, proxy=proxy or None, trust_env=not config.proxy, follow_redirects=True)
+        context = ssl.create_default_context()
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # as requests does
+    if config.client_cert:
+        context.load_cert_chain(config.client_cert)
+    return context
 
 
 def _licence(repo: Repo, info: Any) -> str:
