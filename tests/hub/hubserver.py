@@ -47,7 +47,7 @@ class Repository:
     gated: bool = False
     private: bool = False
     lies: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the hub says of a file instead of the truth."""
+    """What the tree says of a file instead of the truth."""
     listed: int | None = None
     """How many files the answer about a revision names at most: the hub cuts long lists short and does not say so."""
 
@@ -59,23 +59,31 @@ class Repository:
         self.refs[ref] = commit
         return commit
 
-    def siblings(self, commit: str) -> list[dict[str, Any]]:
-        """The files of a commit as the hub lists them."""
+    def siblings(self, commit: str, *, blobs: bool) -> list[dict[str, Any]]:
+        """The files of a commit as the hub lists them beside the model card: by name alone, unless more is asked."""
+        files = self.commits[commit].items()
+        if not blobs:
+            return [{"rfilename": name} for name, _ in files]
         return [
             {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
-            | ({"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 134}} if is_lfs(name) else {})
-            | self.lies.get(name, {})
-            for name, data in self.commits[commit].items()
+            | ({"lfs": {"sha256": sha256(data)} | _pointer(data)} if is_lfs(name) else {})
+            for name, data in files
         ]
 
     def tree(self, commit: str) -> list[dict[str, Any]]:
         """The same as its tree, folders and all."""
-        above = {str(parent) for name in self.commits[commit] for parent in PurePosixPath(name).parents} - {"."}
+        files = self.commits[commit].items()
+        above = {str(parent) for name, _ in files for parent in PurePosixPath(name).parents} - {"."}
         return [{"type": "directory", "path": name, "size": 0, "oid": "d" * 40} for name in sorted(above)] + [
-            {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
-            | ({"lfs": {"oid": one["lfs"]["sha256"], "size": one["size"], "pointerSize": 134}} if "lfs" in one else {})
-            for one in self.siblings(commit)
+            {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)}
+            | ({"lfs": {"oid": sha256(data)} | _pointer(data)} if is_lfs(name) else {})
+            | self.lies.get(name, {})
+            for name, data in files
         ]
+
+
+def _pointer(data: bytes) -> dict[str, int]:
+    return {"size": len(data), "pointerSize": 134}
 
 
 @dataclass(slots=True)
@@ -158,7 +166,8 @@ class HubHandler(Handler):
     def tell(self, name: str, repository: Repository, commit: str, verb: str) -> None:
         about = {"Content-Type": "application/json", "X-Repo-Commit": commit}
         if verb == "revision":
-            files = repository.siblings(commit)[: repository.listed]
+            blobs = parse_qs(self.path.partition("?")[2]).get("blobs") == ["true"]
+            files = repository.siblings(commit, blobs=blobs)[: repository.listed]
             told: Any = {"id": name, "sha": commit, "siblings": files, "cardData": repository.card}
             told |= {"gated": "auto" if repository.gated else False, "private": repository.private}
         else:

@@ -179,7 +179,7 @@ def test_a_pattern_that_removes_a_needed_file_is_an_error_before_the_weights_com
 
 
 def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:
-    errand.repository.lies = {CONFIG: {"blobId": None}}
+    errand.repository.lies = {CONFIG: {"oid": None}}
     found = errand.run()
     errand.check(found)
     assert not next(file for file in found.files if file.path == CONFIG).upstream

@@ -155,9 +155,9 @@ def test_the_token_does_not_follow_the_list_to_another_host(errand: Errand, monk
 
 def test_a_large_file_without_a_digest_is_said(errand: Errand) -> None:
     lfs = {"size": 307_200, "pointerSize": 134}
-    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"sha256": None}}}
+    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": None}}}
     errand.check(errand.run())
     assert f"publishes no digest of {WEIGHTS}" in errand.report.warnings[0]
-    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"sha256": "0" * 63}}}
+    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": "0" * 63}}}
     with pytest.raises(FetchError, match=f"{WEIGHTS} has no digest as hubs write them"):
         errand.run()
