@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bundler.errors import FetchError
 from bundler.online.download import Wanted
 from bundler.online.store import Store
 from tests.online import loopback
@@ -94,3 +95,22 @@ def test_a_longer_start_than_the_file_is_thrown_away(fetch: Any, file: Wanted, s
     begun(store, file, DATA + b"x")
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert "Range" not in server.seen[0].headers
+
+
+@pytest.mark.parametrize("fault", [loopback.status(416), loopback.shifted], ids=["416", "206 moved"])
+def test_only_what_is_farther_than_ever_renews_patience(
+    fetch: Any, file: Wanted, server: Loopback, watched: Watched, fault: loopback.Fault
+) -> None:
+    """Else a line that breaks at one place, and a server that can't go on from there, would be asked for ever."""
+    server.faults[NAME] = [loopback.cut(70_000), fault] * 20
+    with pytest.raises(FetchError, match="given up after 3 tries"):
+        fetch(file)
+    assert len(server.seen) == 3
+    assert watched.waits == [1, 0]
+
+
+def test_who_starts_again_and_gets_farther_is_not_given_up(fetch: Any, file: Wanted, server: Loopback) -> None:
+    again = [fault for n in range(1, 8) for fault in (loopback.cut(n * 70_000), loopback.status(416))]
+    server.faults[NAME] = list(again)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert len(server.seen) == len(again) + 1
