@@ -22,7 +22,7 @@ def main() -> None:
     with hub_running() as hub:
         repository = hub.repository(name, files)
         for commit in repository.commits:
-            repository.siblings(commit)  # a hub knows its digests before anyone asks
+            repository.tree(commit)  # a hub knows its digests before anyone asks
         print(hub.url, flush=True)
         for _ in sys.stdin:
             bodies = [one for one in (*hub.seen, *hub.storage.seen) if "/resolve/" in one.path or "/lfs/" in one.path]

@@ -81,16 +81,17 @@ def patiently(
 ) -> T:
     """What ``attempt`` returns, tried again for as long as it raises AgainError and patience lasts.
 
-    ``got`` counts what is here already: getting further renews patience. ``stop`` cuts waiting short. Raises
-    FetchError in the end.
+    ``got`` counts what is here already: getting further than ever renews patience, getting there once more after
+    starting again does not. ``stop`` cuts waiting short. Raises FetchError in the end.
     """
-    failures = 0
+    failures, furthest = 0, got()
     while True:
-        before = got()
         try:
             return attempt()
         except AgainError as error:
-            failures = 1 if got() > before else failures + 1
+            reached = got()
+            failures = 1 if reached > furthest else failures + 1
+            furthest = max(furthest, reached)
             if failures >= patience.tries:
                 hint = "see whether the host can be reached from here, and pip's proxy and certificates; then run again"
                 raise FetchError(f"given up after {failures} tries: {error}", where=address(url), hint=hint) from error

@@ -15,10 +15,10 @@ from pathlib import Path
 import filelock
 import requests
 
-from bundler.bundle import disk, hashing
+from bundler.bundle import hashing
 from bundler.errors import FetchError, IntegrityError
 from bundler.online import answers, pipconfig
-from bundler.online.answers import PATIENCE, AgainError, Patience, address
+from bundler.online.answers import AgainError, Patience, address
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.progress import Report, Stage
@@ -26,7 +26,7 @@ from bundler.progress import Report, Stage
 AT_ONCE = 8
 _GLANCE = 0.5
 """Seconds between looks at whether to stop while another run holds a file."""
-_PLAIN = {"Accept-Encoding": "identity"}
+PLAIN = {"Accept-Encoding": "identity"}
 """Offsets and sizes are those of the file itself, not of a compressed form of it."""
 
 
@@ -82,27 +82,6 @@ def fetch(
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-
-def sizes(urls: Iterable[str], session: requests.Session, patience: Patience = PATIENCE) -> dict[str, int]:
-    """The size in bytes of what stands at each address, asked and only if need be fetched; raises FetchError."""
-    listed = list(dict.fromkeys(urls))
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sizes") as pool:
-        return dict(zip(listed, pool.map(lambda url: _size(url, session, patience), listed), strict=True))
-
-
-def require_room(wanted: Sequence[Wanted], store: Store, config: PipConfig) -> None:
-    """Ask how large files are before any is fetched.
-
-    What the server does not say is not counted, nor what an earlier run has brought of a file. Raises HostError when
-    the shelf's disk has too little room, FetchError for what can't be had.
-    """
-    patience = Patience(tries=config.retries + 1)
-    with pipconfig.session(config, [one.url for one in wanted]) as session, ThreadPoolExecutor(AT_ONCE) as pool:
-        told = list(pool.map(lambda one: _told(one.url, session, patience), wanted))
-    here = [_length(store.partial(one.sha256)) if one.sha256 else 0 for one in wanted]
-    needed = sum(max(0, size - have) for size, have in zip(told, here, strict=True) if size is not None)
-    disk.require([(store.root, needed, "fetching " + ", ".join(address(one.url) for one in wanted))])
 
 
 def examined(wanted: Wanted, path: Path) -> tuple[str, str]:
@@ -217,7 +196,7 @@ class _Errand:
                 wanted.url,
                 self.patience,
                 note=self.report.note,
-                got=bound(_length, partial),
+                got=bound(length, partial),
                 stop=self.stop,
             )
             sha256 = _checked(wanted, partial, tally)
@@ -229,7 +208,7 @@ class _Errand:
 
     def _attempt(self, wanted: Wanted, partial: Path, tally: _Tally) -> None:
         self._go_on()
-        have, mark = _length(partial), _mark_of(partial)
+        have, mark = length(partial), _mark_of(partial)
         validator = mark.read_text(encoding="latin-1") if mark.exists() else ""
         digested = bool(wanted.sha256 or wanted.git_sha1)
         if have and wanted.size == have and digested:
@@ -238,7 +217,7 @@ class _Errand:
         # Without a digest only a validator can say that the rest belongs to what is here (RFC 9110, 13.1.5).
         if not (digested or validator) or (wanted.size is not None and have >= wanted.size):
             have = 0
-        headers = dict(wanted.headers) | _PLAIN | ({"Range": f"bytes={have}-"} if have else {})
+        headers = dict(wanted.headers) | PLAIN | ({"Range": f"bytes={have}-"} if have else {})
         if have and validator:
             headers["If-Range"] = validator
         with answers.ask(self.session, "GET", wanted.url, headers) as response:
@@ -285,44 +264,6 @@ class _Errand:
             raise AgainError(f"the connection ended after {at} of {total} bytes")
 
 
-def _size(url: str, session: requests.Session, patience: Patience) -> int:
-    path = pipconfig.local_path(url)
-    if path is None:
-        return answers.patiently(lambda: _size_by_asking(url, session), url, patience)
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise FetchError(f"can't be read: {answers.words(error)}", where=str(path)) from error
-
-
-def _told(url: str, session: requests.Session, patience: Patience) -> int | None:
-    """The size in bytes of what stands at an address, as far as it is said without fetching it."""
-    path = pipconfig.local_path(url)
-    if path is not None:
-        return _size(url, session, patience)
-    return answers.patiently(lambda: _size_by_word(url, session), url, patience)
-
-
-def _size_by_asking(url: str, session: requests.Session) -> int:
-    if (size := _size_by_word(url, session)) is not None:
-        return size
-    with answers.ask(session, "GET", url, _PLAIN) as response:
-        return sum(map(len, answers.body(response)))
-
-
-def _size_by_word(url: str, session: requests.Session) -> int | None:
-    with answers.ask(session, "HEAD", url, _PLAIN) as response:
-        if response.status_code == HTTPStatus.OK and (size := answers.content_length(response)) is not None:
-            return size
-    # Signed addresses refuse HEAD, and some servers give no length with it.
-    with answers.ask(session, "GET", url, _PLAIN | {"Range": "bytes=0-0"}) as response:
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            return answers.content_range(response)[1]
-        if response.status_code == HTTPStatus.OK:
-            return answers.content_length(response)
-        raise answers.refused(response, url)
-
-
 def _checked(wanted: Wanted, path: Path, tally: _Tally) -> str:
     size = path.stat().st_size
     sha256 = tally.sha256(size) or hashing.digest_of_file(path)[1]
@@ -350,7 +291,8 @@ def _git_sha1(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _length(path: Path) -> int:
+def length(path: Path) -> int:
+    """Bytes of a file that may not be there."""
     return path.stat().st_size if path.exists() else 0
 
 

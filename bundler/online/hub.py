@@ -7,159 +7,43 @@ Its client says where the hub is, who asks, what a revision means and what its f
 from __future__ import annotations
 
 import os
-import re
-import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial as bound
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 import requests
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from bundler.bundle import disk, paths
-from bundler.bundle.entries import Upstream
-from bundler.errors import BundleError, FetchError, ResolveError, UnsafeError
-from bundler.online import answers, download, pipconfig, selection
+from bundler.errors import UnsafeError
+from bundler.online import answers, download, pipconfig, repository, selection
 from bundler.online.answers import AgainError, Patience
 from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
 from bundler.online.pipconfig import PipConfig
+from bundler.online.repository import Listed, Repo, Told
 from bundler.online.sources import Gathered, SourceFile
 from bundler.online.store import Store
 from bundler.progress import Report
-
-# Read when the client is imported: otherwise it asks the hub, before anything else, for names of programs to report.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_token,
-    hf_hub_url,
-    is_offline_mode,
-    set_client_factory,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import HfHubHTTPError
 
 Vet = Callable[[str, Sequence[str], Sequence[str], Callable[[str], bytes]], object]
 """Is told the source, the names of the files that travel and of all that it has, and how to read a small one that
 travels; raises what it objects to."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
-_TIMEOUT = 30.0
 _EXPIRED = frozenset([400, 401, 403, 410])
 """What storages answer to a signed address whose time is over."""
-_PORTAL = (
-    "a proxy or a network's login page may answer in its place: see HF_ENDPOINT, and open the address in a browser"
-)
-_LOG_IN = "set HF_TOKEN, or run 'hf auth login', with a token of an account that may read it"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Repo:
-    """A repository, and who asks for it."""
-
-    kind: str
-    name: str
-    endpoint: str
-    token: str | None = field(repr=False)
-
-    @property
-    def page(self) -> str:
-        """What a person opens in a browser."""
-        return answers.address(f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}")
-
-    @property
-    def host(self) -> str:
-        """The hub's host, as the lock names it."""
-        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What tells the hub who asks."""
-        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
-
-    def url(self, file: str, commit: str) -> str:
-        """Where the hub gives a file of a commit."""
-        return hf_hub_url(self.name, file, repo_type=self.kind, revision=commit, endpoint=self.endpoint)
-
-    def refusal(self, status: int, said: Mapping[str, str], where: str, revision: str) -> BundleError:
-        """An answer that will be the same next time, as an error that says what to do."""
-        code, words = said.get("X-Error-Code", ""), said.get("X-Error-Message", "")[:200]
-        if code == "RevisionNotFound":
-            hint = f"the branches, tags and commits that there are: {self.page}"
-            return ResolveError(f"{self.name} has no revision {revision!r}", where=where, hint=hint)
-        if code == "GatedRepo" and not self.token:
-            hint = f"accept its terms at {self.page}, then {_LOG_IN}"
-            return FetchError(f"{self.name} is gated: the hub gives it to known accounts alone", where=where, hint=hint)
-        if code == "GatedRepo":
-            hint = f"accept its terms at {self.page} with the account that the token (HF_TOKEN) belongs to"
-            return FetchError(f"{self.name} is gated, and this token has no access to it", where=where, hint=hint)
-        if status == 401 and self.token and code != "RepoNotFound":
-            return FetchError(f"the hub does not accept the token for {self.name}", where=where, hint=_LOG_IN)
-        if code == "RepoNotFound" or status in (401, 404):
-            found = "holds no such file or repository" if code == "EntryNotFound" else "knows no such repository"
-            hint = f"see whether the name is right: {self.page}; if it is private, {_LOG_IN}"
-            return ResolveError(f"{self.name}: the hub {found}, or not for who asks", where=where, hint=hint)
-        hint = f"{_LOG_IN}; see {self.page}" if status == 403 else f"see {self.page}"
-        return FetchError(f"{self.name}: the hub answers {status} {words}".strip(), where=where, hint=hint)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Listed:
-    """A file of a commit and what the hub publishes of it."""
-
-    path: str
-    size: int | None
-    sha256: str
-    git_sha1: str
-
-    def upstream(self, host: str) -> tuple[Upstream, ...]:
-        """The digest that was published, as the lock keeps it."""
-        said = (("sha256", self.sha256), ("git-blob-sha1", self.git_sha1))
-        return tuple(Upstream(algorithm=name, digest=digest, publisher=host) for name, digest in said if digest)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Told:
-    """What the hub says of one revision."""
-
-    commit: str
-    files: Mapping[str, _Listed]
-    licence: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Errand:
-    """One way to the hub and home: asks, looks what is here, and brings the rest."""
+    """One way to the hub and home: looks what is here, and brings the rest."""
 
-    repo: _Repo
+    repo: Repo
     store: Store
     config: PipConfig
     report: Report
     patience: Patience
-
-    def ask(self, revision: str) -> _Told:
-        """What the hub says of a revision."""
-        repo = self.repo
-        if is_offline_mode():
-            raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=repo.page, hint="unset HF_HUB_OFFLINE")
-        set_client_factory(lambda: _client(repo, self.config))
-        api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
-        where = f"{repo.page} at {revision}"
-        attempt = bound(_asked_once, api, repo, revision, self.config.timeout or _TIMEOUT, where)
-        info = answers.patiently(attempt, repo.page, self.patience, note=self.report.note)
-        if not _COMMIT.fullmatch(info.sha or "") or info.siblings is None:
-            raise FetchError("what answers is not a hub: it names no commit or no files", where=where, hint=_PORTAL)
-        files = [_listed(file, where) for file in info.siblings]
-        return _Told(commit=info.sha, files={file.path: file for file in files}, licence=_licence(repo, info))
 
     def look(self, commit: str, wanted: Mapping[str, Wanted]) -> dict[str, tuple[str, Path]]:
         """SHA-256 and place of the files that are on the shelf, or whole in the user's own cache of the hub."""
@@ -170,7 +54,7 @@ class _Errand:
     def _look(self, commit: str, name: str, wanted: Wanted) -> tuple[str, Path] | None:
         if found := _shelved(wanted, self.store):
             return found
-        if not (wanted.sha256 or wanted.git_sha1) or (cached := _cached(self.repo, commit, name)) is None:
+        if not (wanted.sha256 or wanted.git_sha1) or (cached := repository.cached(self.repo, commit, name)) is None:
             return None
         try:
             sha256, why = download.examined(wanted, cached)
@@ -212,12 +96,10 @@ def gather(
     large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all.
     Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
     """
-    kind = "dataset" if model.dataset else "model"
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    repo = _Repo(kind=kind, name=model.on_hub, endpoint=_endpoint(), token=token)
+    repo = repository.of(model.on_hub, "dataset" if model.dataset else "model")
     errand = _Errand(repo, store, config, report, patience or Patience(tries=config.retries + 1))
     asked = model.revision or "main"
-    told = errand.ask(commit or asked)
+    told = repository.told(repo, commit or asked, config, errand.patience, report)
     source = f"{model.source}@{told.commit}"
     kept = _chosen(model, told, source, repo, report)
     wanted = {name: _wanted(repo, told.files[name], told.commit) for name in kept}
@@ -244,7 +126,7 @@ def gather(
     )
 
 
-def _chosen(model: WantedModel, told: _Told, source: str, repo: _Repo, report: Report) -> tuple[str, ...]:
+def _chosen(model: WantedModel, told: Told, source: str, repo: Repo, report: Report) -> tuple[str, ...]:
     """The names of the files that travel; what is to be known of the choice is reported."""
     sizes = {name: listed.size or 0 for name, listed in told.files.items()}
     chosen = selection.choose(sizes, model.include, model.exclude, where=source, all_kinds=bool(model.dataset))
@@ -265,7 +147,7 @@ def _chosen(model: WantedModel, told: _Told, source: str, repo: _Repo, report: R
     return chosen.kept
 
 
-def _source_file(repo: _Repo, listed: _Listed, wanted: Wanted, sha256: str, content: Path) -> SourceFile:
+def _source_file(repo: Repo, listed: Listed, wanted: Wanted, sha256: str, content: Path) -> SourceFile:
     return SourceFile(
         path=listed.path,
         size=content.stat().st_size,
@@ -276,75 +158,7 @@ def _source_file(repo: _Repo, listed: _Listed, wanted: Wanted, sha256: str, cont
     )
 
 
-def _endpoint() -> str:
-    """Where the hub is; the environment is read anew, since the client reads it when it is imported."""
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-
-def _listed(file: Any, where: str) -> _Listed:
-    found = _Listed(
-        path=file.rfilename,
-        size=file.lfs.size if file.lfs else file.size,
-        sha256=file.lfs.sha256 if file.lfs else "",
-        git_sha1="" if file.lfs else file.blob_id or "",
-    )
-    if not _DIGEST.fullmatch(found.sha256) or not _DIGEST.fullmatch(found.git_sha1):
-        raise FetchError(f"what answers is not a hub: {found.path} has no digest as hubs write them", where=where)
-    return found
-
-
-def _asked_once(api: HfApi, repo: _Repo, revision: str, timeout: float, where: str) -> Any:
-    """The hub's answer; raises AgainError for what may pass: the client does not try that call again."""
-    try:
-        return api.repo_info(repo.name, repo_type=repo.kind, revision=revision, timeout=timeout, files_metadata=True)
-    except HfHubHTTPError as error:
-        status, said = error.response.status_code, error.response.headers
-        if status in answers.BUSY:
-            raise AgainError(f"the hub answers {status}", answers.retry_after(said)) from error
-        raise repo.refusal(status, said, where, revision) from error
-    except httpx2.TransportError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            hint = "if a proxy here has a certificate of its own, tell pip: pip config set global.cert FILE"
-            raise FetchError("the hub's certificate is not trusted", where=where, hint=hint) from error
-        raise AgainError(answers.words(error)) from error
-    except (httpx2.HTTPError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FetchError(
-            "what answers is not a hub: it sends no JSON as a hub does", where=where, hint=_PORTAL
-        ) from error
-
-
-def _client(repo: _Repo, config: PipConfig) -> httpx2.Client:
-    """The client's transport, with pip's idea of proxies and certificates, as every other download here has it."""
-    verify: ssl.SSLContext | bool
-    if urlsplit(repo.endpoint).hostname in config.trusted_hosts or repo.host in config.trusted_hosts:
-        verify = False
-    elif config.cert:
-        folder = Path(config.cert).is_dir()
-        verify = (
-            ssl.create_default_context(capath=config.cert) if folder else ssl.create_default_context(cafile=config.cert)
-        )
-    else:
-        verify = ssl.create_default_context()
-        verify.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # as requests does
-    if config.client_cert and isinstance(verify, ssl.SSLContext):
-        verify.load_cert_chain(config.client_cert)
-    proxy = config.proxy if "://" in config.proxy or not config.proxy else f"http://{config.proxy}"
-    return httpx2.Client(verify=verify, proxy=proxy or None, trust_env=not config.proxy, follow_redirects=True)
-
-
-def _licence(repo: _Repo, info: Any) -> str:
-    """The licence of the model card, and that terms must be accepted where that is so."""
-    card = info.card_data.to_dict() if info.card_data else {}
-    stated = card.get("license")
-    if stated == "other" and card.get("license_name"):
-        stated = card["license_name"]
-    licence = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
-    licence = "".join(filter(str.isprintable, licence))[:200]
-    gated = f"gated: terms to accept at {repo.page}" if info.gated else ""
-    return "; ".join(filter(None, [licence, gated]))
-
-
-def _wanted(repo: _Repo, file: _Listed, commit: str) -> Wanted:
+def _wanted(repo: Repo, file: Listed, commit: str) -> Wanted:
     def refused(response: requests.Response, url: str) -> Exception:
         elsewhere = urlsplit(response.url).netloc != urlsplit(pipconfig.bare(url)).netloc
         if elsewhere and response.status_code in _EXPIRED:
@@ -373,10 +187,3 @@ def _shelved(wanted: Wanted, store: Store) -> tuple[str, Path] | None:
 
 def _name(wanted: Wanted) -> str:
     return f"git-blob-sha1-{wanted.git_sha1}"
-
-
-def _cached(repo: _Repo, commit: str, name: str) -> Path | None:
-    """Where the user's own cache of the hub has a file, links followed."""
-    cache = os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE
-    found = try_to_load_from_cache(repo.name, name, cache_dir=cache, revision=commit, repo_type=repo.kind)
-    return Path(found).resolve() if isinstance(found, str) else None

@@ -15,7 +15,7 @@ import requests
 
 from bundler.bundle.entries import Artifact, Upstream
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.online import answers, download
+from bundler.online import answers, download, room
 from bundler.online.wantedassets import below, nearest
 from bundler.online.workshop import Workshop
 
@@ -55,7 +55,7 @@ def fetched(names: Sequence[str], mirror: str | None, shop: Workshop) -> list[Ar
     wanted = [download.Wanted(url=address_of(one.path, mirror), sha256=one.sha256, size=one.size) for one in packages]
     away = [one for one in wanted if not (one.sha256 and shop.store.path_of(one.sha256))]
     if away:
-        download.require_room(away, shop.store, shop.config)
+        room.require(away, shop.store, shop.config)
     came = download.fetch(wanted, shop.store, shop.config, shop.report, title="fetch NLTK's data")
     return [
         _artifact(package, one.url, size, sha256, shop)

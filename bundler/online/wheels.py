@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from bundler.bundle.entries import Resolver
 from bundler.bundle.target import Target, wheel_tags_of
 from bundler.errors import ResolveError
-from bundler.online import download, pages, pipcompile, pipconfig, refusals, requirements, sourcebuild
+from bundler.online import download, pages, pipcompile, pipconfig, refusals, requirements, room, sourcebuild
 from bundler.online.answers import Patience
 from bundler.online.pages import Offer, Pages
 from bundler.online.pipcompile import PipCompile
@@ -251,7 +251,7 @@ class _Desk:
         shelved = [self.store.path_of(sha256) for sha256 in digests]
         known = [path.stat().st_size if path else offer.size for path, offer in zip(shelved, offers, strict=True)]
         away = [offer.url for offer, size in zip(offers, known, strict=True) if size is None]
-        asked = download.sizes(away, self.session, self.pages.patience)
+        asked = room.sizes(away, self.session, self.pages.patience)
         return [asked[offer.url] if size is None else size for offer, size in zip(offers, known, strict=True)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundler.bundle.entries import Artifact
-from bundler.online import download
+from bundler.online import download, room
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.progress import Report
@@ -32,5 +32,5 @@ class Workshop:
     def bring(self, wanted: Sequence[download.Wanted], *, title: str) -> None:
         """Bring home what is not on the shelf, if the disk has room for it."""
         if away := [one for one in wanted if self.store.path_of(one.sha256) is None]:
-            download.require_room(away, self.store, self.config)
+            room.require(away, self.store, self.config)
             download.fetch(away, self.store, self.config, self.report, title=title)

@@ -10,12 +10,15 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from tests.online.loopback import Handler, Loopback, Seen, serving, sha256
 
 _LFS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".jpg")
+_HOST = re.compile(r"^http://[^/]+")
+"""What stands before the path where a proxy is asked."""
 _API = re.compile(r"/api/(models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>.+)")
 _RESOLVE = re.compile(r"/(datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
@@ -44,7 +47,9 @@ class Repository:
     gated: bool = False
     private: bool = False
     lies: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the hub says of a file instead of the truth."""
+    """What the tree says of a file instead of the truth."""
+    listed: int | None = None
+    """How many files the answer about a revision names at most: the hub cuts long lists short and does not say so."""
 
     def commit(self, files: Mapping[str, bytes], ref: str = "main") -> str:
         """A new commit at a branch; its name."""
@@ -54,22 +59,31 @@ class Repository:
         self.refs[ref] = commit
         return commit
 
-    def siblings(self, commit: str) -> list[dict[str, Any]]:
-        """The files of a commit as the hub lists them."""
+    def siblings(self, commit: str, *, blobs: bool) -> list[dict[str, Any]]:
+        """The files of a commit as the hub lists them beside the model card: by name alone, unless more is asked."""
+        files = self.commits[commit].items()
+        if not blobs:
+            return [{"rfilename": name} for name, _ in files]
         return [
             {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
-            | ({"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 134}} if is_lfs(name) else {})
-            | self.lies.get(name, {})
-            for name, data in self.commits[commit].items()
+            | ({"lfs": {"sha256": sha256(data)} | _pointer(data)} if is_lfs(name) else {})
+            for name, data in files
         ]
 
     def tree(self, commit: str) -> list[dict[str, Any]]:
-        """The same as its tree."""
-        return [
-            {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
-            | ({"lfs": {"oid": one["lfs"]["sha256"], "size": one["size"], "pointerSize": 134}} if "lfs" in one else {})
-            for one in self.siblings(commit)
+        """The same as its tree, folders and all."""
+        files = self.commits[commit].items()
+        above = {str(parent) for name, _ in files for parent in PurePosixPath(name).parents} - {"."}
+        return [{"type": "directory", "path": name, "size": 0, "oid": "d" * 40} for name in sorted(above)] + [
+            {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)}
+            | ({"lfs": {"oid": sha256(data)} | _pointer(data)} if is_lfs(name) else {})
+            | self.lies.get(name, {})
+            for name, data in files
         ]
+
+
+def _pointer(data: bytes) -> dict[str, int]:
+    return {"size": len(data), "pointerSize": 134}
 
 
 @dataclass(slots=True)
@@ -82,6 +96,8 @@ class Hub(Loopback):
     """Tokens, and whether gated repositories are open to their account."""
     signed: int = 0
     moved: dict[str, str] = field(default_factory=dict)
+    page: int = 1000
+    """How much of a tree one answer lists."""
 
     def repository(self, name: str, files: Mapping[str, bytes], kind: str = "models") -> Repository:
         """A new repository with one commit at main."""
@@ -113,7 +129,7 @@ class HubHandler(Handler):
 
     def do_GET(self) -> None:  # noqa: N802
         self.place.seen.append(Seen(self.command, self.path, dict(self.headers)))
-        path = re.sub(r"^http://[^/]+", "", unquote(self.path.partition("?")[0]))  # as a proxy is asked
+        path = re.sub(_HOST, "", unquote(self.path.partition("?")[0]))
         if faults := self.place.faults.get(path):
             faults.pop(0)(self, b"")
         else:
@@ -128,7 +144,7 @@ class HubHandler(Handler):
             return
         name = found["name"]
         if name in self.place.moved:
-            self.answer(307, b"", {"Location": path.replace(name, self.place.moved[name], 1)})
+            self.answer(307, b"", {"Location": self.path.replace(name, self.place.moved[name], 1)})
             return
         repository = self.place.repositories.get(name)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -148,11 +164,28 @@ class HubHandler(Handler):
             self.give(repository, commit, found["file"])
 
     def tell(self, name: str, repository: Repository, commit: str, verb: str) -> None:
-        told: Any = repository.tree(commit)
+        about = {"Content-Type": "application/json", "X-Repo-Commit": commit}
         if verb == "revision":
-            told = {"id": name, "sha": commit, "siblings": repository.siblings(commit), "cardData": repository.card}
+            blobs = parse_qs(self.path.partition("?")[2]).get("blobs") == ["true"]
+            files = repository.siblings(commit, blobs=blobs)[: repository.listed]
+            told: Any = {"id": name, "sha": commit, "siblings": files, "cardData": repository.card}
             told |= {"gated": "auto" if repository.gated else False, "private": repository.private}
-        self.answer(200, json.dumps(told).encode(), {"Content-Type": "application/json", "X-Repo-Commit": commit})
+        else:
+            told, follows = self.leaf(repository.tree(commit))
+            about |= follows
+        self.answer(200, json.dumps(told).encode(), about)
+
+    def leaf(self, tree: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """What of a tree this answer lists, and the header that leads to the next one."""
+        path, _, asked = self.path.partition("?")
+        query = parse_qs(asked)
+        if query.get("recursive") != ["true"]:
+            tree = [one for one in tree if "/" not in one["path"]]
+        start = int(query.get("cursor", ["0"])[0])
+        end = start + self.place.page
+        here = f"{self.place.url.partition(':')[0]}://{self.headers['Host']}{re.sub(_HOST, '', path)}"
+        follows = {"Link": f'<{here}?recursive=true&expand=false&cursor={end}>; rel="next"'} if tree[end:] else {}
+        return tree[start:end], follows
 
     def give(self, repository: Repository, commit: str, file: str) -> None:
         if file not in repository.commits[commit]:

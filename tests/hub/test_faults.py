@@ -108,10 +108,10 @@ def test_what_comes_of_a_resumption(errand: Errand, name: str, second: Fault) ->
 
 
 def test_the_hub_states_a_wrong_digest(errand: Errand) -> None:
-    errand.repository.lies = {WEIGHTS: {"lfs": {"sha256": "0" * 64, "size": len(FILES[WEIGHTS]), "pointerSize": 1}}}
+    errand.repository.lies = {WEIGHTS: {"lfs": {"oid": "0" * 64, "size": len(FILES[WEIGHTS]), "pointerSize": 1}}}
     with pytest.raises(IntegrityError, match=f"sha256 is {digest_of(FILES[WEIGHTS])} .*, {'0' * 64} was expected"):
         errand.run()
-    errand.repository.lies = {CONFIG: {"blobId": "0" * 40}}
+    errand.repository.lies = {CONFIG: {"oid": "0" * 40}}
     with pytest.raises(IntegrityError, match=f"git's sha1 is {git_sha1(FILES[CONFIG])} .*, {'0' * 40} was expected"):
         errand.run()
 

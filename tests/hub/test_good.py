@@ -39,7 +39,7 @@ def test_no_request_is_made_that_is_not_needed(errand: Errand) -> None:
     errand.run()
     assert errand.hub.asked("HEAD") == errand.hub.storage.asked("HEAD") == []
     assert sorted(errand.hub.fetched()) == CARRIED
-    assert len(errand.hub.seen) == len(CARRIED) + 1
+    assert len(errand.hub.seen) == len(CARRIED) + 2
 
 
 def test_what_is_on_the_shelf_is_not_fetched_again(errand: Errand) -> None:
@@ -219,7 +219,7 @@ def test_a_pattern_that_removes_the_heads_of_bge_m3_is_an_error_before_the_weigh
 
 
 def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:
-    errand.repository.lies = {CONFIG: {"blobId": None}}
+    errand.repository.lies = {CONFIG: {"oid": None}}
     found = errand.run()
     errand.check(found)
     assert not next(file for file in found.files if file.path == CONFIG).upstream

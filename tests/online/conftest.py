@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bundler.online import download
+from bundler.online.download import Wanted
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.progress import Collected
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, serving
+from tests.online.watched import DATA, DIGEST, NAME, Watched
 
 _TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -61,3 +65,22 @@ def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: Store
     return Bench(
         made=tmp_path / "made", store=store, index=server, pytorch=other_server, report=Collected(), config=config
     )
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def fetch(store: Store, watched: Watched) -> Any:
+    def fetched(*wanted: Wanted, config: PipConfig | None = None, **options: Any) -> Any:
+        return download.fetch(wanted, store, config or PipConfig(), watched, patience=watched.patience, **options)
+
+    return fetched
+
+
+@pytest.fixture
+def file(server: Loopback) -> Wanted:
+    server.files[NAME] = DATA
+    return Wanted(url=server.url + NAME, sha256=DIGEST, size=len(DATA))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,78 +12,13 @@ import pytest
 
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, IntegrityError
-from bundler.online import download, pipconfig
-from bundler.online.answers import Patience
+from bundler.online import download
 from bundler.online.download import Wanted
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from tests.online import loopback
 from tests.online.loopback import Loopback
-
-DATA = random.Random(7).randbytes(600_000)
-DIGEST = digest_of(DATA)
-NAME = "/file.bin"
-
-
-@dataclass
-class Watched(AbstractContextManager["Watched"]):
-    """A report that keeps everything, and a patience that waits for nothing but remembers."""
-
-    notes: list[str] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-    total: int = 0
-    moved: int = 0
-    lock: Any = field(default_factory=threading.Lock)
-
-    def stage(self, title: str, total: int = 0) -> Watched:
-        assert title == "fetch"
-        self.total = total
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, count: int) -> None:
-        with self.lock:
-            self.moved += count
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        raise AssertionError(text)
-
-    @property
-    def patience(self) -> Patience:
-        return Patience(tries=3, pause=lambda _, seconds: self.waits.append(seconds))
-
-
-@pytest.fixture
-def watched() -> Watched:
-    return Watched()
-
-
-@pytest.fixture
-def fetch(store: Store, watched: Watched) -> Any:
-    def fetched(*wanted: Wanted, config: PipConfig | None = None, **options: Any) -> Any:
-        return download.fetch(wanted, store, config or PipConfig(), watched, patience=watched.patience, **options)
-
-    return fetched
-
-
-@pytest.fixture
-def file(server: Loopback) -> Wanted:
-    server.files[NAME] = DATA
-    return Wanted(url=server.url + NAME, sha256=DIGEST, size=len(DATA))
-
-
-def begun(store: Store, wanted: Wanted, data: bytes = DATA[:1000], validator: str = "") -> Path:
-    """What an earlier run left of a download."""
-    partial = store.partial(wanted.sha256 or digest_of(wanted.url.encode()))
-    partial.write_bytes(data)
-    if validator:
-        partial.with_suffix(".validator").write_text(validator)
-    return partial
+from tests.online.watched import DATA, DIGEST, NAME, Watched
 
 
 def test_a_file_comes_home(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
@@ -123,56 +54,6 @@ def test_what_is_on_the_shelf_is_not_asked_for(fetch: Any, file: Wanted, server:
     store.put_bytes(DATA)
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert server.seen == []
-
-
-def test_a_download_goes_on_where_it_was_left(
-    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
-) -> None:
-    begun(store, file)
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert [one.headers["Range"] for one in server.seen] == ["bytes=1000-"]
-    assert watched.moved == len(DATA)
-
-
-def test_what_came_whole_before_is_only_checked(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
-    begun(store, file, DATA)
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert server.seen == []
-
-
-def test_without_a_digest_it_goes_on_only_from_the_same_state(
-    fetch: Any, file: Wanted, server: Loopback, store: Store
-) -> None:
-    unknown = Wanted(url=file.url)
-    tag = f'"{DIGEST[:8]}"'
-    begun(store, unknown, validator=tag)
-    assert fetch(unknown) == ((len(DATA), DIGEST),)
-    assert (server.seen[0].headers["Range"], server.seen[0].headers["If-Range"]) == ("bytes=1000-", tag)
-
-
-def test_without_a_digest_a_changed_file_starts_again(fetch: Any, file: Wanted, store: Store) -> None:
-    unknown = Wanted(url=file.url)
-    begun(store, unknown, b"x" * 1000, validator='"before"')
-    assert fetch(unknown) == ((len(DATA), DIGEST),)
-
-
-def test_without_digest_and_validator_it_starts_again(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
-    unknown = Wanted(url=file.url)
-    begun(store, unknown, b"x" * 1000)
-    assert fetch(unknown) == ((len(DATA), DIGEST),)
-    assert "Range" not in server.seen[0].headers
-
-
-def test_a_body_that_is_cut_goes_on(fetch: Any, file: Wanted, server: Loopback, watched: Watched) -> None:
-    server.faults[NAME] = [loopback.cut(n << 16) for n in (2, 4, 6, 8)]  # more often than patience alone allows
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert [one.headers.get("Range") for one in server.seen] == [
-        None,
-        *(f"bytes={n << 16}-" for n in (2, 4, 6, 8)),
-    ]
-    assert watched.moved == len(DATA)
-    assert len(watched.notes) == 4
-    assert "trying again in 1 s" in watched.notes[0]
 
 
 def test_a_connection_that_is_reset_is_tried_again(
@@ -233,39 +114,6 @@ def test_a_host_that_is_not_there(fetch: Any) -> None:
 def test_an_address_that_is_none(fetch: Any) -> None:
     with pytest.raises(FetchError, match="gopher"):
         fetch(Wanted(url="gopher://127.0.0.1/x"))
-
-
-@pytest.mark.parametrize("fault", [loopback.whole, loopback.shifted, loopback.status(416)])
-def test_a_server_that_can_not_go_on_starts_again(
-    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched, fault: loopback.Fault
-) -> None:
-    begun(store, file)
-    server.faults[NAME] = [fault]
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert "so from the beginning" in watched.notes[0]
-    assert set(watched.waits) <= {0}
-    assert watched.moved == len(DATA)
-
-
-def test_a_range_of_other_bytes_is_noticed(
-    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
-) -> None:
-    begun(store, file)
-    server.faults[NAME] = [loopback.lying]
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert "fetching it once more" in watched.notes[0]
-
-
-def test_a_damaged_start_from_before_is_noticed(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
-    begun(store, file, b"x" * 1000)
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert "fetching it once more" in watched.notes[0]
-
-
-def test_a_longer_start_than_the_file_is_thrown_away(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
-    begun(store, file, DATA + b"x")
-    assert fetch(file) == ((len(DATA), DIGEST),)
-    assert "Range" not in server.seen[0].headers
 
 
 def test_other_bytes_are_fetched_once_more(fetch: Any, file: Wanted, server: Loopback) -> None:
@@ -405,27 +253,3 @@ def test_a_run_waits_for_another_that_fetches_the_same(file: Wanted, server: Loo
         assert one.result() == other.result() == ((len(DATA), DIGEST),)
     assert "another run is fetching it" in second.notes[0]
     assert len(server.seen) == 1
-
-
-def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -> None:
-    server.files |= {NAME: DATA, "/refuses": b"12", "/vague": b"123", "/silent": b"1234", "/empty": b""}
-    server.faults["/refuses"] = [loopback.status(403)]  # a signed address, for HEAD
-    server.faults["/vague"] = [loopback.without_length]
-    server.faults["/silent"] = [loopback.without_length] * 3
-    (tmp_path / "local").write_bytes(b"12345")
-    urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
-    with pipconfig.session(PipConfig()) as session:
-        assert list(download.sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
-    assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
-
-
-def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
-    server.faults[NAME] = [loopback.status(503)] * 9
-    with pipconfig.session(PipConfig()) as session:
-        with pytest.raises(FetchError, match="the server answers 404"):
-            download.sizes([f"{server.url}/missing"], session)
-        with pytest.raises(FetchError, match="given up after 3 tries"):
-            download.sizes([server.url + NAME], session, watched.patience)
-        with pytest.raises(FetchError, match="No such file"):
-            download.sizes([str(tmp_path / "nothing")], session)
-    assert os.environ["HOME"] not in str(watched.notes)

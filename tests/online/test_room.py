@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError
-from bundler.online import assets, manifest, models
+from bundler.online import assets, manifest, models, pipconfig, room
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.online.workshop import Workshop
 from bundler.progress import Collected
 from tests.online.bench import LINUX
 from tests.online.loopback import Handler, Loopback, status, without_length
+from tests.online.watched import NAME, Watched
 
 DATA = b"weights" * 1000
 
@@ -75,3 +77,27 @@ def test_what_is_not_there_is_said_before_anything_is_fetched(tmp_path: Path, se
     server.faults["/m.gguf"] = [status(404), status(404)]
     with pytest.raises(FetchError, match="404"):
         models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+
+
+def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -> None:
+    server.files |= {NAME: DATA, "/refuses": b"12", "/vague": b"123", "/silent": b"1234", "/empty": b""}
+    server.faults["/refuses"] = [status(403)]  # a signed address, for HEAD
+    server.faults["/vague"] = [without_length]
+    server.faults["/silent"] = [without_length] * 3
+    (tmp_path / "local").write_bytes(b"12345")
+    urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
+    with pipconfig.session(PipConfig()) as session:
+        assert list(room.sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
+    assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
+
+
+def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
+    server.faults[NAME] = [status(503)] * 9
+    with pipconfig.session(PipConfig()) as session:
+        with pytest.raises(FetchError, match="the server answers 404"):
+            room.sizes([f"{server.url}/missing"], session)
+        with pytest.raises(FetchError, match="given up after 3 tries"):
+            room.sizes([server.url + NAME], session, watched.patience)
+        with pytest.raises(FetchError, match="No such file"):
+            room.sizes([str(tmp_path / "nothing")], session)
+    assert os.environ["HOME"] not in str(watched.notes)

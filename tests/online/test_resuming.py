@@ -1,0 +1,116 @@
+"""What has come of a file is not fetched twice, and what is wrong of it does not stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bundler.errors import FetchError
+from bundler.online.download import Wanted
+from bundler.online.store import Store
+from tests.online import loopback
+from tests.online.loopback import Loopback
+from tests.online.watched import DATA, DIGEST, NAME, Watched, begun
+
+
+def test_a_download_goes_on_where_it_was_left(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    begun(store, file)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers["Range"] for one in server.seen] == ["bytes=1000-"]
+    assert watched.moved == len(DATA)
+
+
+def test_what_came_whole_before_is_only_checked(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    begun(store, file, DATA)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert server.seen == []
+
+
+def test_without_a_digest_it_goes_on_only_from_the_same_state(
+    fetch: Any, file: Wanted, server: Loopback, store: Store
+) -> None:
+    unknown = Wanted(url=file.url)
+    tag = f'"{DIGEST[:8]}"'
+    begun(store, unknown, validator=tag)
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+    assert (server.seen[0].headers["Range"], server.seen[0].headers["If-Range"]) == ("bytes=1000-", tag)
+
+
+def test_without_a_digest_a_changed_file_starts_again(fetch: Any, file: Wanted, store: Store) -> None:
+    unknown = Wanted(url=file.url)
+    begun(store, unknown, b"x" * 1000, validator='"before"')
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+
+
+def test_without_digest_and_validator_it_starts_again(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    unknown = Wanted(url=file.url)
+    begun(store, unknown, b"x" * 1000)
+    assert fetch(unknown) == ((len(DATA), DIGEST),)
+    assert "Range" not in server.seen[0].headers
+
+
+def test_a_body_that_is_cut_goes_on(fetch: Any, file: Wanted, server: Loopback, watched: Watched) -> None:
+    server.faults[NAME] = [loopback.cut(n << 16) for n in (2, 4, 6, 8)]  # more often than patience alone allows
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers.get("Range") for one in server.seen] == [
+        None,
+        *(f"bytes={n << 16}-" for n in (2, 4, 6, 8)),
+    ]
+    assert watched.moved == len(DATA)
+    assert len(watched.notes) == 4
+    assert "trying again in 1 s" in watched.notes[0]
+
+
+@pytest.mark.parametrize("fault", [loopback.whole, loopback.shifted, loopback.status(416)])
+def test_a_server_that_can_not_go_on_starts_again(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched, fault: loopback.Fault
+) -> None:
+    begun(store, file)
+    server.faults[NAME] = [fault]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "so from the beginning" in watched.notes[0]
+    assert set(watched.waits) <= {0}
+    assert watched.moved == len(DATA)
+
+
+def test_a_range_of_other_bytes_is_noticed(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    begun(store, file)
+    server.faults[NAME] = [loopback.lying]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "fetching it once more" in watched.notes[0]
+
+
+def test_a_damaged_start_from_before_is_noticed(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
+    begun(store, file, b"x" * 1000)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "fetching it once more" in watched.notes[0]
+
+
+def test_a_longer_start_than_the_file_is_thrown_away(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+    begun(store, file, DATA + b"x")
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert "Range" not in server.seen[0].headers
+
+
+@pytest.mark.parametrize("fault", [loopback.status(416), loopback.shifted], ids=["416", "206 moved"])
+def test_only_what_is_farther_than_ever_renews_patience(
+    fetch: Any, file: Wanted, server: Loopback, watched: Watched, fault: loopback.Fault
+) -> None:
+    """Else a line that breaks at one place, and a server that can't go on from there, would be asked for ever."""
+    server.faults[NAME] = [loopback.cut(70_000), fault] * 20
+    with pytest.raises(FetchError, match="given up after 3 tries"):
+        fetch(file)
+    assert len(server.seen) == 3
+    assert watched.waits == [1, 0]
+
+
+def test_who_starts_again_and_gets_farther_is_not_given_up(fetch: Any, file: Wanted, server: Loopback) -> None:
+    again = [fault for n in range(1, 8) for fault in (loopback.cut(n * 70_000), loopback.status(416))]
+    server.faults[NAME] = list(again)
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert len(server.seen) == len(again) + 1

@@ -1,0 +1,61 @@
+"""A download that is watched: the file that it is to bring, what was said of it, and what an earlier run left."""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bundler.bundle.hashing import digest_of
+from bundler.online.answers import Patience
+from bundler.online.download import Wanted
+from bundler.online.store import Store
+
+DATA = random.Random(7).randbytes(600_000)
+DIGEST = digest_of(DATA)
+NAME = "/file.bin"
+
+
+@dataclass
+class Watched(AbstractContextManager["Watched"]):
+    """A report that keeps everything, and a patience that waits for nothing but remembers."""
+
+    notes: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    total: int = 0
+    moved: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+    def stage(self, title: str, total: int = 0) -> Watched:
+        assert title == "fetch"
+        self.total = total
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, count: int) -> None:
+        with self.lock:
+            self.moved += count
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        raise AssertionError(text)
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(tries=3, pause=lambda _, seconds: self.waits.append(seconds))
+
+
+def begun(store: Store, wanted: Wanted, data: bytes = DATA[:1000], validator: str = "") -> Path:
+    """What an earlier run left of a download."""
+    partial = store.partial(wanted.sha256 or digest_of(wanted.url.encode()))
+    partial.write_bytes(data)
+    if validator:
+        partial.with_suffix(".validator").write_text(validator)
+    return partial
