@@ -40,10 +40,17 @@ class Call:
         return f"{what}, which is carried without it" if self.kind == "file" else f"nothing: {what} is carried"
 
     @property
+    def _entry(self) -> str:
+        """As code asks for it: of a model as files, since what code reads of it need not be a model."""
+        revision = f", revision: {_scalar(self.revision)}" if self.revision not in ("", "main") else ""
+        loader = ", loader: files" if self.kind == "repo" else ""
+        return f"{self.kind}: {self.name}{revision}{loader}"
+
+    @property
     def cure(self) -> str:
         """What to write into the manifest."""
         if self.kind in ("repo", "dataset"):
-            return f"models: [{{{self.kind}: {self.name}}}]"
+            return f"models: [{{{self._entry}}}]"
         if self.kind == "file":
             return (
                 f"in the entry of {self.name}: include: [{_scalar(self.file)}, …], or no exclude: that leaves it behind"

@@ -156,7 +156,7 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
     assert call.url == "http://models.example/org/name/resolve/main/x"
     assert call.asked.startswith("app.py:3 in fetch: urllib.request.urlopen(")
     assert (call.host, call.kind, call.name) == ("models.example", "repo", "org/name")
-    assert call.cure == "models: [{repo: org/name}]"
+    assert call.cure == "models: [{repo: org/name, loader: files}]"
     assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
 
 

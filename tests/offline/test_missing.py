@@ -83,7 +83,7 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
         "in the entry of org/codebook: include: [table.json, …], or no exclude: that leaves it behind",
         "in the entry of org/codebook: revision: v2",
         'in the entry of org/codebook: revision: "1.0"',
-        "models: [{repo: org/other}]",
+        "models: [{repo: org/other, loader: files}]",
         "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names",
     ]
 

@@ -78,12 +78,35 @@ def test_the_report_names_the_repository_and_the_line_and_its_entry_cures_it(sca
         message = json.loads(done.stdout)["error"]["message"]
         assert "https://huggingface.co/org/codebook/resolve/main/table.json" in message
         assert f"modeling_scaled.py:15 in scale_of: {LINE}" in message
-        assert "cure      models: [{repo: org/codebook}]" in message
         assert not packed.exists()
-        manifest.write_text(MANIFEST.format(folder=scaled.name, more="  - {repo: org/codebook, loader: files}"))
+        entry = message.partition("    cure      models: [")[2].partition("]")[0]
+        assert entry == "{repo: org/codebook, loader: files}"
+        manifest.write_text(MANIFEST.format(folder=scaled.name, more=f"  - {entry}"))
         done = bundle("build", manifest, "-o", packed, env=told)
     assert done.returncode == 0, done.stderr
     assert "golden outputs of scaled" in done.stdout
+
+
+@pytest.mark.long
+def test_a_file_that_a_repository_was_carried_without_is_named_and_its_include_cures_it(
+    scaled: Path, tmp_path: Path
+) -> None:
+    manifest, packed = tmp_path / "scaled.yaml", tmp_path / "scaled.tar"
+    carried = "  - {{repo: org/codebook, loader: files, include: [config.json{more}]}}"
+    manifest.write_text(MANIFEST.format(folder=scaled.name, more=carried.format(more="")))
+    with hub_running() as hub:
+        hub.repository("org/codebook", {"table.json": b'{"scale": 2}', "config.json": b"{}"})
+        told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        done = bundle("build", manifest, "-o", packed, "--json", env=told)
+        assert done.returncode == 12, done.stderr
+        message = json.loads(done.stdout)["error"]["message"]
+        assert "missing   table.json of org/codebook at main, which is carried without it" in message
+        assert f"modeling_scaled.py:15 in scale_of: {LINE}" in message
+        assert "cure      in the entry of org/codebook: include: [table.json, …]" in message
+        manifest.write_text(MANIFEST.format(folder=scaled.name, more=carried.format(more=", table.json")))
+        done = bundle("build", manifest, "-o", packed, env=told)
+    assert done.returncode == 0, done.stderr
 
 
 Change = Callable[[Path, Path], None]
