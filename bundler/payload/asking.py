@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from . import missing
 from .missing import Call
 
-# Parts of the way to the network; whoever called these asked.
+# Parts of the way to the network, packages or modules of one; whoever called these asked.
 _CARRIERS = frozenset(
     [
         "_airgap_guard",
@@ -35,6 +35,8 @@ _CARRIERS = frozenset(
         "httpx2",
         "huggingface_hub",
         "importlib",
+        "nltk.downloader",
+        "nltk.pathsec",
         "queue",
         "requests",
         "socket",
@@ -59,7 +61,7 @@ def who(host: str) -> Call:
     """The call that is about to be made to `host`."""
     frames = list(_frames())
     url = next((found for frame in frames if (found := _url(frame, host))), "")
-    return missing.of_address(_asked(frames, Call(host=host, url=url)))
+    return missing.of_address(_asked(frames, Call(host=host, url=url)), nltk=_wanted_of_nltk(frames))
 
 
 def of_hub(refusal: str) -> Call | None:
@@ -97,11 +99,16 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _asked(frames: list[FrameType], call: Call) -> Call:
-    askers = [frame for frame in frames if _module(frame).partition(".")[0] not in _CARRIERS] or frames
+    askers = [frame for frame in frames if not _carries(frame)] or frames
     own = [frame for frame in askers if _module(frame).startswith(_MODELS_CODE)]
     through = askers[0]
     asked = own[0] if own else through
     return replace(call, asked=_spot(asked), through="" if asked is through else _spot(through))
+
+
+def _carries(frame: FrameType) -> bool:
+    module = _module(frame)
+    return module in _CARRIERS or module.partition(".")[0] in _CARRIERS
 
 
 def _module(frame: FrameType) -> str:
@@ -129,6 +136,13 @@ def _url(frame: FrameType, host: str) -> str:
             if shown.startswith(("http://", "https://")) and (urlsplit(shown).hostname or "") == host.lower():
                 return _bare(shown)
     return ""
+
+
+def _wanted_of_nltk(frames: list[FrameType]) -> str:
+    """What NLTK's downloader was asked for: it fetches its index first, whose address does not tell."""
+    given = [frame.f_locals.get("info_or_id") for frame in frames if _module(frame) == "nltk.downloader"]
+    names = [[one] if isinstance(one, str) else one for one in given if isinstance(one, str | list | tuple)]
+    return ", ".join(map(str, names[-1])) if names else ""
 
 
 def _bare(url: str) -> str:

@@ -44,8 +44,8 @@ class Call:
         return f"{what}a connection to {self.host} was refused ({self.url or 'address unknown'}), asked by {self.asked}{way}"
 
 
-def of_address(call: Call) -> Call:
-    """The call with what is missing, as far as its address tells."""
+def of_address(call: Call, nltk: str = "") -> Call:
+    """The call with what is missing, as far as its address tells; ``nltk`` is what NLTK's downloader wants."""
     path = urlsplit(call.url).path
     last = path.rpartition("/")[2]
     if last.endswith(".tiktoken"):
@@ -54,6 +54,8 @@ def of_address(call: Call) -> Call:
         return replace(call, kind="tiktoken", name="gpt2")
     if "/nltk_data/" in path and last.endswith(".zip"):
         return replace(call, kind="nltk", name=last.removesuffix(".zip"))
+    if nltk and last == "index.xml":
+        return replace(call, kind="nltk", name=nltk)
     if found := _REPOSITORY.fullmatch(path):
         told = {"revision": unquote(found["revision"])}
         told |= {"file": unquote(found["file"] or "")} if found["verb"] in ("resolve", "raw") else {}
