@@ -6,6 +6,7 @@ import linecache
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
@@ -39,6 +40,7 @@ _CARRIERS = frozenset(
         "nltk.pathsec",
         "queue",
         "requests",
+        "selectors",
         "socket",
         "ssl",
         "tenacity",
@@ -92,18 +94,38 @@ def of_cache(_words: str) -> Call | None:
 
 
 def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - what inspect uses, and costs less
+    return _back(sys._getframe(1))  # noqa: SLF001 - what inspect uses, and costs less
+
+
+def _back(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, what called it, and so on."""
     while frame is not None:
         yield frame
         frame = frame.f_back
 
 
 def _asked(frames: list[FrameType], call: Call) -> Call:
-    askers = [frame for frame in frames if not _carries(frame)] or frames
+    askers = [frame for frame in frames if not _carries(frame)]
+    if not askers:
+        return replace(call, asked=_asked_elsewhere(frames))
     own = [frame for frame in askers if _module(frame).startswith(_MODELS_CODE)]
     through = askers[0]
     asked = own[0] if own else through
     return replace(call, asked=_spot(asked), through="" if asked is through else _spot(through))
+
+
+def _asked_elsewhere(frames: list[FrameType]) -> str:
+    """For a call of an event loop's thread, or a pool's, in which there is no code but that of libraries."""
+    main = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - there is no other way
+    waiting = next((frame for frame in _back(main) if not _carries(frame)), None)
+    if waiting is None:
+        return _spot(next((frame for frame in frames if not _guards(frame)), frames[0]))
+    thread = threading.current_thread().name
+    return f"{_spot(waiting)} (where the main thread was; {thread}, which called, is a thread of libraries alone)"
+
+
+def _guards(frame: FrameType) -> bool:
+    return _module(frame).partition(".")[0] in ("_airgap_guard", "bundle_payload")
 
 
 def _carries(frame: FrameType) -> bool:
