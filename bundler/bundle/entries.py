@@ -205,7 +205,7 @@ class Smoke:
     closer: tuple[tuple[str, ...], ...] = about(
         "[query, nearer, farther]: the first must be nearer to the second", default=()
     )
-    tolerance: str = about("cosine distance to the golden outputs, a decimal string", default="0.001")
+    tolerance: str = about("how far outputs may be from the golden ones, a decimal string", default="0.001")
     ram_limit: int = about("bytes of memory that a load may take; 0: no limit", default=0)
     tolerate_calls: tuple[str, ...] = about("hosts that a load may ask in vain", default=())
 

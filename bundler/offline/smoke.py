@@ -121,14 +121,17 @@ def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
     message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
     hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
     asked = dict.fromkeys(call for result in failed for call in _calls(result))
+    absent = dict.fromkeys(call for result in failed for call in _calls(result, "absent"))
+    if absent:
+        message += f"\nasked for in vain before it failed, which may be why:\n{calls.told(absent)}"
     if not asked:
         return SmokeError(message, hint=hint)
     hint = "have it built again with what is missing; the lines after 'cure' go into the manifest"
     return CalledHomeError(f"{message}\ncalls home that were refused:\n{calls.told(asked)}", hint=hint)
 
 
-def _calls(result: Mapping[str, Any]) -> list[Call]:
-    return [fields.decode(Call, call) for call in result["calls"]]
+def _calls(result: Mapping[str, Any], key: str = "calls") -> list[Call]:
+    return [fields.decode(Call, call) for call in result.get(key, [])]
 
 
 def write(release: Release, results: list[dict[str, Any]]) -> None:
@@ -166,7 +169,10 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
         )
         written = done.code in (_PASSED, _FAILED) and result.exists()
         found = dict(json.loads(result.read_bytes())) if written else _crashed(model, done)
-        return found | {"calls": fields.encode(calls.read(log))}
+        missed = found.pop("missed", {})
+        ended_by = fields.decode(Call, missed) if missed else None
+        refused, absent = calls.of_load(calls.read(log), ended_by, ok=found["ok"])
+        return found | {"calls": fields.encode(refused)} | ({"absent": fields.encode(absent)} if absent else {})
 
 
 def _request(release: Release, locked: Lock, model: Model, device: str, variables: Mapping[str, str]) -> _Request:

@@ -169,7 +169,7 @@ class WantedSmoke:
     closer: tuple[tuple[str, ...], ...] = about(
         "lists [query, nearer, farther]: the query must be nearer to the second than to the third", default=()
     )
-    tolerance: str = about("cosine distance to golden outputs, in quotes", default="0.001")
+    tolerance: str = about("how far outputs may be from the rehearsal's, in quotes", default="0.001")
     ram_limit: str | None = about("memory that a load may take: 8GiB", default=None)
     tolerate_calls: tuple[str, ...] = about(
         "hosts that a load may ask in vain; any other call home fails the build", default=()

@@ -6,15 +6,16 @@ import linecache
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 from urllib.parse import urlsplit
 
-HUB = "huggingface.co"
+from . import missing
+from .missing import Call
 
-# Parts of the way to the network; whoever called these asked.
+# Parts of the way to the network, packages or modules of one; whoever called these asked.
 _CARRIERS = frozenset(
     [
         "_airgap_guard",
@@ -35,8 +36,11 @@ _CARRIERS = frozenset(
         "httpx2",
         "huggingface_hub",
         "importlib",
+        "nltk.downloader",
+        "nltk.pathsec",
         "queue",
         "requests",
+        "selectors",
         "socket",
         "ssl",
         "tenacity",
@@ -49,70 +53,84 @@ _CARRIERS = frozenset(
 )
 _MODELS_CODE = "transformers_modules"  # as transformers names the Python files that a model brings
 _BEARERS = ("request", "req", "prepared_request", "full_url", "fullurl", "url")  # variables that hold an address
-_REPOSITORY = re.compile(
-    r"/(?:api/)?(?P<kind>models/|datasets/|spaces/)?(?P<name>[^/]+(?:/[^/]+)?)/"
-    r"(?:resolve|raw|revision|tree|paths-info|xet-read-token)/.*"
+_CACHE_ONLY = re.compile(
+    r"repo_id: (?P<name>[^,\s]+), repo_type: (?P<kind>\w+), revision: (?P<revision>[^,\s]+), filename: (?P<file>[^)]+)\)"
 )
-_ABOUT_A_REPOSITORY = re.compile(r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)")
-_CACHE_ONLY = re.compile(r"repo_id: (?P<name>[^,\s]+), repo_type: (?P<kind>\w+),.*filename: (?P<file>[^)]+)\)")
 _REFUSED = re.compile(r"Cannot reach (?P<url>https?://\S+): offline")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
-    """One try to reach another host. ``asked`` is the line of code that wanted it, ``through`` the library's line
-    that went for it where that is another one; ``kind`` and ``name`` say what is missing where that is plain."""
-
-    host: str
-    url: str = ""
-    asked: str = ""
-    through: str = ""
-    kind: str = ""
-    name: str = ""
-
-    def sentence(self) -> str:
-        """The whole in words."""
-        what = f"{self.kind} {self.name} is not carried: " if self.name else ""
-        way = f", through {self.through}" if self.through else ""
-        return f"{what}a connection to {self.host} was refused ({self.url or 'address unknown'}), asked by {self.asked}{way}"
 
 
 def who(host: str) -> Call:
     """The call that is about to be made to `host`."""
     frames = list(_frames())
     url = next((found for frame in frames if (found := _url(frame, host))), "")
-    return _missing(_asked(frames, Call(host=host, url=url)))
+    return missing.of_address(_asked(frames, Call(host=host, url=url)), nltk=_wanted_of_nltk(frames))
 
 
 def of_hub(refusal: str) -> Call | None:
     """The call that the hub's client refused in these words; None where the repository is carried: it then goes on
-    with the files that are here."""
+    with the files that are here, and `of_cache` sees what is not."""
     if found := _REFUSED.search(refusal):
         url = _bare(found["url"])
-        call = _missing(Call(host=urlsplit(url).hostname or HUB, url=url))
+        call = missing.of_address(Call(host=urlsplit(url).hostname or missing.HUB, url=url))
     elif found := _CACHE_ONLY.search(refusal):
         kind = "dataset" if found["kind"] == "dataset" else "repo"
-        folder = "datasets/" if kind == "dataset" else ""
-        url = f"https://{HUB}/{folder}{found['name']}/resolve/main/{found['file']}"
-        call = Call(host=HUB, url=url, kind=kind, name=found["name"])
+        call = missing.of_repository(kind, found["name"], found["revision"], found["file"])
     else:
         return None
-    return None if _carried(call) else _asked(list(_frames()), call)
+    return None if missing.carried(call) else _asked(list(_frames()), call)
+
+
+def of_cache(_words: str) -> Call | None:
+    """What the hub's client has just not found on this host; its words name neither repository nor file, and so its
+    own arguments must."""
+    frames = list(_frames())
+    given = [frame.f_locals for frame in frames if _module(frame).partition(".")[0] == "huggingface_hub"]
+    asked_for = next((names for names in given if isinstance(names.get("repo_id"), str)), None)
+    if asked_for is None:
+        return None
+    kind = "dataset" if asked_for.get("repo_type") == "dataset" else "repo"
+    revision, file = str(asked_for.get("revision") or "main"), str(asked_for.get("filename") or "")
+    return _asked(frames, missing.told_apart(missing.of_repository(kind, asked_for["repo_id"], revision, file)))
 
 
 def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - what inspect uses, and costs less
+    return _back(sys._getframe(1))  # noqa: SLF001 - what inspect uses, and costs less
+
+
+def _back(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, what called it, and so on."""
     while frame is not None:
         yield frame
         frame = frame.f_back
 
 
 def _asked(frames: list[FrameType], call: Call) -> Call:
-    askers = [frame for frame in frames if _module(frame).partition(".")[0] not in _CARRIERS] or frames
+    askers = [frame for frame in frames if not _carries(frame)]
+    if not askers:
+        return replace(call, asked=_asked_elsewhere(frames))
     own = [frame for frame in askers if _module(frame).startswith(_MODELS_CODE)]
     through = askers[0]
     asked = own[0] if own else through
     return replace(call, asked=_spot(asked), through="" if asked is through else _spot(through))
+
+
+def _asked_elsewhere(frames: list[FrameType]) -> str:
+    """For a call of an event loop's thread, or a pool's, in which there is no code but that of libraries."""
+    main = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - there is no other way
+    waiting = next((frame for frame in _back(main) if not _carries(frame)), None)
+    if waiting is None:
+        return _spot(next((frame for frame in frames if not _guards(frame)), frames[0]))
+    thread = threading.current_thread().name
+    return f"{_spot(waiting)} (where the main thread was; {thread}, which called, is a thread of libraries alone)"
+
+
+def _guards(frame: FrameType) -> bool:
+    return _module(frame).partition(".")[0] in ("_airgap_guard", "bundle_payload")
+
+
+def _carries(frame: FrameType) -> bool:
+    module = _module(frame)
+    return module in _CARRIERS or module.partition(".")[0] in _CARRIERS
 
 
 def _module(frame: FrameType) -> str:
@@ -142,31 +160,15 @@ def _url(frame: FrameType, host: str) -> str:
     return ""
 
 
+def _wanted_of_nltk(frames: list[FrameType]) -> str:
+    """What NLTK's downloader was asked for: it fetches its index first, whose address does not tell."""
+    given = [frame.f_locals.get("info_or_id") for frame in frames if _module(frame) == "nltk.downloader"]
+    names = [[one] if isinstance(one, str) else one for one in given if isinstance(one, str | list | tuple)]
+    return ", ".join(map(str, names[-1])) if names else ""
+
+
 def _bare(url: str) -> str:
     """An address without what may be secret in it: user, password, query."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
-
-
-def _missing(call: Call) -> Call:
-    path = urlsplit(call.url).path
-    last = path.rpartition("/")[2]
-    if last.endswith(".tiktoken"):
-        return replace(call, kind="tiktoken", name=last.removesuffix(".tiktoken"))
-    if "/gpt-2/encodings/" in path:
-        return replace(call, kind="tiktoken", name="gpt2")
-    if "/nltk_data/" in path and last.endswith(".zip"):
-        return replace(call, kind="nltk", name=last.removesuffix(".zip"))
-    found = _REPOSITORY.fullmatch(path) or _ABOUT_A_REPOSITORY.match(path)
-    if found is None:
-        return call
-    kind = "dataset" if (found["kind"] or "").startswith("datasets") else "repo"
-    return replace(call, kind=kind, name=found["name"])
-
-
-def _carried(call: Call) -> bool:
-    """Whether the hub view has the repository: the client then answers from it."""
-    cache = os.environ.get("HF_HUB_CACHE", "")
-    folder = f"{'datasets' if call.kind == 'dataset' else 'models'}--{call.name.replace('/', '--')}"
-    return bool(cache and call.name) and Path(cache, folder).is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,9 @@ _BEYOND = "The tokenizer gives numbers that the model has no row for: tokenizer 
 _NO_ADVICE = (
     "Run again with --debug to see the whole traceback, and compare the library versions with those of the build."
 )
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OF_NLTK = re.compile(r"nltk\.download\(['\"]([^'\"]+)['\"]\)")  # what its error says to do
 
 # Part of an error of a library → what a person can read instead of it.
 _PLAINLY = (
@@ -99,17 +103,25 @@ def explain(error: BaseException) -> Fault:
     if isinstance(error, CheckFailed):
         return Fault(sentence=str(error), hint=error.hint)
     message = str(error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    lines = [line for line in map(_plain, message.splitlines()) if line] or ["no message"]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     named = f"{type(error).__name__}: {message}"
     hint = next((advice for mark, advice in _ADVICE if mark in named), _NO_ADVICE)
     if isinstance(error, ModuleNotFoundError) and "." in (error.name or ""):
         hint = LIBRARIES  # a part of a package that is there, in another version
+    if isinstance(error, LookupError) and (data := _OF_NLTK.search(message)):
+        hint = f"Data of NLTK is not in the bundle, or not whole. The manifest's line for it is assets: [{{nltk: [{data[1]}]}}]."
     plainly = next((sentence for mark, sentence in _PLAINLY if mark in named), "")
     return Fault(
         sentence=plainly or f"The load stopped with {type(error).__name__}: {shortened(first)}",
         hint=hint,
     )
+
+
+def _plain(line: str) -> str:
+    """A line without colours; "" for one that only draws, as NLTK puts rows of asterisks around its errors."""
+    text = _COLOUR.sub("", line).strip()
+    return text if any(sign.isalnum() for sign in text) else ""
 
 
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:

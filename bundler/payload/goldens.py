@@ -2,14 +2,14 @@
 
 Tokens must be the same ones. Of vectors the distance must stay within the tolerance: half the square of the length of
 the difference, relative to the golden vector. For vectors of one length that is the cosine distance; unlike it, it
-also sees a change of length, and works for a single score.
+also sees a change of length. A score is one number, so its own difference counts, relative to the golden score: half
+a square would let a score of 1 be off by 0.045 where 0.001 is meant.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +22,7 @@ from .record import Record
 
 MOST_COMPONENTS = 1024  # of a vector; of a wider one, evenly spaced ones
 FIRST = 8  # tokens that are kept for a reader
+LEAST = 1e-3  # of a sparse vector whose tokens all stand at the edge of having no weight, what differs is noise
 
 _TOOL = "Install with the bundle.pyz that is in the bundle: another version of it may ask other texts."
 _TOKENIZER = (
@@ -108,7 +109,7 @@ def hold(golden: Golden, found: Sequence[Output], texts: Sequence[str], record: 
     for text, here, there in zip(texts, found, golden.outputs, strict=True):
         if (here.tokens, here.token_digest) != (there.tokens, there.token_digest):
             raise CheckFailed(
-                f"The tokenizer is not that of the rehearsal: of {checks.quoted(text)} it makes {here.tokens} tokens "
+                f"The tokenizer is not that of the rehearsal: of {_shown(text)} it makes {here.tokens} tokens "
                 f"({_numbers(here)}), and then made {there.tokens} ({_numbers(there)}).{skew}",
                 LIBRARIES if skew else _TOKENIZER,
             )
@@ -128,28 +129,31 @@ def _farthest(text: str, here: Output, there: Output, tolerance: float, skew: st
     if kinds[0] != kinds[1]:
         shown = [listed([f"{name} of {width}" for name, width in each]) or "nothing" for each in kinds]
         raise CheckFailed(f"The model gives {shown[0]}, and at the rehearsal gave {shown[1]}.{skew}", _WEIGHTS)
-    farthest = 0.0
-    for one, other in zip(here.vectors, there.vectors, strict=True):
-        apart = distance(_thinned(_values(one), len(_values(other))), _values(other))
-        if not apart <= tolerance:
-            raise CheckFailed(
-                f"The {one.name} of {checks.quoted(text)} is {apart:.2g} away from that of the rehearsal, and may be "
-                f"{tolerance:g}: these are not the weights of the rehearsal.{skew}",
-                LIBRARIES if skew else _WEIGHTS,
-            )
-        farthest = max(farthest, apart)
-    return farthest
+    apart = {
+        one.name: distance(_thinned(_values(one), len(_values(other))), _values(other))
+        for one, other in zip(here.vectors, there.vectors, strict=True)
+    }
+    far = {name: each for name, each in apart.items() if not each <= tolerance}
+    if far:
+        first, *rest = far
+        more = f", and so are {', '.join(f'{name} ({far[name]:.2g})' for name in rest)}" if rest else ""
+        raise CheckFailed(
+            f"The {first} of {_shown(text)} is {far[first]:.2g} away from that of the rehearsal{more}; it may be "
+            f"{tolerance:g}: these are not the weights of the rehearsal.{skew}",
+            LIBRARIES if skew else _WEIGHTS,
+        )
+    return max(apart.values(), default=0.0)
 
 
 def distance(one: Vector, golden: Vector) -> float:
-    """How far a vector is from the golden one; for vectors of the same length their cosine distance."""
-    scale = checks.norm(golden)
-    if len(golden) == 1:
-        scale = max(scale, 1.0)  # a score may be near zero
+    """How far a vector is from the golden one; for vectors of the same length their cosine distance.
+
+    Of a single score it is the difference, relative to the golden one where that is above 1.
+    """
     apart = checks.norm([a - b for a, b in zip(one, golden, strict=True)])
-    if not scale:
-        return 0.0 if not apart else math.inf
-    return (apart / scale) ** 2 / 2
+    if len(golden) == 1:
+        return apart / max(1.0, checks.norm(golden))
+    return (apart / max(LEAST, checks.norm(golden))) ** 2 / 2
 
 
 def _skew(then: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -159,6 +163,11 @@ def _skew(then: Mapping[str, str], now: Mapping[str, str]) -> str:
         if then.get(name) != now.get(name)
     ]
     return f" Here is {', '.join(apart)}." if apart else ""
+
+
+def _shown(text: str) -> str:
+    """A text as an error has it; the two of a pair are joined by a NUL."""
+    return checks.quoted(text.replace("\0", " / "))
 
 
 def _digest(text: str) -> str:

@@ -25,7 +25,8 @@ class Record:
     """The result of one smoke load; the one value here that changes, because probes write into it.
 
     ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
-    ``outputs`` is what golden outputs are made from, as `goldens.plain` gives it.
+    ``outputs`` is what golden outputs are made from, as `goldens.plain` gives it; ``missed`` what the hub's client
+    could not find, as a `Call`, where the load ended with that.
     """
 
     alias: str
@@ -50,6 +51,7 @@ class Record:
     closer: list[Closeness] = field(default_factory=list)
     machine: str = ""
     outputs: list[dict[str, Any]] = field(default_factory=list)
+    missed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def passed(self, check: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from . import guarded, measure, netcut, probes, strict
@@ -40,6 +41,8 @@ def run(wanted: requests.Request, cut: Callable[[], netcut.Network] = netcut.cut
     except Exception as error:  # noqa: BLE001 - the process boundary: whatever a library throws must become a result
         fault = explain(error)
         record.fault, record.hint = fault.sentence, fault.hint
+        if (call := strict.behind(error)) is not None:
+            record.missed = asdict(call)
         if not isinstance(error, CheckFailed):
             record.traceback = "".join(traceback.format_exception(error))
     record.peak_rss_bytes = record.peak_rss_bytes or measure.peak_rss_bytes()

@@ -11,16 +11,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from . import asking, netcut
-from .asking import Call
+from .missing import Call
 
 ALLOW = "BUNDLE_GUARD_ALLOW"
 """Names the variable with hosts that may be reached, after commas."""
@@ -28,6 +28,8 @@ TOLERATE = "BUNDLE_GUARD_TOLERATE"
 """Hosts that are out of reach as on any cut network, so that a library which can do without them goes on."""
 LOG = "BUNDLE_GUARD_LOG"
 """A file that gets a line of JSON for each call that was refused, whatever the library does about it."""
+
+_ABOUT = "_airgap_call"  # an error of the hub's client holds here what it is about
 
 calls: list[Call] = []
 _allowed: set[str] = set()
@@ -56,7 +58,7 @@ def begin() -> None:
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """For a connection that is meant to fail by itself: the proof that the network is cut. One thread only."""
+    """For what is meant to fail by itself, such as the proof that the network is cut. One thread only."""
     global _suspended  # noqa: PLW0603
     _suspended = True
     try:
@@ -90,8 +92,13 @@ def _addresses(host: str) -> list[str]:
     return [host.lower(), *(str(each[4][0]).lower() for each in found)]
 
 
+def _same(one: Call, other: Call) -> bool:
+    """The client asks for one thing of a repository at several addresses."""
+    return one == other or (bool(one.revision) and replace(one, host="", url="") == replace(other, host="", url=""))
+
+
 def _note(call: Call) -> None:
-    if call in calls:
+    if any(_same(call, each) for each in calls):
         return
     calls.append(call)
     if path := os.environ.get(LOG):
@@ -114,20 +121,34 @@ class _HubWatcher:
 
         def exec_module(module: ModuleType) -> None:
             load(module)
-            _listen_to(module.OfflineModeIsEnabled)
+            _listen_to(module.OfflineModeIsEnabled, asking.of_hub)
+            _listen_to(module.LocalEntryNotFoundError, asking.of_cache)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _listen_to(refusal: Any) -> None:
-    """Notes each repository that the client is asked for and that is not carried; it goes on refusing as before."""
-    made = refusal.__init__
+def _listen_to(error: Any, find: Callable[[str], Call | None]) -> None:
+    """Notes what an error of the client is about, as it is made; the client goes on as before."""
+    made = error.__init__
 
-    def init(self: Any, *arguments: Any) -> None:
-        made(self, *arguments)
-        call = asking.of_hub(str(arguments[0]) if arguments else "")
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **named)
+        call = None if _suspended else find(str(arguments[0]) if arguments else "")
         if call is not None:
             _note(call)
+            setattr(self, _ABOUT, call)
 
-    refusal.__init__ = init
+    error.__init__ = init
+
+
+def behind(error: BaseException) -> Call | None:
+    """The call that the hub's client could not answer, where that is what an error came of."""
+    chain, known = [error], set()
+    while chain:
+        one = chain.pop(0)
+        if isinstance(call := getattr(one, _ABOUT, None), Call):
+            return call
+        known.add(id(one))
+        chain += [each for each in (one.__cause__, one.__context__) if each is not None and id(each) not in known]
+    return None

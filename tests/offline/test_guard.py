@@ -156,7 +156,7 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
     assert call.url == "http://models.example/org/name/resolve/main/x"
     assert call.asked.startswith("app.py:3 in fetch: urllib.request.urlopen(")
     assert (call.host, call.kind, call.name) == ("models.example", "repo", "org/name")
-    assert call.cure == "models: [{repo: org/name}]"
+    assert call.cure == "models: [{repo: org/name, loader: files}]"
     assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
 
 
@@ -208,6 +208,41 @@ def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: 
     assert "the network is out of reach: tracker.example" in tolerated
     assert [call.host for call in found] == ["tracker.example"]
     assert calls.untolerated(found, ["tracker.example"]) == ()
+
+
+LOOP = """
+import asyncio
+async def main():
+    await asyncio.open_connection("models.example", 443)
+asyncio.run(main())
+"""
+POOL = """
+import concurrent.futures, socket
+def all_of(pool):
+    return list(pool.map(socket.create_connection, [("models.example", 443)]))
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    all_of(pool)
+"""
+ADDRESS = LOOP.replace("models.example", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"),
+    [
+        (LOOP, "app.py:5 in <module>: asyncio.run(main()) (where the main thread was; asyncio_0, which called, is"),
+        (POOL, 'app.py:4 in all_of: return list(pool.map(socket.create_connection, [("models.example", 443)])) (where'),
+        (ADDRESS, 'app.py:4 in main: await asyncio.open_connection("192.0.2.1", 443)'),
+    ],
+)
+def test_who_asked_from_an_event_loop_or_a_pool_is_the_program_and_not_the_guard(
+    release: Release, tmp_path: Path, code: str, asked: str
+) -> None:
+    """A name is looked up in a thread of its own, where every frame is one of libraries."""
+    done, (call,) = strictly(release, code, tmp_path)
+    assert (done.returncode, "CallRefused" in done.stderr) == (1, True)
+    assert call.asked.startswith(asked)
+    assert "airgap" not in call.asked
+    assert "bundle_payload" not in call.asked
 
 
 HUB = """

@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -172,6 +173,49 @@ def test_nltk_s_missing_archive_is_cured_by_its_name() -> None:
     url = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
     call = calls.Call(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
     assert call.cure == "assets: [{nltk: [punkt_tab]}]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"), [("'omw-1.4'", "omw-1.4"), ("['stopwords', 'wordnet']", "stopwords, wordnet")]
+)
+def test_what_nltk_is_told_to_fetch_is_named_though_it_asks_for_its_index_first(
+    release: Release, libraries: Path, tmp_path: Path, asked: str, named: str
+) -> None:
+    log, script = tmp_path / "calls.jsonl", tmp_path / "app.py"
+    script.write_text(f"import nltk\nnltk.download({asked})\n")
+    code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+    done = run(release, code, libraries, BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log))
+    assert f"CallRefused: nltk {named} is not carried" in done.stderr
+    (call,) = calls.read(log)
+    assert call.url.endswith("/nltk_data/gh-pages/index.xml")
+    assert call.cure == f"assets: [{{nltk: [{named}]}}]"
+    assert call.asked == f"{script}:2 in <module>: nltk.download({asked})"
+
+
+def test_a_load_that_lacks_nltk_s_data_says_which_and_what_carries_it(
+    release: Release, libraries: Path, tmp_path: Path
+) -> None:
+    """NLTK's own error begins with a row of asterisks."""
+    (guard.site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{libraries}\n")
+    probe = release.path / "payload" / "probes" / "files.py"
+    kept = probe.read_text()
+    probe.write_text(kept.replace("    count =", "    __import__('nltk').pos_tag(['the', 'dog'])\n    count ="))
+    request, result = tmp_path / "request.json", tmp_path / "result.json"
+    request.write_text(json.dumps({"alias": "m", "loader": "files", "path": str(tmp_path)}))
+    try:
+        done = subprocess.run(
+            [release.python, "-I", release.path / "payload", request, result],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        probe.write_text(kept)
+        (guard.site_packages(release, LOCK) / "zz-libraries.pth").unlink()
+    assert done.returncode == 3, done.stderr
+    found = json.loads(result.read_text())
+    assert found["fault"].startswith("The load stopped with LookupError: Resource 'averaged_perceptron_tagger_eng' not")
+    assert "assets: [{nltk: [averaged_perceptron_tagger_eng]}]" in found["hint"]
 
 
 def test_nltk_finds_the_archive_that_was_carried(release: Release, libraries: Path) -> None:

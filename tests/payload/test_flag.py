@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from tests.conftest import Installed
 from .conftest import HERE, LOADED_AS, PAYLOAD, TEXTS, Answer, answered
 from .tensors import Weights
 from .test_broken import change, fault
+from .test_goldens import turn_round
 
 pytestmark = pytest.mark.long
 
@@ -96,6 +100,90 @@ def test_a_library_that_draws_a_head_anew(
     subprocess.run(command, env=offline, input=line + "\n", text=True, capture_output=True, check=True)
     found = (tmp_path / "found").read_text(encoding="utf-8")
     assert "colbert_linear does not have the values of colbert_linear.pt: weight, bias" in found
+
+
+CHANGED = """\
+import sys, torch
+path, verb, number = sys.argv[1:]
+kept = torch.load(path, weights_only=True)
+if verb == "turn round":
+    kept = {name: weight.flip(-1) for name, weight in kept.items()}
+else:
+    kept["bias"] -= float(number)
+torch.save(kept, path)
+"""
+"""Other values of the same shape, as another revision of a head would have."""
+
+
+def change_head(flagged: Installed, path: Path, verb: str, number: float = 0.0) -> None:
+    subprocess.run([flagged.python, "-I", "-c", CHANGED, path, verb, str(number)], check=True, capture_output=True)
+
+
+def golden_of(flagged: Installed, alias: str) -> dict[str, Any]:
+    """What the model gave when it was installed, for the texts of the bundle."""
+    (found,) = (each for each in json.loads((flagged.current / "goldens.json").read_bytes()) if each["alias"] == alias)
+    return dict(found)
+
+
+INSTALLED_WITH = ("The cat sat on the mat.", "Green rain on a river!")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("nothing", ""),
+        ("sparse_linear.pt", "The sparse of “The cat sat on the mat.” is"),
+        ("colbert_linear.pt", "The colbert of “The cat sat on the mat.” is"),
+        ("encoder.layer.1.output.dense.weight", "The dense of “The cat sat on the mat.” is"),
+    ],
+)
+def test_the_golden_outputs_see_each_head(
+    flagged: Installed, prove: Run, copied: Copy, changed: str, says: str
+) -> None:
+    folder = copied("m3")
+    if changed.endswith(".pt"):
+        change_head(flagged, folder / changed, "turn round")
+    if changed.endswith(".weight"):
+        weights = Weights(folder / "model.safetensors")
+        turn_round(weights, changed)
+        weights.write()
+    golden = golden_of(flagged, "m3")
+    found = prove(folder, loader="flag-embedding-m3", texts=INSTALLED_WITH, golden=golden, tolerance="0.001").result
+    assert found["ok"] is (not says), found["fault"]
+    assert found["fault"].startswith(says)
+    others = {"The sparse": ("colbert", "dense"), "The colbert": ("sparse", "dense")}.get(says[: says.find(" of")], ())
+    assert not [other for other in others if f"{other} (" in found["fault"]], "only the head that was changed"
+
+
+def test_the_golden_score_of_a_reranker(flagged: Installed, prove: Run, copied: Copy) -> None:
+    folder = copied("flag-reranker")
+    weights = Weights(folder / "model.safetensors")
+    turn_round(weights, "classifier.out_proj.weight")
+    weights.write()
+    golden = golden_of(flagged, "flag-reranker")
+    found = prove(folder, loader="flag-reranker", texts=INSTALLED_WITH, golden=golden, tolerance="0.001").result
+    assert found["fault"].startswith("The score of “The cat sat on the mat.")
+    assert "these are not the weights of the rehearsal" in found["fault"]
+
+
+def weights_of(found: dict[str, Any]) -> list[float]:
+    """The sparse vector of the first text."""
+    (kept,) = (each for each in found["outputs"][0]["vectors"] if each["name"] == "sparse")
+    return list(struct.unpack(f"<{kept['width']}f", base64.b64decode(kept["values"])))
+
+
+def test_a_token_at_the_edge_of_having_a_weight_may_come_and_go(flagged: Installed, prove: Run, copied: Copy) -> None:
+    """On another processor a weight of nearly none is none, and the library leaves that token out."""
+    folder, edge = copied("m3"), 1e-5
+    ask = partial(prove, folder, loader="flag-embedding-m3", texts=INSTALLED_WITH)
+    least = min(weight for weight in weights_of(golden_of(flagged, "m3")) if weight)
+    change_head(flagged, folder / "sparse_linear.pt", "less", least - edge)
+    golden = ask().result
+    assert edge / 2 < min(weight for weight in weights_of(golden) if weight) < 2 * edge
+    change_head(flagged, folder / "sparse_linear.pt", "less", 2 * edge)
+    found = ask(golden=golden, tolerance="0.001").result
+    assert (found["fault"], found["ok"]) == ("", True)
+    assert sum(map(bool, weights_of(found))) == sum(map(bool, weights_of(golden))) - 1
 
 
 @EACH

@@ -58,6 +58,48 @@ def test_each_kind_of_model_gives_its_golden_outputs_again(tiny: Path, prove: Pr
     assert "the tokens of every text are those of the rehearsal" in again["checks"]
 
 
+@pytest.mark.parametrize(
+    ("model", "weight"),
+    [
+        ("encoder", "encoder.layer.1.output.dense.weight"),
+        ("llama", "lm_head.weight"),
+        ("llama", "model.layers.0.mlp.down_proj.weight"),
+        ("reranker", "classifier.weight"),
+        ("reranker", "bert.encoder.layer.0.attention.self.query.weight"),
+    ],
+)
+def test_a_changed_weight_is_found_out_and_the_output_that_it_changed_is_named(
+    tiny: Path, copy: Copy, prove: Prove, model: str, weight: str
+) -> None:
+    loader, (kind,) = KINDS[model]
+    golden = rehearsed(prove(tiny / model, loader=loader))
+    folder = copy(model)
+    weights = Weights(folder / "model.safetensors")
+    turn_round(weights, weight)
+    weights.write()
+    assert prove(folder, loader=loader)["ok"], "nothing but the golden outputs sees this"
+    result = held(prove, folder, golden, loader=loader)
+    assert result["fault"].startswith(f"The {kind} of “The cat sat on the mat.")
+    assert "\0" not in result["fault"], "a pair of texts is shown as two"
+    assert "away from that of the rehearsal; it may be 0.001" in result["fault"]
+
+
+def test_a_score_that_is_a_little_off(tiny: Path, copy: Copy, edit: Callable[..., None], prove: Prove) -> None:
+    """Half the square of so little would be within any tolerance."""
+    golden = rehearsed(prove(tiny / "reranker", loader="cross-encoder"))
+    folder = copy("reranker")
+    weights = Weights(folder / "model.safetensors")
+    (bias,) = struct.unpack("<f", weights.bytes["classifier.bias"])
+    edit(folder, "fill", "classifier.bias", bias + 0.02)
+    assert prove(folder, loader="cross-encoder")["ok"], "nothing but the golden outputs sees this"
+    result = held(prove, folder, golden, loader="cross-encoder")
+    assert result["fault"].startswith("The score of “The cat sat on the mat. / The cat")
+    scores = struct.unpack("<f", base64.b64decode(golden["outputs"][0]["vectors"][0]["values"]))
+    apart = 0.02 / max(1.0, abs(scores[0]))
+    assert f" is {apart:.2g} away from that of the rehearsal; it may be 0.001" in result["fault"]
+    assert held(prove, folder, golden, tolerance="0.03", loader="cross-encoder")["ok"]
+
+
 def test_weights_of_another_revision(tiny: Path, copy: Copy, prove: Prove) -> None:
     golden = rehearsed(prove(tiny / "good"))
     folder = copy()
@@ -137,9 +179,16 @@ def test_the_tolerance_is_the_cosine_distance_for_vectors_of_one_length() -> Non
     one, other = [1.0, 0.0], [0.6, 0.8]
     assert goldens.distance(one, other) == pytest.approx(1 - 0.6)
     assert goldens.distance([2.0, 0.0], [1.0, 0.0]) == pytest.approx(0.5), "another length is another vector"
-    assert goldens.distance([0.01], [0.0]) < 0.001, "of a score near zero the absolute difference counts"
+    assert goldens.distance([0.0, 0.0], [0.0, 0.0]) == 0
+    assert goldens.distance([1e-6, 0.0], [0.0, 0.0]) < 0.001, "one token of a sparse vector, at the edge of no weight"
+    assert goldens.distance([0.3, 0.0], [0.0, 0.0]) > 0.001
+
+
+def test_of_a_score_the_tolerance_is_the_difference_relative_to_one_above_1() -> None:
+    assert goldens.distance([0.52], [0.5]) == pytest.approx(0.02)
+    assert goldens.distance([0.01], [0.0]) == pytest.approx(0.01)
+    assert goldens.distance([-8.2], [-8.0]) == pytest.approx(0.2 / 8)
     assert goldens.distance([float("nan")], [1.0]) != goldens.distance([1.0], [1.0])
-    assert goldens.distance([0.0], [0.0]) == 0
 
 
 def test_a_wide_vector_travels_by_evenly_spaced_components_and_can_be_thinned_further() -> None:

@@ -15,7 +15,7 @@ TRIPLE = ["A cat sits on the mat.", "A kitten rests on a rug.", "Stock markets f
 KEYS = {
     "alias", "ok", "fault", "hint", "traceback", "network", "loader", "device", "dtype", "width", "norm",
     "import_seconds", "load_seconds", "first_seconds", "second_seconds", "peak_rss_bytes", "versions", "parameters",
-    "checks", "closer", "warnings", "machine", "outputs",
+    "checks", "closer", "warnings", "machine", "outputs", "missed",
 }  # fmt: skip
 
 

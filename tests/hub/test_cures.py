@@ -1,0 +1,34 @@
+"""What the report of a call home says to write: as it stands there, the next build carries it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.bundle.calls import Call
+from bundler.bundle.target import this_machine
+from bundler.online import manifest, models
+from bundler.online.convert import Bench
+from bundler.online.workshop import Workshop
+from tests.hub.conftest import Errand
+
+FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("repo", "models"), ("dataset", "datasets")])
+@pytest.mark.parametrize("revision", ["main", "2.0"])
+def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
+    errand: Errand, tmp_path: Path, kind: str, folder: str, revision: str
+) -> None:
+    """Its config.json names no model, and its revision reads as a number."""
+    repository = errand.hub.repository("org/codebook", FILES, kind=folder)
+    repository.refs["2.0"] = repository.refs["main"]
+    call = Call(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
+    asked = manifest.read(f"name: n\nversion: '1'\n{call.cure}\n".encode(), tmp_path / "m.yaml")
+    shop = Workshop(store=errand.store, config=errand.config, report=errand.report)
+    bench = Bench(target=this_machine(), packages=[], shop=shop)
+    (found,) = (models.carried(one, asked, shop, bench) for one in asked.manifest.models)
+    assert found.model.loader == "files"
+    assert set(found.model.revisions) >= {revision}
+    assert [file.path for file in found.files] == sorted(FILES)
