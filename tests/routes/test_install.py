@@ -118,6 +118,32 @@ def test_installing_without_root(build: Build, tmp_path: Path, installer: Path) 
     )
 
 
+def test_indexes_that_the_host_is_configured_to_ask_do_not_matter(build: Build, far: Far, tmp_path: Path) -> None:
+    """Nobody listens there; uv and pip would take each of these as a reason to stop."""
+    home, away = tmp_path / "home", "http://127.0.0.1:9/simple"
+    for place, text in {
+        ".config/uv/uv.toml": f'[[index]]\nurl = "{away}"\n',
+        ".config/pip/pip.conf": f"[global]\nindex-url = {away}\nextra-index-url = {away}\n",
+    }.items():
+        (home / place).parent.mkdir(parents=True)
+        (home / place).write_text(text)
+    names = (
+        "UV_INDEX",
+        "UV_EXTRA_INDEX_URL",
+        "UV_DEFAULT_INDEX",
+        "UV_INDEX_URL",
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+    )
+    told = dict.fromkeys(names, away) | {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    told |= {"UV_CONFIG_FILE": str(home / ".config/uv/uv.toml"), "PIP_CONFIG_FILE": str(home / ".config/pip/pip.conf")}
+    prefix = tmp_path / "opt"
+    done = far("install", build().path, "--prefix", prefix, env=os.environ | told)
+    assert done.returncode == 0, done.stderr
+    python = prefix / "current" / "venv" / "bin" / "python"
+    assert subprocess.run([python, "-c", "import alpha"], check=False).returncode == 0
+
+
 def test_a_host_without_ensurepip(build: Build, far: Far, tmp_path: Path) -> None:
     """As Debian leaves it out of python3: an empty folder hides the module in a mount namespace."""
     small = build()
