@@ -160,6 +160,27 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
     assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
 
 
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("https://github.com/org/name/raw/main/table.json", "smoke: {tolerate_calls: [github.com]}"),
+        ("https://github.com/org/name/tree/main/folder", "smoke: {tolerate_calls: [github.com]}"),
+        ("https://huggingface.co/org/name/raw/main/table.json", "models: [{repo: org/name, loader: files}]"),
+        ("https://hf.co/datasets/org/name/resolve/v2/rows.csv", "models: [{dataset: org/name, revision: v2}]"),
+        (
+            "https://huggingface.co/org/name/resolve/refs%2Fpr%2F1/x",
+            "{repo: org/name, revision: refs/pr/1, loader: files}",
+        ),
+        ("https://huggingface.co/api/models/org/name/tree/main", "models: [{repo: org/name, loader: files}]"),
+        ("https://own.example/org/name/tree/main/folder", "models: [{repo: org/name, loader: files}]"),
+    ],
+)
+def test_only_addresses_of_a_hub_are_repositories(release: Release, tmp_path: Path, address: str, cure: str) -> None:
+    code = f"import urllib.request\nurllib.request.urlopen({address!r})\n"
+    _, (call,) = strictly(release, code, tmp_path, HF_ENDPOINT="https://own.example")
+    assert cure in call.cure
+
+
 def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         port = proxy.getsockname()[1]
