@@ -15,6 +15,7 @@ _REPOSITORY = re.compile(
     r"/(?:api/)?(?P<kind>models/|datasets/|spaces/)?(?P<name>[^/]+(?:/[^/]+)?)/"
     r"(?P<verb>resolve|raw|revision|tree|paths-info|xet-read-token)/(?P<revision>[^/]+)(?:/(?P<file>.*))?"
 )
+_OF_OTHERS_TOO = ("raw", "tree")  # GitHub's addresses have them as well
 _ABOUT_A_REPOSITORY = re.compile(r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)")
 
 
@@ -56,7 +57,7 @@ def of_address(call: Call, nltk: str = "") -> Call:
         return replace(call, kind="nltk", name=last.removesuffix(".zip"))
     if nltk and last == "index.xml":
         return replace(call, kind="nltk", name=nltk)
-    if found := _REPOSITORY.fullmatch(path):
+    if (found := _REPOSITORY.fullmatch(path)) and (found["verb"] not in _OF_OTHERS_TOO or call.host in _hubs()):
         told = {"revision": unquote(found["revision"])}
         told |= {"file": unquote(found["file"] or "")} if found["verb"] in ("resolve", "raw") else {}
     elif found := _ABOUT_A_REPOSITORY.match(path):
@@ -76,6 +77,10 @@ def of_repository(kind: str, name: str, revision: str, file: str = "") -> Call:
         host=urlsplit(hub).hostname or HUB, url=f"{hub.rstrip('/')}/{place}{rest}",
         kind=kind, name=name, revision=revision, file=file,
     )  # fmt: skip
+
+
+def _hubs() -> set[str]:
+    return {HUB, "hf.co", urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname or HUB}
 
 
 def carried(call: Call) -> bool:

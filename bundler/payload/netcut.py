@@ -198,27 +198,46 @@ def _aim_of_socket(details: tuple[object, ...]) -> str | None:
     """Where socket.connect, sendto and sendmsg go: (socket, address); None where that stays on this machine."""
     family = getattr(details[0], "family", None)
     address = details[1]
-    if address is None or family in _STAYS_HERE:
+    if address is None or family in _FAMILIES_HERE:
         return None
     if family in (socket.AF_INET, socket.AF_INET6) and isinstance(address, tuple) and address:
-        return _aim_of_name((address[0],))
+        return _aim_of_name((address[0],)) or _led_away(_text(address[0]))
     return str(address)
 
 
 def _aim_of_name(details: tuple[object, ...]) -> str | None:
-    """Which host a look-up asks for; None for none at all and for loopback."""
-    host = details[0]
-    if isinstance(host, bytes | bytearray):
-        host = bytes(host).decode(errors="replace")
-    if host is None or host in ("", "localhost"):
+    """Which host a look-up asks for; None for none at all and for this machine."""
+    name = _text(details[0])
+    if name.lower() in _NAMES_OF_THIS_MACHINE or name.lower() == socket.gethostname().lower():
         return None
-    name = str(host)
+    return None if _stays_here(name) else name
+
+
+def _led_away(name: str) -> str | None:
+    """A socket looks a name up by itself, and this machine's may lead anywhere; None where it stays on this machine."""
+    if not name or _stays_here(name):
+        return None
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(name, None)}
+    except OSError:  # the socket itself will say so
+        return None
+    return None if all(map(_stays_here, found)) else name
+
+
+def _text(host: object) -> str:
+    if isinstance(host, bytes | bytearray):
+        return bytes(host).decode(errors="replace")
+    return "" if host is None else str(host)
+
+
+def _stays_here(name: str) -> bool:
+    """Whether this is an address of this machine alone: loopback, or none in particular, which leads there too."""
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        return name
-    mapped = getattr(address, "ipv4_mapped", None)
-    return None if (mapped or address).is_loopback else name
+        return False
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return bool(plain.is_loopback or plain.is_unspecified)
 
 
 def _aim_of_address(details: tuple[object, ...]) -> str | None:
@@ -227,7 +246,10 @@ def _aim_of_address(details: tuple[object, ...]) -> str | None:
     return _aim_of_name((address[0],)) if isinstance(address, tuple) and address else None
 
 
-_STAYS_HERE = tuple(getattr(socket, name) for name in ("AF_UNIX", "AF_NETLINK") if hasattr(socket, name))
+_NAMES_OF_THIS_MACHINE = frozenset(
+    ["", "localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"]
+)
+_FAMILIES_HERE = tuple(getattr(socket, name) for name in ("AF_UNIX", "AF_NETLINK") if hasattr(socket, name))
 
 # Python's table of audit events says what each one carries.
 _AIMS: dict[str, Callable[[tuple[object, ...]], str | None]] = {

@@ -160,6 +160,27 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
     assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
 
 
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("https://github.com/org/name/raw/main/table.json", "smoke: {tolerate_calls: [github.com]}"),
+        ("https://github.com/org/name/tree/main/folder", "smoke: {tolerate_calls: [github.com]}"),
+        ("https://huggingface.co/org/name/raw/main/table.json", "models: [{repo: org/name, loader: files}]"),
+        ("https://hf.co/datasets/org/name/resolve/v2/rows.csv", "models: [{dataset: org/name, revision: v2}]"),
+        (
+            "https://huggingface.co/org/name/resolve/refs%2Fpr%2F1/x",
+            "{repo: org/name, revision: refs/pr/1, loader: files}",
+        ),
+        ("https://huggingface.co/api/models/org/name/tree/main", "models: [{repo: org/name, loader: files}]"),
+        ("https://own.example/org/name/tree/main/folder", "models: [{repo: org/name, loader: files}]"),
+    ],
+)
+def test_only_addresses_of_a_hub_are_repositories(release: Release, tmp_path: Path, address: str, cure: str) -> None:
+    code = f"import urllib.request\nurllib.request.urlopen({address!r})\n"
+    _, (call,) = strictly(release, code, tmp_path, HF_ENDPOINT="https://own.example")
+    assert cure in call.cure
+
+
 def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         port = proxy.getsockname()[1]
@@ -172,6 +193,73 @@ def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_pa
         )  # fmt: skip
     assert (done.stdout, "CallRefused" in done.stderr) == ("open\n", True)
     assert [call.host for call in found] == ["models.example"]
+
+
+THIS_MACHINE = """
+import http.client, http.server, socket, threading
+server = http.server.HTTPServer(("", 0), http.server.SimpleHTTPRequestHandler)  # asks for this machine's whole name
+threading.Thread(target=server.handle_request, daemon=True).start()
+for name in (socket.gethostname().upper(), "LocalHost", "localhost.localdomain", "ip6-localhost", "", "0.0.0.0", "::"):
+    try:
+        socket.getaddrinfo(name, 80)
+    except socket.gaierror:  # the guard let it through, and this host does not know it
+        pass
+for name in ("LOCALHOST", "0.0.0.0"):
+    with socket.socket() as one:
+        one.connect((name, server.server_port))
+print("open")
+"""
+
+
+def test_strict_lets_this_machine_be_reached_by_each_of_its_names(release: Release, tmp_path: Path) -> None:
+    done, found = strictly(release, THIS_MACHINE, tmp_path)
+    assert (done.stdout, done.stderr, found) == ("open\n", "", ())
+
+
+LED_AWAY = """
+import socket
+print(socket.gethostbyname("Elsewhere"))
+for reach in (lambda: socket.socket().connect(("elsewhere", 80)), lambda: socket.create_connection(("elsewhere", 80)),
+              lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("elsewhere", 53))):
+    try:
+        reach()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_name_of_this_machine_that_leads_to_another_one_leads_nowhere(release: Release, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n192.0.2.9 elsewhere\n")
+    named = f'{tool("mount")} --bind "{hosts}" /etc/hosts && {tool("hostname")} elsewhere && exec "$@"'
+    before = (tool("unshare"), "-nmu" if os.getuid() == 0 else "-rnmu", "sh", "-c", named, "sh")
+    done, found = strictly(release, LED_AWAY, tmp_path, *before)
+    assert done.stdout.split() == ["192.0.2.9", "CallRefused", "CallRefused", "CallRefused"], done.stderr
+    assert [call.host for call in found] == ["elsewhere", "192.0.2.9", "elsewhere"]
+
+
+WAYS = """
+import asyncio, socket
+async def loop():
+    await asyncio.open_connection("192.0.2.4", 443)
+ways = [
+    lambda: print("connect_ex", socket.socket().connect_ex(("192.0.2.1", 443))),
+    lambda: socket.socket(type=socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("192.0.2.2", 53)),
+    lambda: socket.socket(socket.AF_INET6).connect_ex(("2001:db8::1", 443)),
+    lambda: asyncio.run(loop()),
+]
+for way in ways:
+    try:
+        way()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_strict_sees_each_way_that_a_socket_has(release: Release, tmp_path: Path) -> None:
+    done, found = strictly(release, WAYS, tmp_path)
+    assert done.stdout.split() == ["CallRefused"] * 4, done.stderr
+    assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.4"]
 
 
 def test_strict_notes_what_a_program_survives_and_what_its_children_do(release: Release, tmp_path: Path) -> None:
