@@ -86,6 +86,7 @@ CASES = {
         (
             locked({"torch": "2.6.0+cpu", "transformers": "4.57.6"}, files=BIN),
             locked({"torch": "2.5.1", "transformers": "4.57.6"}, files=("model.safetensors",)),
+            locked({"torch": "2.5.1", "transformers": "4.57.6"}, files=(*BIN, "model.safetensors")),
         ),
         "CVE-2025-32434",
     ),
