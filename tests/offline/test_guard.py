@@ -122,15 +122,16 @@ def test_a_fault_in_it_is_said_and_keeps_nothing_from_starting_but_what_asked_fo
     assert "BUNDLE_GUARD=strict can not be kept" in strict.stderr
 
 
-def test_a_start_takes_less_than_five_milliseconds_more(release: Release) -> None:
+def test_a_start_imports_nothing_but_what_python_itself_starts_with(release: Release) -> None:
+    """Every start of every Python of the release pays for it."""
     code = (
-        "import sys, time; sys.path.append(sys.argv[1]); begun = time.perf_counter(); import _airgap_guard; "
-        "_airgap_guard.begin(); print(time.perf_counter() - begun)"
+        "import os, sys; before = set(sys.modules); sys.path.append(sys.argv[1]); import _airgap_guard; "
+        "_airgap_guard.begin(); print(*sorted(set(sys.modules) - before))"
     )
     place = str(guard.site_packages(release, LOCK))
     command: list[str | Path] = [release.python, "-I", "-S", "-c", code, place]
-    took = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(7)]
-    assert min(took) < 0.005
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["_airgap_guard"]
 
 
 GET = "import urllib.request\ndef fetch():\n    urllib.request.urlopen('http://u:secret@models.example/org/name/resolve/main/x?token=hush')\nfetch()\n"
