@@ -94,6 +94,11 @@ class _WrongError(Exception):
     """What the server has is not what is wanted."""
 
 
+class _OtherError(_WrongError):
+    """A server states another size, before anything of it is written: a login page, or another file than the one that
+    some of is here."""
+
+
 class _StoppedError(Exception):
     """Another download has failed, or the person has had enough."""
 
@@ -200,6 +205,8 @@ class _Errand:
                 stop=self.stop,
             )
             sha256 = _checked(wanted, partial, tally)
+        except _OtherError:
+            raise  # nothing was written: what is here is as good as before
         except _WrongError:
             _discard(partial, tally)
             raise
@@ -243,7 +250,7 @@ class _Errand:
         if start not in (0, have):
             return -1, None
         if None not in (total, wanted.size) and total != wanted.size:
-            raise _WrongError(f"the server has {total} bytes, {wanted.size} were expected")
+            raise _OtherError(f"the server has {total} bytes, {wanted.size} were expected")
         return start, total if wanted.size is None else wanted.size
 
     def _receive(

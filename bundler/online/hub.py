@@ -10,14 +10,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
 from bundler.bundle import disk, paths
-from bundler.errors import UnsafeError
-from bundler.online import answers, download, pipconfig, repository, selection
+from bundler.errors import FetchError, UnsafeError
+from bundler.online import answers, download, pipconfig, repository, room, selection
 from bundler.online.answers import AgainError, Patience
 from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
@@ -31,6 +32,8 @@ Vet = Callable[[str, Sequence[str], Sequence[str], Callable[[str], bytes]], obje
 """Is told the source, the names of the files that travel and of all that it has, and how to read a small one that
 travels; raises what it objects to."""
 
+_TRIES = 6
+"""How often at least: with the pauses in between, a hub may be away for half a minute."""
 _EXPIRED = frozenset([400, 401, 403, 410])
 """What storages answer to a signed address whose time is over."""
 
@@ -71,7 +74,7 @@ class _Errand:
         """SHA-256 and place of files that have to be fetched."""
         if not away:
             return {}
-        disk.require([(self.store.root, sum(one.size or 0 for one in away.values()), title)])
+        disk.require([(self.store.root, room.to_come(((one, one.size) for one in away.values()), self.store), title)])
         wanted: Sequence[Wanted] = list(away.values())
         fetched = download.fetch(wanted, self.store, self.config, self.report, title=title, patience=self.patience)
         for one, (_, sha256) in zip(wanted, fetched, strict=True):
@@ -97,7 +100,7 @@ def gather(
     Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
     """
     repo = repository.of(model.on_hub, "dataset" if model.dataset else "model")
-    errand = _Errand(repo, store, config, report, patience or Patience(tries=config.retries + 1))
+    errand = _Errand(repo, store, config, report, patience or Patience(tries=max(_TRIES, config.retries + 1)))
     asked = model.revision or "main"
     told = repository.told(repo, commit or asked, config, errand.patience, report)
     source = f"{model.source}@{told.commit}"
@@ -163,6 +166,9 @@ def _wanted(repo: Repo, file: Listed, commit: str) -> Wanted:
         elsewhere = urlsplit(response.url).netloc != urlsplit(pipconfig.bare(url)).netloc
         if elsewhere and response.status_code in _EXPIRED:
             return AgainError(f"the signed address of the storage answers {response.status_code}: asking for a new one")
+        if elsewhere and response.status_code == HTTPStatus.NOT_FOUND:
+            hint = "the hub lists it, so ask the hub's people; or leave it out with exclude"
+            return FetchError("the hub's storage has no such file", where=answers.address(url), hint=hint)
         return repo.refusal(response.status_code, response.headers, answers.address(url), commit)
 
     return Wanted(

@@ -38,7 +38,7 @@ from huggingface_hub import (
     set_client_factory,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -163,7 +163,11 @@ def cached(repo: Repo, commit: str, name: str) -> Path | None:
 
 def _endpoint() -> str:
     """Where the hub is; the environment is read anew, since the client reads it when it is imported."""
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    if not endpoint.startswith(("https://", "http://")):
+        hint = f"say HF_ENDPOINT=https://{endpoint.rpartition('//')[2]}"
+        raise FetchError("HF_ENDPOINT is no address that begins with https:// or http://", where=endpoint, hint=hint)
+    return endpoint
 
 
 def _listed(file: RepoFile, where: str) -> Listed:
@@ -185,6 +189,9 @@ def _heard(repo: Repo, revision: str, where: str) -> Iterator[None]:
     """What the client makes of an answer that is none, as an error that says what to do."""
     try:
         yield
+    except HFValidationError as error:
+        hint = "the hub's names are such as ORG/NAME, of letters, digits and single . - _"
+        raise ResolveError(f"{repo.name!r} is no name that the hub can have", where=repo.page, hint=hint) from error
     except HfHubHTTPError as error:
         raise repo.refusal(error.response.status_code, error.response.headers, where, revision) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -33,9 +33,16 @@ def require(wanted: Sequence[Wanted], store: Store, config: PipConfig) -> None:
     patience = Patience(tries=config.retries + 1)
     with pipconfig.session(config, [one.url for one in wanted]) as session, ThreadPoolExecutor(AT_ONCE) as pool:
         told = list(pool.map(lambda one: _told(one.url, session, patience), wanted))
-    here = [length(store.partial(one.sha256)) if one.sha256 else 0 for one in wanted]
-    needed = sum(max(0, size - have) for size, have in zip(told, here, strict=True) if size is not None)
+    needed = to_come(zip(wanted, told, strict=True), store)
     disk.require([(store.root, needed, "fetching " + ", ".join(address(one.url) for one in wanted))])
+
+
+def to_come(sized: Iterable[tuple[Wanted, int | None]], store: Store) -> int:
+    """Bytes that are still to come of files of these sizes: an earlier run may have brought some, and one content comes
+    once. What is not known is not counted."""
+    known = {one.sha256 or one.url: (one, size) for one, size in sized if size is not None}
+    here = {key: length(store.partial(one.sha256)) if one.sha256 else 0 for key, (one, _) in known.items()}
+    return sum(max(0, size - here[key]) for key, (_, size) in known.items())
 
 
 def _size(url: str, session: requests.Session, patience: Patience) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bundler.bundle import disk
 from bundler.bundle.hashing import digest_of
-from bundler.errors import FetchError, ManifestError, ResolveError
+from bundler.errors import FetchError, HostError, ManifestError, ResolveError
+from bundler.online import hub
+from bundler.online.answers import Patience
 from bundler.online.download import Wanted
 from bundler.online.store import Store
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
@@ -50,6 +54,42 @@ def test_what_is_on_the_shelf_is_not_fetched_again(errand: Errand) -> None:
     errand.repository.commit(FILES | {CONFIG: b"new"})
     errand.check(errand.run(), {name: FILES[name] for name in CARRIED} | {CONFIG: b"new"})
     assert errand.hub.fetched() == [CONFIG]
+
+
+def test_room_is_needed_for_what_has_not_come_and_once_for_one_content(
+    errand: Errand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = FILES[WEIGHTS]
+    files = {"a.safetensors": weights, "b/a.safetensors": weights, CONFIG: b"{}"}
+    errand.repository.commit(files)
+    errand.store.partial(digest_of(weights)).write_bytes(weights[:100_000])
+    had = shutil.disk_usage("/")
+    room = len(weights) - 100_000 + disk.MARGIN
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room - 1))
+    with pytest.raises(HostError, match=f"fetch {NAME} needs {room:,} bytes"):
+        errand.run()
+    assert errand.hub.fetched() == [CONFIG]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room))
+    errand.check(errand.run(), files)
+    assert [one.headers.get("Range") for one in errand.hub.storage.seen] == ["bytes=100000-"]
+
+
+def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
+    patience = Patience(tries=hub._TRIES)
+    assert sum(patience.delay(failure) for failure in range(1, patience.tries)) >= 30
+
+
+def test_an_address_of_the_hub_without_its_scheme(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    with pytest.raises(FetchError, match="HF_ENDPOINT is no address") as error:
+        errand.run()
+    assert error.value.hint == "say HF_ENDPOINT=https://hub.example"
+
+
+def test_a_name_that_the_hub_can_not_have(errand: Errand) -> None:
+    with pytest.raises(ResolveError, match="is no name that the hub can have"):
+        errand.run(repo="org/a--b")
+    assert errand.hub.seen == []
 
 
 def test_a_damaged_file_of_the_shelf_that_only_git_knows_is_fetched_again(errand: Errand) -> None:

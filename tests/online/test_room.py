@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bundler.bundle import disk
 from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError
 from bundler.online import assets, manifest, models, pipconfig, room
+from bundler.online.download import Wanted
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.online.workshop import Workshop
@@ -101,3 +104,29 @@ def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: W
         with pytest.raises(FetchError, match="No such file"):
             room.sizes([str(tmp_path / "nothing")], session)
     assert os.environ["HOME"] not in str(watched.notes)
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A disk that has so many bytes free besides those that stay so."""
+    had = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=count + disk.MARGIN))
+
+
+def test_what_has_come_needs_no_room_and_what_is_wanted_twice_needs_it_once(
+    server: Loopback, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files |= {"/a": DATA, "/again": DATA, "/b": b"b" * 5000}
+    sha256, other = digest_of(DATA), digest_of(b"b" * 5000)
+    shop.store.partial(sha256).write_bytes(DATA[:4000])
+    wanted = [
+        Wanted(url=f"{server.url}/a", sha256=sha256),
+        Wanted(url=f"{server.url}/again", sha256=sha256),
+        Wanted(url=f"{server.url}/b", sha256=other),
+    ]
+    free(monkeypatch, 7999)
+    with pytest.raises(HostError, match="needs 67,116,864 bytes"):
+        shop.bring(wanted, title="fetch")
+    assert server.asked("GET") == []
+    free(monkeypatch, 8000)
+    shop.bring(wanted, title="fetch")
+    assert len(server.asked("GET")) == 2
