@@ -7,6 +7,7 @@ import os
 import struct
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,18 @@ _MEMBER = b"data.pkl"
 _LARGEST_ODD_ZIP = 64 << 20
 """Bytes of a zip that is opened although its table of contents is not where it can be measured beforehand."""
 _LARGEST_ARRAY_HEAD = 64 << 10
+_MOST_TAR_MEMBERS = 100_000
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+"""What zipfile raises over a zip that is none, or one that it can't unpack."""
 
 
 class Unreadable(ValueError):
@@ -33,9 +46,13 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """Where pickles stand: from these offsets on, each in a member of a zip, or in the file itself ("")."""
+    """Where pickles stand: from these offsets on, each in a member of a zip, or in the file itself ("").
+
+    ``surely`` is off where the first bytes can be those of safetensors as well.
+    """
 
     at: tuple[tuple[str, int], ...]
+    surely: bool = True
 
 
 def named_like_one(path: str) -> bool:
@@ -71,7 +88,9 @@ def holder(path: Path) -> Holder | None:
     if _is_tar(head):
         _refuse_torch_s_tar(path)
         return None
-    return Holder(at=(("", 0),)) if begins_like_one(head) else None
+    # safetensors begin with eight bytes for the length of their header, which is JSON and below 100 MB
+    ambiguous = head[4:9] == b"\0\0\0\0{"
+    return Holder(at=(("", 0),), surely=not ambiguous) if begins_like_one(head) else None
 
 
 def _in_zip(path: Path) -> Holder | None:
@@ -86,21 +105,32 @@ def _in_zip(path: Path) -> Holder | None:
         os.close(fd)
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            found = [(name, 0) for name in names if name.lower().endswith(".pkl")]
-            # torch looks a member up whatever its case, and takes another of two that bear one name
-            if len({name.lower() for name in names}) < len(names) or any(
-                not name.endswith(".pkl") for name, _ in found
-            ):
-                raise Unreadable("holds members that a loader and the scanner would not read as the same")
-            for name in names:
-                if name.lower().endswith(".npy"):
-                    with archive.open(name) as member:
-                        at = _behind_header(member)
-                    found += [] if at is None else [(name, at)]
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
+            found = _members(archive)
+    except Unreadable:
+        raise
+    except BROKEN_ZIP as error:
         raise Unreadable("begins as a zip and can't be opened as one, which a loader may not mind") from error
     return Holder(at=tuple(found)) if found else None
+
+
+def _members(archive: zipfile.ZipFile) -> list[tuple[str, int]]:
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    found = [(name, 0) for name in names if name.lower().endswith(".pkl")]
+    for info in infos:
+        if info.is_dir() or info.filename.lower().endswith(".pkl"):
+            continue
+        with archive.open(info) as member:  # NumPy asks for the first bytes, and not for the name
+            at = _behind_header(member)
+        found += [] if at is None else [(info.filename, at)]
+    # torch looks a member up whatever its case, takes another of two that bear one name, and a name as it is written
+    if (
+        len({name.lower() for name in names}) < len(names)
+        or any(not name.endswith(".pkl") for name in names if name.lower().endswith(".pkl"))
+        or any(info.orig_filename != info.filename for info in infos)
+    ):
+        raise Unreadable("holds members that a loader and the scanner would not read as the same")
+    return found
 
 
 def _behind_header(array: IO[bytes]) -> int | None:
@@ -112,10 +142,21 @@ def _behind_header(array: IO[bytes]) -> int | None:
     length = int.from_bytes(start[8 : 8 + width], "little")
     header = (start[begins:] + array.read(min(length, _LARGEST_ARRAY_HEAD)))[:length]
     try:
-        described = str(ast.literal_eval(header.decode("utf-8", "replace").strip())["descr"])
+        described = ast.literal_eval(header.decode("utf-8", "replace").strip())["descr"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
         return begins + length  # NumPy may read what this does not
-    return begins + length if "O" in described or "object" in described else None
+    return begins + length if _has_objects(described) else None
+
+
+def _has_objects(described: object) -> bool:
+    """Whether a type has Python objects in it: a name, its fields, or a type with a shape."""
+    if isinstance(described, str):
+        return "O" in described or "object" in described
+    if isinstance(described, tuple) and len(described) == 2:
+        return _has_objects(described[0])
+    if isinstance(described, list):
+        return any(not isinstance(one, tuple) or len(one) < 2 or _has_objects(one[1]) for one in described)
+    return True
 
 
 def _is_tar(head: bytes) -> bool:
@@ -130,7 +171,14 @@ def _refuse_torch_s_tar(path: Path) -> None:
     """torch loads tars of its first versions, which hold a pickle; no other tar is loaded by anything."""
     try:
         with tarfile.open(path, "r:") as packed:
-            if any(one.name.removeprefix("./") == "pickle" for one in packed):
-                raise Unreadable("is a tar as torch wrote them in its first versions, whose pickle is not looked into")
-    except (tarfile.TarError, EOFError) as error:
+            for number, one in enumerate(packed):
+                if one.name.removeprefix("./") == "pickle":
+                    raise Unreadable(
+                        "is a tar as torch wrote them in its first versions, whose pickle is not looked into"
+                    )
+                if number > _MOST_TAR_MEMBERS:
+                    raise Unreadable("is a tar of more files than are looked at")
+    except Unreadable:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise Unreadable("begins as a tar and can't be read as one, which a loader may not mind") from error

@@ -91,6 +91,8 @@ def table_at(read: Callable[[int, int], bytes], size: int) -> int:
         raise Malformed("it is one of several parts, or has a comment")
     wide = read(max(0, end - _WIDE_END), _WIDE_END)
     if wide[56:60] == b"PK\6\7":
+        if not wide.startswith(b"PK\6\6") or int.from_bytes(wide[64:72], "little") != end - _WIDE_END:
+            raise Malformed("its end record's wide form is not where it is said to be")
         length, at = int.from_bytes(wide[40:48], "little"), int.from_bytes(wide[48:56], "little")
         end -= _WIDE_END
     if length > _LARGEST_TABLE:

@@ -8,14 +8,23 @@ Source: Modules/_pickle.c and Lib/pickle.py of CPython 3.10 to 3.14.
 from __future__ import annotations
 
 import codecs
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Final, Protocol
 
-LONGEST_TEXT = 1 << 16
+LONGEST_TEXT = 512
 """Bytes of a string that are kept; no name that is imported is longer."""
+_LONGEST_LINE = 1 << 16
+_LONGEST_NUMBER = 1000
 _MOST_VALUES = 5_000_000
 """Values on the stack and in the memo together: more would take gigabytes of memory."""
+_MOST_IMPORTS = 10_000
+_WHOLE = re.compile(rb"[+-]?(0[xX][\da-fA-F_]+|0[oObB]?[\d_]+|[\d_]*)")
+_REAL = re.compile(rb"[\d._eE+-]*|[+-]?(inf(inity)?|nan)", re.IGNORECASE)
+"""All that C and Python take for numbers, and some that they don't; what is none is no pickle's."""
+_SPACE = b" \t\n\r\v\f"
 
 
 class Readable(Protocol):
@@ -43,16 +52,21 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What an unpickler would import, and whether it would come to the pickle's end."""
+    """What an unpickler would import, and whether it would come to the pickle's end.
+
+    ``extended``: it asks the process for an import by number, which fails unless a library keeps one under it.
+    """
 
     imports: frozenset[Import]
     ended: bool
+    extended: bool = False
 
 
 class _Fails(Exception):
     """The unpickler stops here with an error."""
 
 
+_UNFOLLOWED: Final = Import("?", "?", known=False)
 _UNKNOWN: Final = object()
 """What only a run could tell: it may be a string."""
 _NO_TEXT: Final = object()
@@ -67,6 +81,9 @@ class _Machine:
     below: list[list[object]] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
     imports: set[Import] = field(default_factory=set)
+    covered: int = 0
+    """Values in ``below``, and its marks."""
+    extended: bool = False
 
     # What stands in the file.
 
@@ -84,11 +101,11 @@ class _Machine:
 
     def line(self) -> bytes | None:
         """A line without its end; None for one that is longer than any name."""
-        first = data = self.source.readline(LONGEST_TEXT)
+        first = data = self.source.readline(_LONGEST_LINE)
         if not first:
             raise _Fails
         while not data.endswith(b"\n"):
-            data = self.source.readline(LONGEST_TEXT)
+            data = self.source.readline(_LONGEST_LINE)
             if not data:
                 break
             first = b""
@@ -121,6 +138,7 @@ class _Machine:
         if not self.below:
             raise _Fails
         taken, self.stack = self.stack, self.below.pop()
+        self.covered -= len(self.stack) + 1
         if len(self.stack) < left:
             raise _Fails
         return taken
@@ -139,9 +157,13 @@ class _Machine:
         """An import by what is on the stack; the unpickler takes nothing but strings."""
         if module is _NO_TEXT or name is _NO_TEXT:
             raise _Fails
-        known = isinstance(module, str) and isinstance(name, str)
-        self.imports.add(Import(str(module), str(name)) if known else Import("?", "?", known=False))
-        self.push(_UNKNOWN)
+        if isinstance(module, str) and isinstance(name, str):
+            self.imports.add(Import(module, name))
+        else:
+            self.imports.add(_UNFOLLOWED)
+
+    def fits(self) -> bool:
+        return len(self.stack) + self.covered + len(self.memo) <= _MOST_VALUES and len(self.imports) <= _MOST_IMPORTS
 
 
 def read(source: IO[bytes] | Readable) -> Read:
@@ -150,26 +172,25 @@ def read(source: IO[bytes] | Readable) -> Read:
     Raises TooLargeError, and OSError where the source can't be read.
     """
     machine = _Machine(source)
+    code = b""
     try:
-        while (code := machine.exactly(1)) != b".":
-            step = _STEPS.get(code)
-            if step is None:
-                break
+        while (code := machine.exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
             step(machine)
-            if len(machine.stack) + len(machine.memo) + len(machine.below) > _MOST_VALUES:
-                raise TooLargeError(f"it holds more than {_MOST_VALUES:,} values")
-        return Read(frozenset(machine.imports), ended=code == b"." and bool(machine.stack))
+            if not machine.fits():
+                raise TooLargeError("holds more values than are followed")
     except _Fails:
-        return Read(frozenset(machine.imports), ended=False)
+        code = b""
+    ended = code == b"." and bool(machine.stack)
+    return Read(frozenset(machine.imports), ended=ended, extended=machine.extended)
 
 
-def read_all(source: IO[bytes] | Readable, most: int = 64) -> Iterator[Read]:
+def read_all(source: IO[bytes] | Readable) -> Iterator[Read]:
     """The pickle at the source's position and those behind it, until one does not come to its end."""
-    for _ in range(most):
+    ended = True
+    while ended:
         found = read(source)
+        ended = found.ended
         yield found
-        if not found.ended:
-            return
 
 
 Step = Callable[[_Machine], None]
@@ -223,62 +244,88 @@ def _line(decode: Callable[[bytes], object]) -> Step:
     return step
 
 
-def _old_text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")  # who loads says which encoding; names are ASCII
+def _old_text(data: bytes) -> object:
+    return data.decode("ascii") if data.isascii() else _UNKNOWN  # who loads says which encoding
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
-def _escaped(data: bytes) -> str:
-    return data.decode("raw-unicode-escape", "replace")
-
-
-def _quoted(data: bytes) -> object:
-    data = data.rstrip()
-    if len(data) < 2 or data[:1] != data[-1:] or data[:1] not in (b"'", b'"'):
-        raise _Fails
     try:
-        return _old_text(codecs.escape_decode(data[1:-1])[0])
+        return data.decode("utf-8", "surrogatepass")
     except ValueError:
         raise _Fails from None
 
 
-def _no_text(_: bytes) -> object:
-    return _NO_TEXT
+def _escaped(data: bytes) -> object:
+    if len(data) > LONGEST_TEXT:
+        return _UNKNOWN
+    try:
+        return data.decode("raw-unicode-escape")
+    except ValueError:
+        raise _Fails from None
+
+
+def _quoted(data: bytes) -> object:
+    if len(data) < 2 or data[:1] != data[-1:] or data[:1] not in (b"'", b'"'):
+        raise _Fails
+    if len(data) > LONGEST_TEXT:
+        return _UNKNOWN
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an escape that Python does not know stands for itself
+            return _old_text(codecs.escape_decode(data[1:-1])[0])
+    except ValueError:
+        raise _Fails from None
+
+
+def _number(form: re.Pattern[bytes]) -> Step:
+    def step(machine: _Machine) -> None:
+        found = machine.line()
+        # C's functions stop at a zero byte and let pass what follows
+        if found is not None and not form.fullmatch(found.partition(b"\0")[0].strip(_SPACE).removesuffix(b"L")):
+            raise _Fails
+        machine.push(_NO_TEXT)
+
+    return step
 
 
 def _memo_number(machine: _Machine) -> int:
     found = machine.line()
+    if found is None or len(found) > _LONGEST_NUMBER:
+        machine.imports.add(_UNFOLLOWED)  # it may be read or not, by the limits that the process has
+        raise _Fails
     try:
-        return int(found or b"")
+        return int(found.partition(b"\0")[0])
     except ValueError:
         raise _Fails from None
 
 
-def _name(machine: _Machine) -> str:
+def _name(machine: _Machine, encoding: str) -> str:
     found = machine.line()
     try:
-        return "?" if found is None else found.decode()
+        name = "?" if found is None else found.decode(encoding)
+        return name if len(name) <= LONGEST_TEXT else "?"
     except UnicodeDecodeError:
         raise _Fails from None
 
 
 def _global(machine: _Machine) -> None:
-    module = _name(machine)
-    machine.imported(module, _name(machine))
+    if not (module := _name(machine, "utf-8")):
+        raise _Fails
+    machine.imported(module, _name(machine, "utf-8"))
+    machine.push(_UNKNOWN)
 
 
 def _inst(machine: _Machine) -> None:
-    module, name = _name(machine), _name(machine)
+    module = _name(machine, "ascii")
+    machine.imported(module, _name(machine, "ascii"))  # Python's own does so before it looks for the mark
     machine.pop_mark()
-    machine.imported(module, name)
+    machine.push(_UNKNOWN)
 
 
 def _stack_global(machine: _Machine) -> None:
     module, name = machine.pop(2)
     machine.imported(module, name)
+    machine.push(_UNKNOWN)
 
 
 def _extension(width: int) -> Step:
@@ -286,7 +333,7 @@ def _extension(width: int) -> Step:
 
     def step(machine: _Machine) -> None:
         machine.number(width)
-        machine.imports.add(Import("?", "?", known=False))
+        machine.extended = True
         machine.push(_UNKNOWN)
 
     return step
@@ -294,6 +341,7 @@ def _extension(width: int) -> Step:
 
 def _mark(machine: _Machine) -> None:
     machine.below.append(machine.stack)
+    machine.covered += len(machine.stack) + 1
     machine.stack = []
 
 
@@ -342,7 +390,7 @@ def _get(width: int) -> Step:
 
 _STEPS: Mapping[bytes, Step] = {
     b"(": _mark, b"0": _pop, b"1": _from_mark(), b"2": _dup,
-    b"I": _line(_no_text), b"L": _line(_no_text), b"F": _line(_no_text), b"S": _line(_quoted), b"V": _line(_escaped),
+    b"I": _number(_WHOLE), b"L": _number(_WHOLE), b"F": _number(_REAL), b"S": _line(_quoted), b"V": _line(_escaped),
     b"N": _pushes(_NO_TEXT), b"\x88": _pushes(_NO_TEXT), b"\x89": _pushes(_NO_TEXT),
     b"J": _pushes(_NO_TEXT, 4), b"K": _pushes(_NO_TEXT, 1), b"M": _pushes(_NO_TEXT, 2), b"G": _pushes(_NO_TEXT, 8),
     b"\x8a": _long(1), b"\x8b": _long(4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _compat_pickle
 import importlib.metadata
 import io
 import keyword
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from picklescan import scanner
 from picklescan.scanner import Global, SafetyLevel, ScanResult
@@ -40,9 +41,13 @@ _COMPRESSED = (
     b"x\x9c",
     b"x\xda",
     b"\x04\x22\x4d\x18",
-    b"]\x00\x00",
+    b"]\x00",
+    b"ZF",
 )
 """How files begin that joblib compresses; the scanner would see no pickle in them."""
+
+_ARRAYS = (".npy", ".npz")
+"""Names that NumPy takes for pickles where it finds no array, if it is asked to."""
 
 _DATA = {
     **dict.fromkeys(
@@ -75,6 +80,16 @@ _DATA = {
 }
 """What of Python's own library builds data and nothing else. Any other of it is refused: the scanner's list of what
 is dangerous was found to have holes many times, and importlib stands on neither of its lists."""
+
+_GONE = (
+    "aifc", "asynchat", "asyncore", "audioop", "binhex", "cgi", "cgitb", "chunk", "crypt", "distutils", "formatter",
+    "imghdr", "imp", "lib2to3", "macpath", "mailcap", "msilib", "nis", "nntplib", "ossaudiodev", "parser", "pipes",
+    "smtpd", "sndhdr", "spwd", "sunau", "symbol", "telnetlib", "uu", "xdrlib",
+)  # fmt: skip
+_OLD = {*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)}
+_OWN = {*sys.stdlib_module_names, *_OLD, *_GONE}
+"""Modules of Python's own library by all their names: of Python 2, which are translated while loading, and those that
+the Python of a target may still have."""
 
 logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)  # what it finds is said by us
 
@@ -118,7 +133,7 @@ def _scanned(path: str, content: Path) -> Pickle | None:
     """What was found in a file, or None where it is no pickle; raises UnsafeError with the rest of a sentence."""
     try:
         held = pickles.holder(content)
-        if held is None and not pickles.named_like_one(path):
+        if held is None and not path.lower().endswith((*pickles.NAMES, *_ARRAYS)):
             return None
         if held is None and _is_compressed(content):
             raise UnsafeError("is compressed: nothing can be known of what is in it")
@@ -153,7 +168,10 @@ def _imports(content: Path, held: Holder | None) -> tuple[frozenset[Import], boo
             source.seek(at)
             for number, read in enumerate(opcodes.read_all(source)):
                 found |= read.imports
-                whole &= held is None or number > 0 or read.ended
+                sure = bool(read.imports) or (held is not None and held.surely and number == 0)
+                whole &= read.ended or not sure
+                if read.extended and (read.ended or sure):
+                    raise UnsafeError("imports by a number, which only a run of its loader gives a name")
     return frozenset(found), whole
 
 
@@ -163,8 +181,13 @@ def _opened(content: Path, name: str) -> Iterator[IO[bytes]]:
         with content.open("rb") as opened:
             yield opened
         return
-    with zipfile.ZipFile(content) as archive, archive.open(name) as member:
-        yield member
+    try:
+        with zipfile.ZipFile(content) as archive, archive.open(name) as member:
+            yield io.BufferedReader(cast("io.RawIOBase", member))
+    except opcodes.TooLargeError:
+        raise
+    except pickles.BROKEN_ZIP as error:
+        raise pickles.Unreadable(f"holds {paths.shown(name)}, which can't be unpacked") from error
 
 
 def _is_a_name(one: Import) -> bool:
@@ -178,14 +201,28 @@ def _named(one: Import) -> str:
 
 def _judged(imports: frozenset[Import]) -> list[Global]:
     """What the scanner says of each import, asked by a pickle that does nothing but import them."""
-    asked = "".join(f"c{one.module}\n{one.name}\n" for one in sorted(imports, key=_named))
-    return list(scanner.scan_pickle_bytes(io.BytesIO(f"{asked}.".encode()), "imports").globals) if imports else []
+    asked = b"".join(_text(one.module) + _text(one.name) + b"\x93" for one in imports)
+    judged = list(scanner.scan_pickle_bytes(io.BytesIO(asked + b"."), "imports").globals)
+    if {(one.module, one.name) for one in judged} != {(one.module, one.name) for one in imports}:
+        raise UnsafeError("imports what the scanner gives no answer to")
+    return judged
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
 
 
 def _is_dangerous(one: Global) -> bool:
-    own = one.module.partition(".")[0] in {*sys.stdlib_module_names, "__builtin__", "copy_reg"}
+    own = one.module.partition(".")[0] in _OWN
     known = one.safety == SafetyLevel.Innocuous or one.name in _DATA.get(one.module, ())
-    return one.safety == SafetyLevel.Dangerous or (own and not known)
+    return one.safety == SafetyLevel.Dangerous or (own and not known) or _leads_elsewhere(one)
+
+
+def _leads_elsewhere(one: Global) -> bool:
+    """Whether a name leads from its module to what another keeps: torch has an attribute ``os`` as well."""
+    *way, _ = one.name.split(".")
+    return any(part in _OWN or part.startswith("_") or part.islower() for part in way)
 
 
 class _Bounded(io.BufferedReader):

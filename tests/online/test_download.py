@@ -142,6 +142,16 @@ def test_a_file_of_another_size_is_not_fetched_to_its_end(
         fetch(file)
 
 
+def test_a_page_in_place_of_the_rest_leaves_what_had_come(
+    fetch: Any, file: Wanted, server: Loopback, store: Store
+) -> None:
+    """Such as a login page, once: what had come may be days of a slow line."""
+    store.partial(DIGEST).write_bytes(DATA[:400_000])
+    server.faults[NAME] = [lambda handler, _: handler.answer(200, b"<html>log in first</html>")]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers.get("Range") for one in server.seen] == ["bytes=400000-"] * 2
+
+
 def test_a_stream_that_does_not_end_is_left(fetch: Any, file: Wanted, server: Loopback) -> None:
     server.files[NAME] = DATA + b"x"
     server.faults[NAME] = [loopback.without_length] * 2

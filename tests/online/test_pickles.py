@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import pickle
+import random
 import tarfile
 import zipfile
 from collections import Counter
@@ -62,6 +63,10 @@ RUNS = b"cos\nsystem\n(S'true'\ntR."
 BY_MEMO = b"\x80\x02X\2\0\0\0os\x80\x04\x940h\0\x8c\x06system\x93(S'true'\ntR."
 HEADER = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
 ARRAY = b"\x93NUMPY\x01\0" + len(HEADER).to_bytes(2, "little") + HEADER + RUNS
+ZERO = b"I1\0 and more\n0"
+ZERO_MEMO = b"Np0\0 and more\n0"
+ELSEWHERE = b"\x80\x04\x8c\x0ctorch._utils\x8c\x09os.system\x93."
+WRAPPED = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)R}b"
 DANGEROUS = {
     "by reduce": ("w.bin", pickle.dumps(SYSTEM), "imports posix.system"),
     "of the first protocol": ("w.pt", pickle.dumps(SYSTEM, 0), "imports posix.system"),
@@ -107,7 +112,32 @@ DANGEROUS = {
     "a name that is none": ("w.bin", b"\x80\x02cos path\nsystem\n.", "can be no name"),
     "a second pickle behind the first": ("w.bin", pickle.dumps(1) + pickle.dumps(SYSTEM), "imports posix.system"),
     "a pickle without an end": ("w.dat", b"\x80\x02]", "can't be read to its end"),
-    "an extension": ("w.bin", b"\x80\x02\x82\x01.", "put together while it is loaded"),
+    "an extension": ("w.bin", b"\x80\x02\x82\x01.", "by a number"),
+    "a number with a zero byte in it": ("w.bin", ZERO + RUNS, "imports os.system"),
+    "a number of the memo with a zero byte": ("w.bin", ZERO_MEMO + RUNS, "imports os.system"),
+    "beside a name that the scanner can't read": (
+        "w.bin",
+        b"\x80\x02I0x1\n0" + RUNS[:-1] + "ca\u00e9\nx\n.".encode(),
+        "imports os.system",
+    ),
+    "a module by its name of Python 2": ("w.bin", b"\x80\x02ccommands\ngetoutput\n.", "imports commands.getoutput"),
+    "a module that newer Pythons lack": ("w.bin", b"\x80\x02cpipes\nTemplate\n.", "imports pipes.Template"),
+    "an attribute that is another module": ("w.bin", ELSEWHERE, "imports torch._utils.os.system"),
+    "before what only its loader reads": ("w.joblib", WRAPPED + b"\0\0" + RUNS, "can't be read to its end"),
+    "the seventieth in a file": ("w.bin", pickle.dumps(1) * 70 + RUNS, "imports os.system"),
+    "an array in a member of any name": ("w.npz", archive(a=ARRAY), "imports os.system"),
+    "an array that is none": ("w.npy", RUNS, "imports os.system"),
+    "by inst where nothing is marked": ("w.pt", b"ios\nsystem\n", "imports os.system"),
+    "a name that a zip cuts short": (
+        "w.pt",
+        archive(**{"w/data.pkl_x": RUNS}).replace(b"data.pkl_x", b"data.pkl\0x"),
+        "would not read as the same",
+    ),
+    "a member whose checksum is wrong": (
+        "w.pt",
+        archive(w__data_dot_pkl=REBUILD).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"),
+        "can't be unpacked",
+    ),
     "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar as torch wrote"),
     "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "can't be opened as one"),
     "an array of objects": ("w.npy", ARRAY, "imports os.system"),
@@ -170,6 +200,9 @@ def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None
         ("array.bin", ARRAY.replace(b"'|O'", b"'<f4'").replace(RUNS, bytes(4))),
         ("array.npy", ARRAY.replace(b"'|O'", b"'<f4'").replace(RUNS, bytes(4))),
         ("photos.tar", tar(a=b"x", b=b"y")),
+        ("fields.npy", ARRAY.replace(b"'|O'", b"[('Of', '<i4', (1,))]").replace(RUNS, bytes(4))),
+        ("text.bin", b"I am a list of words\ncat\ndog\nsystem\n"),
+        ("extension.bin", b"\x82\x01" + bytes(64)),
         ("after a number.bin", b"K\x01\x93" + bytes(128)),
     ],
 )
@@ -178,7 +211,18 @@ def test_what_is_no_pickle_is_none(name: str, data: bytes, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x80\x02I0x1\n0" + RUNS, b"I0x1\n0" + RUNS, BY_MEMO, ARRAY[ARRAY.index(RUNS) :]], ids=range(4)
+    "data",
+    [
+        b"\x80\x02I0x1\n0" + RUNS,
+        b"I0x1\n0" + RUNS,
+        BY_MEMO,
+        ARRAY[ARRAY.index(RUNS) :],
+        ZERO + RUNS,
+        ZERO_MEMO + RUNS,
+        b"L0x1L\n0" + RUNS,
+        b"\x80\x02Nq\x070h\x070" + RUNS,
+    ],
+    ids=range(8),
 )
 def test_those_would_really_run(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython's own unpickler calls what they name: here a function that only counts."""
@@ -240,6 +284,19 @@ def test_whatever_an_unpickler_asks_for_was_read(value: object, protocol: int, j
     found = {f"{one.module}.{one.name}" for one in read.imports}
     assert recording.asked <= found or not all(one.known for one in read.imports)
     assert read.ended or not ended
+
+
+def test_random_weights_are_none() -> None:
+    numbers = random.Random(7)
+    read = [opcodes.read(io.BytesIO(numbers.randbytes(2000))) for _ in range(5000)]
+    assert sum(bool(one.imports or (one.ended and one.extended)) for one in read) <= 5
+
+
+def test_values_below_marks_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opcodes, "_MOST_VALUES", 1000)
+    with pytest.raises(opcodes.TooLargeError):
+        opcodes.read(io.BytesIO(b"NNNNNNNNN(" * 200))
+    assert opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
 
 
 @given(st.binary(max_size=300))
