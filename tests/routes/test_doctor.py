@@ -152,15 +152,17 @@ def test_a_lost_receipt_and_a_lock_that_is_another_s(small: Small, far: Far, pre
 
 @pytest.mark.usefixtures("small")
 def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
-    (prefix / "releases" / "2-b" / ".work").mkdir(parents=True)
-    (prefix / "models" / ".m-2.partial").mkdir()
+    (prefix / "releases" / "2-bbbbbbbb" / ".work").mkdir(parents=True)
+    (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
+    (prefix / "models" / "somebody-s own").mkdir()
     (packages_of(prefix) / "evil.pth").write_text("import nothing\n")
     (prefix / "current" / "models" / "m" / "weights.bin").chmod(0o600)
     done = far("doctor", "--prefix", prefix)
     assert done.returncode == 0, done.stdout
     assert "warning   packages: evil.pth was brought by no wheel\n" in done.stdout
     warnings = [finding["message"] for finding in findings(far("doctor", "--prefix", prefix, "--json"), "warning")]
-    assert len(warnings) == 4
+    assert len(warnings) == 5
+    assert "somebody-s own was not made by this program" in warnings
     assert [message for message in warnings if "weights.bin is closed to other users" in message]
     assert sum("belongs to no release" in message for message in warnings) == 2
 
