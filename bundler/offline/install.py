@@ -104,7 +104,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             guard.lay_out(release, locked)
             results = _proofs(release, locked, options, report)
             trust.remember(prefix, options.trust, report)
-            return _finish(release, locked, carried, vouched, results, report)
+            return _finish(release, locked, carried, vouched, results, report, downgrade=options.downgrade)
 
 
 @contextmanager
@@ -156,6 +156,8 @@ def _finish(
     vouched: Vouched,
     results: list[dict[str, Any]],
     report: Report,
+    *,
+    downgrade: bool,
 ) -> Receipt:
     """Write down what stands there, and see it safely on the disk."""
     emit.write(release, locked, report)
@@ -170,7 +172,7 @@ def _finish(
     release.mark.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
-        sequence.remember(release.prefix, locked)
+        sequence.remember(release.prefix, locked, allowed=downgrade)
         # last, and only once all that it speaks of is on the disk
         text = json.dumps(fields.encode(receipt), ensure_ascii=False, indent=2) + "\n"
         disk.write_whole(release.receipt, text.encode())

@@ -192,6 +192,7 @@ def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator
 @contextmanager
 def _fresh(release: Release) -> Iterator[None]:
     """A folder for a release, with at most some of its parts in it; it goes again if this fails."""
+    _discard(release.work)  # of a killed run that found parts here
     release.work.mkdir(parents=True)
     try:
         yield

@@ -67,10 +67,10 @@ def refuse_older(prefix: Path, wanted: Lock, report: Report, *, allowed: bool) -
         report.warn(f"another bundle of sequence {wanted.sequence} is live: which of the two is newer can't be said")
 
 
-def remember(prefix: Path, taken: Lock) -> None:
-    """Keep the sequence of a bundle that goes live, lower ones too: whoever allowed that meant it."""
+def remember(prefix: Path, taken: Lock, *, allowed: bool) -> None:
+    """Keep the sequence of a bundle that goes live; a lower one where that is ``allowed``: whoever said so meant it."""
     known = dict(_remembered(prefix))
-    if known.get(taken.name) != taken.sequence:
+    if known.get(taken.name, -1) < taken.sequence or allowed:
         memory = _Memory(format=1, newest=known | {taken.name: taken.sequence})
         disk.write_whole(prefix / _MEMORY, lock.canonical_json(fields.encode(memory)))
 

@@ -460,6 +460,8 @@ def test_the_live_bundle_may_be_installed_again_whatever_was_rolled_back(
     assert here("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
     assert here("rollback", "--prefix", prefix).returncode == 0
     assert here("install", installed.path, "--prefix", prefix).returncode == 0
+    between = next_one(pack, builder, sequence=3)
+    assert here("install", between.path, "--prefix", prefix).returncode == 7, "mending lowers nothing"
 
 
 def test_what_another_run_learned_meanwhile_counts(
