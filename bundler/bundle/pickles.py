@@ -23,6 +23,8 @@ HEAD = 512
 _PROTOCOLS = tuple(bytes((0x80, version)) for version in range(6))
 _ZIP, _ARRAY = b"PK\x03\x04", b"\x93NUMPY"
 _MEMBER = b"data.pkl"
+_OF_TORCH_S_TAR = ("pickle", "storages", "tensors")
+"""What torch unpickles of a tar of its own, each by itself."""
 _LARGEST_ODD_ZIP = 64 << 20
 """Bytes of a zip that is opened although its table of contents is not where it can be measured beforehand."""
 _LARGEST_ARRAY_HEAD = 64 << 10
@@ -172,7 +174,7 @@ def _refuse_torch_s_tar(path: Path) -> None:
     try:
         with tarfile.open(path, "r:") as packed:
             for number, one in enumerate(packed):
-                if one.name.removeprefix("./") == "pickle":
+                if one.name.removeprefix("./") in _OF_TORCH_S_TAR:
                     raise Unreadable(
                         "is a tar as torch wrote them in its first versions, whose pickle is not looked into"
                     )

@@ -36,6 +36,8 @@ class Readable(Protocol):
 
     def seek(self, at: int, whence: int, /) -> int: ...
 
+    def tell(self) -> int: ...
+
 
 class TooLargeError(ValueError):
     """A pickle that holds more values than are followed."""
@@ -84,6 +86,7 @@ class _Machine:
     covered: int = 0
     """Values in ``below``, and its marks."""
     extended: bool = False
+    frame_end: int | None = None
 
     # What stands in the file.
 
@@ -120,6 +123,17 @@ class _Machine:
         except (OSError, OverflowError, ValueError):  # further than any file goes
             raise _Fails from None
         self.exactly(1)
+
+    def keep_to_frame(self, *, stops: bool = False) -> None:
+        """What crosses the end of its frame, or stops before it, is not followed: CPython's unpickler drops the rest of
+        a frame or reads on, by what kind of file it reads from."""
+        if self.frame_end is None:
+            return
+        at = self.source.tell()
+        if at > self.frame_end or (stops and at != self.frame_end):
+            self.imports.add(_UNFOLLOWED)
+        if at >= self.frame_end:
+            self.frame_end = None
 
     # What is done with it.
 
@@ -176,8 +190,11 @@ def read(source: IO[bytes] | Readable) -> Read:
     try:
         while (code := machine.exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
             step(machine)
+            machine.keep_to_frame()
             if not machine.fits():
                 raise TooLargeError("holds more values than are followed")
+        if code == b".":
+            machine.keep_to_frame(stops=True)
     except _Fails:
         code = b""
     ended = code == b"." and bool(machine.stack)
@@ -369,7 +386,10 @@ def _proto(machine: _Machine) -> None:
 
 
 def _frame(machine: _Machine) -> None:
-    machine.number(8)  # how much belongs together, which changes nothing of what follows
+    size = machine.number(8)
+    if machine.frame_end is not None:  # a frame in a frame
+        machine.imports.add(_UNFOLLOWED)
+    machine.frame_end = machine.source.tell() + size
 
 
 def _long(width: int) -> Step:

@@ -138,6 +138,13 @@ DANGEROUS = {
         archive(w__data_dot_pkl=REBUILD).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"),
         "can't be unpacked",
     ),
+    "a string across the end of its frame": (
+        "w.bin",
+        b"\x80\x04\x95" + (3).to_bytes(8, "little") + b"\x8c\x20N" + b"x" * 31 + b".",
+        "put together while it is loaded",
+    ),
+    "an end within its frame": ("w.bin", b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N.", "put together while"),
+    "a tar with one part of it": ("w.dat", tar(storages=RUNS), "is a tar as torch wrote"),
     "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar as torch wrote"),
     "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "can't be opened as one"),
     "an array of objects": ("w.npy", ARRAY, "imports os.system"),
