@@ -27,6 +27,8 @@ _PACKAGE_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,200}")
 
 Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset", "image", "app"]
 Resolver = Literal["uv", "pip-tools"]
+RepoType = Literal["model", "dataset", "kernel"]
+"""What the Hugging Face hub takes a repository for; each has addresses and cache folders of its own."""
 FOLDERS: Mapping[Kind, str] = {
     "installer": INSTALLER,
     "requirements": REQUIREMENTS,
@@ -88,7 +90,7 @@ class Model:
     """A model: its files are the artifacts below ``models/ALIAS/``."""
 
     alias: str = about("names it in the bundle and on the host")
-    source: str = about("where it came from, as asked for: repo:…@COMMIT, dataset:…@COMMIT, path:…, url:…, wheel:…")
+    source: str = about("where it came from: repo:…@COMMIT, dataset:…@COMMIT, kernel:…@COMMIT, path:…, url:…, wheel:…")
     repo_id: str = about("the hub id that unmodified code asks for; empty: none", default="")
     commit: str = about("40 hexadecimal digits: the hub's commit, or the start of digest where there is no hub")
     revisions: tuple[str, ...] = about("names that it answers to in the hub view", default=("main",))
@@ -123,10 +125,15 @@ class Model:
         return f"model:{self.alias}"
 
     @property
+    def repo_type(self) -> RepoType:
+        """What the hub's client has to take it for."""
+        kind = self.source.partition(":")[0]
+        return "dataset" if kind == "dataset" else "kernel" if kind == "kernel" else "model"
+
+    @property
     def hub_folder(self) -> str:
         """Names its folder in a hub cache, as huggingface_hub does."""
-        kind = "datasets" if self.source.startswith("dataset:") else "models"
-        return f"{kind}--{self.repo_id.replace('/', '--')}"
+        return f"{self.repo_type}s--{self.repo_id.replace('/', '--')}"
 
     @property
     def home(self) -> str:

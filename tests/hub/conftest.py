@@ -58,7 +58,7 @@ class Errand:
         from bundler.online import hub, models
 
         patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
-        model = WantedModel(**(asked if {"repo", "dataset"} & set(asked) else {"repo": NAME} | asked))
+        model = WantedModel(**(asked if {"repo", "dataset", "kernel"} & set(asked) else {"repo": NAME} | asked))
         vet = functools.partial(models._vetted, model) if vetted or asked.get("loader") else lambda *_: None
         return hub.gather(model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience)
 

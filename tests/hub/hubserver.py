@@ -19,8 +19,8 @@ from tests.online.loopback import Handler, Loopback, Seen, serving, sha256
 _LFS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".jpg")
 _HOST = re.compile(r"^http://[^/]+")
 """What stands before the path where a proxy is asked."""
-_API = re.compile(r"/api/(models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>.+)")
-_RESOLVE = re.compile(r"/(datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_API = re.compile(r"/api/(models|datasets|kernels)/(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>.+)")
+_RESOLVE = re.compile(r"/((datasets|kernels)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,8 +148,8 @@ class HubHandler(Handler):
             return
         repository = self.place.repositories.get(name)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        kinds = {"models": "/api/models/", "datasets": "/api/datasets/"}
-        wrong = repository is not None and path.startswith("/api/") and not path.startswith(kinds[repository.kind])
+        kind = "" if repository is None else repository.kind
+        wrong = repository is not None and path.startswith("/api/") and not path.startswith(f"/api/{kind}/")
         if token and token not in self.place.members:
             self.answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif repository is None or wrong or (repository.private and not token):
@@ -170,6 +170,8 @@ class HubHandler(Handler):
             files = repository.siblings(commit, blobs=blobs)[: repository.listed]
             told: Any = {"id": name, "sha": commit, "siblings": files, "cardData": repository.card}
             told |= {"gated": "auto" if repository.gated else False, "private": repository.private}
+            if repository.kind == "kernels":  # of which the client expects neither files nor a card
+                told = {key: told[key] for key in ("id", "sha", "gated", "private")}
         else:
             told, follows = self.leaf(repository.tree(commit))
             about |= follows

@@ -86,7 +86,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\ntarget: {accelerator: gpu}\n", "target.accelerator: must be such as cpu, cu126"),
         (
             "name: a\nversion: '1'\nmodels: [{alias: x}]\n",
-            "models[0]: needs exactly one of repo, dataset, path, url and wheel; it has none",
+            "models[0]: needs exactly one of repo, dataset, kernel, path, url and wheel; it has none",
         ),
         ("name: a\nversion: '1'\nmodels: [{path: x, wheel: y}]\n", "it has path, wheel"),
         ("name: a\nversion: '1'\nmodels: [{repo: o/m, dataset: o/d}]\n", "it has repo, dataset"),
@@ -100,7 +100,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: '1'\nmodels: [{wheel: w, revision: v1}]\n",
-            "models[0].revision: goes with repo or dataset",
+            "models[0].revision: goes with repo, dataset or kernel",
         ),
         (
             "name: a\nversion: '1'\nmodels: [{dataset: o/d, loader: sentence-transformers}]\n",
@@ -165,6 +165,7 @@ def test_another_system_does_not_get_this_machine_s_libc(tmp_path: Path) -> None
         ({"path": "./vendor/hcx-005"}, "hcx-005"),
         ({"repo": "BAAI/bge-m3", "revision": "refs/pr/1"}, "bge-m3"),
         ({"dataset": "org/d", "repo_id": "org/other"}, "other"),
+        ({"kernel": "org/flash", "revision": "v1"}, "flash"),
         ({"url": "https://h/x/m.tar.gz?a=b", "sha256": "0" * 64}, "m"),
         ({"wheel": "x", "repo_id": "BAAI/bge-m3"}, "bge-m3"),
         ({"wheel": "x", "repo_id": "BAAI/bge-m3", "alias": "b"}, "b"),
@@ -174,11 +175,13 @@ def test_a_model_without_an_alias_has_a_name(model: dict[str, str], name: str) -
     assert manifest.WantedModel(**model).name == name  # type: ignore[arg-type]
 
 
-def test_a_model_and_a_dataset_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_a_model_a_dataset_and_a_kernel_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
-    path.write_text("name: a\nversion: '1'\nmodels: [{repo: o/m}, {dataset: o/m, alias: rows}]\n")
+    path.write_text(
+        "name: a\nversion: '1'\nmodels: [{repo: o/m}, {dataset: o/m, alias: rows}, {kernel: o/m, alias: k}]\n"
+    )
     found = manifest.load(path).manifest.models
-    assert [model.locked().hub_folder for model in found] == ["models--o--m", "datasets--o--m"]
+    assert [model.locked().hub_folder for model in found] == ["models--o--m", "datasets--o--m", "kernels--o--m"]
 
 
 def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
