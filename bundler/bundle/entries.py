@@ -133,7 +133,11 @@ class Model:
     @property
     def hub_folder(self) -> str:
         """Names its folder in a hub cache, as huggingface_hub does."""
-        return f"{self.repo_type}s--{self.repo_id.replace('/', '--')}"
+        return self.hub_folder_as(self.repo_type)
+
+    def hub_folder_as(self, repo_type: RepoType) -> str:
+        """The same for a client that takes it for this."""
+        return f"{repo_type}s--{self.repo_id.replace('/', '--')}"
 
     @property
     def home(self) -> str:

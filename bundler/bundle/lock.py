@@ -142,7 +142,7 @@ class Lock:
     def _check_models(self) -> None:
         if len(self.models) > MOST_MODELS:
             raise Invalid(f"holds more than {MOST_MODELS} models", "models")
-        hub_folders = [model.hub_folder for model in self.models if model.repo_id]
+        hub_folders = [folder for model in self.models for folder in self.hub_folders(model)]
         if found := [*paths.clashes(model.alias for model in self.models), *paths.clashes(hub_folders)]:
             raise Invalid("; ".join(found[:5]), "models")
         owned: dict[str, list[Artifact]] = {model.alias: [] for model in self.models}
@@ -192,6 +192,19 @@ class Lock:
         named = [golden.alias for golden in self.goldens]
         if len(set(named)) != len(named) or not set(named) <= {model.alias for model in self.models}:
             raise Invalid("must be of models of the bundle, one for each at most", "goldens")
+
+    def hub_folders(self, model: Model) -> tuple[str, ...]:
+        """The folders of the hub view that a model has; none where no hub id leads to it.
+
+        A kernel is a model too, for clients that know no kernels, unless there is a model of that id.
+        """
+        if not model.repo_id:
+            return ()
+        if model.repo_type != "kernel":
+            return (model.hub_folder,)
+        as_model = model.hub_folder_as("model")
+        taken = {paths.folded(one.hub_folder) for one in self.models if one.repo_id}
+        return (model.hub_folder,) if paths.folded(as_model) in taken else (model.hub_folder, as_model)
 
     @property
     def why_unrehearsed(self) -> str:

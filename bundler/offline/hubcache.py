@@ -2,7 +2,8 @@
 
 One copy on disk serves both ways of loading: by folder, and by repo id through a cache made of links.
 The cache has no ``blobs/`` and no ``trees/`` (tried: with an unpruned one snapshot_download fails, with
-none it works), and its refs end without a newline (tried: snapshot_download fails with one).
+none it works), and its refs end without a newline (tried: snapshot_download fails with one). A kernel is there twice:
+as what it is, and as the model that clients take it for which know no kernels.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def links(release: Release, locked: Lock) -> dict[Path, Path]:
     for model in locked.models:
         home = release.shared_models / model.home
         made[release.path / "models" / model.alias] = home
-        if model.repo_id:
-            snapshot = _repo(release, model) / "snapshots" / model.commit
+        for repo in _repos(release, locked, model):
+            snapshot = repo / "snapshots" / model.commit
             made |= {snapshot / file: home / file for file in _files(locked, model)}
     return made
 
@@ -61,16 +62,15 @@ def texts(release: Release, locked: Lock) -> dict[Path, str]:
     """Every file of the cache that is no link, and what it says."""
     made: dict[Path, str] = {}
     for model in locked.models:
-        if model.repo_id:
-            repo = _repo(release, model)
+        for repo in _repos(release, locked, model):
             made |= {repo / "refs" / revision: model.commit for revision in {"main", *model.revisions}}
             vain = set(_ASKED_FOR_IN_VAIN) - set(_files(locked, model))
             made |= {repo / ".no_exist" / model.commit / file: "" for file in vain}
     return made
 
 
-def _repo(release: Release, model: Model) -> Path:
-    return release.path / "hub" / model.hub_folder
+def _repos(release: Release, locked: Lock, model: Model) -> list[Path]:
+    return [release.path / "hub" / folder for folder in locked.hub_folders(model)]
 
 
 def _files(locked: Lock, model: Model) -> list[str]:
