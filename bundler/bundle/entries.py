@@ -29,6 +29,7 @@ Kind = Literal["installer", "requirements", "tool", "wheel", "model", "asset", "
 Resolver = Literal["uv", "pip-tools"]
 RepoType = Literal["model", "dataset", "kernel"]
 """What the Hugging Face hub takes a repository for; each has addresses and cache folders of its own."""
+REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "kernel")
 FOLDERS: Mapping[Kind, str] = {
     "installer": INSTALLER,
     "requirements": REQUIREMENTS,

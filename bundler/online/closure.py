@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import yaml
+
 from bundler.bundle import paths
-from bundler.bundle.entries import Artifact, Edge, Model
+from bundler.bundle.entries import Artifact, Edge, Model, RepoType
 from bundler.errors import BundleError, ResolveError
-from bundler.online import code, references
+from bundler.online import code, kernels, references
 from bundler.online.manifest import WantedModel
 from bundler.online.models import Carried
 from bundler.online.provided import Provided
@@ -46,10 +49,10 @@ def closed(asked: Sequence[WantedModel], mode: str, bring: Bring, provided: Prov
 def again(model: Model, files: Iterable[Artifact]) -> WantedModel:
     """What asks for a model that was added to a kept lock: the very same files of the same repository."""
     inside = (one.path[len(model.folder) :] for one in files)
-    return WantedModel(
-        repo=model.source.removeprefix("repo:").rpartition("@")[0],
+    return _wanted(
+        model.source.partition(":")[2].rpartition("@")[0],
+        model.repo_type,
         alias=model.alias,
-        loader="files",
         include=tuple(name.replace("[", "[[]") for name in inside),
     )
 
@@ -89,17 +92,36 @@ class _Search:
 
     def take(self, wanted: WantedModel, *, added: bool = False) -> _Member:
         """Bring a model home; it is looked through later."""
-        member = _Member(wanted, self.bring(wanted), added)
+        try:
+            carried = self.bring(wanted)
+        except code.UntoldError as error:
+            raise error.listing(self._foreign(error.foreign)) from error
+        member = _Member(wanted, carried, added)
         self.members.append(member)
         self.waiting.append(member)
         return member
+
+    def _foreign(self, named: Sequence[Reference]) -> list[str]:
+        """The files of other repositories that would run, fetched so that somebody can say which."""
+        modules: dict[tuple[str, str], list[str]] = {}
+        for one in named:
+            modules.setdefault((one.repo, one.revision), []).append(one.module)
+        found: list[str] = []
+        for (repo, revision), asked in sorted(modules.items()):
+            wanted = _wanted(repo, "model", revision=revision or None, alias=repo.rpartition("/")[2], include=_CODE)
+            try:
+                holder = self.bring(wanted)
+            except BundleError as error:
+                names = ", ".join(dict.fromkeys(asked))
+                found.append(f"{names} of {repo} and what that imports, which can't be listed: {error}")
+                continue
+            found += code.listed(asked, holder.names, holder.read, of=repo)
+        return found
 
     def follow(self) -> None:
         """Look through every member, and through those that this adds; raises ResolveError."""
         while self.waiting:
             member = self.waiting.pop(0)
-            if member.wanted.dataset:
-                continue
             try:
                 self._look_through(member)
             except references.UnreadableError as error:
@@ -113,6 +135,10 @@ class _Search:
 
     def _look_through(self, member: _Member) -> None:
         names, read = member.carried.names, member.carried.read
+        if member.wanted.repo_type != "model":
+            for reference in kernels.needed(names, read) if member.wanted.kernel else ():
+                self._reach(member, reference)
+            return
         found = references.models(names, read)
         if member.wanted.trust_remote_code is not False:
             found = [*references.code(names, read), *found]
@@ -120,12 +146,9 @@ class _Search:
         seen: set[tuple[str, str]] = set()
         while waiting:
             owner, reference = waiting.pop(0)
-            target = self._target(owner, reference)
+            target = self._reach(owner, reference)
             if target is None:
                 continue
-            if target is not owner:
-                edge = Edge(model=owner.name, file=reference.file, reason=reference.reason, to=target.name)
-                self.edges.append(edge)
             if reference.module and (target.name, reference.module) not in seen:
                 seen.add((target.name, reference.module))
                 waiting += self._look_into(member, reference, target)
@@ -134,6 +157,14 @@ class _Search:
         for need in references.needs(names, read):
             if self.provided.lacks_all(need.packages):
                 self._fault(member, f"{member.name}: {need.file} ({need.reason}) needs the package {need.words}")
+
+    def _reach(self, owner: _Member, reference: Reference) -> _Member | None:
+        """What is meant, noted down as needed; None where it stays behind."""
+        target = self._target(owner, reference)
+        if target is not None and target is not owner:
+            edge = Edge(model=owner.name, file=reference.file, reason=reference.reason, to=target.name)
+            self.edges.append(edge)
+        return target
 
     def _look_into(self, member: _Member, reference: Reference, holder: _Member) -> list[tuple[_Member, Reference]]:
         """What the code that runs for a member fetches by itself; what it lacks is a fault."""
@@ -158,22 +189,41 @@ class _Search:
 
     def _target(self, owner: _Member, reference: Reference) -> _Member | None:
         """The model that is meant, brought home where it is not here; None where it stays behind."""
-        if reference.repo in ("", owner.wanted.hub_id):
+        meant = (reference.repo_type, reference.repo)
+        if not reference.repo or meant == (owner.wanted.repo_type, owner.wanted.hub_id):
             return owner
-        known = next((m for m in self.members if m.wanted.hub_id == reference.repo and not m.wanted.dataset), None)
+        known = next((m for m in self.members if (m.wanted.repo_type, m.wanted.hub_id) == meant), None)
         if known is None:
             return self._added(owner, reference)
-        if reference.revision not in known.revisions:
-            raise ResolveError(
-                f"{_said(owner, reference)} at revision {reference.revision}, and the bundle has another one of it",
-                where=f"models: {known.name}",
-                hint=f"give {known.name} 'revision: {reference.revision}', if all that use it can do with that",
-            )
+        if (revision := self._revision(reference)) not in known.revisions:
+            self._differs(owner, reference, revision, known)
         if known.added and known.wanted.include == _CODE and not reference.module:
             known.wanted = dataclasses.replace(known.wanted, include=())
             known.carried = self.bring(known.wanted)
             self.waiting.append(known)
         return known
+
+    def _differs(self, owner: _Member, reference: Reference, revision: str, known: _Member) -> None:
+        """A revision is named that is not the one here: an error where it is certain that somebody will ask for it."""
+        said = f"{_said(owner, reference)} at revision {revision}, and the bundle has another one of it"
+        if self.mode == "warn" or reference.guess or not reference.revision:
+            self.report.warn(f"{said}: whoever asks for that revision will not find it")
+            return
+        include = known.wanted.include if reference.module else ()
+        loader = "files" if known.added else known.wanted.loader
+        wanted = dataclasses.replace(
+            _wanted(reference.repo, reference.repo_type, revision=revision, alias=known.name, include=include),
+            loader=loader,
+        )
+        what = "add to models" if known.added else f"put in models in place of what asks for {known.name}"
+        hint = f"if all that use it can do with that revision, {what}:\n  - {_line(wanted)}"
+        raise ResolveError(said, where=f"models: {known.name}", hint=hint)
+
+    def _revision(self, reference: Reference) -> str:
+        """The revision that is asked for: of a kernel where a configuration names none, that of the library."""
+        if reference.repo_type == "kernel" and not reference.revision and not reference.guess:
+            return kernels.version(reference.repo, self.provided.version("torch"))
+        return reference.revision
 
     def _added(self, owner: _Member, reference: Reference) -> _Member | None:
         if self.mode == "warn":
@@ -186,7 +236,7 @@ class _Search:
             hint = "name the models that are needed in the manifest, and say 'closure: warn'"
             raise ResolveError(f"more than {_MOST} models would be added; {_said(owner, reference)}", hint=hint)
         try:
-            member = self.take(self._wanted(reference), added=True)
+            member = self._brought(owner, reference)
         except BundleError as error:
             if isinstance(error, ResolveError) and not reference.module:
                 self.report.warn(f"{_said(owner, reference)}, which can't be found: {error}")
@@ -199,14 +249,27 @@ class _Search:
         )
         return member
 
-    def _wanted(self, reference: Reference) -> WantedModel:
+    def _brought(self, owner: _Member, reference: Reference) -> _Member:
+        """What is named, brought home; a kernel that has no versions comes as its main branch has it."""
         taken = {paths.folded(member.name) for member in self.members}
+        wanted = self._asked(reference, taken)
+        if reference.revision or not wanted.revision:
+            return self.take(wanted, added=True)
+        try:
+            return self.take(wanted, added=True)
+        except ResolveError:
+            member = self.take(dataclasses.replace(wanted, revision=None), added=True)
+        said = f"{_said(owner, reference)}, which has no {wanted.revision}: transformers 5 would ask for that"
+        self.report.warn(f"{said}; its main branch is carried")
+        return member
+
+    def _asked(self, reference: Reference, taken: Iterable[str]) -> WantedModel:
+        """What asks for what is named, by a name that is not taken."""
         last = reference.repo.rpartition("/")[2]
         alias = reference.repo.replace("/", "-") if paths.folded(last) in taken else last
         include = _CODE if reference.module else ()
-        return WantedModel(
-            repo=reference.repo, revision=reference.revision or None, alias=alias, loader="files", include=include
-        )
+        revision = self._revision(reference) or None
+        return _wanted(reference.repo, reference.repo_type, revision=revision, alias=alias, include=include)
 
     def _fault(self, member: _Member, fault: str) -> None:
         if member.carried.model.loader == "files":
@@ -216,9 +279,18 @@ class _Search:
 
     def _refuse_unasked(self) -> None:
         why = "\n".join(f"  {_said(owner, reference)}" for owner, reference in self.unasked)
-        lines = dict.fromkeys(_line(reference) for _, reference in self.unasked)
-        asked = "\n".join(f"  - {line}" for line in lines)
-        hint = f"add to models, or say 'closure: add':\n{asked}"
+        named: dict[tuple[str, str], Reference] = {}
+        for _, one in self.unasked:  # one line for each repository: whole where one reference needs it whole
+            first = named.setdefault((one.repo_type, one.repo), one)
+            module, revision = first.module and one.module, first.revision or one.revision
+            named[one.repo_type, one.repo] = dataclasses.replace(first, module=module, revision=revision)
+        taken = {paths.folded(member.name) for member in self.members}
+        lines = []
+        for reference in named.values():
+            wanted = self._asked(reference, taken)
+            taken.add(paths.folded(wanted.name))
+            lines.append(f"  - {_line(wanted)}")
+        hint = "add to models, or say 'closure: add':\n" + "\n".join(lines)
         raise ResolveError(f"models reach for what the manifest does not name:\n{why}", hint=hint)
 
 
@@ -226,7 +298,33 @@ def _said(owner: _Member, reference: Reference) -> str:
     return f"{owner.name}: {reference.file} ({reference.reason}) names {reference.repo}"
 
 
-def _line(reference: Reference) -> str:
-    """The line of a manifest that asks for what is named."""
-    include = ', include: ["*.py"]' if reference.module else ""
-    return f"{{repo: {reference.repo}, revision: {reference.revision or 'main'}, loader: files{include}}}"
+def _wanted(
+    repo: str, repo_type: RepoType, *, alias: str, revision: str | None = None, include: tuple[str, ...] = ()
+) -> WantedModel:
+    """What asks for a repository that is carried and not loaded."""
+    return WantedModel(
+        repo=repo if repo_type == "model" else None,
+        dataset=repo if repo_type == "dataset" else None,
+        kernel=repo if repo_type == "kernel" else None,
+        revision=revision,
+        alias=alias,
+        loader="files",
+        include=include,
+    )
+
+
+def _line(wanted: WantedModel) -> str:
+    """The line of a manifest that asks for it."""
+    key = "repo" if wanted.repo else wanted.repo_type
+    said = {key: wanted.on_hub, "revision": wanted.revision or "main"}
+    if wanted.alias and wanted.alias != wanted.on_hub.rpartition("/")[2]:
+        said["alias"] = wanted.alias
+    if wanted.repo and wanted.loader:
+        said["loader"] = wanted.loader
+    words = [f"{name}: {_as_yaml(text)}" for name, text in said.items()]
+    return f"{{{', '.join([*words, f'include: {json.dumps(wanted.include)}'] if wanted.include else words)}}}"
+
+
+def _as_yaml(text: str) -> str:
+    """In quotes where YAML would take it for a number, a date or a truth."""
+    return text if yaml.safe_load(text) == text else json.dumps(text)

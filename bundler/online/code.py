@@ -8,11 +8,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from bundler.bundle.entries import REPO_TYPES, RepoType
 from bundler.errors import UnsafeError
 from bundler.online import references
 from bundler.online.references import Read, Reference, UnreadableError
 
-_FETCHES = ("from_pretrained", "hf_hub_download", "snapshot_download", "cached_file", "load_dataset", "get_kernel")
+_FETCHES: Mapping[str, RepoType] = {
+    "from_pretrained": "model",
+    "hf_hub_download": "model",
+    "snapshot_download": "model",
+    "cached_file": "model",
+    "load_dataset": "dataset",
+    "load_dataset_builder": "dataset",
+    "get_kernel": "kernel",
+}
+_SUBJECTS = ("repo_id", "pretrained_model_name_or_path", "path_or_repo_id", "path")
+_BUILDERS = frozenset(
+    ["arrow", "audiofolder", "csv", "generator", "hdf5", "imagefolder", "json", "pandas", "parquet", "pdffolder"]
+    + ["spark", "sql", "text", "videofolder", "webdataset", "xml"]
+)
+"""Readers of local files that load_dataset takes by name, where another name would be a dataset."""
 _RELATIVE = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
     re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
@@ -20,20 +35,44 @@ _RELATIVE = (
 """How transformers finds the other files of a module (its dynamic_module_utils): by the line, not by the syntax."""
 
 
+class UntoldError(UnsafeError):
+    """Code that came with a model would run, and nobody has said whether it may.
+
+    ``foreign`` is what of it stands in other repositories: ``listing`` says the same with all of its files.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "", foreign: Sequence[Reference] = ()) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.foreign = tuple(foreign)
+
+    def listing(self, files: Iterable[str]) -> UntoldError:
+        """The same error with these files besides, a line each."""
+        lines = [*str(self).splitlines(), *(f"  {file}" for file in files)]
+        return UntoldError("\n".join(dict.fromkeys(lines)), where=self.where, hint=self.hint)
+
+
 def refuse_untold(alias: str, names: Sequence[str], read: Read) -> None:
-    """Refuse a model with code of its own where nobody has said whether it may run; raises UnsafeError."""
+    """Refuse a model with code of its own where nobody has said whether it may run; raises UntoldError."""
     if not (found := references.code(names, read)):
         return
-    own, missing = running([one.module for one in found if not one.repo], names, read)
-    listed = [f"  {name}" for name in [*own, *(f"{name} (not among its files)" for name in missing)]]
-    listed += sorted({f"  {one.module} of {one.repo}" for one in found if one.repo})
     why = "; ".join(dict.fromkeys(f"{one.file}: {one.reason}" for one in found))
-    raise UnsafeError(
-        f"{alias} brings code of its own, which would run on the host ({why}):\n" + "\n".join(listed),
+    files = listed([one.module for one in found if not one.repo], names, read)
+    files += sorted({f"{one.module} of {one.repo}" for one in found if one.repo})
+    said = f"{alias} brings code of its own, which would run on the host ({why}):"
+    raise UntoldError(
+        "\n".join([said, *(f"  {file}" for file in files)]),
         where=f"models: {alias}",
         hint="read these files; then give the model 'trust_remote_code: true' in the manifest, "
         "or 'trust_remote_code: false' where the libraries can load it without",
+        foreign=[one for one in found if one.repo],
     )
+
+
+def listed(modules: Iterable[str], names: Sequence[str], read: Read, of: str = "") -> list[str]:
+    """The files that run when these modules are imported, a line each; ``of``: the repository that they are of."""
+    there, missing = running(modules, names, read)
+    where = f" of {of}" if of else ""
+    return [*(f"{name}{where}" for name in there), *(f"{name}{where} (not among its files)" for name in missing)]
 
 
 def running(modules: Iterable[str], names: Sequence[str], read: Read) -> tuple[list[str], list[str]]:
@@ -76,17 +115,35 @@ def packages(name: str, read: Read) -> set[str]:
 
 
 def fetched(name: str, read: Read, configuration: Mapping[str, Any]) -> Iterator[Reference]:
-    """The models that a file fetches when it runs: named in the call, or in config.json under a name in the call."""
+    """What a file fetches from the hub when it runs: named in the call, or in config.json under a name in the call."""
     for node in ast.walk(_tree(name, read)):
-        if not isinstance(node, ast.Call) or _called(node.func) not in _FETCHES:
+        if not isinstance(node, ast.Call) or (called := _called(node.func)) not in _FETCHES:
             continue
         named = {word.arg: word.value for word in node.keywords if word.arg}
-        subject = node.args[0] if node.args else named.get("repo_id") or named.get("pretrained_model_name_or_path")
-        if repo := _repo(subject, configuration):
-            revision = named.get("revision")
-            fixed = revision.value if isinstance(revision, ast.Constant) and isinstance(revision.value, str) else ""
-            reason = f"line {node.lineno} calls {_called(node.func)}"
-            yield Reference(file=name, reason=reason, repo=repo, revision=fixed)
+        subject = node.args[0] if node.args else next((named[key] for key in _SUBJECTS if key in named), None)
+        repo, repo_type = _repo(subject, configuration), _repo_type(called, named)
+        if not repo or repo_type is None or (repo_type == "dataset" and repo in _BUILDERS):
+            continue
+        reason = f"line {node.lineno} calls {called}"
+        revision = _revision(called, named)
+        yield Reference(file=name, reason=reason, repo=repo, revision=revision, repo_type=repo_type, guess=True)
+
+
+def _repo_type(called: str, named: Mapping[str, ast.expr]) -> RepoType | None:
+    """What a call fetches; None for what can't be carried, such as a Space."""
+    told = named.get("repo_type")
+    if not isinstance(told, ast.Constant) or told.value is None:
+        return _FETCHES[called]
+    return next((one for one in REPO_TYPES if one == told.value), None)
+
+
+def _revision(called: str, named: Mapping[str, ast.expr]) -> str:
+    """The revision that a call names; a version of a kernel is the branch of that number."""
+    told = {key: word.value for key, word in named.items() if isinstance(word, ast.Constant)}
+    if called == "get_kernel" and isinstance(told.get("version"), int):
+        return f"v{told['version']}"
+    revision = told.get("revision")
+    return revision if isinstance(revision, str) else ""
 
 
 def _repo(subject: ast.expr | None, configuration: Mapping[str, Any]) -> str:

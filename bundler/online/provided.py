@@ -54,6 +54,10 @@ class Provided:
             unknown -= self._modules(wheel)
         return sorted(unknown)
 
+    def version(self, name: str) -> str:
+        """The version of a package; "" where there is none of that name."""
+        return next((one.version for one in self.packages if canonicalize_name(one.name) == name), "")
+
     def _names(self) -> set[str]:
         return {canonicalize_name(one.name) for one in self.packages}
 

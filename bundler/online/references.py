@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from bundler.bundle.entries import RepoType
 from bundler.errors import ResolveError
 
 Read = Callable[[str], bytes]
@@ -29,7 +30,6 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The hub's oldest models have no owner in their name: ``gpt2``."""
 _KERNEL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
-_KERNEL_OF = "kernel of"
 _OWN = "sentence_transformers."
 _MODULE_LISTS = ("router_config.json", "config.json")
 
@@ -43,7 +43,7 @@ class Reference:
     """What one file names: a whole model, or the Python module of it that holds code.
 
     ``repo`` is a hub id, "" for the model itself; ``module`` is the path of a Python file, "" where all of the model
-    is meant; ``revision`` is "" where none is named.
+    is meant; ``revision`` is "" where none is named. ``guess``: it was read from code, which may never run.
     """
 
     file: str
@@ -51,6 +51,8 @@ class Reference:
     repo: str = ""
     revision: str = ""
     module: str = ""
+    repo_type: RepoType = "model"
+    guess: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +135,7 @@ def needs(names: Sequence[str], read: Read) -> list[Need]:
         groups = _QUANTISERS.get(method, ())
         found += [Need(file=name, reason=f"quantised by {method}", packages=one) for one in groups]
         of_configuration = list(_of_configuration(name, values))
-        if any(one.reason.startswith(_KERNEL_OF) for one in of_configuration):
+        if any(one.repo_type == "kernel" for one in of_configuration):
             found.append(Need(file=name, reason="kernels of the hub", packages=("kernels",)))
         if values.get("use_timm_backbone") or values.get("model_type") in ("timm_wrapper", "timm_backbone"):
             found.append(Need(file=name, reason="a backbone of timm", packages=("timm",)))
@@ -248,11 +250,16 @@ def _of_configuration(file: str, values: Mapping[str, Any]) -> Iterator[Referenc
 
 def _kernels(file: str, key: str, value: object) -> Iterator[Reference]:
     """Repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
-    waiting = [value]
+    waiting, reason = [value], f"kernel of {key}"
     while waiting:
         one = waiting.pop(0)
+        told: dict[str, Any] = {}
+        if isinstance(one, list) and len(one) == 2 and isinstance(one[1], dict):
+            one, told = one  # as transformers' KernelConfig gives a layer and its version
         if isinstance(one, dict | list):
             waiting += one.values() if isinstance(one, dict) else one
         elif isinstance(one, str) and (found := _KERNEL.fullmatch(one.removeprefix("paged|"))):
-            revision = found["revision"] or ""
-            yield Reference(file=file, reason=f"{_KERNEL_OF} {key}", repo=found["repo"], revision=revision)
+            number = told.get("version")
+            named = f"v{number}" if isinstance(number, int) else str(told.get("revision") or "")
+            revision = found["revision"] or named
+            yield Reference(file=file, reason=reason, repo=found["repo"], revision=revision, repo_type="kernel")

@@ -127,7 +127,7 @@ class Told:
 
 
 def of(name: str, kind: str) -> Repo:
-    """A repository of a model, a dataset or a kernel, on the hub and with the token that this user has told the client."""
+    """A repository on the hub, and the token that this user has told the client."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return Repo(kind=kind, name=name, endpoint=_endpoint(), token=token)
 

@@ -73,7 +73,7 @@ def of_hub(refusal: str) -> Call | None:
         url = _bare(found["url"])
         call = missing.of_address(Call(host=urlsplit(url).hostname or missing.HUB, url=url))
     elif found := _CACHE_ONLY.search(refusal):
-        kind = "dataset" if found["kind"] == "dataset" else "repo"
+        kind = missing.kind_of(found["kind"])
         call = missing.of_repository(kind, found["name"], found["revision"], found["file"])
     else:
         return None
@@ -88,7 +88,7 @@ def of_cache(_words: str) -> Call | None:
     asked_for = next((names for names in given if isinstance(names.get("repo_id"), str)), None)
     if asked_for is None:
         return None
-    kind = "dataset" if asked_for.get("repo_type") == "dataset" else "repo"
+    kind = missing.kind_of(asked_for.get("repo_type"))
     revision, file = str(asked_for.get("revision") or "main"), str(asked_for.get("filename") or "")
     return _asked(frames, missing.told_apart(missing.of_repository(kind, asked_for["repo_id"], revision, file)))
 

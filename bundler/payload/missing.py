@@ -12,11 +12,11 @@ HUB = "huggingface.co"
 FILE, REVISION, ELSEWHERE = "file", "revision", "elsewhere"
 
 _REPOSITORY = re.compile(
-    r"/(?:api/)?(?P<kind>models/|datasets/|spaces/)?(?P<name>[^/]+(?:/[^/]+)?)/"
+    r"/(?:api/)?(?P<kind>models/|datasets/|spaces/|kernels/)?(?P<name>[^/]+(?:/[^/]+)?)/"
     r"(?P<verb>resolve|raw|revision|tree|paths-info|xet-read-token)/(?P<revision>[^/]+)(?:/(?P<file>.*))?"
 )
 _OF_OTHERS_TOO = ("raw", "tree")  # GitHub's addresses have them as well
-_ABOUT_A_REPOSITORY = re.compile(r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+(?:/[^/]+)?)")
+_ABOUT_A_REPOSITORY = re.compile(r"/api/(?P<kind>models|datasets|spaces|kernels)/(?P<name>[^/]+(?:/[^/]+)?)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +64,18 @@ def of_address(call: Call, nltk: str = "") -> Call:
         told = {}
     else:
         return call
-    kind = "dataset" if (found["kind"] or "").startswith("datasets") else "repo"
-    return replace(call, kind=kind, name=found["name"], **told)
+    return replace(call, kind=kind_of((found["kind"] or "").rstrip("s/")), name=found["name"], **told)
+
+
+def kind_of(repo_type: str | None) -> str:
+    """What a manifest calls what the hub's client takes for this."""
+    return repo_type if repo_type in ("dataset", "kernel") else "repo"
 
 
 def of_repository(kind: str, name: str, revision: str, file: str = "") -> Call:
     """The call that the hub's client would make for a file of a repository, or for all of one."""
     hub = os.environ.get("HF_ENDPOINT") or f"https://{HUB}"
-    place = f"{'datasets/' if kind == 'dataset' else ''}{name}"
+    place = name if kind == "repo" else f"{kind}s/{name}"
     rest = f"/resolve/{quote(revision, safe='')}/{quote(file)}" if file else ""
     return Call(
         host=urlsplit(hub).hostname or HUB, url=f"{hub.rstrip('/')}/{place}{rest}",
@@ -103,8 +107,8 @@ def told_apart(call: Call) -> Call:
 
 def _view(call: Call) -> Path | None:
     cache = os.environ.get("HF_HUB_CACHE", "")
-    kind = "datasets" if call.kind == "dataset" else "models"
-    return Path(cache, f"{kind}--{call.name.replace('/', '--')}") if cache and call.name else None
+    kind = "model" if call.kind == "repo" else call.kind
+    return Path(cache, f"{kind}s--{call.name.replace('/', '--')}") if cache and call.name else None
 
 
 def _snapshot(folder: Path, revision: str) -> Path | None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
+from bundler.bundle import fields
 from bundler.bundle.hashing import digest_of_file
 from bundler.bundle.target import Target
-from bundler.errors import FetchError, ResolveError
+from bundler.errors import FetchError, ResolveError, UnsafeError
 from bundler.online import closure, models
 from bundler.online.closure import Closed
 from bundler.online.convert import Bench
@@ -57,8 +59,8 @@ class Site:
         assert isinstance(report, Collected)
         return report
 
-    def offer(self, name: str, files: Mapping[str, bytes]) -> str:
-        return self.hub.repository(name, files).refs["main"]
+    def offer(self, name: str, files: Mapping[str, bytes], kind: str = "models") -> str:
+        return self.hub.repository(name, files, kind).refs["main"]
 
     def package(self, name: str, *tops: str) -> None:
         path = make_wheel(self.folder, name, "1.0", files={f"{top}/__init__.py": b"" for top in tops})
@@ -140,13 +142,68 @@ def test_a_revision_of_the_code_becomes_a_name_in_the_hub_view(site: Site) -> No
     assert (found.commit, found.revisions) == (second, ("v2",))
 
 
-def test_two_revisions_of_one_repository_can_not_both_travel(site: Site) -> None:
-    adapter = json.dumps({"base_model_name_or_path": "org/base", "revision": "v2"}).encode()
-    site.offer("org/m", {"adapter_config.json": adapter})
+BASE_AT_V2 = json.dumps({"base_model_name_or_path": "org/base", "revision": "v2"}).encode()
+
+
+def pasted(line: str) -> WantedModel:
+    """What a line that an error shows asks for, as the manifest reads it."""
+    return fields.decode(WantedModel, yaml.safe_load(line.strip().removeprefix("- ")))
+
+
+def test_another_revision_than_the_one_here_is_an_error_with_the_line_that_cures_it(site: Site) -> None:
+    site.offer("org/m", {"adapter_config.json": BASE_AT_V2})
     site.offer("org/base", model())
+    second = site.hub.repositories["org/base"].commit(model(more=b"2"), ref="v2")
     error = site.refused(wanted("org/base"), wanted(loader="files"))
     assert "names org/base at revision v2, and the bundle has another one of it" in str(error)
-    assert error.hint.startswith("give base 'revision: v2'")
+    assert "put in models in place of what asks for base:" in error.hint
+    found = site.closed(pasted(error.hint.splitlines()[-1]), wanted(loader="files"))
+    assert found.carried[0].model.commit == second
+
+
+def test_two_revisions_of_what_was_added_are_cured_by_a_line_of_its_own(site: Site) -> None:
+    site.offer("org/m", model(config=configuration(vision_tower="org/base")))
+    site.offer("org/two", {"adapter_config.json": BASE_AT_V2})
+    site.offer("org/base", model())
+    second = site.hub.repositories["org/base"].commit(model(more=b"2"), ref="v2")
+    asked = [wanted(), wanted("org/two", loader="files")]
+    error = site.refused(*asked)
+    assert error.hint.endswith("add to models:\n  - {repo: org/base, revision: v2, loader: files}")
+    found = site.closed(*asked, pasted(error.hint.splitlines()[-1]))
+    assert found.carried[2].model.commit == second
+
+
+def test_another_revision_is_a_warning_where_nothing_stops(site: Site) -> None:
+    site.offer("org/m", {"adapter_config.json": BASE_AT_V2})
+    site.offer("org/base", model())
+    found = site.closed(wanted("org/base"), wanted(loader="files"), mode="warn")
+    assert arrows(found) == [("m", "adapter_config.json", "base")], "it goes on with the one that is here"
+    assert "names org/base at revision v2, and the bundle has another one of it" in site.report.warnings[-1]
+
+
+@pytest.mark.parametrize("mode", ["add", "report"])
+def test_another_revision_that_only_code_names_is_a_warning(site: Site, mode: str) -> None:
+    text = b"def unused():\n    return A.from_pretrained('org/base', revision='refs/pr/3')\n"
+    site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=text))
+    site.offer("org/base", model())
+    found = site.closed(wanted("org/base"), wanted(), mode=mode)
+    assert arrows(found) == [("m", "modeling.py", "base")]
+    assert "names org/base at revision refs/pr/3, and the bundle has another" in site.report.warnings[-1]
+
+
+@pytest.mark.parametrize("revision", ["1.0", "2024-01-01", "no"])
+def test_lines_that_ask_for_it_are_yaml_whatever_the_revision(site: Site, revision: str) -> None:
+    adapter = json.dumps({"base_model_name_or_path": "org/base", "revision": revision}).encode()
+    site.offer("org/m", {"adapter_config.json": adapter})
+    error = site.refused(wanted(loader="files"), mode="report")
+    assert pasted(error.hint.splitlines()[-1]).revision == revision
+
+
+def test_lines_that_ask_for_it_have_names_of_their_own(site: Site) -> None:
+    config = configuration(vision_tower="Other/M", auto_map={"AutoModel": "third/M--modeling.M"})
+    site.offer("org/m", model(config=config))
+    lines = [pasted(line) for line in site.refused(wanted(), mode="report").hint.splitlines()[1:]]
+    assert {line.name for line in lines} == {"Other-M", "third-M"}
 
 
 def test_the_base_of_an_adapter_comes_along_and_what_that_needs_too(site: Site) -> None:
@@ -312,11 +369,74 @@ def test_packages_that_a_configuration_calls_for_are_named(
 
 def test_a_kernel_of_the_hub_comes_along_and_needs_its_package(site: Site) -> None:
     site.offer("org/m", model(config=configuration(attn_implementation="org/flash@v1:forward")))
-    site.offer("org/flash", {"build/torch-universal/flash/__init__.py": b""})
+    site.offer("org/flash", {"build/torch-universal/flash/__init__.py": b""}, "kernels")
     commit = site.hub.repositories["org/flash"].commit({"build/x.py": b""}, ref="v1")
-    assert site.closed(wanted()).carried[1].model.commit == commit
+    found = site.closed(wanted()).carried[1].model
+    assert (found.source, found.revisions) == (f"kernel:org/flash@{commit}", ("v1",))
+    assert found.hub_folder == "kernels--org--flash"
     site.package("torch")
     assert "(kernels of the hub) needs the package kernels" in str(site.refused(wanted()))
+
+
+def test_a_kernel_without_a_revision_comes_at_the_version_that_transformers_asks_for(site: Site) -> None:
+    site.offer("org/m", model(config=configuration(attn_implementation="org/flash")))
+    site.offer("org/flash", {"build/x.py": b"newest"}, "kernels")
+    first = site.hub.repositories["org/flash"].commit({"build/x.py": b"first"}, ref="v1")
+    found = site.closed(wanted())
+    assert (found.carried[1].model.commit, found.carried[1].model.revisions) == (first, ("v1",))
+    hint = site.refused(wanted(), mode="report").hint
+    assert hint.splitlines()[1:] == ["  - {kernel: org/flash, revision: v1}"]
+    assert site.closed(wanted(), pasted(hint.splitlines()[-1]), mode="report").edges == found.edges
+    del site.hub.repositories["org/flash"].refs["v1"]
+    assert site.closed(wanted()).carried[1].model.revisions == ("main",)
+    assert "which has no v1: transformers 5 would ask for that" in site.report.warnings[-1]
+
+
+def test_the_kernels_that_a_kernel_needs_come_along(site: Site) -> None:
+    depends = json.dumps({"kernel-depends": [{"repo-id": "org/dep", "version": 2}]}).encode()
+    site.offer("org/m", model(config=configuration(attn_implementation="org/flash@main")))
+    site.offer("org/flash", {"build/torch-cpu/metadata.json": depends}, "kernels")
+    site.offer("org/dep", {"build/x.py": b""}, "kernels")
+    second = site.hub.repositories["org/dep"].commit({"build/x.py": b"2"}, ref="v2")
+    found = site.closed(wanted())
+    assert arrows(found)[1:] == [("flash", "build/torch-cpu/metadata.json", "dep")]
+    assert found.carried[2].model.commit == second
+
+
+def test_datasets_that_code_fetches_come_as_datasets(site: Site) -> None:
+    text = b"load_dataset('org/words')\nhf_hub_download('org/rows', 'x', repo_type='dataset', revision='v1')\n"
+    site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=text))
+    words = site.offer("org/words", {"train.csv": b"a"}, "datasets")
+    site.offer("org/rows", {"x": b"b"}, "datasets")
+    rows = site.hub.repositories["org/rows"].commit({"x": b"c"}, ref="v1")
+    found = site.closed(wanted())
+    assert [one.model.source for one in found.carried[1:]] == [f"dataset:org/words@{words}", f"dataset:org/rows@{rows}"]
+    assert [one.model.hub_folder for one in found.carried[1:]] == ["datasets--org--words", "datasets--org--rows"]
+    again = [closure.again(one.model, one.artifacts()) for one in found.carried[1:]]
+    assert [one.dataset for one in again] == ["org/words", "org/rows"]
+    assert site.refused(wanted(), mode="report").hint.splitlines()[1:] == [
+        "  - {dataset: org/words, revision: main}",
+        "  - {dataset: org/rows, revision: v1}",
+    ]
+
+
+def test_a_dataset_of_a_model_s_name_is_another_thing(site: Site) -> None:
+    text = b"load_dataset('org/m')\n"
+    site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=text))
+    assert site.closed(wanted()).edges == ()
+    assert "names org/m, which can't be found" in site.report.warnings[-1]
+
+
+def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(site: Site) -> None:
+    site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE, "AutoConfig": "org/gone--config.C"})))
+    site.offer("org/code", {"modeling.py": b"from .layers import L\n", "layers.py": b"", "unused.py": b""})
+    with pytest.raises(UnsafeError) as caught:
+        site.closed(WantedModel(repo="org/m"))
+    listed = str(caught.value).splitlines()[1:]
+    assert {"  modeling.py of org/code", "  layers.py of org/code"} <= set(listed)
+    assert not any("unused.py" in line for line in listed)
+    assert any(line.startswith("  config.py of org/gone and what that imports, which can't be listed") for line in listed)
+    assert "'trust_remote_code: true'" in caught.value.hint
 
 
 def test_code_that_may_not_run_is_not_followed(site: Site) -> None:

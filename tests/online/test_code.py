@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from bundler.errors import ResolveError, UnsafeError
-from bundler.online import code, references
-from bundler.online.references import Reference
+from bundler.online import code, kernels, references
 
 
 def reading(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
@@ -103,11 +102,35 @@ AutoModel.from_pretrained(path)
 AutoModel.from_pretrained("./folder")
 """
     found = list(code.fetched("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
-    assert found == [
-        Reference(file="a.py", reason="line 2 calls from_pretrained", repo="org/one", revision="v1"),
-        Reference(file="a.py", reason="line 3 calls hf_hub_download", repo="org/two"),
-        Reference(file="a.py", reason="line 4 calls from_pretrained", repo="org/three"),
+    said = [(one.reason, one.repo, one.revision) for one in found]
+    assert said == [
+        ("line 2 calls from_pretrained", "org/one", "v1"),
+        ("line 3 calls hf_hub_download", "org/two", ""),
+        ("line 4 calls from_pretrained", "org/three", ""),
     ]
+    assert {(one.file, one.repo_type, one.guess) for one in found} == {("a.py", "model", True)}
+
+
+def test_what_code_fetches_is_what_the_call_says_it_is() -> None:
+    text = """
+load_dataset("org/words", revision="v2")
+load_dataset(path="org/more")
+load_dataset("json", data_files="x.json")
+hf_hub_download("org/rows", "x.csv", repo_type="dataset")
+snapshot_download("org/flash", repo_type="kernel")
+get_kernel("org/flash", version=2)
+snapshot_download("org/shown", repo_type="space")
+hf_hub_download("org/model", "x", repo_type=None)
+"""
+    found = code.fetched("a.py", reading({"a.py": text})[1], {})
+    assert [(one.repo_type, one.repo, one.revision) for one in found] == [
+        ("dataset", "org/words", "v2"),
+        ("dataset", "org/more", ""),
+        ("dataset", "org/rows", ""),
+        ("kernel", "org/flash", ""),
+        ("kernel", "org/flash", "v2"),
+        ("model", "org/model", ""),
+    ], "readers of local files, and a Space, are nothing that a bundle can carry"
 
 
 def test_models_that_configurations_name_are_found() -> None:
@@ -130,3 +153,25 @@ def test_models_that_configurations_name_are_found() -> None:
         ("config.json", "kernels-community/flash-attn3", "v1"),
         ("config.json", "timm/x", ""),
     ]
+    assert [one.repo for one in found if one.repo_type == "kernel"] == ["kernels-community/flash-attn3"]
+
+
+def test_kernels_of_layers_are_found_with_their_versions() -> None:
+    layers = {"RMSNorm": "org/a:Norm", "MLP": {"cuda": "org/b:Mlp", "cpu": ["org/c:Mlp", {"version": 4}]}}
+    found = references.models(*reading({"config.json": json.dumps({"kernel_config": layers})}))
+    assert {(one.repo, one.revision) for one in found} == {("org/a", ""), ("org/b", "main"), ("org/c", "v4")}
+    assert {one.repo_type for one in found} == {"kernel"}
+
+
+@pytest.mark.parametrize(
+    ("repo", "torch", "version"),
+    [
+        ("org/flash", "2.13.0", "v1"),
+        ("kernels-community/aiter-flash-attn", "2.13.0", "v2"),
+        ("kernels-community/flash-attn2", "2.9.1+cpu", "v3"),
+        ("kernels-community/flash-attn2", "2.13.0+cu128", "v4"),
+        ("kernels-community/flash-attn2", "", "v4"),
+    ],
+)
+def test_a_kernel_without_a_version_is_asked_for_as_transformers_does(repo: str, torch: str, version: str) -> None:
+    assert kernels.version(repo, torch) == version
