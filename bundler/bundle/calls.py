@@ -26,7 +26,9 @@ class Call:
     url: str = about("the address, without user, password and query; empty: not known", default="")
     asked: str = about("the line of code that wanted it", default="")
     through: str = about("the library's line that went for it; empty: the same", default="")
-    kind: str = about("what is missing: repo, dataset, kernel, tiktoken, nltk; empty: not plain; see also MISSES", default="")
+    kind: str = about(
+        "what is missing: repo, dataset, kernel, tiktoken, nltk; empty: not plain; see also MISSES", default=""
+    )
     name: str = about("and which one", default="")
     revision: str = about("of a repository: the revision that was asked for", default="")
     file: str = about("of a repository: the file that was asked for", default="")

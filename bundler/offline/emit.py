@@ -11,6 +11,8 @@ from bundler.offline.releases import Release
 from bundler.progress import Report
 
 ENV_FILE = ".env.offline"
+OLDER_CACHES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
+"""Where transformers 4 looks before HF_HUB_CACHE. None of them is set here: it would warn at each import."""
 
 
 def library_variables(home: Path, writable: Path) -> dict[str, str]:
@@ -23,6 +25,7 @@ def library_variables(home: Path, writable: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_CACHE": str(home / "hub"),
+        "SENTENCE_TRANSFORMERS_HOME": str(home / "hub"),  # it looks here first
         "HF_HOME": str(writable / "huggingface"),
         "HF_MODULES_CACHE": str(writable / "huggingface" / "modules"),
         "HF_DATASETS_CACHE": str(writable / "huggingface" / "datasets"),

@@ -43,7 +43,7 @@ def lay_out(release: Release, locked: Lock) -> None:
     """Put the guard into the release's environment and see it run. Raises ProgramError when it does not."""
     for path, data in files(release, locked).items():
         disk.write_whole(path, data)
-    if not state(release).ran:
+    if not state(release, locked).ran:
         hint = "see whether something on this host keeps Python from running .pth files, such as a sitecustomize.py"
         where = site_packages(release, locked) / PATH_FILE
         raise ProgramError("the guard of the environment does not run", where=str(where), hint=hint)
@@ -66,13 +66,25 @@ def site_packages(release: Release, locked: Lock) -> Path:
     return release.venv / inside
 
 
-def state(release: Release) -> Guard:
+def state(release: Release, locked: Lock) -> Guard:
     """Start the release's Python in the environment of this process and ask. A guard that is not there, or that fails,
     keeps no Python from starting, so only this shows it. Raises ProgramError when Python itself does not start."""
     plain = process.clean_environment(without=("PYTHON", "BUNDLE_GUARD"))
     said = process.run([release.python, "-I", "-c", _ASK], environment=plain).stdout
     ran, wanted, here = json.loads(said.strip().splitlines()[-1])
-    return Guard(ran=ran, overridden={name: (here[name], wanted[name]) for name in wanted})
+    hub = str(release.live / "hub")
+    older = {name: plain[name] for name in _older_caches(locked) if plain.get(name, hub) != hub}
+    return Guard(
+        ran=ran,
+        overridden={name: (here[name], wanted[name]) for name in wanted}
+        | {name: (value, hub) for name, value in older.items()},
+    )
+
+
+def _older_caches(locked: Lock) -> tuple[str, ...]:
+    """The variables that this release's transformers reads before those that the guard sets."""
+    found = next((one.version for one in locked.python.packages if one.name == "transformers"), "")
+    return emit.OLDER_CACHES if found.partition(".")[0] == "4" else ()
 
 
 def _values(release: Release) -> str:

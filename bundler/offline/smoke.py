@@ -85,7 +85,7 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
     Raises SmokeError that names every model that failed and why, CalledHomeError where one of them asked for
     something that is not carried.
     """
-    _tell_overridden(release, report)
+    _tell_overridden(release, locked, report)
     proofs = []
     for model in locked.models:
         with report.stage(f"smoke load {model.alias}"):
@@ -110,9 +110,9 @@ def _proof(found: dict[str, Any]) -> Proof:
     return Proof(result=found, golden=fields.decode(Golden, about | {"machine": machine, "outputs": outputs}))
 
 
-def _tell_overridden(release: Release, report: Report) -> None:
+def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
     """What this environment sets otherwise wins wherever the release is used; the proof goes without."""
-    for name, (here, wanted) in guard.state(release).overridden.items():
+    for name, (here, wanted) in guard.state(release, locked).overridden.items():
         report.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
 
 
@@ -200,7 +200,7 @@ def _environment(release: Release, locked: Lock, variables: Mapping[str, str], l
     by_guard = emit.library_variables(release.live, release.writable)
     given = {name: value for name, value in variables.items() if value != by_guard[name]}
     return process.clean_environment(
-        without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *variables),
+        without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *emit.OLDER_CACHES, *variables),
         **given,
         **emit.asked_variables(locked, release.path),
         BUNDLE_GUARD="strict",

@@ -120,7 +120,7 @@ def payload(release: Release, locked: Lock) -> list[Finding]:
 def guarded(release: Release, locked: Lock) -> list[Finding]:
     """Whether a start of the release's Python is guarded, and which variables of this environment win over it."""
     try:
-        found = guard.state(release)
+        found = guard.state(release, locked)
     except ProgramError:  # Python does not start, which is a finding of its own
         return []
     if not found.ran:

@@ -24,9 +24,11 @@ _FETCHES: Mapping[str, RepoType] = {
 }
 _SUBJECTS = ("repo_id", "pretrained_model_name_or_path", "path_or_repo_id", "path")
 _BUILDERS = frozenset(
-    ["arrow", "audiofolder", "csv", "generator", "hdf5", "imagefolder", "json", "pandas", "parquet", "pdffolder"]
-    + ["spark", "sql", "text", "videofolder", "webdataset", "xml"]
-)
+    [
+        "arrow", "audiofolder", "csv", "generator", "hdf5", "imagefolder", "json", "pandas", "parquet", "pdffolder",
+        "spark", "sql", "text", "videofolder", "webdataset", "xml",
+    ]
+)  # fmt: skip
 """Readers of local files that load_dataset takes by name, where another name would be a dataset."""
 _RELATIVE = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
@@ -140,9 +142,9 @@ def _repo_type(called: str, named: Mapping[str, ast.expr]) -> RepoType | None:
 def _revision(called: str, named: Mapping[str, ast.expr]) -> str:
     """The revision that a call names; a version of a kernel is the branch of that number."""
     told = {key: word.value for key, word in named.items() if isinstance(word, ast.Constant)}
-    if called == "get_kernel" and isinstance(told.get("version"), int):
-        return f"v{told['version']}"
-    revision = told.get("revision")
+    version, revision = told.get("version"), told.get("revision")
+    if called == "get_kernel" and isinstance(version, int):
+        return f"v{version}"
     return revision if isinstance(revision, str) else ""
 
 

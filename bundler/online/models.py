@@ -87,7 +87,9 @@ def _vetted(wanted: WantedModel, source: str, names: Sequence[str], there: Seque
     if missing := [name for name in wanted.require if name not in names]:
         raise ManifestError(f"{wanted.name} has no {', '.join(missing)}, which 'require' names", where=source)
     removed = selection.removed(there, wanted.include, wanted.exclude)
-    loader = wanted.loader or ("files" if wanted.repo_type != "model" else loaders.detected(wanted.name, names, read, removed))
+    loader = wanted.loader or (
+        "files" if wanted.repo_type != "model" else loaders.detected(wanted.name, names, read, removed)
+    )
     loaders.check(loader, wanted.name, names, read, removed)
     if loader != "files" and wanted.trust_remote_code is None:
         code.refuse_untold(wanted.name, names, read)

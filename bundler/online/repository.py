@@ -38,7 +38,7 @@ from huggingface_hub import (
     set_client_factory,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -435,7 +435,9 @@ def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(si
     listed = str(caught.value).splitlines()[1:]
     assert {"  modeling.py of org/code", "  layers.py of org/code"} <= set(listed)
     assert not any("unused.py" in line for line in listed)
-    assert any(line.startswith("  config.py of org/gone and what that imports, which can't be listed") for line in listed)
+    assert any(
+        line.startswith("  config.py of org/gone and what that imports, which can't be listed") for line in listed
+    )
     assert "'trust_remote_code: true'" in caught.value.hint
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bundler.bundle.fields import Invalid
@@ -45,6 +47,6 @@ def test_a_kernel_that_is_nowhere_is_said_to_be_no_kernel(errand: Errand) -> Non
 
 
 @pytest.mark.parametrize("wrong", [{"loader": "transformers"}, {"convert": "safetensors"}])
-def test_a_kernel_is_not_loaded_as_a_model(errand: Errand, wrong: dict[str, str]) -> None:
+def test_a_kernel_is_not_loaded_as_a_model(errand: Errand, wrong: dict[str, Any]) -> None:
     with pytest.raises(Invalid, match=r"a kernel is carried|goes with models"):
         errand.run(kernel="org/flash", **wrong)

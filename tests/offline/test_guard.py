@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import calls
+from bundler.bundle import calls, hashing, lock
+from bundler.bundle.entries import Artifact, Package, Python
 from bundler.errors import CalledHomeError, ProgramError, SmokeError
 from bundler.offline import emit, guard, hubcache, smoke, soundness
 from bundler.offline.releases import Release
@@ -84,7 +85,7 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     assert json.loads(start(release, TELL, HF_HUB_OFFLINE="0").stdout)["HF_HUB_OFFLINE"] == "0"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
-    assert guard.state(release).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
+    assert guard.state(release, LOCK).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
     (told,) = soundness.guarded(release, LOCK)
     assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and wins over the release's 1")
     report = Collected()
@@ -92,12 +93,41 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     assert "HF_HUB_OFFLINE=0 is set in this environment and wins over the release's 1" in report.warnings
 
 
+@pytest.mark.parametrize("name", ["TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE"])
+def test_caches_that_only_older_libraries_look_into_are_reported_where_those_are_installed(
+    release: Release, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hub = str(release.live / "hub")
+    monkeypatch.setenv(name, "/mnt/old")
+    assert not guard.state(release, LOCK).overridden, "transformers 5 reads none of them"
+    path = "wheels/transformers-4.57.6-py3-none-any.whl"
+    wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.digest_of(b""), origin="a test")
+    older = lock.with_changes(
+        LOCK,
+        python=Python(packages=(Package(name="transformers", version="4.57.6", wheel=path),)),
+        artifacts=(LOCK.artifacts[0], wheel, *LOCK.artifacts[1:]),
+    )
+    assert guard.state(release, older).overridden == {name: ("/mnt/old", hub)}
+    monkeypatch.setenv(name, hub)
+    assert not guard.state(release, older).overridden
+
+
+def test_sentence_transformers_own_cache_is_the_hub_view_and_another_is_reported(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.loads(start(release, TELL).stdout)
+    assert told["SENTENCE_TRANSFORMERS_HOME"] == told["HF_HUB_CACHE"]
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", "/mnt/old")
+    (said,) = soundness.guarded(release, LOCK)
+    assert said.message.startswith("SENTENCE_TRANSFORMERS_HOME=/mnt/old is set here and wins over")
+
+
 @pytest.mark.parametrize("line", ["improt _airgap_guard\n", "", " import _airgap_guard; _airgap_guard.begin()\n"])
 def test_a_broken_path_file_is_ignored_by_python_and_noticed_by_us(release: Release, line: str) -> None:
     (guard.site_packages(release, LOCK) / guard.PATH_FILE).write_text(line)
     quiet = start(release, "print('started')")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "started\n", "")
-    assert not guard.state(release).ran
+    assert not guard.state(release, LOCK).ran
     assert [told.level for told in soundness.guarded(release, LOCK)] == ["critical"]
     with pytest.raises(SmokeError, match="The guard of the environment did not run when Python started"):
         smoke.prove(release, LOCK, None, Collected())
@@ -116,7 +146,7 @@ def test_a_fault_in_it_is_said_and_keeps_nothing_from_starting_but_what_asked_fo
     done = start(release, "print('started')")
     assert (done.returncode, done.stdout) == (0, "started\n")
     assert "airgap guard: FileNotFoundError" in done.stderr
-    assert not guard.state(release).ran
+    assert not guard.state(release, LOCK).ran
     strict = start(release, "print('started')", BUNDLE_GUARD="strict")
     assert (strict.returncode != 0, strict.stdout) == (True, "")
     assert "BUNDLE_GUARD=strict can not be kept" in strict.stderr

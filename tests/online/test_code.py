@@ -159,7 +159,7 @@ def test_models_that_configurations_name_are_found() -> None:
 def test_kernels_of_layers_are_found_with_their_versions() -> None:
     layers = {"RMSNorm": "org/a:Norm", "MLP": {"cuda": "org/b:Mlp", "cpu": ["org/c:Mlp", {"version": 4}]}}
     found = references.models(*reading({"config.json": json.dumps({"kernel_config": layers})}))
-    assert {(one.repo, one.revision) for one in found} == {("org/a", ""), ("org/b", "main"), ("org/c", "v4")}
+    assert {(one.repo, one.revision) for one in found} == {("org/a", ""), ("org/b", ""), ("org/c", "v4")}
     assert {one.repo_type for one in found} == {"kernel"}
 
 

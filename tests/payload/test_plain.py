@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_by_the_command_line(tiny: Path, run: Callable[..., Answer], name: str, 
 def test_a_prompt_is_continued(tiny: Path, prove: Prove) -> None:
     checks = prove(tiny / "llama", loader="causal-lm")["checks"]
     assert any("“The cat sat on the mat.” is continued the same way twice, by" in each for each in checks)
+
+
+def test_a_tokenizer_that_gives_more_than_its_model_takes_is_no_fault_and_is_said(
+    copy: Callable[[str], Path], prove: Prove
+) -> None:
+    """As of Polyglot-Ko: ``generate(**tokenizer(text))`` fails, and the pipeline for text generation does not."""
+    folder = copy("llama")
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    told["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    result = prove(folder, loader="causal-lm")
+    assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
+    (said,) = result["warnings"]
+    assert said.startswith("The tokenizer also gives token_type_ids, which generate() refuses")
 
 
 def test_a_writer_that_can_not_decide(case: Callable[[str], str]) -> None:

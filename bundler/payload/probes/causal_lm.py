@@ -8,6 +8,7 @@ asked of this one.
 # ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ LOADER = "causal-lm"
 LOGITS = "logit row"
 MOST_TOKENS = 128  # of a prompt; large models are slow on a CPU, and more of it would prove no more
 NEW_TOKENS = 8
+_TAKEN = ("input_ids", "attention_mask")
+"""What the pipeline for text generation hands on, whatever else a tokenizer gives."""
 _RENAMED_IN = (4, 56)  # transformers; the old name still works in newer ones, which complain about it
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 _AS_STORED: dict[str, Any] = {"dtype" if _VERSION >= _RENAMED_IN else "torch_dtype": "auto"}
@@ -60,9 +63,14 @@ class Writer:
             found = self.model(**self._tokens(text), use_cache=False).logits
         return [float(number) for number in found[0, -1].float().tolist()]
 
-    def _tokens(self, text: str) -> Any:
+    def refused(self) -> list[str]:
+        """What the tokenizer gives and the model does not take: ``generate(**tokenizer(text))`` fails with it."""
+        taken = inspect.signature(self.model.forward).parameters
+        return [name for name in self.tokenizer.model_input_names if name not in taken]
+
+    def _tokens(self, text: str) -> dict[str, Any]:
         found = self.tokenizer(text, truncation=True, max_length=self.longest(), padding=False, return_tensors="pt")
-        return found.to(self.device)
+        return {name: found[name].to(self.device) for name in _TAKEN if name in found}
 
 
 def prove(request: Request, record: Record) -> None:
@@ -72,6 +80,11 @@ def prove(request: Request, record: Record) -> None:
     """
     promised, texts = steps.begun(request, record)
     writer, loads = _load(request, record)
+    if refused := writer.refused():
+        record.warn(
+            f"The tokenizer also gives {', '.join(refused)}, which generate() refuses: code that hands on all of it has to "
+            "leave that out (for token_type_ids: return_token_type_ids=False)."
+        )
     tokens = steps.tokens(writer.tokenizer, texts, record, any_language=request.any_language)
     _check_continued(writer, texts[0], record)
     logits = writer.logits(texts)
