@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import yaml
-
 from bundler.bundle import paths
-from bundler.bundle.entries import Artifact, Edge, Model, RepoType
+from bundler.bundle.entries import Artifact, Edge, Model
 from bundler.errors import BundleError, ResolveError
-from bundler.online import code, kernels, references
+from bundler.online import code, kernels, references, suggested
 from bundler.online.manifest import WantedModel
 from bundler.online.models import Carried
 from bundler.online.provided import Provided
@@ -49,7 +46,7 @@ def closed(asked: Sequence[WantedModel], mode: str, bring: Bring, provided: Prov
 def again(model: Model, files: Iterable[Artifact]) -> WantedModel:
     """What asks for a model that was added to a kept lock: the very same files of the same repository."""
     inside = (one.path[len(model.folder) :] for one in files)
-    return _wanted(
+    return suggested.model(
         model.source.partition(":")[2].rpartition("@")[0],
         model.repo_type,
         alias=model.alias,
@@ -108,7 +105,9 @@ class _Search:
             modules.setdefault((one.repo, one.revision), []).append(one.module)
         found: list[str] = []
         for (repo, revision), asked in sorted(modules.items()):
-            wanted = _wanted(repo, "model", revision=revision or None, alias=repo.rpartition("/")[2], include=_CODE)
+            wanted = suggested.model(
+                repo, "model", revision=revision or None, alias=repo.rpartition("/")[2], include=_CODE
+            )
             try:
                 holder = self.bring(wanted)
             except BundleError as error:
@@ -212,11 +211,11 @@ class _Search:
         include = known.wanted.include if reference.module else ()
         loader = "files" if known.added else known.wanted.loader
         wanted = dataclasses.replace(
-            _wanted(reference.repo, reference.repo_type, revision=revision, alias=known.name, include=include),
+            suggested.model(reference.repo, reference.repo_type, revision=revision, alias=known.name, include=include),
             loader=loader,
         )
         what = "add to models" if known.added else f"put in models in place of what asks for {known.name}"
-        hint = f"if all that use it can do with that revision, {what}:\n  - {_line(wanted)}"
+        hint = f"if all that use it can do with that revision, {what}:\n  - {suggested.line(wanted)}"
         raise ResolveError(said, where=f"models: {known.name}", hint=hint)
 
     def _revision(self, reference: Reference) -> str:
@@ -269,7 +268,7 @@ class _Search:
         alias = reference.repo.replace("/", "-") if paths.folded(last) in taken else last
         include = _CODE if reference.module else ()
         revision = self._revision(reference) or None
-        return _wanted(reference.repo, reference.repo_type, revision=revision, alias=alias, include=include)
+        return suggested.model(reference.repo, reference.repo_type, revision=revision, alias=alias, include=include)
 
     def _fault(self, member: _Member, fault: str) -> None:
         if member.carried.model.loader == "files":
@@ -289,42 +288,10 @@ class _Search:
         for reference in named.values():
             wanted = self._asked(reference, taken)
             taken.add(paths.folded(wanted.name))
-            lines.append(f"  - {_line(wanted)}")
+            lines.append(f"  - {suggested.line(wanted)}")
         hint = "add to models, or say 'closure: add':\n" + "\n".join(lines)
         raise ResolveError(f"models reach for what the manifest does not name:\n{why}", hint=hint)
 
 
 def _said(owner: _Member, reference: Reference) -> str:
     return f"{owner.name}: {reference.file} ({reference.reason}) names {reference.repo}"
-
-
-def _wanted(
-    repo: str, repo_type: RepoType, *, alias: str, revision: str | None = None, include: tuple[str, ...] = ()
-) -> WantedModel:
-    """What asks for a repository that is carried and not loaded."""
-    return WantedModel(
-        repo=repo if repo_type == "model" else None,
-        dataset=repo if repo_type == "dataset" else None,
-        kernel=repo if repo_type == "kernel" else None,
-        revision=revision,
-        alias=alias,
-        loader="files",
-        include=include,
-    )
-
-
-def _line(wanted: WantedModel) -> str:
-    """The line of a manifest that asks for it."""
-    key = "repo" if wanted.repo else wanted.repo_type
-    said = {key: wanted.on_hub, "revision": wanted.revision or "main"}
-    if wanted.alias and wanted.alias != wanted.on_hub.rpartition("/")[2]:
-        said["alias"] = wanted.alias
-    if wanted.repo and wanted.loader:
-        said["loader"] = wanted.loader
-    words = [f"{name}: {_as_yaml(text)}" for name, text in said.items()]
-    return f"{{{', '.join([*words, f'include: {json.dumps(wanted.include)}'] if wanted.include else words)}}}"
-
-
-def _as_yaml(text: str) -> str:
-    """In quotes where YAML would take it for a number, a date or a truth."""
-    return text if yaml.safe_load(text) == text else json.dumps(text)

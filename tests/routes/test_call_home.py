@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -215,3 +216,23 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
     assert done.returncode == 11, done.stderr
     assert says in done.stderr
     assert not (tmp_path / "opt" / "current").exists()
+
+
+@pytest.mark.long
+def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Path, tmp_path: Path) -> None:
+    known = lock.read((unpacked / lock.LOCK).read_bytes(), "the demo's")
+    (golden,) = known.goldens
+    first, *others = golden.outputs
+    (vector,) = first.vectors
+    values = base64.b64decode(vector.values)
+    turned = struct.pack(f"<{len(values) // 4}f", *reversed(struct.unpack(f"<{len(values) // 4}f", values)))
+    moved = dataclasses.replace(vector, values=base64.b64encode(turned).decode())
+    outputs = (dataclasses.replace(first, vectors=(moved,)), *others)
+    promised = lock.with_changes(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
+    kept = tmp_path / "demo.lock.json"
+    kept.write_bytes(promised.canonical)
+    done = bundle("build", ROOT / "manifests" / "demo.yaml", "--lock", kept, "-o", tmp_path / "demo.tar")
+    assert done.returncode == 11, done.stderr
+    assert "the rehearsal failed, so no bundle was written" in done.stderr
+    assert "these are not the weights of the rehearsal" in done.stderr
+    assert (kept.read_bytes(), [one.name for one in tmp_path.iterdir()]) == (promised.canonical, [kept.name])
