@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# setuptools warns of each editable installation, at length.
+EDITABLE := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
 
 .PHONY: help demo test test-all bench lint clean
 
@@ -18,7 +20,7 @@ test-all: $(VENV)/.installed lint  ## the tests and the proofs that take minutes
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "long or not long"
 
 bench: $(VENV)/.installed  ## measure speed, memory and disk as ratios within one run
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(EDITABLE) '.[bench]'
 	$(BIN)/python bench/run.py
 
 lint: $(VENV)/.installed  ## ruff and mypy
@@ -32,5 +34,5 @@ clean:  ## remove the environment and what was built
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(EDITABLE) '.[test]'
 	touch $@
