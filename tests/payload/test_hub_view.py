@@ -85,6 +85,12 @@ def test_local_files_only_is_enough_without_the_switches(flagged: Installed) -> 
     assert told["calls"] == []
 
 
+def test_a_pipeline_without_a_task_says_so_at_once(flagged: Installed) -> None:
+    told = run(flagged, "guessing_pipe", "org/encoder", flagged.current / "models/encoder")
+    assert all("infer task automatically" in said and "offline" in said for (said,) in told["found"])
+    assert told["calls"] == []
+
+
 @pytest.mark.parametrize("name", LOADED_AS)
 def test_the_hub_view_holds_links_refs_and_the_marker_alone(flagged: Installed, name: str) -> None:
     repo = flagged.current / "hub" / f"models--org--{name}"
