@@ -82,6 +82,12 @@ def goes_on(site: Site) -> None:
 
 
 def test_an_interruption_waits_for_no_line_that_hangs(site: Site) -> None:
+    def silent(handler: Handler, _: bytes) -> None:
+        """Not even a first word."""
+        site.over.wait(60)
+        handler.close_connection = True
+
+    site.hub.storage.faults[site.hub.lfs("org/tiny", "b.safetensors")] = [silent]
     with site.build() as running:
         while site.begun() < 1 << 20:
             assert running.poll() is None
