@@ -17,6 +17,8 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -37,6 +39,7 @@ def main(out: Path, raw: Path) -> None:
     _encoders(out, raw, words)
     _writers(out, words)
     _rerankers(out, raw)
+    _towers(out, words)
 
 
 def _encoders(out: Path, raw: Path, words: Path) -> None:
@@ -66,6 +69,13 @@ def _rerankers(out: Path, raw: Path) -> None:
     CrossEncoder(str(out / "reranker"), device="cpu").save_pretrained(str(out / "reranker-modules"))
     config.num_labels = 3
     _saved(BertForSequenceClassification(config), out / "classifier", raw)
+
+
+def _towers(out: Path, words: Path) -> None:
+    """Of words and of pictures."""
+    text = {**SHAPE, "vocab_size": WORDS, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
+    pictures = {**SHAPE, "image_size": 8, "patch_size": 4}
+    _saved(CLIPModel(CLIPConfig(text_config=text, vision_config=pictures, projection_dim=16)), out / "clip", words)
 
 
 def _saved(model: Any, folder: Path, tokenizer: Path, **options: Any) -> None:
