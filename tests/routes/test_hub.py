@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from bundler.bundle.hashing import digest_of
-from bundler.errors import IntegrityError, UnsafeError
+from bundler.errors import HostError, IntegrityError, UnsafeError
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 from tests.online import loopback
@@ -149,6 +149,21 @@ def test_weights_that_turn_out_to_be_a_pickle(
             assert (done.returncode, packed.exists()) == (UnsafeError.code, False)
             assert words in done.stderr
     assert len(hub.storage.seen) == 1
+
+
+def test_weights_that_no_disk_has_room_for_are_locked_and_not_fetched(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.bundle.tar"))
+    manifest.write_text(ALONE)
+    with hub_running() as hub:
+        vast = {"oid": "0" * 64, "size": 1 << 50, "pointerSize": 1}
+        hub.repository("org/tiny", FILES).lies = {"model.safetensors": {"lfs": vast}}
+        told = of_the_hub(online, hub.url, tmp_path)
+        done = bundle("lock", manifest, "-o", locked, "--json", env=told)
+        assert json.loads(done.stdout)["result"]["to_fetch"]["bytes"] >= 1 << 50
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        assert (done.returncode, packed.exists()) == (HostError.code, False)
+        assert "the disk is too small: the bundle and fetching packages and models" in done.stderr
+        assert hub.storage.seen == []
 
 
 def test_what_two_models_share_comes_once(online: dict[str, str], tmp_path: Path) -> None:
