@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bundler.errors import ResolveError
+from bundler.online import loaders
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 
@@ -107,6 +109,29 @@ def test_a_model_of_words_and_pictures_comes_from_the_hub(
     ours, made = json.loads(done.stdout.partition("told:")[2])["found"]
     assert ours == made
     assert len(ours) == len(ours[0]) == 2
+
+
+def scored(python: str, offline: dict[str, str], *folders: Path) -> subprocess.CompletedProcess[str]:
+    """What plain code of a user says of rerankers."""
+    command = [python, "-I", str(HERE / "plain_user.py"), "cross", *map(str, folders)]
+    return subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+
+
+def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, payload_python: str, offline: dict[str, str]) -> None:
+    folder, name = copy("reranker-folders"), "1_LogitScore/config.json"
+    names = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
+
+    def read(one: str) -> bytes:
+        return names[one].read_bytes()
+
+    assert loaders.detected("m", sorted(names), read) == "cross-encoder"
+    loaders.check("cross-encoder", "m", sorted(names), read)
+    done = scored(payload_python, offline, folder)
+    assert done.returncode == 0, done.stderr
+    names.pop(name).unlink()
+    with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
+        loaders.check("cross-encoder", "m", sorted(names), read)
+    assert scored(payload_python, offline, folder).returncode != 0
 
 
 @EACH

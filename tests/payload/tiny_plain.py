@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -67,6 +69,8 @@ def _rerankers(out: Path, raw: Path) -> None:
     config.num_labels = 1
     _saved(BertForSequenceClassification(config), out / "reranker", raw)
     CrossEncoder(str(out / "reranker"), device="cpu").save_pretrained(str(out / "reranker-modules"))
+    answers = [Transformer(str(out / "llama"), transformer_task="text-generation"), LogitScore(5, 6)]
+    CrossEncoder(modules=answers, device="cpu").save_pretrained(str(out / "reranker-folders"))
     config.num_labels = 3
     _saved(BertForSequenceClassification(config), out / "classifier", raw)
 
