@@ -269,6 +269,14 @@ def trusting(trust: Trust | None, prefix: Path) -> Answer:
     return {"keys": keys, "revoked": revoked, "threshold": trust.threshold}, "\n".join(lines)
 
 
+def locked(path: Path, lock: Lock, to_fetch: Sequence[Artifact]) -> Answer:
+    """What lock tells; ``to_fetch`` is what building from it has to bring here."""
+    size = sum(artifact.size for artifact in to_fetch)
+    said = {"lock": str(path), "to_fetch": {"files": len(to_fetch), "bytes": size}, **summary(lock)}
+    told = f"{path}\n{words(lock)}"
+    return said, f"{told}\n  to fetch   {len(to_fetch)} files, {size_text(size)}: by bundle build" if to_fetch else told
+
+
 def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
     """What build tells a person."""
     return (

@@ -38,8 +38,8 @@ class ChangedError(IntegrityError):
 def room_for(path: Path, packed: Lock, here: Mapping[str, Path]) -> int:
     """Bytes that a bundle will take on its disk.
 
-    ``here`` is where content lies, by sha256; what is not here counts in full, and so does what lies on a disk
-    from which ``path``'s can't share blocks.
+    ``here`` is where content lies, by sha256, or any file of the disk where it will; what is not here counts in full,
+    and so does what lies on a disk from which ``path``'s can't share blocks.
     """
     plan = tarform.layout(packed, None)
     sharing: dict[int, bool] = {}

@@ -36,12 +36,14 @@ BUSY = frozenset([408, 425, 429, 500, 502, 503, 504])
 """Answers that may be others a moment later."""
 
 
+_LOG_IN_FIRST = "the network that you are in wants a login: open an address in a browser, log in, and run this again"
 _GONE = "it is gone from there: resolve again, or take another version"
 _HINTS: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "give user and password in pip's index address or in netrc",
     HTTPStatus.FORBIDDEN: "ask for access, or give user and password in pip's index address or in netrc",
     HTTPStatus.NOT_FOUND: _GONE,
     HTTPStatus.GONE: _GONE,
+    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: _LOG_IN_FIRST,
 }
 
 
@@ -51,6 +53,10 @@ class AgainError(Exception):
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
         self.after = after
+
+
+class StoppedError(Exception):
+    """Other work has failed that this was for, or the person has had enough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +88,16 @@ def patiently(
     """What ``attempt`` returns, tried again for as long as it raises AgainError and patience lasts.
 
     ``got`` counts what is here already: getting further than ever renews patience, getting there once more after
-    starting again does not. ``stop`` cuts waiting short. Raises FetchError in the end.
+    starting again does not. ``stop`` cuts waiting short, with StoppedError. Raises FetchError in the end.
     """
+    stop = stop or threading.Event()
     failures, furthest = 0, got()
-    while True:
+    while not stop.is_set():
         try:
             return attempt()
         except AgainError as error:
+            if stop.is_set():
+                break
             reached = got()
             failures = 1 if reached > furthest else failures + 1
             furthest = max(furthest, reached)
@@ -97,7 +106,8 @@ def patiently(
                 raise FetchError(f"given up after {failures} tries: {error}", where=address(url), hint=hint) from error
             delay = patience.delay(failures) if error.after is None else error.after
             note(f"{address(url)}: {error}; trying again in {delay:g} s")
-            patience.pause(stop or threading.Event(), delay)
+            patience.pause(stop, delay)
+    raise StoppedError
 
 
 @contextmanager

@@ -13,8 +13,21 @@ from bundler.bundle.disk import Draft
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
 from bundler.bundle.signing import Signer
-from bundler.errors import FetchError, HostError, IntegrityError, ManifestError
-from bundler.online import assets, closure, installer, manifest, models, pickles, pipconfig, rehearse, resolve, wheels
+from bundler.errors import FetchError, HostError, IntegrityError, ManifestError, UnsafeError
+from bundler.online import (
+    assets,
+    closure,
+    download,
+    installer,
+    manifest,
+    models,
+    pickles,
+    pipconfig,
+    rehearse,
+    resolve,
+    room,
+    wheels,
+)
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked
 from bundler.online.store import Store
@@ -42,6 +55,12 @@ def workshop(report: Report) -> Workshop:
 def make_lock(path: Path, shop: Workshop) -> Lock:
     """Resolve a manifest."""
     return resolve.resolve(manifest.load(path), shop)
+
+
+def to_fetch(locked: Lock, shop: Workshop) -> tuple[Artifact, ...]:
+    """What a lock names and this machine does not have yet, each content once."""
+    named = {artifact.sha256: artifact for artifact in locked.artifacts}
+    return tuple(one for one in named.values() if _here(one, shop) is None)
 
 
 def write_lock(path: Path, locked: Lock) -> None:
@@ -76,10 +95,14 @@ def build(
     final = _file(out, locked)
     why_not = rehearse.why_not(locked) if rehearsing else "the builder left it out (--no-rehearse)"
     locked = rehearse.unrehearsed(locked, why_not) if why_not else locked
-    away = _away(locked, shop)
-    _require_room(final, locked, away, shop, rehearsing=not why_not)
+    away, late = _away(locked, shop), _late(locked, shop)
+    coming = sum(one.size for one in away) + room.to_come(((one, one.size) for one in late), shop.store)
+    _require_room(final, locked, coming, shop, rehearsing=not why_not)
     _fetch(away, locked, asked, shop)
+    if late:
+        download.fetch(late, shop.store, shop.config, shop.report, title="fetch models")
     _require_all(locked, shop)
+    _look_into(locked, shop, late=True)
     wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
     if why_not and rehearsing:
         shop.report.warn(f"this bundle is not rehearsed: {why_not}")
@@ -126,7 +149,7 @@ def _kept(path: Path, asked: Asked) -> Lock:
 
 
 def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
-    """Bring home what a kept lock names and see that it still is what the lock says."""
+    """See that what a kept lock names still is what the lock says, and bring home what must be looked into for that."""
     shop.store.put_bytes(lock.requirements_text(locked.python, locked.artifacts))
     if shop.store.path_of(locked.artifacts[0].sha256) is None:
         shop.store.put_bytes(installer.build())
@@ -144,9 +167,7 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
         if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
-    for model, files in locked.by_model():  # the scanner may know more than when the lock was made
-        contents = ((one.path[len(model.folder) :], shop.path_of(one)) for one in files)
-        pickles.scan(model.alias, contents, shop.report)
+    _look_into(locked, shop, late=False)
     assets.bring_again(asked.manifest.assets, locked, shop)
     if any(shop.store.path_of(blob.sha256, blob.size) is None for blob in locked.of_kind("image")):
         resolve.pull(asked, locked.target, shop, pinned=locked.image.digest)
@@ -160,17 +181,42 @@ def _require_folder(folder: Path) -> None:
         raise HostError("there is no such folder", where=str(folder), hint="create it, or give another with -o")
 
 
-def _require_room(final: Path, locked: Lock, away: list[Artifact], shop: Workshop, *, rehearsing: bool) -> None:
-    """A look at the disks before packages are fetched and anything is packed."""
-    known = {a.sha256: shop.contents.get(a.sha256) or shop.store.path_of(a.sha256) for a in locked.artifacts}
-    here = {sha256: content for sha256, content in known.items() if content}
+def _require_room(final: Path, locked: Lock, coming: int, shop: Workshop, *, rehearsing: bool) -> None:
+    """A look at the disks before what is away is fetched, ``coming`` bytes of it, and anything is packed."""
+    known = {artifact.sha256: _here(artifact, shop) for artifact in locked.artifacts}
+    on_the_shelf = next(filter(None, (shop.store.path_of(sha256) for sha256 in known)), None)
+    here = {sha256: place for sha256, content in known.items() if (place := content or on_the_shelf)}
     disk.require(
         [
             (final.parent, archive.room_for(final, locked, here), "the bundle"),
-            (shop.store.root, sum(artifact.size for artifact in away), "fetching packages"),
+            (shop.store.root, coming, "fetching packages and models"),
             (shop.store.root, rehearse.room(locked) if rehearsing else 0, "the rehearsal"),
         ]
     )
+
+
+def _here(artifact: Artifact, shop: Workshop) -> Path | None:
+    return shop.contents.get(artifact.sha256) or shop.store.path_of(artifact.sha256, artifact.size)
+
+
+def _late(locked: Lock, shop: Workshop) -> list[download.Wanted]:
+    """Files of models that were locked by what is published of them, and are still to be fetched."""
+    return [shop.awaited[one.sha256] for one in to_fetch(locked, shop) if one.sha256 in shop.awaited]
+
+
+def _look_into(locked: Lock, shop: Workshop, *, late: bool) -> None:
+    """Hold a lock to what the files of its models are: those that were awaited (``late``), or all others.
+
+    The scanner may also know more by now than when the lock was made. Raises UnsafeError.
+    """
+    listed = {pickle.path for pickle in locked.pickles}
+    for model, files in locked.by_model():
+        those = [one for one in files if (one.sha256 in shop.awaited) is late]
+        contents = ((one.path[len(model.folder) :], shop.path_of(one)) for one in those)
+        found = pickles.scan(model.alias, contents, shop.report)
+        if hidden := ", ".join(one.path for one in found if one.path not in listed):
+            hint = "leave it out with exclude; bundle lock would list it now that it is here, for somebody to look at"
+            raise UnsafeError(f"a pickle that the lock does not list: {hidden}", where=model.source, hint=hint)
 
 
 def _away(locked: Lock, shop: Workshop) -> list[Artifact]:

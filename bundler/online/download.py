@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial as bound
 from http import HTTPStatus
@@ -17,8 +16,8 @@ import requests
 
 from bundler.bundle import hashing
 from bundler.errors import FetchError, IntegrityError
-from bundler.online import answers, pipconfig
-from bundler.online.answers import AgainError, Patience, address
+from bundler.online import answers, pipconfig, workers
+from bundler.online.answers import AgainError, Patience, StoppedError, address
 from bundler.online.pipconfig import PipConfig
 from bundler.online.store import Store
 from bundler.progress import Report, Stage
@@ -36,7 +35,7 @@ class Wanted:
 
     ``git_sha1`` is what git names the content by. ``headers`` go to the address's own host alone: a redirect to
     another drops credentials. ``refusal`` says what an answer other than the file means; its AgainError means
-    that asking at ``url`` anew may help.
+    that asking at ``url`` anew may help. ``patience`` is for servers that need more of it than others.
     """
 
     url: str
@@ -45,6 +44,7 @@ class Wanted:
     size: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     refusal: Callable[[requests.Response, str], Exception] = answers.refused
+    patience: Patience | None = None
 
 
 def fetch(
@@ -63,7 +63,6 @@ def fetch(
     for what can't be had and IntegrityError for what is not what it must be. What has arrived of a file stays and
     the next call goes on from there.
     """
-    stop = threading.Event()
     patience = patience or Patience(tries=config.retries + 1)
     known = [one.size for one in wanted if one.size is not None]
     total = sum(known) if len(known) == len(wanted) else 0
@@ -71,23 +70,20 @@ def fetch(
         pipconfig.session(config, [*also, *(one.url for one in wanted)]) as session,
         report.stage(title, total) as stage,
     ):
-        errand = _Errand(session, store, report, stage, patience, stop)
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
-            futures = [pool.submit(errand.run, one) for one in wanted]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                return tuple(future.result() for future in futures)
-            except BaseException:  # Ctrl-C too must not wait for the other downloads
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        errand = _Errand(session, store, report, stage, patience)
+        return tuple(workers.each(errand.run, wanted, AT_ONCE, errand.stop, errand.call_off))
 
 
 def examined(wanted: Wanted, path: Path) -> tuple[str, str]:
     """The SHA-256 of a file that is here, and how it differs from what is wanted; "" when it does not."""
     size, sha256 = hashing.digest_of_file(path)
     return sha256, _difference(wanted, path, size, sha256)
+
+
+def unkept(error: OSError, store: Store) -> FetchError:
+    """What to say where the shelf can't be read or written."""
+    hint = "see whether the disk is full or closed to you; BUNDLE_CACHE names another place"
+    return FetchError(f"can't be kept: {answers.words(error)}", where=str(store.root), hint=hint)
 
 
 class _WrongError(Exception):
@@ -99,10 +95,6 @@ class _OtherError(_WrongError):
     some of is here."""
 
 
-class _StoppedError(Exception):
-    """Another download has failed, or the person has had enough."""
-
-
 class _Tally:
     """What one download has come to: for the progress, which starting again takes back, and its SHA-256."""
 
@@ -110,6 +102,8 @@ class _Tally:
         self._stage = stage
         self._at = 0
         self._hashed, self._hashed_to = hashlib.sha256(), 0
+        self.anew = False
+        """Whether the server has to be asked for the whole, since it can't go on."""
 
     def stand(self, at: int) -> None:
         self._stage.advance(at - self._at)
@@ -138,7 +132,15 @@ class _Errand:
     report: Report
     stage: Stage
     patience: Patience
-    stop: threading.Event
+    stop: threading.Event = field(default_factory=threading.Event)
+    receiving: set[requests.Response] = field(default_factory=set)
+    """Answers that are not at their end."""
+
+    def call_off(self) -> None:
+        """End what is being received: a server may have stopped sending without a word."""
+        for response in tuple(self.receiving):
+            with suppress(OSError, ValueError, RuntimeError):  # it has just come to its end by itself
+                response.raw.shutdown()
 
     def run(self, wanted: Wanted) -> tuple[int, str]:
         tally = _Tally(self.stage)
@@ -149,8 +151,7 @@ class _Errand:
             with self._alone(partial, wanted):
                 return self._bring(wanted, partial, tally)
         except OSError as error:
-            hint = "see whether the disk is full or closed to you; BUNDLE_CACHE names another place"
-            raise FetchError(f"can't be kept: {answers.words(error)}", where=str(self.store.root), hint=hint) from error
+            raise unkept(error, self.store) from error
 
     def _copy(self, wanted: Wanted, path: Path, tally: _Tally) -> tuple[int, str]:
         try:
@@ -177,7 +178,7 @@ class _Errand:
 
     def _go_on(self) -> None:
         if self.stop.is_set():
-            raise _StoppedError
+            raise StoppedError
 
     def _bring(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, str]:
         if wanted.sha256 and (here := self.store.path_of(wanted.sha256, wanted.size)):
@@ -199,7 +200,7 @@ class _Errand:
             answers.patiently(
                 bound(self._attempt, wanted, partial, tally),
                 wanted.url,
-                self.patience,
+                wanted.patience or self.patience,
                 note=self.report.note,
                 got=bound(length, partial),
                 stop=self.stop,
@@ -224,17 +225,52 @@ class _Errand:
         # Without a digest only a validator can say that the rest belongs to what is here (RFC 9110, 13.1.5).
         if not (digested or validator) or (wanted.size is not None and have >= wanted.size):
             have = 0
+        kept = have if digested else 0
+        if tally.anew:
+            have, tally.anew = 0, False
         headers = dict(wanted.headers) | PLAIN | ({"Range": f"bytes={have}-"} if have else {})
         if have and validator:
             headers["If-Range"] = validator
-        with answers.ask(self.session, "GET", wanted.url, headers) as response:
+        with answers.ask(self.session, "GET", wanted.url, headers) as response, self._opened(response):
             start, total = self._placed(response, wanted, have)
             if start < 0:
-                _discard(partial, tally)
+                tally.anew = True
                 raise AgainError("the server can't go on where it left off, so from the beginning", after=0)
-            if not start:
-                mark.write_text(answers.validator(response), encoding="latin-1")
-            self._receive(response, partial, start, total, tally)
+            if start:
+                self._receive(response, partial, start, total, tally)
+                return
+            with self._anew(partial, kept, answers.validator(response)) as place:
+                self._receive(response, place, 0, total, tally)
+
+    @contextmanager
+    def _opened(self, response: requests.Response) -> Iterator[None]:
+        self.receiving.add(response)
+        try:
+            self._go_on()  # whoever has called it off by now does not know of this one
+            yield
+        finally:
+            self.receiving.discard(response)
+
+    @contextmanager
+    def _anew(self, partial: Path, kept: int, validator: str) -> Iterator[Path]:
+        """Where a file grows that is sent from its beginning.
+
+        Where ``kept`` bytes of it are here already and a digest will tell whether they are right, it grows beside them
+        until it is whole; where the line breaks before, the longer one stays.
+        """
+        if not kept:
+            _mark_of(partial).write_text(validator, encoding="latin-1")
+            yield partial
+            return
+        with self.store.fresh() as path:
+            whole = False
+            try:
+                yield path
+                whole = True
+            finally:
+                if whole or length(path) >= kept:
+                    path.replace(partial)
+                    _mark_of(partial).write_text(validator, encoding="latin-1")
 
     def _placed(self, response: requests.Response, wanted: Wanted, have: int) -> tuple[int, int | None]:
         """Where the body belongs in the file (-1: nowhere), and the size of the whole as far as it is known."""
@@ -267,6 +303,7 @@ class _Errand:
                 at += len(chunk)
                 if total is not None and at > total:
                     raise _WrongError(f"the server sends more than {total} bytes")
+        self._go_on()  # what was called off ends as if it were whole
         if total is not None and at < total:
             raise AgainError(f"the connection ended after {at} of {total} bytes")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +17,7 @@ import requests
 
 from bundler.bundle import disk, paths
 from bundler.errors import FetchError, UnsafeError
-from bundler.online import answers, download, pipconfig, repository, room, selection
+from bundler.online import answers, download, pipconfig, repository, room, selection, workers
 from bundler.online.answers import AgainError, Patience
 from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
@@ -27,6 +26,10 @@ from bundler.online.repository import Listed, Repo, Told
 from bundler.online.sources import Gathered, SourceFile
 from bundler.online.store import Store
 from bundler.progress import Report
+
+_WAITS = ".safetensors"
+"""How files end that nothing but the length and the digest has to be known of: they hold tensors and no code, and no
+reference to other models. Whoever fetches them sees whether that is so."""
 
 Vet = Callable[[str, Sequence[str], Sequence[str], Callable[[str], bytes]], object]
 """Is told the source, the names of the files that travel and of all that it has, and how to read a small one that
@@ -46,13 +49,11 @@ class _Errand:
     store: Store
     config: PipConfig
     report: Report
-    patience: Patience
 
     def look(self, commit: str, wanted: Mapping[str, Wanted]) -> dict[str, tuple[str, Path]]:
         """SHA-256 and place of the files that are on the shelf, or whole in the user's own cache of the hub."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            looked = pool.map(lambda name: self._look(commit, name, wanted[name]), wanted)
-            return {name: found for name, found in zip(wanted, looked, strict=True) if found}
+        looked = workers.each(lambda name: self._look(commit, name, wanted[name]), wanted, os.cpu_count() or 1)
+        return {name: found for name, found in zip(wanted, looked, strict=True) if found}
 
     def _look(self, commit: str, name: str, wanted: Wanted) -> tuple[str, Path] | None:
         if found := _shelved(wanted, self.store):
@@ -76,7 +77,7 @@ class _Errand:
             return {}
         disk.require([(self.store.root, room.to_come(((one, one.size) for one in away.values()), self.store), title)])
         wanted: Sequence[Wanted] = list(away.values())
-        fetched = download.fetch(wanted, self.store, self.config, self.report, title=title, patience=self.patience)
+        fetched = download.fetch(wanted, self.store, self.config, self.report, title=title)
         for one, (_, sha256) in zip(wanted, fetched, strict=True):
             if one.git_sha1:
                 self.store.remember(_name(one), sha256)
@@ -96,17 +97,18 @@ def gather(
     """The files of a repository at one commit, each checked against what the hub publishes of it.
 
     ``commit`` is what a lock holds, to get the same again. ``vet`` may object to the choice of files before the
-    large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all.
+    large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all,
+    and safetensors with a published digest and size are not fetched here: `Gathered.awaited` says how they are.
     Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
     """
     repo = repository.of(model.on_hub, model.repo_type)
     patience = patience or Patience(tries=max(_TRIES, config.retries + 1))
     asked = model.revision or "main"
     repo, told = repository.found(repo, commit or asked, config, patience, report)
-    errand = _Errand(repo, store, config, report, patience)
+    errand = _Errand(repo, store, config, report)
     source = f"{model.source}@{told.commit}"
     kept = _chosen(model, told, source, repo, report)
-    wanted = {name: _wanted(repo, told.files[name], told.commit) for name in kept}
+    wanted = {name: _wanted(repo, told.files[name], told.commit, patience) for name in kept}
     contents = errand.look(told.commit, wanted)
 
     def bring(names: Iterable[str], what: str) -> None:
@@ -119,7 +121,9 @@ def gather(
 
     bring([name for name in kept if not wanted[name].sha256], "read")  # what git itself holds is small
     vet(source, kept, tuple(told.files), read)
-    bring(kept, "fetch")
+    late = {name for name in kept if name not in contents and _can_wait(model, name, wanted[name])}
+    bring([name for name in kept if name not in late], "fetch")
+    contents |= {name: (wanted[name].sha256, store.place_of(wanted[name].sha256)) for name in late}
     return Gathered(
         source=source,
         files=tuple(_source_file(repo, told.files[name], wanted[name], *contents[name]) for name in kept),
@@ -127,7 +131,13 @@ def gather(
         commit=told.commit,
         revisions=("main",) if asked == told.commit else (asked,),
         licence=told.licence,
+        awaited={wanted[name].sha256: wanted[name] for name in late},
     )
+
+
+def _can_wait(model: WantedModel, name: str, wanted: Wanted) -> bool:
+    """Whether a lock can be written without a look into the file; conversion looks into all."""
+    return name.endswith(_WAITS) and bool(wanted.sha256) and wanted.size is not None and model.convert is None
 
 
 def _chosen(model: WantedModel, told: Told, source: str, repo: Repo, report: Report) -> tuple[str, ...]:
@@ -154,7 +164,7 @@ def _chosen(model: WantedModel, told: Told, source: str, repo: Repo, report: Rep
 def _source_file(repo: Repo, listed: Listed, wanted: Wanted, sha256: str, content: Path) -> SourceFile:
     return SourceFile(
         path=listed.path,
-        size=content.stat().st_size,
+        size=content.stat().st_size if wanted.size is None else wanted.size,
         sha256=sha256,
         origin=answers.address(wanted.url),
         content=content,
@@ -162,7 +172,7 @@ def _source_file(repo: Repo, listed: Listed, wanted: Wanted, sha256: str, conten
     )
 
 
-def _wanted(repo: Repo, file: Listed, commit: str) -> Wanted:
+def _wanted(repo: Repo, file: Listed, commit: str, patience: Patience) -> Wanted:
     def refused(response: requests.Response, url: str) -> Exception:
         elsewhere = urlsplit(response.url).netloc != urlsplit(pipconfig.bare(url)).netloc
         if elsewhere and response.status_code in _EXPIRED:
@@ -179,6 +189,7 @@ def _wanted(repo: Repo, file: Listed, commit: str) -> Wanted:
         size=file.size,
         headers=repo.headers,
         refusal=refused,
+        patience=patience,
     )
 
 

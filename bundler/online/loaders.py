@@ -33,7 +33,7 @@ def detected(alias: str, files: Sequence[str], read: Read, removed: Collection[s
     if any(name in files for name in M3_HEADS):  # before modules.json, which BGE-M3 has too for its dense vectors alone
         return "flag-embedding-m3"
     if "modules.json" in files:
-        return "cross-encoder" if _saved_as_cross_encoder(alias, files, read) else "sentence-transformers"
+        return "cross-encoder" if needs.is_cross_encoder(files, read) else "sentence-transformers"
     if "config.json" in files:
         return _of_configuration(alias, _object(alias, "config.json", read))
     shown = ", ".join(list(files)[:8]) + (" …" if len(files) > 8 else "")
@@ -103,12 +103,6 @@ def _object(alias: str, name: str, read: Read) -> dict[str, Any]:
 
 def _unknown(alias: str, why: str) -> ResolveError:
     return ResolveError(f"no loader is known for {alias}: {why}", where=f"models: {alias}", hint=_UNPROVED)
-
-
-def _saved_as_cross_encoder(alias: str, files: Sequence[str], read: Read) -> bool:
-    """Newer versions of sentence-transformers give rerankers a modules.json too."""
-    name = "config_sentence_transformers.json"
-    return name in files and _object(alias, name, read).get("model_type") == "CrossEncoder"
 
 
 def _of_configuration(alias: str, values: dict[str, Any]) -> str:

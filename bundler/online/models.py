@@ -24,16 +24,14 @@ class Carried:
     model: Model
     files: tuple[SourceFile, ...]
     pickles: tuple[Pickle, ...]
+    read: needs.Read
+    """The content of one of its files, brought home where it is still awaited."""
     conversions: tuple[Conversion, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """The paths of its files, sorted."""
         return [file.path for file in self.files]
-
-    def read(self, name: str) -> bytes:
-        """The content of one of its files."""
-        return next(file.content for file in self.files if file.path == name).read_bytes()
 
     def artifacts(self) -> list[Artifact]:
         """Its files as the lock has them."""
@@ -51,7 +49,8 @@ class Carried:
 
 
 def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Gathered:
-    """A model's source, pinned where it can be, and its files; those that are not local are brought home.
+    """A model's source, pinned where it can be, and its files; of those that are not local, what has to be looked into
+    is brought home, and the rest is awaited.
 
     ``pinned`` is the source that a lock names, to get the same again.
     """
@@ -64,7 +63,9 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
 
         commit = pinned.rpartition("@")[2]
         found = hub.gather(model, shop.store, shop.config, shop.report, commit=commit, vet=bound(_vetted, model))
-        shop.contents |= {file.sha256: file.content for file in found.files}
+        shelved = {file.sha256: shop.store.place_of(file.sha256) for file in found.files}
+        shop.contents |= {f.sha256: f.content for f in found.files if f.content != shelved[f.sha256]}
+        shop.awaited = {**found.awaited, **shop.awaited}
         return found
     if model.url:
         sha256 = str(model.sha256).lower()
@@ -115,11 +116,14 @@ def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> C
     Raises ManifestError, ResolveError, FetchError, IntegrityError or UnsafeError.
     """
     found, conversions = whole(model, asked, shop, bench)
-    contents = {file.path: file.content for file in sorted(found.files, key=lambda file: file.path)}
-    names = list(contents)
+    by_path = {file.path: file for file in sorted(found.files, key=lambda file: file.path)}
+    names = list(by_path)
 
     def read(name: str) -> bytes:
-        return contents[name].read_bytes()
+        file = by_path[name]
+        if late := found.awaited.get(file.sha256):
+            shop.bring([late], title=f"read {model.name}")
+        return file.content.read_bytes()
 
     loader = _vetted(model, found.source, names, found.there, read)
     digest = lock.digest_of_files((file.sha256, file.path) for file in found.files)
@@ -134,10 +138,11 @@ def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> C
         trust_remote_code=bool(model.trust_remote_code),
         digest=digest,
     )
-    files = tuple(sorted(found.files, key=lambda file: file.path))
+    here = ((name, file.content) for name, file in by_path.items() if file.sha256 not in found.awaited)
     return Carried(
         model=made,
-        files=files,
-        pickles=pickles.scan(model.name, contents.items(), shop.report),
+        files=tuple(by_path.values()),
+        pickles=pickles.scan(model.name, here, shop.report),
+        read=read,
         conversions=conversions,
     )

@@ -99,7 +99,10 @@ def lacking(loader: str, seen: Seen) -> dict[str, str]:
 
     Raises ResolveError where a list of files can't be read.
     """
-    found = _of_modules(seen) if loader == "sentence-transformers" else _of_transformer(PurePosixPath(), loader, seen)
+    modular = loader == "sentence-transformers" or (
+        loader == "cross-encoder" and is_cross_encoder(seen.names, seen.read)
+    )
+    found = _of_modules(seen) if modular else _of_transformer(PurePosixPath(), loader, seen)
     if loader == "flag-embedding-m3":
         why = "without it the sparse and ColBERT vectors are random"
         found += [(name, why) for name in M3_HEADS if name not in seen.names]
@@ -107,6 +110,15 @@ def lacking(loader: str, seen: Seen) -> dict[str, str]:
     for name, why in found:
         reasons.setdefault(name, why)
     return reasons
+
+
+def is_cross_encoder(names: Collection[str], read: Read) -> bool:
+    """Whether a model's modules.json is that of a reranker: newer versions of sentence-transformers give them one too.
+
+    Raises ResolveError where the file that tells can't be read.
+    """
+    name = "config_sentence_transformers.json"
+    return {name, "modules.json"} <= {*names} and _object(name, read).get("model_type") == "CrossEncoder"
 
 
 def way_out(lacking: Mapping[str, str], seen: Seen) -> str:

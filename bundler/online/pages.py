@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from pypi_simple import DistributionPackage, ProjectPage, UnsupportedContentType
 
 from bundler.bundle import hashing
 from bundler.errors import FetchError, ResolveError
-from bundler.online import answers, pipconfig
+from bundler.online import answers, pipconfig, workers
 from bundler.online.answers import Patience
 from bundler.online.pipconfig import PipConfig
 
@@ -91,9 +90,8 @@ class Pages:
     def _all(self, package: str, besides: str, also: Iterable[str]) -> tuple[Offer, ...]:
         indexes = [*(url for url in self.config.indexes if urlsplit(url).hostname != besides), *also]
         found = [offer for url in self.config.find_links for offer in self._links(url) if offer.name == package]
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pages") as pool:
-            for offers in pool.map(lambda url: self._project(url, package), indexes):
-                found += offers
+        for offers in workers.each(lambda url: self._project(url, package), indexes, _AT_ONCE):
+            found += offers
         return tuple(found)
 
     def _links(self, url: str) -> tuple[Offer, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial as bound
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,6 +99,8 @@ class Repo:
             found = "holds no such file or repository" if code == "EntryNotFound" else "knows no such repository"
             hint = f"see whether the name is right: {self.page}; if it is private, {_LOG_IN}"
             return ResolveError(f"{self.name}: the hub {found}, or not for who asks", where=where, hint=hint)
+        if status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED:
+            return FetchError("a network's login page answers in place of the hub", where=where, hint=_PORTAL)
         hint = f"{_LOG_IN}; see {self.page}" if status == 403 else f"see {self.page}"
         return FetchError(f"{self.name}: the hub answers {status} {words}".strip(), where=where, hint=hint)
 

@@ -14,13 +14,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bundler.bundle import hashing, paths
 from bundler.bundle.entries import Upstream
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
+from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
 from bundler.online.store import Store
 from bundler.online.wanted import WantedApp
@@ -36,7 +37,7 @@ _MARKS_OF_A_MODEL = ("modules.json", "config.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """One file of a model: its path in the model, its digest, and where its bytes lie on this machine."""
+    """One file of a model: its path in the model, its digest, and where its bytes lie on this machine, or will lie."""
 
     path: str
     size: int
@@ -57,6 +58,8 @@ class Gathered:
     commit: str = ""
     revisions: tuple[str, ...] = ("main",)
     licence: str = ""
+    awaited: Mapping[str, Wanted] = field(default_factory=dict)
+    """Files that are not on this machine yet, by sha256: what is published of them is enough to lock them."""
 
 
 def of_folder(model: WantedModel, folder: Path) -> Gathered:

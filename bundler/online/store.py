@@ -38,9 +38,13 @@ class Store:
         cache = os.environ.get("XDG_CACHE_HOME", "")
         return cls((Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "airgap-bundler")
 
+    def place_of(self, sha256: str) -> Path:
+        """Where a file stands, or will stand once it is here."""
+        return self.root / "files" / _checked(sha256)[:2] / sha256
+
     def path_of(self, sha256: str, size: int | None = None) -> Path | None:
         """Where a file stands, or None when it is not here, or not of ``size`` bytes where that is known."""
-        place = self._place(sha256)
+        place = self.place_of(sha256)
         if not place.is_file():
             return None
         found = place.stat().st_size
@@ -93,7 +97,7 @@ class Store:
         if self.path_of(sha256, size):
             path.unlink()
         else:
-            place = self._place(sha256)
+            place = self.place_of(sha256)
             place.parent.mkdir(parents=True, exist_ok=True)
             path.chmod(_MODE)
             path.replace(place)
@@ -101,7 +105,7 @@ class Store:
 
     def drop(self, sha256: str) -> None:
         """Take a file away, if it is here."""
-        self._place(sha256).unlink(missing_ok=True)
+        self.place_of(sha256).unlink(missing_ok=True)
 
     def remember(self, name: str, sha256: str) -> None:
         """Note that the file is known by another digest too; ``name`` is that, such as ``git-blob-sha1-…``."""
@@ -133,9 +137,6 @@ class Store:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not such as git-blob-sha1-…")
         return self._room("names") / name
-
-    def _place(self, sha256: str) -> Path:
-        return self.root / "files" / _checked(sha256)[:2] / sha256
 
     def _room(self, name: str) -> Path:
         room = self.root / name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +16,17 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from bundler.bundle.entries import Resolver
 from bundler.bundle.target import Target, wheel_tags_of
 from bundler.errors import ResolveError
-from bundler.online import download, pages, pipcompile, pipconfig, refusals, requirements, room, sourcebuild
+from bundler.online import (
+    download,
+    pages,
+    pipcompile,
+    pipconfig,
+    refusals,
+    requirements,
+    room,
+    sourcebuild,
+    workers,
+)
 from bundler.online.answers import Patience
 from bundler.online.pages import Offer, Pages
 from bundler.online.pipcompile import PipCompile
@@ -163,8 +172,8 @@ class _Desk:
         built = [self._built(pin, pin.source, routes.get(pin.name)) for pin in found if pin.source]
         pinned = [pin for pin in found if not pin.source]
         files = [self._best(pin) for pin in pinned]
-        with ThreadPoolExecutor(download.AT_ONCE, thread_name_prefix="origins") as pool:
-            offers = list(pool.map(lambda pin, file: self._offer(pin, file, routes.get(pin.name)), pinned, files))
+        pairs = zip(pinned, files, strict=True)
+        offers = workers.each(lambda pair: self._offer(*pair, routes.get(pair[0].name)), pairs, download.AT_ONCE)
         digests = self._digests(files)
         sizes = self._sizes(offers, digests)
         published = [

@@ -22,6 +22,8 @@ class Workshop:
     report: Report
     contents: dict[str, Path] = field(default_factory=dict)
     """Where content that is not on the shelf lies, by sha256: a vendor's folder is not copied."""
+    awaited: dict[str, download.Wanted] = field(default_factory=dict)
+    """What was locked by what is published of it, by sha256: it comes, and is looked into, when a bundle is built."""
     addresses: dict[str, str] = field(default_factory=dict)
     """Where wheels of this machine's own folders lie, by sha256: a lock does not name the folders of a machine."""
 

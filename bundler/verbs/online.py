@@ -34,13 +34,17 @@ def init(*, folder: Path, output: Path | None, report: Console) -> Answer:  # no
 @MANIFEST
 @click.option("-o", "--output", type=FILE, help="The lock's file; default: beside the manifest, .lock.json.")
 def lock(*, manifest: Path, output: Path | None, report: Console) -> Answer:
-    """Find out what exactly a manifest asks for, and write it down."""
+    """Find out what exactly a manifest asks for, and write it down.
+
+    What need not be looked into for that, such as safetensors of the hub, is fetched when the bundle is built.
+    """
     from bundler.online import build as building  # noqa: PLC0415 (the far side has no online rooms)
 
-    locked = building.make_lock(manifest, building.workshop(report))
+    shop = building.workshop(report)
+    locked = building.make_lock(manifest, shop)
     path = output or manifest.with_suffix(".lock.json")
     building.write_lock(path, locked)
-    return {"lock": str(path), **describe.summary(locked)}, f"{path}\n{describe.words(locked)}"
+    return describe.locked(path, locked, building.to_fetch(locked, shop))
 
 
 @verb("bundle build manifests/demo.yaml -o /media/usb/")

@@ -20,6 +20,7 @@ from bundler.online.manifest import WantedModel
 from bundler.online.pipconfig import PipConfig
 from bundler.online.sources import Gathered
 from bundler.online.store import Store
+from bundler.online.workshop import Workshop
 from bundler.progress import Collected
 from tests.hub.hubserver import Hub, Repository, hub_running
 
@@ -55,6 +56,14 @@ class Errand:
         return self.repository.refs["main"]
 
     def run(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
+        """What a lock is told, and then the files that a build brings."""
+        found = self.locked(commit, vetted=vetted, **asked)
+        shop = Workshop(store=self.store, config=self.config, report=self.report)
+        shop.bring([*found.awaited.values()], title="fetch models")
+        return found
+
+    def locked(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
+        """What a lock is told, and nothing more."""
         from bundler.online import hub, models
 
         patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))

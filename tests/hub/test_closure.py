@@ -122,6 +122,13 @@ def test_code_in_another_repository_is_pinned_and_added_with_what_it_imports(sit
     assert "adds org/code as code (2 files, 35 bytes): m: config.json (auto_map AutoModel)" in site.report.notes[-1]
 
 
+def test_what_is_awaited_comes_where_somebody_reads_it(site: Site) -> None:
+    site.offer("org/m", model())
+    (found,) = site.closed(wanted()).carried
+    assert site.hub.storage.seen == []
+    assert found.read("model.safetensors") == b"w" * 100
+
+
 def test_a_kept_lock_finds_what_was_added_again(site: Site) -> None:
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE})))
     site.offer("org/code", {"modeling.py": b"", "odd [1].py": b"", "rest.txt": b""})

@@ -185,6 +185,25 @@ def test_a_captive_portal_instead_of_the_hub(errand: Errand) -> None:
     assert "HF_ENDPOINT" in caught.value.hint
 
 
+@pytest.mark.parametrize("where", ["info", "resolve", "storage"])
+def test_a_login_page_that_says_what_it_is(errand: Errand, where: str) -> None:
+    hub = errand.hub
+    path = {"info": f"/api/models/{NAME}/revision/main", "resolve": hub.resolve(NAME, WEIGHTS)}.get(where)
+    (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [loopback.status(511)]
+    with pytest.raises(FetchError, match="login page answers in place of the hub") as caught:
+        errand.run()
+    assert "open the address in a browser" in caught.value.hint
+    assert errand.waits == []
+
+
+def test_a_storage_that_has_lost_a_file(errand: Errand) -> None:
+    fail(errand.hub, WEIGHTS, loopback.status(404))
+    with pytest.raises(FetchError, match="the hub's storage has no such file") as caught:
+        errand.run()
+    assert caught.value.where.endswith(f"/{WEIGHTS}")
+    assert "exclude" in caught.value.hint
+
+
 @pytest.mark.parametrize("told", [b"{}", b"[]", b'"x"', b'{"id": "org/tiny", "sha": "main", "siblings": []}'])
 def test_json_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
     errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(told)]

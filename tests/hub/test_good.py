@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,12 +67,43 @@ def test_room_is_needed_for_what_has_not_come_and_once_for_one_content(
     had = shutil.disk_usage("/")
     room = len(weights) - 100_000 + disk.MARGIN
     monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room - 1))
-    with pytest.raises(HostError, match=f"fetch {NAME} needs {room:,} bytes"):
+    with pytest.raises(HostError, match=rf"fetching .*/a\.safetensors needs {room:,} bytes"):
         errand.run()
     assert errand.hub.fetched() == [CONFIG]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room))
     errand.check(errand.run(), files)
     assert [one.headers.get("Range") for one in errand.hub.storage.seen] == ["bytes=100000-"]
+
+
+def test_a_lock_needs_no_byte_of_the_weights(errand: Errand) -> None:
+    found = errand.locked(vetted=True, loader="files")
+    assert errand.hub.storage.seen == []
+    assert sorted(errand.hub.fetched()) == [name for name in CARRIED if name != WEIGHTS]
+    told = {file.path: (file.size, file.sha256) for file in found.files}
+    assert told[WEIGHTS] == (len(FILES[WEIGHTS]), digest_of(FILES[WEIGHTS]))
+    came = errand.run()
+    errand.check(came)
+    assert (came.files, [*came.awaited]) == (found.files, [digest_of(FILES[WEIGHTS])])
+    assert errand.locked().awaited == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("pytorch_model.bin", {}), ("weights.safetensors.pt", {}), (WEIGHTS, {"convert": "safetensors"})],
+)
+def test_what_must_be_looked_into_comes_for_the_lock(errand: Errand, name: str, asked: dict[str, Any]) -> None:
+    files = {CONFIG: b"{}", name: b"w" * 1000}
+    errand.repository.commit(files)
+    found = errand.locked(**asked)
+    errand.check(found, files)
+    assert found.awaited == {}
+
+
+def test_safetensors_without_a_published_sha256_come_for_the_lock(errand: Errand) -> None:
+    errand.repository.lies = {WEIGHTS: {"lfs": None}}
+    found = errand.locked()
+    errand.check(found)
+    assert found.awaited == {}
 
 
 def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
@@ -113,7 +145,7 @@ def fill_cache() -> None:
 def test_the_user_s_own_cache_is_used(errand: Errand, tmp_path: Path) -> None:
     fill_cache()
     errand.hub.seen.clear()
-    found = errand.run()
+    found = errand.locked()
     errand.check(found)
     assert errand.hub.fetched() == []
     assert all(file.content.is_relative_to(tmp_path / "hub cache") for file in found.files)
@@ -136,6 +168,27 @@ def test_a_link_of_the_cache_that_leads_nowhere_is_not_used(errand: Errand, tmp_
     errand.hub.seen.clear()
     errand.check(errand.run())
     assert errand.hub.fetched() == [WEIGHTS]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_blobs_of_the_cache_may_be_links_into_a_store_that_all_share(
+    errand: Errand, tmp_path: Path, *, there: bool
+) -> None:
+    fill_cache()
+    (tmp_path / "shared").mkdir()
+    snapshot = tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}"
+    for number, name in enumerate(CARRIED):
+        blob = (snapshot / name).resolve()
+        shared = tmp_path / "shared" / str(number)
+        blob.rename(shared)
+        blob.symlink_to(shared)
+        if not there:
+            shared.unlink()
+    errand.hub.seen.clear()
+    found = errand.run()
+    errand.check(found)
+    assert sorted(errand.hub.fetched()) == ([] if there else CARRIED)
+    assert all(file.content.is_file() and not file.content.is_symlink() for file in found.files)
 
 
 @pytest.mark.parametrize("revision", ["v1.0", "refs/pr/3"])

@@ -93,7 +93,8 @@ def test_an_error_that_stays_is_given_up(fetch: Any, file: Wanted, server: Loopb
 
 
 @pytest.mark.parametrize(
-    ("code", "hint"), [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask")]
+    ("code", "hint"),
+    [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask"), (511, "log in")],
 )
 def test_an_error_that_will_not_pass_is_not_tried_again(
     fetch: Any, file: Wanted, server: Loopback, code: int, hint: str
@@ -241,6 +242,54 @@ def test_the_first_failure_stops_the_rest(fetch: Any, server: Loopback) -> None:
         fetch(*(Wanted(url=f"{server.url}/{name}") for name in ("endless", "missing", *map(str, range(40)))))
     assert time.monotonic() - started < 5
     assert len(server.seen) < 42
+
+
+def test_nobody_waits_for_a_line_that_hangs(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    hangs, over = threading.Event(), threading.Event()
+
+    def held(handler: loopback.Handler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:300_000])
+        hangs.set()
+        over.wait(60)
+        handler.close_connection = True
+
+    def missing(handler: loopback.Handler, _: bytes) -> None:
+        hangs.wait(10)
+        while download.length(store.partial(DIGEST)) < 290_000:
+            time.sleep(0.01)
+        handler.answer(404, b"")
+
+    server.faults |= {NAME: [held], "/missing": [missing]}
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="404"):
+        fetch(file, Wanted(url=f"{server.url}/missing"))
+    assert time.monotonic() - started < 5
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    over.set()
+    assert int(server.seen[-1].headers["Range"].strip("bytes=-")) >= 290_000
+    assert watched.notes == [], "it neither tried again nor held the file against the next one"
+
+
+def test_a_pause_ends_when_another_file_fails(server: Loopback, store: Store, watched: Watched) -> None:
+    def missing(handler: loopback.Handler, _: bytes) -> None:
+        while not watched.notes:
+            time.sleep(0.01)
+        handler.answer(404, b"")
+
+    server.faults |= {"/busy": [loopback.status(503, Retry_After="300")], "/missing": [missing]}
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="404"):
+        download.fetch(
+            [Wanted(url=f"{server.url}/{name}") for name in ("busy", "missing")], store, PipConfig(), watched
+        )
+    assert time.monotonic() - started < 5
+    assert server.asked().count("/busy") == 1
+    assert len(watched.notes) == 1
 
 
 def test_a_run_waits_for_another_that_fetches_the_same(file: Wanted, server: Loopback, store: Store) -> None:

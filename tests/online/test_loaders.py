@@ -112,6 +112,33 @@ def test_what_stands_behind_a_router_is_looked_for() -> None:
             loaders.check("sentence-transformers", "m", sorted(files), files.__getitem__)
 
 
+OF_A_CROSS_ENCODER = {
+    "modules.json": json.dumps(
+        [
+            {"type": "sentence_transformers.base.modules.transformer.Transformer", "path": "0_Transformer"},
+            {"type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore", "path": "1_LogitScore"},
+        ]
+    ).encode(),
+    "config_sentence_transformers.json": b'{"model_type": "CrossEncoder"}',
+    **{f"0_Transformer/{name}": content for name, content in configured("LlamaForCausalLM").items()},
+    "1_LogitScore/config.json": b'{"true_token_id": 1}',
+}
+
+
+def test_a_cross_encoder_may_stand_in_folders() -> None:
+    assert vetted(OF_A_CROSS_ENCODER) == "cross-encoder"
+    for name in ("0_Transformer/config.json", "0_Transformer/model.safetensors", "1_LogitScore/config.json"):
+        with pytest.raises(ResolveError, match=rf"m lacks files that cross-encoder needs: {name} \("):
+            vetted({other: content for other, content in OF_A_CROSS_ENCODER.items() if other != name})
+        with pytest.raises(ResolveError, match=name):
+            vetted(OF_A_CROSS_ENCODER, exclude=(name,))
+
+
+def test_of_another_s_modules_a_cross_encoder_takes_none() -> None:
+    files = {**configured("BertForSequenceClassification", num_labels=1), "modules.json": b"[]"}
+    assert vetted(files, loader="cross-encoder") == "cross-encoder"
+
+
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"

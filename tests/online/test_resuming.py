@@ -97,6 +97,61 @@ def test_a_longer_start_than_the_file_is_thrown_away(fetch: Any, file: Wanted, s
     assert "Range" not in server.seen[0].headers
 
 
+def cut_whole(at: int) -> loopback.Fault:
+    """A server that knows no ranges, on a line that breaks."""
+
+    def fault(handler: loopback.Handler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:at])
+        handler.close_connection = True
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [cut_whole(100_000)] * 3,
+        [loopback.status(416), *[loopback.status(503)] * 2],
+        [loopback.status(416), cut_whole(9)],
+    ],
+    ids=["200", "416", "416 and 200"],
+)
+def test_what_had_come_stays_until_more_has_come(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, faults: list[loopback.Fault]
+) -> None:
+    partial = begun(store, file, DATA[:400_000])
+    server.faults[NAME] = [*faults, *[loopback.status(503)] * 3]
+    with pytest.raises(FetchError, match="given up after 3 tries"):
+        fetch(file)
+    assert partial.read_bytes() == DATA[:400_000]
+    assert list((store.root / "incoming").glob("*")) == []
+    server.faults.clear()
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert server.seen[-1].headers["Range"] == "bytes=400000-"
+
+
+def test_of_what_had_come_and_what_came_anew_the_longer_stays(
+    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+) -> None:
+    begun(store, file, DATA[:200_000])
+    server.faults[NAME] = [cut_whole(500_000), cut_whole(300_000)]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert [one.headers["Range"] for one in server.seen] == ["bytes=200000-", *["bytes=500000-"] * 2]
+    assert watched.moved == len(DATA)
+
+
+def test_damage_from_before_does_not_outlive_a_server_without_ranges(
+    fetch: Any, file: Wanted, server: Loopback, store: Store
+) -> None:
+    begun(store, file, b"x" * 200_000)
+    server.faults[NAME] = [cut_whole(200_000)]
+    assert fetch(file) == ((len(DATA), DIGEST),)
+    assert store.required(DIGEST).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("fault", [loopback.status(416), loopback.shifted], ids=["416", "206 moved"])
 def test_only_what_is_farther_than_ever_renews_patience(
     fetch: Any, file: Wanted, server: Loopback, watched: Watched, fault: loopback.Fault

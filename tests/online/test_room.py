@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,40 @@ def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: W
         with pytest.raises(FetchError, match="No such file"):
             room.sizes([str(tmp_path / "nothing")], session)
     assert os.environ["HOME"] not in str(watched.notes)
+
+
+def test_a_known_size_is_not_asked_for(server: Loopback, shop: Workshop) -> None:
+    server.files[NAME] = DATA
+    shop.bring([Wanted(url=server.url + NAME, sha256=digest_of(DATA), size=len(DATA))], title="fetch")
+    assert server.asked("HEAD") == []
+
+
+def test_a_shelf_that_can_not_be_read_is_said_in_words(server: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    wanted = Wanted(url=server.url + NAME, sha256=digest_of(DATA), size=len(DATA))
+    with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
+        room.require([wanted], Store(tmp_path / "file"), PipConfig())
+    assert "BUNDLE_CACHE" in caught.value.hint
+
+
+def test_nobody_waits_for_a_server_that_tells_no_size(server: Loopback, shop: Workshop) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def held(handler: Handler, _: bytes) -> None:
+        asked.set()
+        over.wait(60)
+        handler.answer(200, b"")
+
+    def missing(handler: Handler, _: bytes) -> None:
+        asked.wait(10)
+        handler.answer(404, b"")
+
+    server.faults |= {"/held": [held], "/missing": [missing, status(404)]}
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="404"):
+        room.require([Wanted(url=f"{server.url}/{name}") for name in ("held", "missing")], shop.store, shop.config)
+    assert time.monotonic() - started < 5
+    over.set()
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -32,9 +32,14 @@ LOADED_AS = {
     "m3": "flag-embedding-m3",
     "flag-reranker": "flag-reranker",
     "coded": "files",
+    "clip": "files",
 }
 """The models of `flagged`, each org/NAME on the hub, and their loaders; weights of one are a pickle."""
-_TOLD = {"flag-reranker": ", loader: flag-reranker", "coded": ", loader: files, trust_remote_code: true"}
+_TOLD = {
+    "flag-reranker": ", loader: flag-reranker",
+    "coded": ", loader: files, trust_remote_code: true",
+    "clip": ", loader: files",
+}
 """What the files do not tell."""
 
 Result = dict[str, Any]

@@ -88,6 +88,17 @@ def reranker(where: str) -> Any:
     return [FlagReranker(where, use_fp16=False, devices="cpu").compute_score(PAIRS)]
 
 
+def clip(where: str) -> Any:
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    tokenizer, model = AutoTokenizer.from_pretrained(where), CLIPModel.from_pretrained(where)
+    pictures = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+    return model.eval()(
+        pixel_values=pictures, **tokenizer(TEXTS, padding=True, return_tensors="pt")
+    ).logits_per_image.tolist()
+
+
 def coded(where: str) -> Any:
     import torch
     from transformers import AutoModel
@@ -109,8 +120,10 @@ def caller(where: str) -> Any:
 
 WAYS: dict[str, Callable[[str], Any]] = {
     each.__name__: each
-    for each in (sentences, encoder, careful_encoder, pipe, guessing_pipe, writer, cross, m3, reranker, coded, caller)
-}
+    for each in (
+        sentences, encoder, careful_encoder, pipe, guessing_pipe, writer, cross, m3, reranker, clip, coded, caller,
+    )
+}  # fmt: skip
 
 
 def _may_write(folder: str) -> bool:

@@ -26,6 +26,7 @@ WAYS = [
     ("m3", "m3"),
     ("flag-reranker", "reranker"),
     ("coded", "coded"),
+    ("clip", "clip"),
 ]
 START = """
 set -e

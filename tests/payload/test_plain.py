@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import TEXTS, Answer, Result
+from bundler.errors import ResolveError
+from bundler.online import loaders
+from tests.conftest import bundle
+from tests.hub.hubserver import hub_running
+
+from .conftest import HERE, TEXTS, Answer, Result
 from .test_broken import change, fault, shorten
 from .test_good import KEYS
 
@@ -49,6 +56,82 @@ def test_every_shape_of_model(
     assert min(result[f"{what}_seconds"] for what in ("load", "first", "second")) > 0
     assert "the weights in memory are those of the files: none random, none left out" in result["checks"]
     assert "the tokenizer holds the vocabulary of tokenizer.json" in result["checks"]
+
+
+BESIDE_CLIP = {
+    "pytorch_model.bin": b"b" * 10,
+    "tf_model.h5": b"h",
+    "flax_model.msgpack": b"f",
+    "CLIP.png": b"p",
+    ".gitattributes": b"",
+    "README.md": b"---\nlicense: mit\n---\n",
+    "preprocessor_config.json": b'{"image_processor_type": "CLIPImageProcessor"}',
+}
+
+
+def test_a_model_of_words_and_pictures_comes_from_the_hub(
+    tiny: Path, tmp_path: Path, payload_python: str, offline: dict[str, str]
+) -> None:
+    manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.tar"))
+    before = {one.name: one.read_bytes() for one in (tiny / "clip").iterdir()}
+    manifest.write_text("name: n\nversion: '1'\nmodels: [{repo: org/clip}]\n")
+    with hub_running() as hub:
+        hub.repository("org/clip", before | BESIDE_CLIP)
+        told = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "BUNDLE_CACHE": str(tmp_path / "shelf"),
+        }
+        done = bundle("lock", manifest, "-o", locked, env=told)
+        assert "there is no smoke load for its architecture CLIPModel" in done.stderr
+        assert "'loader: files' carries any files" in done.stderr
+        manifest.write_text(manifest.read_text().replace("org/clip", "org/clip, loader: files"))
+        done = bundle("lock", manifest, "-o", locked, env=told)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(locked.read_text())
+        names = [one["path"].removeprefix("models/clip/") for one in document["artifacts"] if one["kind"] == "model"]
+        assert names == sorted([*before, "README.md", "preprocessor_config.json"])
+        assert document["closure"] == []
+        assert hub.storage.seen == []
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        assert done.returncode == 0, done.stderr
+    subprocess.run(["tar", "xf", packed, "-C", tmp_path, "models"], check=True)
+    command = [
+        payload_python,
+        "-I",
+        str(HERE / "plain_user.py"),
+        "clip",
+        str(tiny / "clip"),
+        str(tmp_path / "models/clip"),
+    ]
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, made = json.loads(done.stdout.partition("told:")[2])["found"]
+    assert ours == made
+    assert len(ours) == len(ours[0]) == 2
+
+
+def scored(python: str, offline: dict[str, str], *folders: Path) -> subprocess.CompletedProcess[str]:
+    """What plain code of a user says of rerankers."""
+    command = [python, "-I", str(HERE / "plain_user.py"), "cross", *map(str, folders)]
+    return subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+
+
+def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, payload_python: str, offline: dict[str, str]) -> None:
+    folder, name = copy("reranker-folders"), "1_LogitScore/config.json"
+    names = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
+
+    def read(one: str) -> bytes:
+        return names[one].read_bytes()
+
+    assert loaders.detected("m", sorted(names), read) == "cross-encoder"
+    loaders.check("cross-encoder", "m", sorted(names), read)
+    done = scored(payload_python, offline, folder)
+    assert done.returncode == 0, done.stderr
+    names.pop(name).unlink()
+    with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
+        loaders.check("cross-encoder", "m", sorted(names), read)
+    assert scored(payload_python, offline, folder).returncode != 0
 
 
 @EACH

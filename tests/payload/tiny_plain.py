@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -37,6 +41,7 @@ def main(out: Path, raw: Path) -> None:
     _encoders(out, raw, words)
     _writers(out, words)
     _rerankers(out, raw)
+    _towers(out, words)
 
 
 def _encoders(out: Path, raw: Path, words: Path) -> None:
@@ -64,8 +69,17 @@ def _rerankers(out: Path, raw: Path) -> None:
     config.num_labels = 1
     _saved(BertForSequenceClassification(config), out / "reranker", raw)
     CrossEncoder(str(out / "reranker"), device="cpu").save_pretrained(str(out / "reranker-modules"))
+    answers = [Transformer(str(out / "llama"), transformer_task="text-generation"), LogitScore(5, 6)]
+    CrossEncoder(modules=answers, device="cpu").save_pretrained(str(out / "reranker-folders"))
     config.num_labels = 3
     _saved(BertForSequenceClassification(config), out / "classifier", raw)
+
+
+def _towers(out: Path, words: Path) -> None:
+    """Of words and of pictures."""
+    text = {**SHAPE, "vocab_size": WORDS, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
+    pictures = {**SHAPE, "image_size": 8, "patch_size": 4}
+    _saved(CLIPModel(CLIPConfig(text_config=text, vision_config=pictures, projection_dim=16)), out / "clip", words)
 
 
 def _saved(model: Any, folder: Path, tokenizer: Path, **options: Any) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bundler.bundle.hashing import digest_of
+from bundler.errors import HostError, IntegrityError, UnsafeError
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
+from tests.online import loopback
 from tests.online.loopback import Handler
+from tests.wheelmaking import make_wheel
 
 MANIFEST = """\
 name: small
@@ -34,6 +43,14 @@ FILES = {
     "pytorch_model.bin": b"b" * 300_000,
     "README.md": b"---\nlicense: mit\n---\n",
 }
+ALONE = """\
+name: small
+version: "1"
+target: {python: "3.11", platform: linux-x86_64, libc: glibc-2.17, accelerator: cpu}
+models: [{repo: org/tiny, loader: files}]
+sequence: 1
+"""
+"""A model and nothing else."""
 
 
 def of_the_hub(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
@@ -54,12 +71,20 @@ def test_a_model_of_the_hub_travels_pinned(
         done = bundle("lock", manifest, "-o", locked, env=told)
         assert done.returncode == 0, done.stderr
         assert "org/tiny: leaves out weights that are there as safetensors too (1 file)" in done.stderr
+        assert re.search(r"\n  to fetch   \d+ files, [\d.]+ MiB: by bundle build\n", done.stdout)
+        assert hub.storage.seen == [], "a lock needs none of the weights"
         hub.repositories["org/tiny"].commit({"config.json": b"moved"}, ref="v1.0")
         hub.seen.clear()
-        hub.storage.seen.clear()
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        assert done.returncode == 0, done.stderr
+        assert "fetch models: 293.0 KiB" in done.stderr
+        assert hub.fetched() == ["model.safetensors"]
+        assert len(hub.storage.seen) == 1
+        hub.seen.clear()
         done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, "--quiet", env=told)
         assert done.returncode == 0, done.stderr
-        assert hub.seen == hub.storage.seen == [], "what the lock names is on the shelf: the hub is not even asked"
+        assert hub.seen == [], "what the lock names is on the shelf: the hub is not even asked"
+        assert len(hub.storage.seen) == 1
 
     prefix = tmp_path / "prefix"
     assert far("install", packed, "--prefix", prefix, "--no-smoke").returncode == 0
@@ -75,6 +100,102 @@ def test_a_model_of_the_hub_travels_pinned(
         (f"repo:org/tiny@{commit}", "mit"),
         (f"dataset:org/rows@{rows}", ""),
     ]
+
+
+def test_weights_that_are_not_what_the_lock_says(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.bundle.tar"))
+    manifest.write_text(ALONE)
+    weights = FILES["model.safetensors"]
+    flipped = weights[:-1] + b"?"
+    with hub_running() as hub:
+        hub.repository("org/tiny", FILES)
+        told = of_the_hub(online, hub.url, tmp_path)
+        assert bundle("lock", manifest, "-o", locked, "--quiet", env=told).returncode == 0
+        hub.storage.faults[hub.lfs("org/tiny", "model.safetensors")] = [loopback.instead(flipped)] * 2
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        assert (done.returncode, packed.exists()) == (IntegrityError.code, False)
+        assert digest_of(weights) in done.stderr
+        assert digest_of(flipped) in done.stderr
+
+
+class Runs:
+    """What runs a program when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "words"),
+    [
+        ({"a": 1}, True, "a pickle that the lock does not list: models/tiny/model.safetensors"),
+        (Runs(), False, "loading tiny could run code of strangers:\n  model.safetensors imports posix.system"),
+    ],
+    ids=["harmless, and a kept lock", "dangerous, and no lock"],
+)
+def test_weights_that_turn_out_to_be_a_pickle(
+    online: dict[str, str], tmp_path: Path, content: object, words: str, *, kept: bool
+) -> None:
+    manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.bundle.tar"))
+    manifest.write_text(ALONE)
+    with hub_running() as hub:
+        hub.repository("org/tiny", {"config.json": b"{}", "model.safetensors": pickle.dumps(content)})
+        told = of_the_hub(online, hub.url, tmp_path)
+        if kept:
+            assert bundle("lock", manifest, "-o", locked, "--quiet", env=told).returncode == 0
+        given = ["--lock", locked] if kept else []
+        for _time in range(2):  # what has come, and is on the shelf, is looked at as well
+            done = bundle("build", "--no-rehearse", manifest, *given, "-o", packed, env=told)
+            assert (done.returncode, packed.exists()) == (UnsafeError.code, False)
+            assert words in done.stderr
+    assert len(hub.storage.seen) == 1
+
+
+def test_weights_that_no_disk_has_room_for_are_locked_and_not_fetched(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.bundle.tar"))
+    manifest.write_text(ALONE)
+    with hub_running() as hub:
+        vast = {"oid": "0" * 64, "size": 1 << 50, "pointerSize": 1}
+        hub.repository("org/tiny", FILES).lies = {"model.safetensors": {"lfs": vast}}
+        told = of_the_hub(online, hub.url, tmp_path)
+        done = bundle("lock", manifest, "-o", locked, "--json", env=told)
+        assert json.loads(done.stdout)["result"]["to_fetch"]["bytes"] >= 1 << 50
+        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        assert (done.returncode, packed.exists()) == (HostError.code, False)
+        assert "the disk is too small: the bundle and fetching packages and models" in done.stderr
+        assert hub.storage.seen == []
+
+
+def test_what_two_models_share_comes_once(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, packed = tmp_path / "m.yaml", tmp_path / "m.bundle.tar"
+    manifest.write_text(
+        ALONE.replace("org/tiny, loader: files", "org/tiny, loader: files}, {repo: org/two, loader: files")
+    )
+    with hub_running() as hub:
+        for name in ("org/tiny", "org/two"):
+            hub.repository(name, FILES)
+        told = of_the_hub(online, hub.url, tmp_path)
+        done = bundle("build", "--no-rehearse", manifest, "-o", packed, env=told)
+        assert done.returncode == 0, done.stderr
+        assert len(hub.storage.seen) == 1
+    assert packed.read_bytes().count(FILES["model.safetensors"]) == 1
+    assert bundle("verify", packed).returncode == 0
+
+
+def test_weights_in_the_user_s_own_cache_are_not_fetched(online: dict[str, str], tmp_path: Path) -> None:
+    manifest, packed = tmp_path / "m.yaml", tmp_path / "m.bundle.tar"
+    manifest.write_text(ALONE)
+    with hub_running() as hub:
+        commit = hub.repository("org/tiny", FILES).refs["main"]
+        snapshot = tmp_path / "hf" / "hub" / "models--org--tiny" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "model.safetensors").write_bytes(FILES["model.safetensors"])
+        told = of_the_hub(online, hub.url, tmp_path)
+        done = bundle("build", "--no-rehearse", manifest, "-o", packed, env=told)
+        assert done.returncode == 0, done.stderr
+        assert hub.storage.seen == []
+        assert "fetch models" not in done.stderr
+    assert FILES["model.safetensors"] in packed.read_bytes()
 
 
 def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str], tmp_path: Path) -> None:
@@ -113,14 +234,39 @@ def test_a_build_that_is_killed_goes_on_from_what_had_come(online: dict[str, str
         (partial,) = (tmp_path / "shelf/partial").glob("*.partial")
         come = partial.stat().st_size
         assert not packed.exists()
-        done = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=told)
-        assert done.returncode == 0, done.stderr
+        for _time in range(2):
+            done = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=told)
+            assert done.returncode == 0, done.stderr
         lines = [one.headers.get("Range", "") for one in hub.storage.seen if one.path.startswith("/lfs/")]
     assert come >= 1 << 20
-    assert lines == ["", f"bytes={come}-"]
+    assert lines == ["", f"bytes={come}-"], "and the build after that asks for nothing"
     assert bundle("verify", packed).returncode == 0
     assert weights in packed.read_bytes()
     assert not list((tmp_path / "shelf/partial").glob("*.partial"))
+
+
+def test_a_branch_that_moved_and_a_newer_wheel_are_what_differs(
+    online: dict[str, str], wheels: Path, tmp_path: Path, far: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    manifest, first, second = (tmp_path / name for name in ("m.yaml", "first.tar", "second.tar"))
+    manifest.write_text(ALONE + "python: {requirements: [alpha]}\n")
+    make_wheel(tmp_path / "newer wheels", "alpha", "1.1", requires=["beta"])
+    with hub_running() as hub:
+        repository = hub.repository("org/tiny", FILES)
+        told = of_the_hub(online, hub.url, tmp_path)
+        both = {"PIP_FIND_LINKS": f"{wheels.as_uri()} {(tmp_path / 'newer wheels').as_uri()}"}
+        for path, env in ((first, told), (second, told | both)):
+            done = bundle("build", "--no-rehearse", manifest, "-o", path, "--quiet", env=env)
+            assert done.returncode == 0, done.stderr
+            repository.commit(FILES | {"config.json": b'{"a": 1}'})
+    before, after = list(repository.commits)[:2]
+    said = far("diff", first, second).stdout
+    assert f"  ~ tiny: repo:org/tiny@{before} (" in said
+    assert f" → repo:org/tiny@{after} (" in said
+    assert "  ~ alpha: 1.0 → 1.1\n" in said
+    found = json.loads(far("diff", first, second, "--json").stdout)["result"]
+    assert [len(found[what]) for what in ("about", "models", "packages", "assets")] == [0, 1, 1, 0]
+    assert found["carry"] < 300_000, "the weights are the same, and are there"
 
 
 CLOSURE = """\
