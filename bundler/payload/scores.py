@@ -21,10 +21,14 @@ MOST_PAIRS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reranker:
-    """A reranker in memory: what torch computes, what makes tokens, and how a library scores with both."""
+    """A reranker in memory: what torch computes, what makes tokens, and how a library scores with both.
+
+    ``labels`` is how many numbers it gives for a pair.
+    """
 
     model: Any
     tokenizer: Any
+    labels: int
     score: Score
 
 
@@ -39,7 +43,7 @@ def prove(request: Request, record: Record, make: Callable[[str, str], Reranker]
     promised, texts = steps.begun(request, record)
     found = steps.opened(request, record, make)
     reranker: Reranker = found.model
-    _one_label(request.alias, int(reranker.model.config.num_labels))
+    _one_label(request.alias, reranker.labels)
     steps.in_place(reranker.model, record)
     steps.tokens(reranker.tokenizer, texts, record, any_language=request.any_language)
     pairs = _pairs(texts)

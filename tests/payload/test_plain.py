@@ -42,6 +42,7 @@ LAST_NORM = "encoder.layer.1.output.LayerNorm"
         ("llama-half", "causal-lm", 71, "bfloat16"),
         (*RERANKER, 1, "float32"),
         ("reranker-modules", "cross-encoder", 1, "float32"),
+        ("reranker-folders", "cross-encoder", 1, "float32"),
     ],
 )
 @pytest.mark.parametrize("texts", [TEXTS, LONG], ids=["short", "long"])

@@ -28,4 +28,6 @@ def _made(trust: bool, path: str, device: str) -> scores.Reranker:
         raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
         return [float(each) for each in raw.reshape(-1)]
 
-    return scores.Reranker(model=model, tokenizer=model.tokenizer, score=score)
+    # a language model's own configuration says nothing of the score that is made of its logits
+    labels = int(getattr(model, "num_labels", model.config.num_labels))
+    return scores.Reranker(model=model, tokenizer=model.tokenizer, labels=labels, score=score)

@@ -29,4 +29,5 @@ def _made(trust: bool, path: str, device: str) -> scores.Reranker:
     def score(pairs: Sequence[scores.Pair]) -> list[float]:
         return [float(each) for each in reranker.compute_score(list(pairs), max_length=longest)]
 
-    return scores.Reranker(model=model, tokenizer=reranker.tokenizer, score=score)
+    labels = int(model.config.num_labels)
+    return scores.Reranker(model=model, tokenizer=reranker.tokenizer, labels=labels, score=score)
