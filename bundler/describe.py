@@ -20,6 +20,7 @@ from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
 from bundler.offline.trust import Trust
 from bundler.offline.verify import Vouched
+from bundler.progress import counted
 
 Answer = tuple[dict[str, Any], str]
 
@@ -95,13 +96,15 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
         f"  target     {lock.target}",
         *signers(signed_by, ()),
         f"  rehearsed  {_rehearsed(lock)}",
-        f"  content    {len(lock.artifacts)} files, {size_text(said['artifacts']['bytes'])}",
+        f"  content    {counted(len(lock.artifacts), 'file')}, {size_text(said['artifacts']['bytes'])}",
     ]
     lines += [f"  models     {len(lock.models)}"]
     for model in said["models"]:
         licence = model["licence"] or "no licence stated"
         name = f" as {model['repo_id']}" if model["repo_id"] else ""
-        lines.append(f"    {model['alias']}{name}: {model['files']} files, {size_text(model['bytes'])}, {licence}")
+        lines.append(
+            f"    {model['alias']}{name}: {counted(model['files'], 'file')}, {size_text(model['bytes'])}, {licence}"
+        )
         lines.append(f"      from {model['source']}, loaded by {model['loader']}, commit {model['commit'][:12]}")
         if model["unpublished"]:
             lines.append(f"      no digest was published for {model['unpublished']} of its files")
@@ -109,7 +112,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
     lines += _closure(lock)
     wheels = sum(artifact.size for artifact in lock.of_kind("wheel"))
     lines.append(
-        f"  packages   {len(lock.python.packages)} wheels, {size_text(wheels)}, resolved by {lock.python.resolver}"
+        f"  packages   {counted(len(lock.python.packages), 'wheel')}, {size_text(wheels)}, resolved by {lock.python.resolver}"
     )
     lines += _columns([f"{package.name} {package.version}" for package in lock.python.packages])
     if assets := lock.of_kind("asset"):
@@ -120,7 +123,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
         lines.append(f"  image      {base['base']} ({base['digest']}), {travels}")
     if files := said["app"]["files"]:
         starts = shlex.join(lock.app.entrypoint) or "Python"
-        lines.append(f"  app        {files} files, {size_text(said['app']['bytes'])}; starts: {starts}")
+        lines.append(f"  app        {counted(files, 'file')}, {size_text(said['app']['bytes'])}; starts: {starts}")
     if built := [Path(a.path).name for a in lock.artifacts if a.origin.startswith(entries.BUILT)]:
         lines.append("  built from source code by the builder: " + ", ".join(built))
     if loose := [Path(name).name for name in said["unpublished"] if not name.startswith("models/")]:
@@ -186,8 +189,9 @@ def _edges(lock: Lock) -> dict[str, list[Edge]]:
 def _code(model: dict[str, Any]) -> list[str]:
     if not model["code"]:
         return []
+    when = "a model uses this kernel" if model["source"].startswith("kernel:") else "trust_remote_code is on"
     how = "a smoke load runs it" if model["code_runs"] else "no smoke load runs it"
-    lines = [f"code that runs where trust_remote_code is on; {how}:"]
+    lines = [f"code that runs where {when}; {how}:"]
     return [*lines, *(f"  {one['sha256']}  {_inside(one['file'])}" for one in model["code"])]
 
 
@@ -274,7 +278,9 @@ def locked(path: Path, lock: Lock, to_fetch: Sequence[Artifact]) -> Answer:
     size = sum(artifact.size for artifact in to_fetch)
     said = {"lock": str(path), "to_fetch": {"files": len(to_fetch), "bytes": size}, **summary(lock)}
     told = f"{path}\n{words(lock)}"
-    return said, f"{told}\n  to fetch   {len(to_fetch)} files, {size_text(size)}: by bundle build" if to_fetch else told
+    if to_fetch:
+        told += f"\n  to fetch   {counted(len(to_fetch), 'file')}, {size_text(size)}: by bundle build"
+    return said, told
 
 
 def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
@@ -283,7 +289,8 @@ def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
         f"{path}  ({size_text(size)})\n"
         f"  digest  {lock.digest}\n"
         f"  target  {lock.target}\n"
-        f"  {len(lock.models)} models, {len(lock.python.packages)} wheels, {len(lock.artifacts)} files\n"
+        f"  {counted(len(lock.models), 'model')}, {counted(len(lock.python.packages), 'wheel')}, "
+        f"{counted(len(lock.artifacts), 'file')}\n"
         f"  rehearsed  {_rehearsed(lock)}\n"
         + "".join(f"  signed by  {one}\n" for one in signed_by)
         + _on_the_host(path, signed=bool(signed_by))
@@ -304,7 +311,7 @@ def _on_the_host(path: Path, *, signed: bool) -> str:
 def whole(lock: Lock, size: int, vouched: Vouched) -> str:
     """What verify tells a person."""
     lines = [
-        f"whole: {lock.name} {lock.version}, {len(lock.artifacts)} files, {size_text(size)}; every byte is what the lock says",
+        f"whole: {lock.name} {lock.version}, {counted(len(lock.artifacts), 'file')}, {size_text(size)}; every byte is what the lock says",
         f"  digest     {lock.digest}",
         *signers(vouched.signed_by, vouched.trusted),
     ]

@@ -8,6 +8,11 @@ from types import TracebackType
 from typing import Protocol
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things for a reader: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Stage(AbstractContextManager["Stage"], Protocol):
     """One piece of work of a known size in bytes (0 when unknown), entered while it runs.
 

@@ -14,7 +14,7 @@ from bundler.online.manifest import WantedModel
 from bundler.online.models import Carried
 from bundler.online.provided import Provided
 from bundler.online.references import Reference
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 Bring = Callable[[WantedModel], Carried]
 _MOST = 50
@@ -243,7 +243,7 @@ class _Search:
             raise type(error)(f"{_said(owner, reference)}: {error}", where=error.where, hint=error.hint) from error
         size = sum(file.size for file in member.carried.files)
         self.report.note(
-            f"adds {reference.repo} as {member.name} ({len(member.carried.files)} files, {size:,} bytes): "
+            f"adds {reference.repo} as {member.name} ({counted(len(member.carried.files), 'file')}, {size:,} bytes): "
             f"{_said(owner, reference)}"
         )
         return member

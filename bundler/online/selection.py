@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from bundler.errors import ManifestError, ResolveError
+from bundler.progress import counted
 
 _LITTER = (".gitattributes", ".gitignore", "*/.gitattributes", "*/.gitignore", ".cache/*")
 
@@ -74,7 +75,7 @@ class Chosen:
         kinds: dict[str, list[LeftOut]] = {}
         for one in self.left_out:
             kinds.setdefault(one.what, []).append(one)
-        listed = "; ".join(f"{what} ({_counted(files)})" for what, files in kinds.items())
+        listed = "; ".join(f"{what} ({counted(len(files), 'file')})" for what, files in kinds.items())
         saved = sum(one.size for one in self.left_out)
         return f"leaves out {listed}; that saves {saved:,} bytes ('include' would name what is wanted)"
 
@@ -199,7 +200,3 @@ def _is_whole(folder: str, stem: str, form: str, here: set[str]) -> bool:
         and len(counts) == 1
         and {int(found["number"]) for found in mine} == set(range(1, 1 + counts.pop()))
     )
-
-
-def _counted(files: Sequence[LeftOut]) -> str:
-    return "1 file" if len(files) == 1 else f"{len(files)} files"
