@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-INSTALLER = ("bundler.cli", "bundler.verbs.offline", "bundler.offline.install", "bundler.offline.removal", "filelock")
-"""Modules of ``bundle.pyz`` that its runs import."""
+INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
+"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
 
 _PIPE = subprocess.PIPE
 _WATCHER = """

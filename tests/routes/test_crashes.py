@@ -170,22 +170,26 @@ def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(100, marks=pytest.mark.long)])
-def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int) -> None:
-    """Nothing stands under the bundle's name unless it is whole, and the next build ends right."""
+@pytest.mark.parametrize("fresh", [True, False], ids=["nothing is there", "an older bundle is there"])
+def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
+    """Nothing new stands under the bundle's name unless it is whole, and the next build ends right."""
     small = build("1", FIRST)
     out, shelf = tmp_path / "out.bundle.tar", tmp_path / "fresh shelf"
     command = ("-m", "bundler", "build", "--no-rehearse", small.manifest, "-o", out, "--quiet")
     killing = Killing((sys.executable,), command, small.environment | {"BUNDLE_CACHE": str(shelf)})
-    with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as killing:
-        total = killing.count(tmp_path)
-        whole = hashing.digest_of_file(out)
-        assert whole == hashing.digest_of_file(small.path)
+    whole, older = hashing.digest_of_file(small.path), hashing.digest_of(b"older")
+    with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as warm:
+        total = warm.count(tmp_path)
         for point in spread(total, most):
-            shutil.rmtree(shelf)
-            out.unlink()
-            killing.at(point)
-            assert not out.exists() or hashing.digest_of_file(out) == whole, f"point {point} of {total}"
-            assert not killing.at(0), f"point {point} of {total}"
+            if fresh:
+                shutil.rmtree(shelf)
+                out.unlink()
+            else:
+                out.write_bytes(b"older")
+            warm.at(point)
+            found = hashing.digest_of_file(out) if out.exists() else None
+            assert found in (whole, None if fresh else (5, older)), f"point {point} of {total}"
+            assert not warm.at(0), f"point {point} of {total}"
             assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
             assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
     assert bundle("verify", out).returncode == 0
