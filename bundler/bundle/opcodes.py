@@ -19,7 +19,6 @@ from bundler.bundle.unpickler import (
     GIVEN,
     LONGEST_LINE,
     NO_TEXT,
-    TUPLE,
     UNKNOWN,
     Fails,
     Import,
@@ -102,8 +101,8 @@ def _replaces(count: int, value: object = UNKNOWN) -> Step:
 
 def _calls(count: int) -> Step:
     def step(machine: Machine) -> None:
-        target, arguments, *_ = machine.pop(count)
-        machine.called(target, arguments)
+        target, *given = machine.pop(count)
+        machine.acts_on(target, given)
         machine.push(UNKNOWN)
 
     return step
@@ -112,22 +111,19 @@ def _calls(count: int) -> Step:
 def _changes(count: int) -> Step:
     def step(machine: Machine) -> None:
         given = machine.pop(count, left=1)
-        machine.changed(machine.stack[-1], given)
+        machine.acts_on(machine.stack[-1], given)
 
     return step
 
 
 def _changes_by_all(machine: Machine) -> None:
     given = machine.pop_mark(left=1)
-    machine.changed(machine.stack[-1], given)
+    machine.acts_on(machine.stack[-1], given)
 
 
-def _gathers(value: object) -> Step:
-    def step(machine: Machine) -> None:
-        machine.pop_mark()
-        machine.push(value)
-
-    return step
+def _gathers(machine: Machine) -> None:
+    machine.pop_mark()
+    machine.push(NO_TEXT)
 
 
 def _counted(width: int, decode: Callable[[bytes], object] | None) -> Step:
@@ -277,7 +273,7 @@ def _dup(machine: Machine) -> None:
 def _obj(machine: Machine) -> None:
     if not (taken := machine.pop_mark()):
         raise Fails
-    machine.called(taken[0], TUPLE)
+    machine.acts_on(taken[0], [NO_TEXT])
     machine.push(UNKNOWN)
 
 
@@ -318,11 +314,11 @@ _STEPS: Mapping[bytes, Step] = {
     b"T": _counted(4, _old_text), b"U": _counted(1, _old_text),
     b"X": _counted(4, _text), b"\x8c": _counted(1, _text), b"\x8d": _counted(8, _text),
     b"B": _counted(4, None), b"C": _counted(1, None), b"\x8e": _counted(8, None), b"\x96": _counted(8, None),
-    b"]": _pushes(NO_TEXT), b"}": _pushes(NO_TEXT), b")": _pushes(TUPLE), b"\x8f": _pushes(NO_TEXT),
-    b"l": _gathers(NO_TEXT), b"d": _gathers(NO_TEXT), b"t": _gathers(TUPLE), b"\x91": _gathers(NO_TEXT),
+    b"]": _pushes(NO_TEXT), b"}": _pushes(NO_TEXT), b")": _pushes(NO_TEXT), b"\x8f": _pushes(NO_TEXT),
+    b"l": _gathers, b"d": _gathers, b"t": _gathers, b"\x91": _gathers,
     b"a": _changes(1), b"s": _changes(2), b"b": _changes(1),
     b"e": _changes_by_all, b"u": _changes_by_all, b"\x90": _changes_by_all,
-    b"\x85": _replaces(1, TUPLE), b"\x86": _replaces(2, TUPLE), b"\x87": _replaces(3, TUPLE),
+    b"\x85": _replaces(1, NO_TEXT), b"\x86": _replaces(2, NO_TEXT), b"\x87": _replaces(3, NO_TEXT),
     b"R": _calls(2), b"\x81": _calls(2), b"\x92": _calls(3), b"o": _obj, b"Q": _replaces(1, GIVEN),
     b"P": _line(lambda _: GIVEN), b"c": _global, b"i": _inst, b"\x93": _stack_global,
     b"\x82": _extension(1), b"\x83": _extension(2), b"\x84": _extension(4),

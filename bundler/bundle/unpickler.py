@@ -69,9 +69,7 @@ UNKNOWN: Final = object()
 GIVEN: Final = object()
 """The same, where its loader gives it for a name of its own, if it gives any; no call of it is the pickle's doing."""
 NO_TEXT: Final = object()
-"""What is surely no string, and of the unpickler's own making: numbers, bytes, lists, dictionaries."""
-TUPLE: Final = object()
-"""The same, for what alone a call takes as its arguments."""
+"""What is surely no string, and of the unpickler's own making: numbers, bytes, lists, tuples, dictionaries."""
 
 
 def is_name(text: str) -> bool:
@@ -179,23 +177,18 @@ class Machine:
 
     def imported(self, module: object, name: object) -> Import:
         """An import by what is on the stack; the unpickler takes nothing but strings."""
-        if any(one in (NO_TEXT, TUPLE) for one in (module, name)):
+        if module is NO_TEXT or name is NO_TEXT:
             raise Fails
         found = Import(module, name) if isinstance(module, str) and isinstance(name, str) else UNFOLLOWED
         self.imports.add(found)
         return found
 
-    def called(self, target: object, arguments: object) -> None:
-        """An object is called, which fails where it can't be, or where the arguments are no tuple."""
-        if arguments is not NO_TEXT and not isinstance(arguments, str):
-            self.changed(target, [arguments])
+    def acts_on(self, target: object, given: Sequence[object]) -> None:
+        """An object is called with something, or takes it in by a method of its own, if it is not one of our making.
 
-    def changed(self, target: object, given: Sequence[object]) -> None:
-        """Something is put into an object: a method of its own does that, where it is not of the unpickler's making.
-
-        Not where imports alone, and none of Python's own library, are put into each other: word lists read like that.
+        Not where imports alone, and none of Python's own library, are given to each other: word lists read like that.
         """
-        if target in (GIVEN, NO_TEXT, TUPLE) or isinstance(target, str) or not given:
+        if target is GIVEN or target is NO_TEXT or isinstance(target, str):
             return
         self.ran |= not all(one is GIVEN or _is_foreign(one) for one in (target, *given))
 

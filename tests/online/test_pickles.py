@@ -125,6 +125,11 @@ DANGEROUS = {
     "a newer one that leaves its protocol out": ("state", pickle.dumps(SYSTEM, 2)[2:], "imports posix.system"),
     "one in frames that leaves its protocol out": ("state", pickle.dumps(SYSTEM, 4)[2:], "imports posix.system"),
     "a call before what is no pickle": ("state", RUNS[:-1] + GARBAGE, "imports os.system"),
+    "a call with a list, which unpicklers written in Python take": (
+        "state",
+        b"cos\nsystem\n](S'true'\neR" + GARBAGE,
+        "imports os.system",
+    ),
     "by inst before what is no pickle": ("state", b"(S'true'\nios\nsystem\n" + GARBAGE, "imports os.system"),
     "by obj before what is no pickle": ("state", b"(cos\nsystem\nS'true'\no" + GARBAGE, "imports os.system"),
     "a class before what is no pickle": ("state", b"cpoplib\nPOP3\nS'host'\n\x85\x81" + GARBAGE, "imports poplib.POP3"),
