@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import struct
 import tarfile
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bundler.bundle import hashing, zipform
+from bundler.bundle import hashing, opcodes, zipform
+from bundler.bundle.unpickler import TooLargeError
 
 NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """How files end that libraries unpickle, whatever is in them."""
+
+_ARRAYS = (".npy", ".npz")
+"""Names that NumPy takes for pickles where it finds no array, if it is asked to."""
 
 HEAD = 512
 """How many of a file's first bytes `begins_like_one` asks for."""
@@ -27,7 +32,13 @@ _OF_TORCH_S_TAR = ("pickle", "storages", "tensors")
 """What torch unpickles of a tar of its own, each by itself."""
 _LARGEST_ODD_ZIP = 64 << 20
 """Bytes of a zip that is opened although its table of contents is not where it can be measured beforehand."""
+_NAMES_IN_ZIP = re.compile(rb"\.(?:pkl|npy)", re.IGNORECASE)
 _LARGEST_ARRAY_HEAD = 64 << 10
+_LARGEST_SAFETENSORS_HEAD = 100 << 20
+"""What the library safetensors reads; its files begin with eight bytes for the length of a head in JSON."""
+_ZIP_END, _ZIP_WIDE_END, _ZIP_TABLE = b"PK\5\6", b"PK\6\7", b"PK\1\2"
+_TAIL = 22 + 0xFFFF
+"""Bytes at the end of a file in which a zip's end record stands, which a comment may follow."""
 _MOST_TAR_MEMBERS = 100_000
 BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -46,15 +57,8 @@ class Unreadable(ValueError):
     """Why nobody can say what a loader would find in a file, as the rest of a sentence."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Holder:
-    """Where pickles stand: from these offsets on, each in a member of a zip, or in the file itself ("").
-
-    ``surely`` is off where the first bytes can be those of safetensors as well.
-    """
-
-    at: tuple[tuple[str, int], ...]
-    surely: bool = True
+Place = tuple[str, int]
+"""Where a pickle begins: in which member of a zip, "" for the file itself, and at which offset."""
 
 
 def named_like_one(path: str) -> bool:
@@ -62,57 +66,132 @@ def named_like_one(path: str) -> bool:
     return path.lower().endswith(NAMES)
 
 
+def taken_for_one(path: str) -> bool:
+    """Whether a file has a name that libraries unpickle, or that NumPy does where it finds no array."""
+    return path.lower().endswith((*NAMES, *_ARRAYS))
+
+
 def begins_like_one(head: bytes) -> bool:
     """Whether a file with these first bytes is a pickle, or what torch.save writes.
 
     From protocol 2 on a pickle starts with its protocol (PEP 307); torch.save writes a zip archive whose first member
-    is ``…/data.pkl``. Older pickles can't be told from text, nor can newer ones that leave their protocol out.
+    is ``…/data.pkl``. Older pickles, and newer ones that leave their protocol out, are told by what they do.
     """
     if head.startswith(_PROTOCOLS):
-        return head[2:3] != b"\0"  # safetensors: such bytes can start the length of its header
+        return head[2:3] != b"\0"  # no opcode: such bytes start a length
     return head.startswith(_ZIP) and _MEMBER in head[:HEAD]
 
 
-def holder(path: Path) -> Holder | None:
-    """Where a file surely holds pickles; None where its content does not say that it does.
+def places(path: Path, *, named: bool = False) -> tuple[Place, ...]:
+    """Where a file holds pickles; none where its content does not say that it does. ``named``: its name alone has
+    libraries unpickle it, so that any import counts.
 
-    A zip is looked through whatever its name: torch reads ``data.pkl`` wherever it stands, NumPy its members. Raises
-    Unreadable where programs could find different things in it, and OSError.
+    A zip is looked through whatever its name, and whatever stands before it: torch reads ``data.pkl`` wherever it
+    stands, NumPy its members. Any file is read as an unpickler would read it, which ends at once in nearly all that is
+    no pickle. Raises Unreadable where programs could find different things in it, and OSError.
     """
+    found: list[Place] = []
     with path.open("rb") as opened:
         head = opened.read(HEAD)
-    if head.startswith(_ZIP):
-        return _in_zip(path)
-    if head.startswith(_ARRAY):
-        with path.open("rb") as opened:
+        if head.startswith(_ZIP) or _ends_as_zip(opened):
+            found += _in_zip(opened, path)
+        opened.seek(0)
+        if head.startswith(_ARRAY):
             at = _behind_header(opened)
-        return None if at is None else Holder(at=(("", at),))
-    if _is_tar(head):
-        _refuse_torch_s_tar(path)
-        return None
-    # safetensors begin with eight bytes for the length of their header, which is JSON and below 100 MB
-    ambiguous = head[4:9] == b"\0\0\0\0{"
-    return Holder(at=(("", 0),), surely=not ambiguous) if begins_like_one(head) else None
+            return (*found, *([] if at is None else [("", at)]))
+        if _is_tar(head):
+            _refuse_torch_s_tar(path)
+        begins = head.startswith(_PROTOCOLS) and begins_like_one(head) and not _is_safetensors(opened)
+        opened.seek(0)
+        if begins or _runs_as_one(opened, named=named):
+            found.append(("", 0))
+    return tuple(found)
 
 
-def _in_zip(path: Path) -> Holder | None:
-    fd = hashing.open_to_read(path)
+def _runs_as_one(opened: IO[bytes], *, named: bool) -> bool:
+    """Whether an unpickler would import something here and call it, put something into it, or give it to its caller.
+
+    By then code has run, whatever follows. Text can look like an import, by names that are none, or by a line or two
+    that are; numbers of extensions stand in data as well, and mean nothing where no library has given them a meaning.
+    """
     try:
-        size = os.fstat(fd).st_size
-        zipform.table_at(lambda at, count: zipform.read_at(fd, at, count), size)
+        for read in opcodes.read_all(opened):
+            if named and (read.imports or (read.extended and read.ended)):
+                return True
+            if (read.ran or read.ended) and any(one.named or not one.known for one in read.imports):
+                return True
+    except TooLargeError as error:
+        raise Unreadable(str(error)) from error
+    return False
+
+
+def _is_safetensors(opened: IO[bytes]) -> bool:
+    """Whether a file is safetensors from its first byte to its last: head and tensors fit into it."""
+    size = opened.seek(0, os.SEEK_END)
+    length = int.from_bytes(_read_at(opened, 0, 8), "little")
+    if length > min(size - 8, _LARGEST_SAFETENSORS_HEAD) or _read_at(opened, 8, 1) != b"{":
+        return False
+    try:
+        tensors = json.loads(_read_at(opened, 8, length))
+        tensors.pop("__metadata__", None)
+        ends = [(int(begin), int(end)) for one in tensors.values() for begin, end in [one["data_offsets"]]]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return False
+    return all(0 <= begin <= end <= size - 8 - length for begin, end in ends)
+
+
+def _ends_as_zip(opened: IO[bytes]) -> bool:
+    """Whether a zip's table of contents ends a file, which is where its readers look for it."""
+    size = opened.seek(0, os.SEEK_END)
+    begin = max(0, size - _TAIL)
+    tail = _read_at(opened, begin, _TAIL)
+    for found in re.finditer(re.escape(_ZIP_END), tail):
+        at = found.start()
+        length, stated = struct.unpack_from("<2L", tail.ljust(at + 22, b"\0"), at + 12)
+        likely = {(stated, _ZIP_TABLE), (begin + at - length, _ZIP_TABLE), (begin + at - 20, _ZIP_WIDE_END)}
+        if any(_read_at(opened, max(0, where), 4) == sign for where, sign in likely):
+            return True
+    return False
+
+
+def _in_zip(opened: IO[bytes], path: Path) -> list[Place]:
+    """The pickles of a zip, wherever in the file it begins.
+
+    One whose table of contents does not stand where it must can be read in more than one way. Names stand in any
+    table as they are, so that a file in which no such name stands anywhere holds none.
+    """
+    size = opened.seek(0, os.SEEK_END)
+    try:
+        zipform.table_at(lambda at, count: _read_at(opened, at, count), size)
     except zipform.Malformed as error:
-        if size > _LARGEST_ODD_ZIP:
-            raise Unreadable(f"is a zip that is not read: {error}") from error
-    finally:
-        os.close(fd)
+        begins = _read_at(opened, 0, len(_ZIP)) == _ZIP
+        if (begins and size > _LARGEST_ODD_ZIP) or _says(opened, _NAMES_IN_ZIP):
+            raise Unreadable(f"is a zip that can be read in more than one way: {error}") from error
+        if not begins:
+            return []  # NumPy asks for the first bytes
     try:
         with zipfile.ZipFile(path) as archive:
-            found = _members(archive)
+            return _members(archive)
     except Unreadable:
         raise
     except BROKEN_ZIP as error:
-        raise Unreadable("begins as a zip and can't be opened as one, which a loader may not mind") from error
-    return Holder(at=tuple(found)) if found else None
+        raise Unreadable("begins or ends as a zip and can't be opened as one, which a loader may not mind") from error
+
+
+def _says(opened: IO[bytes], words: re.Pattern[bytes]) -> bool:
+    """Whether a file holds such words anywhere; they have four bytes."""
+    opened.seek(0)
+    before = b""
+    while data := opened.read(hashing.CHUNK):
+        if words.search(before + data):
+            return True
+        before = data[-3:]
+    return False
+
+
+def _read_at(opened: IO[bytes], at: int, count: int) -> bytes:
+    opened.seek(at)
+    return opened.read(count)
 
 
 def _members(archive: zipfile.ZipFile) -> list[tuple[str, int]]:

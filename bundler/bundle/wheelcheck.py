@@ -38,6 +38,9 @@ _MOST_UNPACKED = 100
 _SMALL = 256 << 20
 _OF_THE_ENVIRONMENT = re.compile(r"pyvenv\.cfg|(bin|Scripts)/(python|activate)[^/]*", re.IGNORECASE)
 """What makes an environment one: no package may put something else there."""
+_PROGRAMS = {"console_scripts", "gui_scripts", "default"}
+"""Groups of entry points that are written as programs; ``DEFAULT`` stands for every group where configparser reads."""
+_CLIMBS = re.compile(r"(^|[\\/=:\s])\.\.([\\/=:\s]|$)")
 _AT_START = ("sitecustomize.py", "usercustomize.py")
 
 
@@ -307,22 +310,37 @@ def _note_start(found: _Read, entry: Entry) -> None:
 def _check_entry_points(found: _Read, names: dict[str, Entry], stem: str) -> None:
     """The installer writes a program for each; its name must stay in bin/.
 
-    Installers read this file in more than one way: what any of them could take for a name is looked at.
+    Installers read this file in more than one way: what any of them could take for a line, a group or a name is looked
+    at.
     """
     entry = names.get(f"{stem}.dist-info/entry_points.txt")
     if entry is None:
         return
-    group = ""
-    for line in zipform.text(found.wheel.path, entry).decode("utf-8", "replace").splitlines():
+    try:
+        lines = zipform.text(found.wheel.path, entry).decode("utf-8").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        found.faults.append("its entry points are not UTF-8")
+        return
+    groups: set[str] = set()
+    for line in lines:
         text = line.strip()
-        if text.startswith("[") and not text.endswith("]"):
+        if paths.unprintable_in(text.replace("\t", " ")):
+            found.faults.append(f"its entry points have a character that ends a line for some readers: {text[:60]!a}")
+        elif text.startswith("[") and not text.endswith("]"):
             found.faults.append(f"its entry points have a line that is no group and no name: {text[:60]!a}")
-        elif text.startswith("["):
-            group = text.strip("[]").strip()
-        elif group in ("console_scripts", "gui_scripts") and text and not text.startswith("#"):
-            for name in dict.fromkeys(re.split(mark, text, maxsplit=1)[0].strip() for mark in ("[=:]", "=")):
-                if not name or _fault_of(name) or "/" in name:
-                    found.faults.append(f"its entry point {name!a} would be written outside of bin/")
-                elif _OF_THE_ENVIRONMENT.fullmatch(f"bin/{name}"):
-                    found.faults.append(f"its entry point {name!a} would take the place of the environment's own")
-                found.writes.setdefault(f"bin/{name}", f"entry point of {found.wheel.name}")
+        elif text.startswith("["):  # what is set in may belong to the value above it
+            groups = {text.strip("[]").strip().lower(), *(groups if line != line.lstrip() else ())}
+        elif text and not text.startswith("#"):
+            if _CLIMBS.search(text):
+                found.faults.append(f"its entry point {text[:60]!a} climbs out of its folder")
+            if groups & _PROGRAMS:
+                _check_program(found, text)
+
+
+def _check_program(found: _Read, text: str) -> None:
+    for name in dict.fromkeys(re.split(mark, text, maxsplit=1)[0].strip() for mark in ("[=:]", "=")):
+        if not name or _fault_of(name) or "/" in name:
+            found.faults.append(f"its entry point {name!a} would be written outside of bin/")
+        elif _OF_THE_ENVIRONMENT.fullmatch(f"bin/{name}"):
+            found.faults.append(f"its entry point {name!a} would take the place of the environment's own")
+        found.writes.setdefault(f"bin/{name}", f"entry point of {found.wheel.name}")

@@ -23,14 +23,17 @@ except ImportError:  # Windows, where other rules hold
 _OURS = ("models", "releases")
 """Folders of a prefix that only the installer writes to; ``var`` may belong to a service."""
 _LINKS_OF_VENV = ("lib64",)
+_MOST_LINKS = 40
+"""Links that Linux follows on one way."""
 
 
 def refuse_shared(prefix: Path) -> None:
     """Raises UnsafeError where another user without rights could put something in the way of what is written.
 
-    That is a prefix, or its folder of models or releases, that belongs to another, or that others may write to; and
-    a folder above it, or above where links on the way lead, from which others may rename it away; and a link on the way
-    that another may change. Root, and the owners and groups of the folders above, are trusted.
+    That is a prefix, or its folder of models or releases, that belongs to another, or that others may write to; a
+    folder on the way to it from which others may rename away what leads there; and a link on the way, or a folder
+    that a link leads through, of another. Root, and the owners and groups of the folders above the prefix, as it is
+    named and as it is, are trusted.
     """
     if pwd is None:
         return
@@ -38,21 +41,55 @@ def refuse_shared(prefix: Path) -> None:
         if folder.is_dir() and (why := _shared(folder.stat())):
             raise UnsafeError(f"another user could change what is installed here: {why}", where=str(folder), hint=_HINT)
     real = Path(os.path.realpath(prefix))
-    for folder in dict.fromkeys([*prefix.parents, *real.parents]):
-        mode = folder.stat().st_mode if folder.is_dir() else 0
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    above = {*prefix.parents, *real.parents}
+    for place in _way(prefix):
+        known = place.lstat()
+        owner = "" if known.st_uid in (0, os.geteuid()) else _user(known.st_uid)
+        if stat.S_ISLNK(known.st_mode):
+            if owner:
+                raise UnsafeError(
+                    f"this is a link of {owner}, who may have it lead elsewhere",
+                    where=str(place),
+                    hint=f"give the folder itself: --prefix {real}",
+                )
+        elif owner and place not in above and place != real:
             raise UnsafeError(
-                "anybody may write to this folder, and put another in the prefix's place",
-                where=str(folder),
-                hint=f"chmod o-w {folder}, or chmod +t {folder}; or choose a --prefix elsewhere",
-            )
-    for link in (prefix, *prefix.parents):
-        if link.is_symlink() and (owner := link.lstat().st_uid) not in (0, os.geteuid()):
-            raise UnsafeError(
-                f"this is a link of {_user(owner)}, who may have it lead elsewhere",
-                where=str(link),
+                f"a link leads through this folder of {owner}, who may have it lead elsewhere",
+                where=str(place),
                 hint=f"give the folder itself: --prefix {real}",
             )
+        elif place != real and known.st_mode & stat.S_IWOTH and not known.st_mode & stat.S_ISVTX:
+            raise UnsafeError(
+                "anybody may write to this folder, and put another in the prefix's place",
+                where=str(place),
+                hint=f"chmod o-w {place}, or chmod +t {place}; or choose a --prefix elsewhere",
+            )
+
+
+def _way(prefix: Path) -> list[Path]:
+    """Every folder and link that the system passes on its way to ``prefix``, as far as they are there.
+
+    Raises UnsafeError where links lead round in a circle.
+    """
+    at, left, links = Path(prefix.anchor), [*reversed(prefix.parts[1:])], 0
+    passed = [at]
+    while left:
+        part = left.pop()
+        at = at.parent if part == ".." else at / part
+        if at.is_symlink():
+            passed.append(at)
+            links += 1
+            if links > _MOST_LINKS:
+                hint = "give the folder itself, or choose another --prefix"
+                raise UnsafeError("the links on the way to it lead to no folder", where=str(prefix), hint=hint)
+            to = at.readlink()
+            left += reversed(to.parts[1:] if to.is_absolute() else to.parts)
+            at = Path(to.anchor) if to.is_absolute() else at.parent
+        elif at.is_dir():
+            passed.append(at)
+        else:
+            break
+    return list(dict.fromkeys(passed))
 
 
 _HINT = "give it to the user who installs (chown), let nobody else write there (chmod go-w), or choose another --prefix"

@@ -169,7 +169,7 @@ def _finish(
         disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
     receipt = _receipt(release, locked, carried, vouched, results)
     releases.clear_work(release)
-    release.mark.unlink(missing_ok=True)
+    release.parts.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
         sequence.remember(release.prefix, locked, allowed=downgrade)

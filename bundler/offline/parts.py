@@ -1,7 +1,7 @@
 """A part of a bundle placed ahead of the rest, so that an image has a layer for each; plain install finishes.
 
-A model's part leaves the model's folder and nothing else, with constant times and modes: the same model makes the
-same layer in every image.
+A model's part leaves the model's folder and its mark (see marks.py) and nothing else, with constant times and modes:
+the same model makes the same layer in every image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from bundler.bundle.archive import OpenBundle
 from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Model
 from bundler.errors import UsageError
-from bundler.offline import environment, install, place, preflight, releases
+from bundler.offline import environment, install, marks, place, preflight, releases
 from bundler.offline.install import Options
 from bundler.offline.place import Plan
 from bundler.offline.releases import Release
@@ -49,7 +49,7 @@ def _model(
 ) -> Path:
     home = release.shared_models / model.home
     if not home.exists():
-        partial = home.with_name(f".{home.name}.partial")
+        partial = releases.partial_of(home)
         files = {one.path: partial / one.path[len(model.folder) :] for one in locked.files_of(model)}
         planned = Plan(files=files, moves=((partial, home),), extra=())
         preflight.check_room(carried, planned, release)
@@ -57,6 +57,8 @@ def _model(
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            if not home.exists():
+                marks.drop(home)
     return home
 
 

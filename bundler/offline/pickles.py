@@ -26,7 +26,7 @@ def refuse_content(placed: Iterable[tuple[str, Path]]) -> None:
     found = set()
     for name, path in placed:
         try:
-            held = pickles.holder(path) is not None
+            held = bool(pickles.places(path, named=pickles.taken_for_one(name)))
         except pickles.Unreadable:
             held = True
         if held:

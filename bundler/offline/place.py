@@ -85,7 +85,7 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
             hint = "it was made to look like that one: do not install it, and tell its builder"
             raise IntegrityError(f"{model.home} holds another model", where=str(home), hint=hint)
         if not home.exists() and not home.is_symlink():
-            partial = home.with_name(f".{home.name}.partial")
+            partial = releases.partial_of(home)
             files |= {artifact.path: partial / inside for artifact, inside in placed}
             moves.append((partial, home))
             continue
@@ -141,8 +141,7 @@ def place(
     """
     holders = {member.name: member.holder.name for member in carried.layout.artifacts()}
     first: dict[str, Path] = {}
-    for left in releases.left_partial(release.prefix):
-        shutil.rmtree(left)
+    releases.begin_models(release, [final for _, final in planned.moves])
     for name, path in planned.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,10 @@ from typing import Any
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
-from bundler.offline import ground
+from bundler.offline import ground, marks
 
-_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*-[0-9a-f]{8}")
-_HOME = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}(\.partial)?")
-"""Names that this program gives to folders of releases and of models. Whatever else stands there, such as where the
-prefix was somebody's folder before, is not its own to remove."""
+_FOUND_IN_ONE = (".work", ".parts", lock.LOCK)
+"""By these an unfinished release is known that was made by a version which put no marks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +73,7 @@ class Release:
         return self.path / "receipt.json"
 
     @property
-    def mark(self) -> Path:
+    def parts(self) -> Path:
         """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
         return self.path / ".parts"
 
@@ -85,8 +82,8 @@ class Release:
 
         Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
         """
-        marked = self.mark.read_text(encoding="utf-8").splitlines() if self.mark.is_file() else []
-        return frozenset(marked[1:] if marked[:1] == [digest] else ())
+        listed = self.parts.read_text(encoding="utf-8").splitlines() if self.parts.is_file() else []
+        return frozenset(listed[1:] if listed[:1] == [digest] else ())
 
     @property
     def finished(self) -> bool:
@@ -150,7 +147,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     refuse_links(prefix)
     ground.refuse_planted(prefix, release.path)
     known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
-    discard_unfinished(prefix, but=name if release.ahead(digest) else "")
+    _make_way(release, digest)
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
         raise UnsafeError(f"another bundle is installed under the name {name}", where=str(release.path), hint=hint)
@@ -162,6 +159,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
             with _fresh(release):
                 yield release
         switch(release)
+        marks.drop(release.path)
     finally:
         discard_unheld_models(prefix)
 
@@ -174,30 +172,44 @@ def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator
     """
     ground.refuse_planted(release.prefix, release.path)
     before = release.ahead(digest)
-    discard_unfinished(release.prefix, but=release.name if before else "")
+    _make_way(release, digest)
     try:
+        marks.put(release.path)
         yield
         clear_work(release)
-        disk.sync_file_system(release.prefix)  # after a power cut the mark must not speak of more than is there
-        disk.write_whole(release.mark, "\n".join([digest, *sorted(before | {part})]).encode())
+        disk.sync_file_system(release.prefix)  # after a power cut the list must not speak of more than is there
+        disk.write_whole(release.parts, "\n".join([digest, *sorted(before | {part})]).encode())
     except BaseException:  # Ctrl-C too leaves nothing half-made
         if before:
             clear_work(release)
             _discard(home)
         else:
-            _discard(release.path)
+            _discard_marked(release.path)
         raise
+
+
+def _make_way(release: Release, digest: str) -> None:
+    """Remove what killed runs left, but for parts of the same bundle that stand ready.
+
+    Raises UnsafeError where somebody else has a folder under the release's name.
+    """
+    ahead = bool(release.ahead(digest))
+    discard_unfinished(release.prefix, but=release.name if ahead else "")
+    if release.path.exists() and not (ahead or release.finished):
+        hint = "move it away: a folder of a release must stand there"
+        raise UnsafeError("this folder was not made by this program", where=str(release.path), hint=hint)
 
 
 @contextmanager
 def _fresh(release: Release) -> Iterator[None]:
     """A folder for a release, with at most some of its parts in it; it goes again if this fails."""
     _discard(release.work)  # of a killed run that found parts here
-    release.work.mkdir(parents=True)
     try:
+        marks.put(release.path)
+        release.work.mkdir(parents=True)
         yield
     except BaseException:  # Ctrl-C too leaves nothing half-made
-        _discard(release.path)
+        _discard_marked(release.path)
         raise
 
 
@@ -243,8 +255,11 @@ def receipts(prefix: Path) -> list[dict[str, Any]]:
 
 
 def unreadable(prefix: Path) -> list[Release]:
-    """The finished releases whose receipt is damaged: what they hold is not known, and nothing of it is touched."""
-    damaged = [path.parent.name for path in _receipt_files(prefix) if not _read(path)]
+    """The finished releases whose receipt is damaged, or gone: nothing that they hold is touched."""
+    damaged = {path.parent.name for path in _receipt_files(prefix) if not _read(path)}
+    now = live(prefix)
+    if now is not None and now.finished and not now.receipt.exists():
+        damaged.add(now.name)
     return [Release(prefix=prefix, name=name) for name in sorted(damaged)]
 
 
@@ -268,7 +283,8 @@ def _read(path: Path) -> dict[str, Any]:
 def damaged_receipt(release: Release) -> IntegrityError:
     """The failure to know what a finished release holds."""
     hint = "install its bundle again: that mends it; or, where another is live, bundle remove " + release.name
-    return IntegrityError("the receipt of a release is damaged", where=str(release.receipt), hint=hint)
+    what = "damaged" if release.receipt.exists() else "gone"
+    return IntegrityError(f"the receipt of a release is {what}", where=str(release.receipt), hint=hint)
 
 
 def rollback(prefix: Path) -> tuple[Release, Release]:
@@ -309,53 +325,98 @@ def unfinished(prefix: Path) -> list[Path]:
     """Folders of releases that no run has finished: one is at work on them, or was killed."""
     return sorted(
         folder
-        for folder in (prefix / "releases").glob("*")
-        if _RELEASE.fullmatch(folder.name) and not Release(prefix=prefix, name=folder.name).finished
+        for folder in (prefix / "releases").glob("[!.]*")
+        if not Release(prefix=prefix, name=folder.name).finished and _made_here(folder)
     )
+
+
+def _made_here(folder: Path) -> bool:
+    return marks.stands(folder) or any((folder / name).exists() for name in _FOUND_IN_ONE)
 
 
 def discard_unfinished(prefix: Path, but: str = "") -> None:
     """Remove what killed runs left; never what is live, nor the release named ``but``."""
     for folder in unfinished(prefix):
         if folder.name != but:
-            _discard(folder)
+            _discard_marked(folder)
+    for folder in marks.marked(prefix / "releases"):
+        if folder.name != but:  # a receipt speaks of it, or it is gone
+            marks.drop(folder)
 
 
 def discard(release: Release) -> None:
     """Remove a release. Its receipt goes first: one that is half gone never looks like a finished one."""
+    marks.put(release.path)
+    for home in _held_by(release) & {one.name for one in (release.shared_models).glob("[!.]*")}:
+        marks.put(release.shared_models / home)
     release.receipt.unlink(missing_ok=True)
     disk.sync_folder(release.path)
-    _discard(release.path)
+    _discard_marked(release.path)
+
+
+def held_models(prefix: Path) -> set[str]:
+    """The names of the model folders that releases hold, by their links, their receipts or, without one, their locks."""
+    folders = (prefix / "releases").glob("[!.]*")
+    return {home for folder in folders for home in _held_by(Release(prefix=prefix, name=folder.name))}
+
+
+def _held_by(release: Release) -> set[str]:
+    held = {link.readlink().name for link in (release.path / "models").glob("*") if link.is_symlink()}
+    if receipt := _read(release.receipt):
+        return held | set(receipt["homes"])
+    if release.finished:
+        with suppress(IntegrityError):  # then its links alone tell
+            held |= {model.home for model in release.lock().models}
+    return held
 
 
 def unheld_models(prefix: Path) -> list[Path]:
-    """The model folders that no release holds, by its links or by its receipt, and what killed runs left there."""
-    links = (prefix / "releases").glob("[!.]*/models/*")
-    held = {link.readlink().name for link in links if link.is_symlink()}
-    held |= {home for receipt in receipts(prefix) for home in receipt["homes"]}
-    for release in unreadable(prefix):
-        with suppress(IntegrityError):  # then its links alone tell
-            held |= {model.home for model in release.lock().models}
-    return sorted(one for one in (prefix / "models").glob("*") if _HOME.fullmatch(one.name) and one.name not in held)
+    """The model folders that no release holds and that were made here, and what killed runs left there."""
+    held = held_models(prefix)
+    homes = [home for home in marks.marked(prefix / "models") if home.name not in held and home.exists()]
+    return sorted([*homes, *left_partial(prefix)])
+
+
+def begin_models(release: Release, folders: Iterable[Path]) -> None:
+    """Mark those of the folders that models will stand in, and remove what killed runs left of such."""
+    for folder in folders:
+        if folder.parent == release.shared_models:
+            marks.put(folder)
+    for left in left_partial(release.prefix):
+        _discard(left)
 
 
 def left_partial(prefix: Path) -> list[Path]:
     """The model folders that a run was writing when it was killed."""
-    return sorted(one for one in (prefix / "models").glob(".*.partial") if _HOME.fullmatch(one.name))
+    return sorted(partial for home in marks.marked(prefix / "models") if (partial := partial_of(home)).exists())
+
+
+def partial_of(home: Path) -> Path:
+    """Where a model folder is written before it gets its name; marked as that one is."""
+    return home.with_name(f".{home.name}.partial")
 
 
 def strangers(prefix: Path) -> list[Path]:
-    """What stands among models and releases and has no name that this program gives: it is left alone."""
-    shapes = {"models": _HOME, "releases": _RELEASE}
-    return sorted(
-        one for name, own in shapes.items() for one in (prefix / name).glob("*") if not own.fullmatch(one.name)
-    )
+    """What stands among models and releases and was not made by this program: it is left alone."""
+    finished = {receipt.parent for receipt in _receipt_files(prefix)} | {release.path for release in unreadable(prefix)}
+    known = {*finished, *unfinished(prefix), *unheld_models(prefix)}
+    known |= {prefix / "models" / home for home in held_models(prefix)}
+    places = [prefix / name for name in ("models", "releases")]
+    known |= {marks.of(folder) for place in places for folder in marks.marked(place)}
+    return sorted(one for place in places for one in place.glob("*") if one not in known)
 
 
 def discard_unheld_models(prefix: Path) -> None:
     """Remove the model folders that no release holds."""
     for folder in unheld_models(prefix):
         _discard(folder)
+    for home in [*marks.marked(prefix / "models")]:  # a release holds it, or it is gone
+        marks.drop(home)
+
+
+def _discard_marked(folder: Path) -> None:
+    _discard(folder)
+    marks.drop(folder)
 
 
 def _discard(folder: Path) -> None:

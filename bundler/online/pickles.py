@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import _compat_pickle
 import importlib.metadata
 import io
 import keyword
 import logging
 import os
-import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,13 +16,12 @@ from typing import IO, cast
 from picklescan import scanner
 from picklescan.scanner import Global, SafetyLevel, ScanResult
 
-from bundler.bundle import paths, pickles
+from bundler.bundle import opcodes, paths, pickles
 from bundler.bundle.entries import Pickle
 from bundler.bundle.lock import Lock
-from bundler.bundle.pickles import Holder
+from bundler.bundle.pickles import Place
+from bundler.bundle.unpickler import OWN, Import, TooLargeError
 from bundler.errors import UnsafeError
-from bundler.online import opcodes
-from bundler.online.opcodes import Import
 from bundler.progress import Report
 
 SCANNER = f"picklescan {importlib.metadata.version('picklescan')}"
@@ -45,9 +42,6 @@ _COMPRESSED = (
     b"ZF",
 )
 """How files begin that joblib compresses; the scanner would see no pickle in them."""
-
-_ARRAYS = (".npy", ".npz")
-"""Names that NumPy takes for pickles where it finds no array, if it is asked to."""
 
 _DATA = {
     **dict.fromkeys(
@@ -81,15 +75,9 @@ _DATA = {
 """What of Python's own library builds data and nothing else. Any other of it is refused: the scanner's list of what
 is dangerous was found to have holes many times, and importlib stands on neither of its lists."""
 
-_GONE = (
-    "aifc", "asynchat", "asyncore", "audioop", "binhex", "cgi", "cgitb", "chunk", "crypt", "distutils", "formatter",
-    "imghdr", "imp", "lib2to3", "macpath", "mailcap", "msilib", "nis", "nntplib", "ossaudiodev", "parser", "pipes",
-    "smtpd", "sndhdr", "spwd", "sunau", "symbol", "telnetlib", "uu", "xdrlib",
-)  # fmt: skip
-_OLD = {*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)}
-_OWN = {*sys.stdlib_module_names, *_OLD, *_GONE}
-"""Modules of Python's own library by all their names: of Python 2, which are translated while loading, and those that
-the Python of a target may still have."""
+_READS_ON = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
+"""What joblib puts into its pickles for arrays, wherever a library keeps a copy of it: loading it reads what follows, or
+another file, as a pickle of its own."""
 
 logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)  # what it finds is said by us
 
@@ -132,14 +120,14 @@ def refuse(locked: Lock) -> None:
 def _scanned(path: str, content: Path) -> Pickle | None:
     """What was found in a file, or None where it is no pickle; raises UnsafeError with the rest of a sentence."""
     try:
-        held = pickles.holder(content)
-        if held is None and not path.lower().endswith((*pickles.NAMES, *_ARRAYS)):
+        held = pickles.places(content)
+        if not held and not pickles.taken_for_one(path):
             return None
-        if held is None and _is_compressed(content):
+        if not held and _is_compressed(content):
             raise UnsafeError("is compressed: nothing can be known of what is in it")
         imports, whole = _imports(content, held)
-        scanned = _result(path, content, surely=held is not None)
-    except (pickles.Unreadable, opcodes.TooLargeError) as error:
+        scanned = _result(path, content, surely=bool(held))
+    except (pickles.Unreadable, TooLargeError) as error:
         raise UnsafeError(str(error)) from error
     if unknown := sorted({_named(one) for one in imports if not _is_a_name(one)}):
         raise UnsafeError(f"imports what is put together while it is loaded, or can be no name: {', '.join(unknown)}")
@@ -148,7 +136,7 @@ def _scanned(path: str, content: Path) -> Pickle | None:
         raise UnsafeError(f"imports {paths.shown(', '.join(dangerous))}")
     if not whole:
         raise UnsafeError("can't be read to its end, which a loader may not mind")
-    if held is None and not found:
+    if not held and not found:
         return None  # another format, or an old pickle that imports nothing and so can do nothing
     left = tuple(sorted({f"{one.module}.{one.name}" for one in found if one.safety != SafetyLevel.Innocuous}))
     return Pickle(path=path, scanner=SCANNER, verdict="suspicious" if left else "innocuous", globals=left)
@@ -159,16 +147,16 @@ def _is_compressed(content: Path) -> bool:
         return opened.read(pickles.HEAD).startswith(_COMPRESSED)
 
 
-def _imports(content: Path, held: Holder | None) -> tuple[frozenset[Import], bool]:
+def _imports(content: Path, held: tuple[Place, ...]) -> tuple[frozenset[Import], bool]:
     """What an unpickler would import, and whether all that surely is a pickle comes to its end."""
     found: set[Import] = set()
     whole = True
-    for name, at in held.at if held else (("", 0),):
+    for name, at in held or (("", 0),):
         with _opened(content, name) as source:
             source.seek(at)
             for number, read in enumerate(opcodes.read_all(source)):
                 found |= read.imports
-                sure = bool(read.imports) or (held is not None and held.surely and number == 0)
+                sure = bool(read.imports) or (bool(held) and number == 0)
                 whole &= read.ended or not sure
                 if read.extended and (read.ended or sure):
                     raise UnsafeError("imports by a number, which only a run of its loader gives a name")
@@ -184,7 +172,7 @@ def _opened(content: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(content) as archive, archive.open(name) as member:
             yield io.BufferedReader(cast("io.RawIOBase", member))
-    except opcodes.TooLargeError:
+    except TooLargeError:
         raise
     except pickles.BROKEN_ZIP as error:
         raise pickles.Unreadable(f"holds {paths.shown(name)}, which can't be unpacked") from error
@@ -192,7 +180,7 @@ def _opened(content: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _is_a_name(one: Import) -> bool:
     parts = [*one.module.split("."), *one.name.split(".")]
-    return one.known and all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
+    return one.known and one.named and not any(map(keyword.iskeyword, parts))
 
 
 def _named(one: Import) -> str:
@@ -214,15 +202,16 @@ def _text(value: str) -> bytes:
 
 
 def _is_dangerous(one: Global) -> bool:
-    own = one.module.partition(".")[0] in _OWN
+    own = one.module.partition(".")[0] in OWN
     known = one.safety == SafetyLevel.Innocuous or one.name in _DATA.get(one.module, ())
-    return one.safety == SafetyLevel.Dangerous or (own and not known) or _leads_elsewhere(one)
+    reads_on = one.name.rpartition(".")[2] in _READS_ON
+    return one.safety == SafetyLevel.Dangerous or (own and not known) or reads_on or _leads_elsewhere(one)
 
 
 def _leads_elsewhere(one: Global) -> bool:
     """Whether a name leads from its module to what another keeps: torch has an attribute ``os`` as well."""
     *way, _ = one.name.split(".")
-    return any(part in _OWN or part.startswith("_") or part.islower() for part in way)
+    return any(part in OWN or part.startswith("_") or part.islower() for part in way)
 
 
 class _Bounded(io.BufferedReader):

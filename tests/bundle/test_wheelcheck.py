@@ -59,7 +59,7 @@ def test_a_good_wheel_passes(tmp_path: Path) -> None:
         "alpha-1.0.data/data/share/x": b"x",
         "alpha-1.0.data/headers/a.h": b"",
         "alpha-1.0.data/purelib/alpha_too.py": b"",
-        f"{INFO}/entry_points.txt": b"[console_scripts]\nalpha-run = alpha:main\n\n[others]\na/b = alpha:x\n",
+        f"{INFO}/entry_points.txt": b"\n    [console_scripts]\n    alpha-run = alpha:main [more]\n\n[others]\na/b\t= alpha:x..y\n",
     }
     assert told(packed(tmp_path, members(tmp_path, files))) == ("", [])
 
@@ -145,6 +145,38 @@ def test_entry_points_that_leave_bin(tmp_path: Path, name: str) -> None:
     text = f"[console_scripts]\n{name} = alpha:main\n".encode()
     said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
     assert "its entry point" in said
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\ufeff"])
+def test_entry_points_whose_lines_end_for_some_readers_alone(tmp_path: Path, end: str) -> None:
+    """Where it ends a line, the next group begins there; where it does not, the name below is a program's."""
+    text = f"[console_scripts]\nx = alpha:main{end}[others]\npython3 = alpha:main\n".encode()
+    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
+    assert "a character that ends a line for some readers" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[console_scripts]\nx = alpha:main\n  [others]\npython3 = alpha:main\n",
+        "[Console_Scripts]\npython3 = alpha:main\n",
+        "[DEFAULT]\npython3 = alpha:main\n",
+        "[gui_scripts]\r\nbin/x = alpha:main\r\n",
+        "[others]\n../../bin/x = alpha:main\n",
+        "[others]\nx = ../../alpha:main\n",
+        "[others]\nx = alpha:..\\main\n",
+    ],
+)
+def test_entry_points_of_any_group(tmp_path: Path, text: str) -> None:
+    files = {f"{INFO}/entry_points.txt": text.encode()}
+    said, _ = told(packed(tmp_path, members(tmp_path, files)), contents=False)
+    assert "its entry point" in said
+
+
+def test_entry_points_that_are_no_text(tmp_path: Path) -> None:
+    files = {f"{INFO}/entry_points.txt": b"[console_scripts]\nx\xff = alpha:main\n"}
+    said, _ = told(packed(tmp_path, members(tmp_path, files)), contents=False)
+    assert "its entry points are not UTF-8" in said
 
 
 @pytest.mark.parametrize("line", ["[x = a:b", "a:/../../evil = alpha:main", "; ../evil = alpha:main"])

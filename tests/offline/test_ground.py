@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,71 @@ def test_a_link_on_the_way_is_looked_behind(run: Run, again: tuple[Path, Path, P
     if os.getuid() == 0:
         os.chown(way, 65534, 65534, follow_symlinks=False)
         refused(run, path, way / "opt", "this is a link of ")
+
+
+OTHER = 65534
+"""Another user, without rights."""
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can make what belongs to another")
+
+
+@AS_ROOT
+def test_a_link_of_one_s_own_that_leads_through_another_s(run: Run, again: tuple[Path, Path, Path]) -> None:
+    path, prefix, victim = again
+    theirs, way = victim / "theirs", prefix.parent / "way"
+    theirs.symlink_to(prefix.parent)
+    way.symlink_to(theirs)
+    ground.refuse_shared(way / "opt")
+    os.chown(theirs, OTHER, OTHER, follow_symlinks=False)
+    refused(run, path, way / "opt", "this is a link of ")
+
+
+@AS_ROOT
+@pytest.mark.parametrize(("owner", "allowed"), [(0, True), (OTHER, True), (OTHER - 1, False)])
+def test_a_user_without_rights_trusts_root_and_itself_alone(owner: int, allowed: bool) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "mine").mkdir()
+        (folder / "way").symlink_to("theirs")
+        (folder / "theirs").symlink_to("mine")
+        for name, user in (("mine", OTHER), ("way", OTHER), ("theirs", owner)):
+            os.chown(folder / name, user, user, follow_symlinks=False)
+        os.seteuid(OTHER)
+        try:
+            with nullcontext() if allowed else pytest.raises(UnsafeError, match="this is a link of "):
+                ground.refuse_shared(folder / "way" / "opt")
+        finally:
+            os.seteuid(0)
+
+
+@AS_ROOT
+def test_a_link_of_one_s_own_that_leads_through_a_folder_of_another(run: Run, again: tuple[Path, Path, Path]) -> None:
+    path, prefix, victim = again
+    (victim / "through").symlink_to(prefix.parent)
+    (prefix.parent / "way").symlink_to(victim / "through")
+    ground.refuse_shared(prefix.parent / "way" / "opt")
+    os.chown(victim, OTHER, OTHER)
+    refused(run, path, prefix.parent / "way" / "opt", "a link leads through this folder of ")
+    ground.refuse_shared(prefix)
+
+
+def test_links_that_lead_round(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UnsafeError, match="lead to no folder"):
+        ground.refuse_shared(tmp_path / "a" / "opt")
+
+
+def test_links_are_followed_as_the_system_does(tmp_path: Path) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "at").symlink_to("real/sub")
+    (tmp_path / "up").symlink_to("at/../../real")
+    (tmp_path / "real").chmod(0o777)
+    with pytest.raises(UnsafeError, match="anybody may write to this folder") as caught:
+        ground.refuse_shared(tmp_path / "up" / "sub")
+    assert caught.value.where == str(tmp_path / "real")
+    (tmp_path / "real").chmod(0o755)
+    ground.refuse_shared(tmp_path / "up" / "sub" / "opt")
 
 
 def test_what_a_service_writes_may_be_its_own(again: tuple[Path, Path, Path]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
-from bundler.offline import releases
+from bundler.offline import marks, releases, removal
+from bundler.progress import Collected
 
 DIGEST = "d" * 64
 
@@ -34,6 +35,7 @@ def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()
 def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
     with releases.begin(prefix, name, DIGEST) as release:
         for model in models:
+            marks.put(release.shared_models / f"{model}-{'1' * 12}")
             home = release.shared_models / f"{model}-{'1' * 12}"
             home.mkdir(parents=True, exist_ok=True)
             (home / "w").write_bytes(b"w" * 100)
@@ -63,7 +65,9 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     def fail() -> None:
         with releases.begin(tmp_path, "2-bbbbbbbb", DIGEST) as release:
             (release.path / "x").write_text("half")
+            marks.put(unfinished.with_name("m-222222222222"))
             unfinished.mkdir()
+            marks.put(unheld)
             unheld.mkdir()
             raise RuntimeError
 
@@ -74,13 +78,22 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     assert list((tmp_path / "models").iterdir()) == [held]
 
 
+THEIRS = (
+    "models/my-llama",
+    "models/.cache.partial",
+    "models/run-202401311200",
+    "models/.run-202401311200.partial",
+    "releases/notes",
+    "releases/.git",
+    "releases/site-20240131",
+)
+
+
 def test_what_was_never_of_this_program_is_left_alone(tmp_path: Path) -> None:
-    """The prefix may have been somebody's folder before."""
-    theirs = [
-        tmp_path / name for name in ("models/my-llama", "models/.cache.partial", "releases/notes", "releases/.git")
-    ]
+    """The prefix may have been somebody's folder before, whatever names that gave."""
+    theirs = [tmp_path / name for name in THEIRS]
     for folder in theirs:
-        folder.mkdir(parents=True)
+        (folder / "venv").mkdir(parents=True)
         (folder / "kept").write_text("x")
 
     def fail() -> None:
@@ -89,10 +102,79 @@ def test_what_was_never_of_this_program_is_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         fail()
-    install(tmp_path, "1-aaaaaaaa", 1)
+    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install(tmp_path, "2-bbbbbbbb", 2)
+    removal.prune(tmp_path, 1, Collected())
     assert releases.strangers(tmp_path) == sorted(theirs)
     assert [*releases.left_partial(tmp_path), *releases.unheld_models(tmp_path), *releases.unfinished(tmp_path)] == []
     assert all((folder / "kept").read_text() == "x" for folder in theirs)
+
+
+@pytest.mark.parametrize("begins", ["a release", "a part"])
+def test_a_release_is_not_made_in_a_folder_of_somebody_else(tmp_path: Path, begins: str) -> None:
+    theirs = tmp_path / "releases" / "1-aaaaaaaa"
+    theirs.mkdir(parents=True)
+    (theirs / "kept").write_text("x")
+    release = releases.Release(prefix=tmp_path, name="1-aaaaaaaa")
+    making = {
+        "a release": releases.begin(tmp_path, release.name, DIGEST),
+        "a part": releases.begin_part(release, DIGEST, "app", release.application),
+    }
+    with pytest.raises(UnsafeError, match="was not made by this program") as caught, making[begins]:
+        pass
+    assert (caught.value.where, bool(caught.value.hint)) == (str(theirs), True)
+    assert (theirs / "kept").read_text() == "x"
+
+
+def test_a_mark_stands_until_a_receipt_speaks_and_from_before_it_goes(tmp_path: Path) -> None:
+    with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
+        assert marks.stands(release.path)
+        (tmp_path / "models").mkdir()
+        finish(release, 1)
+        assert marks.stands(release.path)
+    assert not marks.stands(release.path)
+    install(tmp_path, "2-bbbbbbbb", 2, models=("m",))
+    assert [*marks.marked(tmp_path / "models"), *marks.marked(tmp_path / "releases")] == []
+    install(tmp_path, "3-cccccccc", 3)
+    releases.discard(releases.Release(prefix=tmp_path, name="2-bbbbbbbb"))
+    assert [path.name for path in marks.marked(tmp_path / "models")] == ["m-111111111111"]
+    assert releases.unheld_models(tmp_path) == [tmp_path / "models" / "m-111111111111"]
+    releases.discard_unheld_models(tmp_path)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_an_older_version_was_killed_at_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    for inside in (".work", ".parts", "bundle.json"):
+        (tmp_path / "releases" / f"9-{inside.strip('.')[:4]}" / inside).mkdir(parents=True)
+    assert len(releases.unfinished(tmp_path)) == 3
+    releases.discard_unfinished(tmp_path)
+    assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_marks_of_what_is_gone_or_finished_go(tmp_path: Path) -> None:
+    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    for name in ("releases/1-aaaaaaaa", "releases/9-eeeeeeee", "models/m-111111111111", "models/m-999999999999"):
+        marks.put(tmp_path / name)
+    releases.discard_unfinished(tmp_path)
+    releases.discard_unheld_models(tmp_path)
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-aaaaaaaa"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["m-111111111111"]
+
+
+def test_what_a_killed_run_left_beside_parts_stops_no_next_one(tmp_path: Path) -> None:
+    """Killed while it finished a release whose environment was placed ahead; then the same again."""
+    release = releases.Release(prefix=tmp_path, name="1-aaaaaaaa")
+    with releases.begin_part(release, DIGEST, "environment", release.venv):
+        release.venv.mkdir(parents=True)
+    release.work.mkdir()
+    (release.work / "half.whl").write_text("half")
+    with releases.begin(tmp_path, release.name, DIGEST):
+        assert list(release.work.iterdir()) == []
+        assert release.venv.is_dir()
+        releases.clear_work(release)
+        finish(release, 1)
+    assert releases.required_live(tmp_path).name == release.name
+    assert not marks.stands(release.path)
 
 
 def test_nobody_else_can_hold_a_prefix(tmp_path: Path) -> None:
@@ -102,8 +184,9 @@ def test_nobody_else_can_hold_a_prefix(tmp_path: Path) -> None:
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
-    for left in ("releases/1-aaaaaaaa/venv", "releases/9-eeeeeeee/venv", "models/m-999999999999"):
-        (tmp_path / left).mkdir(parents=True)
+    for left in ("releases/1-aaaaaaaa", "releases/9-eeeeeeee", "models/m-999999999999"):
+        marks.put(tmp_path / left)
+        (tmp_path / left / "venv").mkdir(parents=True)
     with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert not (release.path / "venv").exists()
         finish(release, 1)
@@ -120,6 +203,7 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
     (tmp_path / "current" / "receipt.json").unlink()
     if text:
         (tmp_path / "current" / "receipt.json").write_text(text)
+    assert str(releases.damaged_receipt(*releases.unreadable(tmp_path))).endswith("damaged" if text else "gone")
 
     def fail(name: str) -> None:
         with releases.begin(tmp_path, name, DIGEST) as release:

@@ -7,10 +7,8 @@ import io
 import os
 import pickle
 import random
-import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,53 +17,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bundler.bundle import opcodes, unpickler
 from bundler.bundle import pickles as telling
 from bundler.errors import UnsafeError
-from bundler.online import opcodes, pickles
+from bundler.offline import pickles as arriving
+from bundler.online import pickles
 from bundler.progress import Collected
+from tests.picklemaking import (
+    ARRAY,
+    BY_MEMO,
+    NO_FILE,
+    REBUILD,
+    RUNS,
+    SYSTEM,
+    Reduced,
+    archive,
+    moved,
+    safetensors,
+    tar,
+    two_tables,
+)
 
-REBUILD = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nctorch\nFloatStorage\nccollections\nOrderedDict\n."
-
-
-class Reduced:
-    """Runs a function when it is unpickled."""
-
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.called = (function, arguments)
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return self.called
-
-
-def archive(**members: bytes) -> bytes:
-    """A zip archive; ``__`` in a name stands for a slash, ``_dot_`` for a dot."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        for name, data in members.items():
-            packed.writestr(name.replace("__", "/").replace("_dot_", "."), data)
-    return out.getvalue()
-
-
-def tar(**members: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as packed:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            packed.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-SYSTEM = Reduced(os.system, "true")
-NO_FILE = (1 << 62).to_bytes(8, "little")
-"""The length of bytes in a pickle, of which there are not as many in the world."""
-RUNS = b"cos\nsystem\n(S'true'\ntR."
-BY_MEMO = b"\x80\x02X\2\0\0\0os\x80\x04\x940h\0\x8c\x06system\x93(S'true'\ntR."
-HEADER = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
-ARRAY = b"\x93NUMPY\x01\0" + len(HEADER).to_bytes(2, "little") + HEADER + RUNS
 ZERO = b"I1\0 and more\n0"
 ZERO_MEMO = b"Np0\0 and more\n0"
 ELSEWHERE = b"\x80\x04\x8c\x0ctorch._utils\x8c\x09os.system\x93."
+GARBAGE = b"\xff and no pickle"
+HIDDEN = archive(w__data_dot_pkl=RUNS)
 WRAPPED = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)R}b"
 DANGEROUS = {
     "by reduce": ("w.bin", pickle.dumps(SYSTEM), "imports posix.system"),
@@ -97,7 +74,7 @@ DANGEROUS = {
         "imports posix.system",
     ),
     "an import before one without a name": ("w.bin", b"cos\nsystem\n\x93", "imports os.system"),
-    "a broken archive": ("w.pth", archive(w__data_dot_pkl=REBUILD)[:60], "can't be opened as one"),
+    "a broken archive": ("w.pth", archive(w__data_dot_pkl=REBUILD)[:60], "can be read in more than one way"),
     "a number in another base": ("w.bin", b"\x80\x02I0x1\n0" + RUNS, "imports os.system"),
     "the same under a name that says nothing": ("w.dat", b"\x80\x02I0x1\n0" + RUNS, "imports os.system"),
     "the same without its protocol": ("pytorch_model.bin", b"I0x1\n0" + RUNS, "imports os.system"),
@@ -123,7 +100,72 @@ DANGEROUS = {
     "a module by its name of Python 2": ("w.bin", b"\x80\x02ccommands\ngetoutput\n.", "imports commands.getoutput"),
     "a module that newer Pythons lack": ("w.bin", b"\x80\x02cpipes\nTemplate\n.", "imports pipes.Template"),
     "an attribute that is another module": ("w.bin", ELSEWHERE, "imports torch._utils.os.system"),
-    "before what only its loader reads": ("w.joblib", WRAPPED + b"\0\0" + RUNS, "can't be read to its end"),
+    "before what only its loader reads": ("w.joblib", WRAPPED + b"\0\0" + RUNS, "numpy_pickle.NumpyArrayWrapper"),
+    "what joblib loads as a pickle of its own": ("w.joblib", WRAPPED + b".", "joblib.numpy_pickle.NumpyArrayWrapper"),
+    "what joblib loads from another file": (
+        "w.pkl",
+        b"cjoblib.numpy_pickle_compat\nNDArrayWrapper\n)\x81.",
+        "joblib.numpy_pickle_compat.NDArrayWrapper",
+    ),
+    "a copy of joblib in a library": (
+        "w.dat",
+        b"csklearn.externals.joblib.numpy_pickle\nZNDArrayWrapper\n)\x81.",
+        "joblib.numpy_pickle.ZNDArrayWrapper",
+    ),
+    "a zip behind other content": ("w.dat", b"x" * 5000 + moved(HIDDEN, 5000), "imports os.system"),
+    "a zip behind other content that its table does not count": ("w.dat", b"x" * 5000 + HIDDEN, "in more than one way"),
+    "a zip before other content": ("w.dat", b"x" + moved(HIDDEN, 1) + b"x" * 5000, "in more than one way"),
+    "a second table of contents": (
+        "w.dat",
+        two_tables(archive(w__data_dot_pkl=REBUILD), archive(a=b"x" * 900, w__data_dot_pkl=RUNS)),
+        "in more than one way",
+    ),
+    "the first protocol under a name that says nothing": ("weights.dat", pickle.dumps(SYSTEM, 0), "posix.system"),
+    "the second protocol under a name that says nothing": ("state", pickle.dumps(SYSTEM, 1), "posix.system"),
+    "a newer one that leaves its protocol out": ("state", pickle.dumps(SYSTEM, 2)[2:], "imports posix.system"),
+    "one in frames that leaves its protocol out": ("state", pickle.dumps(SYSTEM, 4)[2:], "imports posix.system"),
+    "a call before what is no pickle": ("state", RUNS[:-1] + GARBAGE, "imports os.system"),
+    "a call with a list, which unpicklers written in Python take": (
+        "state",
+        b"cos\nsystem\n](S'true'\neR" + GARBAGE,
+        "imports os.system",
+    ),
+    "by inst before what is no pickle": ("state", b"(S'true'\nios\nsystem\n" + GARBAGE, "imports os.system"),
+    "by obj before what is no pickle": ("state", b"(cos\nsystem\nS'true'\no" + GARBAGE, "imports os.system"),
+    "a class before what is no pickle": ("state", b"cpoplib\nPOP3\nS'host'\n\x85\x81" + GARBAGE, "imports poplib.POP3"),
+    "a class with names before what is no pickle": ("state", b"cpoplib\nPOP3\n)}\x92" + GARBAGE, "imports poplib.POP3"),
+    "a module that is given other functions": ("state", b"cos\npath\n}S'join'\ncos\nsystem\nsb" + GARBAGE, "os.system"),
+    "a list that is given more": ("state", b"csys\npath\nS'/tmp'\na" + GARBAGE, "imports sys.path"),
+    "a list that is given all of several": ("state", b"csys\npath\n(S'/tmp'\ne" + GARBAGE, "imports sys.path"),
+    "a dictionary that is given more": ("state", b"cos\nenviron\nS'PATH'\nS'/tmp'\ns" + GARBAGE, "imports os.environ"),
+    "a dictionary that is given all of several": (
+        "state",
+        b"cos\nenviron\n(S'PATH'\nS'/tmp'\nu" + GARBAGE,
+        "imports os.environ",
+    ),
+    "an import that is given another": (
+        "state",
+        b"cjson\ncodecs\ncpickle\n__dict__\nb" + GARBAGE,
+        "imports json.codecs",
+    ),
+    "what its loader is given to call": ("state", b"cos\nsystem\n.", "imports os.system"),
+    "behind pickles that do nothing": ("state", b"N.N." + RUNS, "imports os.system"),
+    "behind the end of a frame": (
+        "state",
+        b"\x95" + (3).to_bytes(8, "little") + b"\x8c\x20N" + b"x" * 31 + b".",
+        "put together while it is loaded",
+    ),
+    "a name that is longer than any": (
+        "state",
+        b"ctorch\n" + b"_utils." * 10_000 + b"os.system\n(S'true'\ntR.",
+        "put together while it is loaded",
+    ),
+    "named like safetensors": ("model.safetensors", RUNS, "imports os.system"),
+    "what begins like safetensors and is cut": (
+        "model.safetensors",
+        safetensors(4915840)[:-1],
+        "can't be read to its end",
+    ),
     "the seventieth in a file": ("w.bin", pickle.dumps(1) * 70 + RUNS, "imports os.system"),
     "an array in a member of any name": ("w.npz", archive(a=ARRAY), "imports os.system"),
     "an array that is none": ("w.npy", RUNS, "imports os.system"),
@@ -146,7 +188,7 @@ DANGEROUS = {
     "an end within its frame": ("w.bin", b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N.", "put together while"),
     "a tar with one part of it": ("w.dat", tar(storages=RUNS), "is a tar as torch wrote"),
     "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar as torch wrote"),
-    "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "can't be opened as one"),
+    "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "in more than one way"),
     "an array of objects": ("w.npy", ARRAY, "imports os.system"),
     "an array of objects among others": ("w.npz", archive(a_dot_npy=ARRAY), "imports os.system"),
 }
@@ -199,7 +241,8 @@ def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None
         ("w.bin", b"w" * 5000),
         ("empty.pt", b""),
         ("vectors.bin", bytes(range(256)) * 10),
-        ("model.safetensors", (640).to_bytes(8, "little") + b'{"w":' + b" " * 700),
+        ("model.safetensors", safetensors()),
+        ("long.safetensors", safetensors(0x4B0280)),
         ("notes.zip", archive(a=b"text")),
         ("config.json", b"{}"),
         ("lengths.bin", b"\x8e" + NO_FILE + b"w" * 5000),
@@ -228,15 +271,32 @@ def test_what_is_no_pickle_is_none(name: str, data: bytes, tmp_path: Path) -> No
         ZERO_MEMO + RUNS,
         b"L0x1L\n0" + RUNS,
         b"\x80\x02Nq\x070h\x070" + RUNS,
+        RUNS[:-1] + GARBAGE,
+        b"(S'true'\nios\nsystem\n" + GARBAGE,
+        b"(cos\nsystem\nS'true'\no" + GARBAGE,
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_those_would_really_run(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPython's own unpickler calls what they name: here a function that only counts."""
+    """CPython's own unpickler calls what they name, whatever follows: here a function that only counts."""
     called: list[str] = []
-    monkeypatch.setattr(os, "system", called.append)
-    pickle.loads(data)  # noqa: S301 (made above)
+
+    def system(command: str) -> None:
+        called.append(command)
+
+    monkeypatch.setattr(os, "system", system)
+    with suppress(pickle.UnpicklingError):
+        pickle.loads(data)  # noqa: S301 (made above)
     assert called == ["true"]
+
+
+@pytest.mark.parametrize("case", DANGEROUS)
+def test_a_host_that_takes_no_pickles_refuses_the_same_files(case: str, tmp_path: Path) -> None:
+    name, data, _ = DANGEROUS[case]
+    (tmp_path / "content").write_bytes(data)
+    if not telling.named_like_one(name):
+        with pytest.raises(UnsafeError, match=name):
+            arriving.refuse_content([(name, tmp_path / "content")])
 
 
 class Recording(pickle.Unpickler):
@@ -300,8 +360,8 @@ def test_random_weights_are_none() -> None:
 
 
 def test_values_below_marks_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opcodes, "_MOST_VALUES", 1000)
-    with pytest.raises(opcodes.TooLargeError):
+    monkeypatch.setattr(unpickler, "_MOST_VALUES", 1000)
+    with pytest.raises(unpickler.TooLargeError):
         opcodes.read(io.BytesIO(b"NNNNNNNNN(" * 200))
     assert opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
 
@@ -329,38 +389,3 @@ def test_tensors_are_not_read(tmp_path: Path) -> None:
     before = read()
     assert pickles.scan("m", [("w.bin", path)], Collected())
     assert read() - before < 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("data", "held"),
-    [
-        (archive(w__data__0=b"x" * 900, w__data_dot_pkl=RUNS), True),
-        (archive(a_dot_npy=ARRAY), True),
-        (archive(a_dot_npy=ARRAY.replace(b"'|O'", b"'<f4'")), False),
-        (ARRAY, True),
-        (pickle.dumps(1), True),
-        (archive(text=b"x"), False),
-        (tar(a=b"x"), False),
-        (b"{}", False),
-    ],
-    ids=range(8),
-)
-def test_content_tells_where_pickles_stand(data: bytes, held: bool, tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(data)
-    assert (telling.holder(tmp_path / "w") is not None) == held
-
-
-@pytest.mark.parametrize("data", [tar(pickle=b""), archive(a=b"x") + b"PK\5\6"], ids=["tar", "zip"])
-def test_content_that_readers_could_see_in_two_ways(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(data)
-    with pytest.raises(telling.Unreadable):
-        telling.holder(tmp_path / "w")
-
-
-def test_the_first_bytes_tell_a_pickle_whatever_its_name() -> None:
-    assert telling.begins_like_one(pickle.dumps(1))
-    assert telling.begins_like_one(archive(w__data_dot_pkl=b"x"))
-    assert not telling.begins_like_one((640).to_bytes(8, "little") + b"{}")
-    assert not telling.begins_like_one(archive(text=b"x"))
-    assert not telling.begins_like_one(b"")
-    assert [telling.named_like_one(name) for name in ("a/W.BIN", "w.pt", "w.safetensors")] == [True, True, False]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
+"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
+
+_PIPE = subprocess.PIPE
 _WATCHER = """
-import atexit, os, runpy, signal, sys, threading
-at, kept, filler = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-sys.argv = sys.argv[4:]
+import atexit, importlib, os, runpy, signal, sys, threading
 CHANGES = {"os.rename", "os.mkdir", "os.symlink", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.utime",
            "os.truncate", "subprocess.Popen", "fcntl.flock"}
-seen = []
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
-def fill():
+def fill(filler):
     fd = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
     for size in (1 << 20, 4096, 1):
         try:
@@ -25,31 +28,52 @@ def fill():
                 os.write(fd, bytes(size))
         except OSError:
             pass
-def hook(event, told):
-    if event == "open":
-        if not isinstance(told[2], int) or not told[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+def run(at, kept, filler, argv):
+    seen = []
+    def hook(event, told):
+        if event == "open":
+            if not isinstance(told[2], int) or not told[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event not in CHANGES:
             return
-    elif event not in CHANGES:
-        return
-    seen.append(event)
-    if len(seen) == at:
-        if filler:
-            fill()
-        elif event == "subprocess.Popen":  # while that program is at work, sooner or later
-            threading.Timer(at % 7 * 0.03, end).start()
-        else:
-            end()
-def keep():
-    fd = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.write(fd, "\\n".join(seen).encode())
-if kept:
-    atexit.register(keep)
-sys.addaudithook(hook)
-if sys.argv[0] == "-m":
-    del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        seen.append(event)
+        if len(seen) == at:
+            if filler:
+                fill(filler)
+            elif event == "subprocess.Popen":  # while that program is at work, sooner or later
+                threading.Timer(at % 7 * 0.03, end).start()
+            else:
+                end()
+    def keep():
+        fd = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.write(fd, "\\n".join(seen).encode())
+    if kept:
+        atexit.register(keep)
+    sys.addaudithook(hook)
+    sys.argv = argv
+    if argv[0] == "-m":
+        del argv[0]
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(argv[0], run_name="__main__")
+    sys.exit(0)
+def serve(modules, argv):  # each run begins where all that is imported is there already
+    if argv[0] != "-m":
+        sys.path.insert(0, argv[0])
+    for name in modules.split():
+        importlib.import_module(name)
+    while line := sys.stdin.readline():
+        at, kept, filler, said = line.rstrip("\\n").split("\\t")
+        pid = os.fork()
+        if not pid:
+            for number, path in ((0, os.devnull), (1, os.devnull), (2, said)):
+                os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+            run(int(at), kept, filler, argv)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+if sys.argv[1] == "serve":
+    serve(sys.argv[2], sys.argv[3:])
 else:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    run(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
 """
 
 
@@ -78,10 +102,39 @@ class Killing:
         """Run to the end, with a disk that is full from a point on: ``filler`` takes all that was free."""
         return self._run(point, filler=str(filler))
 
+    @contextmanager
+    def warm(self, folder: Path, *modules: str) -> Iterator[Killing]:
+        """The same, each run a fork of one process that has imported ``modules``: most of a short run is importing."""
+        argv = self._argv("serve", " ".join(modules))
+        with subprocess.Popen(argv, stdin=_PIPE, stdout=_PIPE, text=True, env=self._told()) as server:
+            yield _Warm(self.python, self.command, self.environment, server=server, said=folder / "said")
+            server.communicate()
+
     def _run(self, point: int, kept: str = "", filler: str = "") -> subprocess.CompletedProcess[str]:
-        argv = [*map(str, self.python), "-c", _WATCHER, str(point), kept, filler, *map(str, self.command)]
-        environment = (os.environ if self.environment is None else self.environment) | {"PYTHONWARNINGS": "ignore"}
-        return subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
+        argv = self._argv(str(point), kept, filler)
+        return subprocess.run(argv, check=False, capture_output=True, text=True, env=self._told())
+
+    def _argv(self, *how: str) -> list[str]:
+        return [*map(str, self.python), "-c", _WATCHER, *how, *map(str, self.command)]
+
+    def _told(self) -> dict[str, str]:
+        return (os.environ if self.environment is None else self.environment) | {"PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Warm(Killing):
+    """``said`` is where each run leaves its words."""
+
+    server: subprocess.Popen[str] = field(kw_only=True)
+    said: Path = field(kw_only=True)
+
+    def _run(self, point: int, kept: str = "", filler: str = "") -> subprocess.CompletedProcess[str]:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write("\t".join([str(point), kept, filler, str(self.said)]) + "\n")
+        self.server.stdin.flush()
+        code = int(self.server.stdout.readline())
+        return subprocess.CompletedProcess([], code, "", self.said.read_text())
 
 
 def spread(total: int, most: int) -> list[int]:

@@ -18,7 +18,7 @@ from bundler.offline import doctor, releases
 from bundler.progress import Collected
 from tests.conftest import bundle, tool
 from tests.routes.conftest import Small, live
-from tests.routes.killing import Killing, spread
+from tests.routes.killing import INSTALLER, Killing, spread
 from tests.routes.trees import tree
 
 Build = Callable[..., Small]
@@ -59,22 +59,34 @@ def works(prefix: Path) -> None:
 def survives(stage: Stage, most: int, allowed: set[str]) -> None:
     """Kill at so many points; after each the live release is one of those allowed and works, and again ends right."""
     stage.keep()
-    total = stage.killing.count(stage.kept.parent)
-    whole = tree(stage.prefix)
-    for point in spread(total, most):
-        stage.restore()
-        killed = stage.killing.at(point)
-        assert killed or point > total - 3, f"point {point} of {total} was not reached"
-        assert live(stage.prefix) in allowed, f"point {point} of {total}"
-        works(stage.prefix)
-        assert not stage.killing.at(0), f"point {point} of {total}"
-        assert tree(stage.prefix) == whole, f"point {point} of {total}"
+    with stage.killing.warm(stage.kept.parent, *INSTALLER) as killing:
+        total = killing.count(stage.kept.parent)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            stage.restore()
+            killed = killing.at(point)
+            assert killed or point > total - 3, f"point {point} of {total} was not reached"
+            assert live(stage.prefix) in allowed, f"point {point} of {total}"
+            works(stage.prefix)
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
 def staged(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
     prefix = tmp_path / "opt"
     command = (installer, *arguments, "--prefix", prefix, "--quiet")
     return Stage(prefix, tmp_path / "kept", Killing((tool("python3.11"), "-I", "-S"), command))
+
+
+def damage(prefix: Path) -> set[str]:
+    """Damage a model, a package and the payload of the live release; the names of what is wrong then."""
+    sound = tree(prefix)
+    current = prefix / "current"
+    damaged = [next((prefix / "models").iterdir()) / "weights.bin"]
+    damaged += [next(current.glob("venv/lib/*/site-packages/beta/__init__.py")), current / "payload" / "netcut.py"]
+    for path in damaged:
+        path.write_bytes(b"rotten")
+    return {name for name, content in tree(prefix).items() if sound.get(name) != content}
 
 
 MOST = [SAMPLE, pytest.param(ALL, marks=pytest.mark.long)]
@@ -94,15 +106,39 @@ def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, t
 @pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
-    total = stage.killing.count(tmp_path)
-    whole = tree(stage.prefix)
-    for point in spread(total, most):
-        shutil.rmtree(stage.prefix)
-        stage.killing.at(point)
-        if (stage.prefix / "current").is_symlink():
-            works(stage.prefix)
-        assert not stage.killing.at(0), f"point {point} of {total}"
-        assert tree(stage.prefix) == whole, f"point {point} of {total}"
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            shutil.rmtree(stage.prefix)
+            killing.at(point)
+            if (stage.prefix / "current").is_symlink():
+                works(stage.prefix)
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_finishing_what_stands_ahead_killed_at_any_moment(
+    build: Build, far: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
+    """The environment and a model were placed ahead; what a killed run leaves beside them stops no next one."""
+    bundle = build("1", FIRST).path
+    stage = staged(installer, tmp_path, "install", bundle)
+    for part in ("environment", "model:m"):
+        assert far("install", bundle, "--prefix", stage.prefix, "--only", part).returncode == 0
+    stage.keep()
+    left = set()
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            stage.restore()
+            killing.at(point)
+            left |= {path.name for path in stage.prefix.glob("releases/*/.*")}
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+    assert {".work", ".parts"} <= left or most == 2
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
@@ -111,22 +147,18 @@ def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, t
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
     assert far(*stage.killing.command[1:]).returncode == 0
     sound = tree(stage.prefix)
-    current = stage.prefix / "current"
-    damaged = [next((stage.prefix / "models").iterdir()) / "weights.bin"]
-    damaged += [next(current.glob("venv/lib/*/site-packages/beta/__init__.py")), current / "payload" / "netcut.py"]
-    for path in damaged:
-        path.write_bytes(b"rotten")
-    wrong = {name for name, content in tree(stage.prefix).items() if sound.get(name) != content}
+    wrong = damage(stage.prefix)
     stage.keep()
-    total = stage.killing.count(tmp_path)
-    assert tree(stage.prefix) == sound
-    for point in spread(total, most):
-        stage.restore()
-        stage.killing.at(point)
-        there = tree(stage.prefix)
-        assert {name for name, content in sound.items() if there.get(name) != content} <= wrong, f"point {point}"
-        assert not stage.killing.at(0), f"point {point} of {total}"
-        assert tree(stage.prefix) == sound, f"point {point} of {total}"
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        assert tree(stage.prefix) == sound
+        for point in spread(total, most):
+            stage.restore()
+            killing.at(point)
+            there = tree(stage.prefix)
+            assert {name for name, content in sound.items() if there.get(name) != content} <= wrong, f"point {point}"
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == sound, f"point {point} of {total}"
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(10, marks=pytest.mark.long)])
@@ -137,24 +169,29 @@ def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp
     survives(stage, most, {live(stage.prefix)})
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(30, marks=pytest.mark.long)])
-def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int) -> None:
-    """Nothing stands under the bundle's name unless it is whole, and the next build ends right."""
+@pytest.mark.parametrize("most", [2, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("fresh", [True, False], ids=["nothing is there", "an older bundle is there"])
+def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
+    """Nothing new stands under the bundle's name unless it is whole, and the next build ends right."""
     small = build("1", FIRST)
     out, shelf = tmp_path / "out.bundle.tar", tmp_path / "fresh shelf"
     command = ("-m", "bundler", "build", "--no-rehearse", small.manifest, "-o", out, "--quiet")
     killing = Killing((sys.executable,), command, small.environment | {"BUNDLE_CACHE": str(shelf)})
-    total = killing.count(tmp_path)
-    whole = hashing.digest_of_file(out)
-    assert whole == hashing.digest_of_file(small.path)
-    for point in spread(total, most):
-        shutil.rmtree(shelf)
-        out.unlink()
-        killing.at(point)
-        assert not out.exists() or hashing.digest_of_file(out) == whole, f"point {point} of {total}"
-        assert not killing.at(0), f"point {point} of {total}"
-        assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
-        assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
+    whole, older = hashing.digest_of_file(small.path), hashing.digest_of(b"older")
+    with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as warm:
+        total = warm.count(tmp_path)
+        for point in spread(total, most):
+            if fresh:
+                shutil.rmtree(shelf)
+                out.unlink()
+            else:
+                out.write_bytes(b"older")
+            warm.at(point)
+            found = hashing.digest_of_file(out) if out.exists() else None
+            assert found in (whole, None if fresh else (5, older)), f"point {point} of {total}"
+            assert not warm.at(0), f"point {point} of {total}"
+            assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
+            assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
     assert bundle("verify", out).returncode == 0
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tool
 from tests.routes.conftest import Small, live
-from tests.routes.killing import Killing, spread
-from tests.routes.test_crashes import FIRST, SECOND, works
+from tests.routes.killing import INSTALLER, spread
+from tests.routes.test_crashes import FIRST, SECOND, Stage, staged, works
 from tests.routes.trees import tree
 
 Build = Callable[..., Small]
@@ -32,33 +31,33 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(15, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [2, pytest.param(40, marks=pytest.mark.long)])
 def test_the_disk_fills_while_installing(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     with small_disk(tmp_path / "disk", "size=400m") as disk:
-        prefix, filler = disk / "opt", disk / "filler"
-        killing = Killing((tool("python3.11"), "-I", "-S"), (installer, "install", second, "--prefix", prefix))
-        back = [("rollback", "--prefix", prefix), ("prune", "--keep", "1", "--prefix", prefix)]
-        assert far("install", first, "--prefix", prefix).returncode == 0
-        total = killing.count(tmp_path)
-        whole = tree(prefix)
-        assert [far(*verb).returncode for verb in back] == [0, 0]
-        before = tree(prefix)
-        for point in spread(total, most):
-            done = killing.on_a_full_disk(point, filler)
-            assert done.returncode in (0, 9), f"point {point} of {total}: {done.stderr}"
-            assert "Traceback" not in done.stderr
-            works(prefix)
-            if done.returncode:
-                words = ("error: the disk is full: ", "error: the disk is too small: ", "No space left on device")
-                assert any(one in done.stderr for one in words), f"point {point} of {total}: {done.stderr}"
-                assert "what to do: free " in done.stderr, f"point {point} of {total}: {done.stderr}"
-                assert live(prefix).startswith("1-")
-                assert tree(prefix) == before, f"point {point} of {total}"
-            filler.unlink(missing_ok=True)
-            assert not killing.at(0), f"point {point} of {total}"
-            assert tree(prefix) == whole, f"point {point} of {total}"
-            assert [far(*verb).returncode for verb in back] == [0, 0]
+        told = staged(installer, disk, "install", second)
+        stage, filler = Stage(told.prefix, tmp_path / "kept", told.killing), disk / "filler"
+        assert far("install", first, "--prefix", stage.prefix).returncode == 0
+        stage.keep()
+        before = tree(stage.prefix)
+        with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+            total = killing.count(tmp_path)
+            whole = tree(stage.prefix)
+            for point in spread(total, most):
+                stage.restore()
+                done = killing.on_a_full_disk(point, filler)
+                assert done.returncode in (0, 9), f"point {point} of {total}: {done.stderr}"
+                assert "Traceback" not in done.stderr
+                works(stage.prefix)
+                if done.returncode:
+                    words = ("error: the disk is full: ", "error: the disk is too small: ", "No space left on device")
+                    assert any(one in done.stderr for one in words), f"point {point} of {total}: {done.stderr}"
+                    assert "what to do: free " in done.stderr, f"point {point} of {total}: {done.stderr}"
+                    assert live(stage.prefix).startswith("1-")
+                    assert tree(stage.prefix) == before, f"point {point} of {total}"
+                filler.unlink(missing_ok=True)
+                assert not killing.at(0), f"point {point} of {total}"
+                assert tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
 def test_a_disk_without_a_place_for_another_name(build: Build, far: Far, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def everything(prefix: Path) -> set[str]:
     return {path.relative_to(prefix).as_posix() for path in prefix.rglob("*")}
 
 
-def test_a_model_s_part_is_its_folder_and_nothing_else_with_one_time(small: Small, far: Far, tmp_path: Path) -> None:
+def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: Small, far: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     done = far("install", small.path, "--prefix", prefix, "--only", "model:m", "--json", umask=0o077)
     assert done.returncode == 0, done.stderr
@@ -46,9 +46,10 @@ def test_a_model_s_part_is_its_folder_and_nothing_else_with_one_time(small: Smal
     assert everything(prefix) - {".lock"} == {
         "models",
         f"models/{home.name}",
+        f"models/.{home.name}.made",
         *(f"models/{home.name}/{name}" for name in ("weights.bin", "sub", "sub/same.bin")),
     }
-    found = {(path.stat().st_mtime, path.stat().st_mode & 0o777) for path in [home, *home.rglob("*")]}
+    found = {(path.stat().st_mtime, path.stat().st_mode & 0o777) for path in prefix.glob("models/**/*")}
     assert found == {(lock.EPOCH, 0o755), (lock.EPOCH, 0o644)}
 
 
@@ -58,14 +59,15 @@ def test_parts_are_taken_over_by_the_install_that_finishes(small: Small, far: Fa
         done = far("install", small.path, "--prefix", prefix, "--only", part)
         assert done.returncode == 0, done.stderr
         assert not (prefix / "current").exists()
-    (release,) = (prefix / "releases").iterdir()
-    kept = (release / "venv" / "pyvenv.cfg", release / "app" / "main.py", *(prefix / "models").iterdir())
+    (release,) = (prefix / "releases").glob("[!.]*")
+    kept = (release / "venv" / "pyvenv.cfg", release / "app" / "main.py", *(prefix / "models").glob("[!.]*"))
     before = {path: path.stat().st_ino for path in kept}
     done = far("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_ino for path in before} == before
     assert live(prefix) == release.name
     assert not (release / ".parts").exists()
+    assert [*prefix.glob("*/.*.made")] == []
     assert (prefix / "current" / "app" / "main.py").read_bytes() == b"print(1)"
     assert (prefix / "current" / "bundle.pyz").is_file()
     assert (
@@ -89,7 +91,7 @@ def test_what_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_pa
 def test_an_environment_of_another_bundle_is_not_taken_over(small: Small, far: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
-    (release,) = (prefix / "releases").iterdir()
+    (release,) = (prefix / "releases").glob("[!.]*")
     (release / ".parts").write_text(f"{'0' * 64}\nenvironment")
     (release / "venv" / "stranger").touch()
     assert far("install", small.path, "--prefix", prefix).returncode == 0
@@ -108,7 +110,7 @@ def test_an_application_that_was_placed_ahead_is_looked_at_again(small: Small, f
     prefix = tmp_path / "opt"
     for part in ("app", "environment"):  # in any order
         assert far("install", small.path, "--prefix", prefix, "--only", part).returncode == 0
-    (release,) = (prefix / "releases").iterdir()
+    (release,) = (prefix / "releases").glob("[!.]*")
     (release / "app" / "main.py").write_bytes(b"print(2)")
     untouched = (release / "app" / "weights.bin").stat().st_ino
     assert far("install", small.path, "--prefix", prefix).returncode == 0
@@ -140,3 +142,14 @@ def test_an_environment_that_fails_leaves_nothing(small: Small, far: Far, tmp_pa
     done = far("install", damaged, "--prefix", prefix, "--only", "environment")
     assert (done.returncode, "damaged" in done.stderr) == (6, True), done.stderr
     assert not [name for name in everything(prefix) if name.startswith("releases/")]
+
+
+def test_a_model_that_fails_leaves_nothing(small: Small, far: Far, tmp_path: Path) -> None:
+    data = small.path.read_bytes()
+    at = data.index(b"w" * 5000)
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    prefix = tmp_path / "opt"
+    done = far("install", damaged, "--prefix", prefix, "--only", "model:m")
+    assert (done.returncode, "same.bin" in done.stderr) == (6, True), done.stderr
+    assert list((prefix / "models").iterdir()) == []

@@ -15,7 +15,7 @@ from bundler.bundle import archive
 from tests import faultydisk
 from tests.routes.conftest import Small, live
 from tests.routes.killing import spread
-from tests.routes.test_crashes import FIRST, SECOND, works
+from tests.routes.test_crashes import FIRST, SECOND, damage, works
 from tests.routes.trees import tree
 
 Build = Callable[..., Small]
@@ -64,6 +64,37 @@ def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path,
             assert done.returncode == 0, f"cut before write {point} of {len(told)}: {done.stderr}"
             assert tree(prefix) == whole, f"cut before write {point} of {len(told)}"
     assert seen == releases or most < LAST, "cuts before and after the switch"
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(15, marks=pytest.mark.long)])
+def test_the_power_goes_while_mending(build: Build, far: Far, tmp_path: Path, most: int) -> None:
+    """What was sound before stays sound, and what was not is as it was or good."""
+    small = build("1", FIRST)
+    base, disk, log, mount = (tmp_path / name for name in ("base.img", "disk.img", "log", "mnt"))
+    faultydisk.make("ext4", base, SIZE)
+    prefix = mount / "opt"
+    with faultydisk.mounted(base, mount):
+        assert far("install", small.path, "--prefix", prefix).returncode == 0
+        sound = tree(prefix)
+        wrong = damage(prefix)
+        damaged = tree(prefix)
+    shutil.copyfile(base, disk)
+    with faultydisk.served(disk, log, tmp_path / "served") as served, faultydisk.mounted(served, mount):
+        done = far("install", small.path, "--prefix", prefix)
+        assert done.returncode == 0, done.stderr
+        assert tree(prefix) == sound
+        told = faultydisk.entries(log)
+    chance = random.Random("mending")
+    for point in spread(len(told), most) + (list(range(len(told) - LAST, len(told))) if most > LAST else []):
+        faultydisk.cut(base, log, told, point, chance, disk)
+        with faultydisk.mounted(disk, mount):
+            there = tree(prefix)
+            for name, content in sound.items():
+                allowed = {content, damaged[name]} if name in wrong else {content}
+                assert there.get(name) in allowed, f"{name}, cut before write {point} of {len(told)}"
+            done = far("install", small.path, "--prefix", prefix)
+            assert done.returncode == 0, f"cut before write {point} of {len(told)}: {done.stderr}"
+            assert tree(prefix) == sound, f"cut before write {point} of {len(told)}"
 
 
 def test_what_is_live_was_flushed_before_install_said_so(build: Build, far: Far, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bundler.offline import releases
+from tests.offline.test_releases import THEIRS
 from tests.routes.conftest import Small, live, told
 
 Build = Callable[..., Small]
@@ -34,6 +35,21 @@ def test_remove_and_prune(build: Build, far: Far, tmp_path: Path) -> None:
     assert far("prune", "--prefix", prefix, "--keep", "0").returncode == 2
     assert live(prefix) == third
     assert far("smoke", "--prefix", prefix).returncode == 0
+
+
+def test_what_somebody_else_keeps_there_stays(build: Build, far: Far, tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    theirs = [prefix / name / "kept" for name in THEIRS]
+    for path in theirs:
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    for version in ("1", "2"):
+        assert far("install", build(version).path, "--prefix", prefix).returncode == 0
+    assert far("prune", "--prefix", prefix, "--keep", "1").stdout.startswith("removed: 1-")
+    assert all(path.read_text() == "x" for path in theirs)
+    said = far("doctor", "--prefix", prefix).stdout
+    assert all(f"{path.parent.name} was not made by this program" in said for path in theirs)
+    assert "belongs to no release" not in said
 
 
 def test_a_damaged_receipt_of_another_release_does_not_stop_the_rest(build: Build, far: Far, tmp_path: Path) -> None:

@@ -444,12 +444,15 @@ def test_neither_another_bundle_nor_a_lost_release_makes_room_for_an_older_one(
     assert (done.returncode, "the memory of what was taken here is damaged" in done.stderr) == (7, True), done.stderr
 
 
-def test_a_damaged_receipt_does_not_let_an_older_bundle_pass(
-    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run
+@pytest.mark.parametrize("receipt", [b"{", None], ids=["damaged", "gone"])
+def test_a_receipt_that_does_not_say_lets_no_older_bundle_pass(
+    installed: Packed, builder: Pair, pack: Callable[..., Packed], prefix: Path, here: Run, receipt: bytes | None
 ) -> None:
     assert here("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
     (prefix / "sequences.json").unlink()  # as an older version of this program leaves a prefix
-    (prefix / "current" / "receipt.json").write_bytes(b"{")
+    (prefix / "current" / "receipt.json").unlink()
+    if receipt is not None:
+        (prefix / "current" / "receipt.json").write_bytes(receipt)
     done = here("install", installed.path, "--prefix", prefix)
     assert (done.returncode, "sequence 1 is older than 5" in done.stderr) == (7, True), done.stderr
 
