@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.offline import releases
+from bundler.offline import marks, releases
 from tests.conftest import as_nobody, open_to_all, python_of_anyone
 from tests.routes.conftest import MANIFEST, Small
 from tests.routes.trees import tree
@@ -153,6 +153,7 @@ def test_a_lost_receipt_and_a_lock_that_is_another_s(small: Small, far: Far, pre
 @pytest.mark.usefixtures("small")
 def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
     (prefix / "releases" / "2-bbbbbbbb" / ".work").mkdir(parents=True)
+    marks.put(prefix / "models" / f"m-{'2' * 12}")
     (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
     (prefix / "models" / "somebody-s own").mkdir()
     (packages_of(prefix) / "evil.pth").write_text("import nothing\n")
