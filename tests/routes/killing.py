@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
 """Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
@@ -135,6 +138,12 @@ class _Warm(Killing):
         self.server.stdin.flush()
         code = int(self.server.stdout.readline())
         return subprocess.CompletedProcess([], code, "", self.said.read_text())
+
+
+def points(few: int, more: int, most: int) -> list[Any]:
+    """How many points are tried: in every run of the tests, in the proofs of CI, and where there is time for all."""
+    exhaustive = (pytest.mark.long, pytest.mark.exhaustive)
+    return [few, pytest.param(more, marks=pytest.mark.long), pytest.param(most, marks=exhaustive)]
 
 
 def spread(total: int, most: int) -> list[int]:

@@ -18,7 +18,7 @@ from bundler.offline import doctor, releases
 from bundler.progress import Collected
 from tests.conftest import bundle, tool
 from tests.routes.conftest import Small, live
-from tests.routes.killing import INSTALLER, Killing, spread
+from tests.routes.killing import INSTALLER, Killing, points, spread
 from tests.routes.trees import tree
 
 Build = Callable[..., Small]
@@ -26,9 +26,6 @@ Far = Callable[..., subprocess.CompletedProcess[str]]
 
 FIRST = {"config.json": b"{}", "weights.bin": b"w" * 100_000, "sub/one.bin": b"1" * 5000}
 SECOND = {"config.json": b"{}", "weights.bin": b"v" * 100_000, "sub/two.bin": b"2" * 5000, "sub/one.bin": b"1" * 5000}
-
-SAMPLE, ALL = 5, 200
-"""Points in every run of the tests, and in the proof that takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +86,7 @@ def damage(prefix: Path) -> set[str]:
     return {name for name, content in tree(prefix).items() if sound.get(name) != content}
 
 
-MOST = [SAMPLE, pytest.param(ALL, marks=pytest.mark.long)]
-
-
-@pytest.mark.parametrize("most", MOST)
+@pytest.mark.parametrize("most", points(4, 25, 200))
 def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     stage = staged(installer, tmp_path, "install", second)
@@ -103,7 +97,7 @@ def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, t
     survives(stage, most, {old, new})
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 6, 20))
 def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
     with stage.killing.warm(tmp_path, *INSTALLER) as killing:
@@ -118,7 +112,7 @@ def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp
             assert tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 6, 20))
 def test_finishing_what_stands_ahead_killed_at_any_moment(
     build: Build, far: Far, installer: Path, tmp_path: Path, most: int
 ) -> None:
@@ -141,7 +135,7 @@ def test_finishing_what_stands_ahead_killed_at_any_moment(
     assert {".work", ".parts"} <= left or most == 2
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 6, 20))
 def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     """What was sound before stays sound: the live release is never worse than it was."""
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
@@ -161,7 +155,7 @@ def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, t
             assert tree(stage.prefix) == sound, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 5, 10))
 def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     stage = staged(installer, tmp_path, "prune", "--keep", "1")
     for version, files in (("1", FIRST), ("2", SECOND)):
@@ -169,10 +163,8 @@ def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp
     survives(stage, most, {live(stage.prefix)})
 
 
-@pytest.mark.parametrize(
-    ("fresh", "most"),
-    [(True, 2), (False, 2), *(pytest.param(*one, marks=pytest.mark.long) for one in ((True, 100), (False, 40)))],
-)
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("most", points(2, 10, 100))
 def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
     """Under the bundle's name stands what stood there or the whole bundle, and the next build ends right."""
     small = build("1", FIRST)

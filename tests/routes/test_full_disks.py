@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.routes.conftest import Small, live
-from tests.routes.killing import INSTALLER, spread
+from tests.routes.killing import INSTALLER, points, spread
 from tests.routes.test_crashes import FIRST, SECOND, Stage, staged, works
 from tests.routes.trees import tree
 
@@ -31,7 +31,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 8, 40))
 def test_the_disk_fills_while_installing(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     with small_disk(tmp_path / "disk", "size=400m") as disk:

@@ -14,7 +14,7 @@ import pytest
 from bundler.bundle import archive
 from tests import faultydisk
 from tests.routes.conftest import Small, live
-from tests.routes.killing import spread
+from tests.routes.killing import points, spread
 from tests.routes.test_crashes import FIRST, SECOND, damage, works
 from tests.routes.trees import tree
 
@@ -28,10 +28,8 @@ LAST = 8
 """Writes at the end of the log that are cut at one by one: the receipt, the switch."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "most"),
-    [("ext4", 2), pytest.param("ext4", 15, marks=pytest.mark.long), pytest.param("xfs", 15, marks=pytest.mark.long)],
-)
+@pytest.mark.parametrize("kind", ["ext4", pytest.param("xfs", marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 4, 15))
 def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path, kind: str, most: int) -> None:
     bundles = {version: build(version, files).path for version, files in (("1", FIRST), ("2", SECOND))}
     releases = set()
@@ -66,7 +64,7 @@ def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path,
     assert seen == releases or most < LAST, "cuts before and after the switch"
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(15, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", points(2, 4, 15))
 def test_the_power_goes_while_mending(build: Build, far: Far, tmp_path: Path, most: int) -> None:
     """What was sound before stays sound, and what was not is as it was or good."""
     small = build("1", FIRST)
