@@ -29,6 +29,8 @@ from bundler.progress import Collected
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
 SHARING = ("tests/images/", "tests/payload/")
+WITH_DEMO = "@tests/payload"
+"""How the ids of tests end that go with those of payload, for the sake of the demo bundle, which takes a minute."""
 LONG_ONES = {f"tests/routes/test_{name}.py" for name in ("crashes", "full_disks", "power_cuts", "worn_media")}
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
@@ -38,6 +40,8 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
+        if nodeid.endswith(WITH_DEMO):
+            return WITH_DEMO[1:]
         if path.startswith(SHARING):
             return str(Path(path).parent)
         return nodeid if path in LONG_ONES else path
@@ -45,6 +49,20 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
     return Together(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The scheduler sees nothing of a test but its id; xdist marks its own groups there as well."""
+    for item in items if hasattr(config, "workerinput") else ():
+        if "demo" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("long"):
+            item._nodeid += WITH_DEMO  # type: ignore[attr-defined]
+
+
+def pytest_configure() -> None:
+    """What tests start must hear Ctrl-C, also where they run in the background, and keep to one core each."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def kind_of(path: str) -> entries.Kind:

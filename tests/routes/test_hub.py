@@ -291,7 +291,7 @@ def test_what_a_model_reaches_for_travels_and_is_shown_as_a_tree(
         code = hub.repository("org/code", {"modeling.py": b"import torch\n", "notes.txt": b""}).refs["main"]
         done = bundle("lock", manifest, "-o", locked, env=told)
         assert done.returncode == 0, done.stderr
-        assert "adds org/base as base (1 files, 51 bytes): m: adapter_config.json" in done.stderr
+        assert "adds org/base as base (1 file, 51 bytes): m: adapter_config.json" in done.stderr
         hub.repositories["org/code"].commit({"modeling.py": b"moved"})
         for name in ("first", "second"):  # the second with an empty shelf
             path = tmp_path / f"{name}.bundle.tar"
