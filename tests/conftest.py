@@ -29,8 +29,13 @@ from bundler.progress import Collected
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
 SHARING = ("tests/images/", "tests/payload/")
-WITH_DEMO = "@tests/payload"
-"""How the ids of tests end that go with those of payload, for the sake of the demo bundle, which takes a minute."""
+WITH_DEMO = (
+    *(f"tests/{path}.py" for path in ("offline/test_missing", "online/test_convert", "routes/test_demo")),
+    "tests/bundle/test_wheelcheck.py::test_no_real_wheel_is_refused",
+    "tests/offline/test_guard.py::test_the_hub_s_client_fails_at_once_and_is_seen_offline_too",
+    "tests/routes/test_install.py::test_installing_again_without_a_proof_keeps_the_one_there_is",
+)
+"""Those that go with payload's, for the sake of the demo bundle, which takes a minute to build and install."""
 LONG_ONES = {f"tests/routes/test_{name}.py" for name in ("crashes", "full_disks", "power_cuts", "worn_media")}
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
@@ -40,8 +45,8 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        if nodeid.endswith(WITH_DEMO):
-            return WITH_DEMO[1:]
+        if nodeid.startswith(WITH_DEMO):
+            return "tests/payload"
         if path.startswith(SHARING):
             return str(Path(path).parent)
         return nodeid if path in LONG_ONES else path
@@ -49,13 +54,6 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
     return Together(config, log)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The scheduler sees nothing of a test but its id; xdist marks its own groups there as well."""
-    for item in items if hasattr(config, "workerinput") else ():
-        if "demo" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("long"):
-            item._nodeid += WITH_DEMO  # type: ignore[attr-defined]
 
 
 def pytest_configure() -> None:
