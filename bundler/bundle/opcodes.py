@@ -27,6 +27,8 @@ from bundler.bundle.unpickler import (
     TooLargeError,
 )
 
+MOST_STEPS = 50_000_000
+"""More of a file are not followed: it would take minutes, and hours for a file that is made to."""
 LONGEST_TEXT = 512
 """Bytes of a string that are kept; no name that is imported is longer."""
 _LONGEST_NUMBER = 1000
@@ -41,24 +43,28 @@ _SPACE = b" \t\n\r\v\f"
 class Read:
     """What an unpickler would import, and whether it would come to the pickle's end.
 
-    ``extended`` and ``ran`` are what Machine says of them.
+    ``extended`` and ``ran`` are what Machine says of them; ``steps`` is how many were followed.
     """
 
     imports: frozenset[Import]
     ended: bool
     extended: bool = False
     ran: bool = False
+    steps: int = 0
 
 
-def read(source: IO[bytes] | Readable) -> Read:
-    """What the pickle at the source's position imports; the source then stands behind it.
+def read(source: IO[bytes] | Readable, most: int = MOST_STEPS) -> Read:
+    """What the pickle at the source's position imports; the source then stands behind it. ``most``: steps followed.
 
     Raises TooLargeError, and OSError where the source can't be read.
     """
     machine = Machine(source)
-    code = b""
+    code, steps = b"", 1
     try:
         while (code := machine.exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
+            steps += 1
+            if steps > most:
+                raise TooLargeError("goes on for more steps than are followed")
             step(machine)
             machine.keep_to_frame()
             if not machine.fits():
@@ -68,15 +74,15 @@ def read(source: IO[bytes] | Readable) -> Read:
     except Fails:
         code = b""
     ended = code == b"." and bool(machine.stack)
-    return Read(frozenset(machine.imports), ended=ended, extended=machine.extended, ran=machine.ran)
+    return Read(frozenset(machine.imports), ended=ended, extended=machine.extended, ran=machine.ran, steps=steps)
 
 
 def read_all(source: IO[bytes] | Readable) -> Iterator[Read]:
     """The pickle at the source's position and those behind it, until one does not come to its end."""
-    ended = True
+    ended, left = True, MOST_STEPS
     while ended:
-        found = read(source)
-        ended = found.ended
+        found = read(source, left)
+        ended, left = found.ended, left - found.steps
         yield found
 
 

@@ -214,20 +214,34 @@ def _leads_elsewhere(one: Global) -> bool:
     return any(part in OWN or part.startswith("_") or part.islower() for part in way)
 
 
+_ENOUGH = 64 << 10
+"""Bytes that the scanner is given of a file in which CPython's reading finds no pickle: it reads on through data that
+means nothing, for hours where a file is large."""
+
+
 class _Bounded(io.BufferedReader):
-    """A file that is asked for no more than it has: a pickle may state any length, and memory is set aside for it."""
+    """A file that is asked for no more than its first ``most`` bytes, and no more than it has: a pickle may state any
+    length, and memory is set aside for it."""
+
+    def __init__(self, content: Path, most: int | None) -> None:
+        super().__init__(io.FileIO(content))
+        size = os.fstat(self.fileno()).st_size
+        self._end = size if most is None else min(size, most)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:
-            return super().read(size)
-        return super().read(min(size, max(0, os.fstat(self.fileno()).st_size - self.tell())))
+        left = max(0, self._end - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._end - self.tell())
+        return super().readline(left if size is None or size < 0 else min(size, left))
 
 
 def _result(path: str, content: Path, *, surely: bool) -> list[Global]:
     """What the scanner finds by its own reading; raises UnsafeError where it fails at what surely is a pickle."""
     ending = PurePosixPath(path).suffix.lower()
     try:
-        with _Bounded(io.FileIO(content)) as opened:
+        with _Bounded(content, None if surely else _ENOUGH) as opened:
             result: ScanResult = scanner.scan_bytes(opened, path, ending)
     except ImportError:
         return []  # it reads arrays by NumPy, which is not here; they were read already

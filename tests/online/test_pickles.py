@@ -366,6 +366,30 @@ def test_values_below_marks_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
 
 
+def test_a_file_that_goes_on_and_on_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one pickle or in many: somebody waits for this."""
+    monkeypatch.setattr(opcodes, "MOST_STEPS", 1000)
+    for data in (b"N0" * 2000 + b"N.", b"N." * 2000):
+        with pytest.raises(unpickler.TooLargeError, match="more steps than are followed"):
+            list(opcodes.read_all(io.BytesIO(data)))
+
+
+def test_data_that_is_no_pickle_does_not_keep_the_scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is an opcode that fails; the scanner alone would go on, at some microseconds for each."""
+    asked: list[int] = []
+    inner = pickles._Bounded.read
+
+    def heard(self: pickles._Bounded, size: int = -1) -> bytes:
+        asked.append(size)
+        return inner(self, size)
+
+    monkeypatch.setattr(pickles._Bounded, "read", heard)
+    content = tmp_path / "b.bin"
+    content.write_bytes(b"b" * (3 << 20))
+    assert pickles.scan("m", [("b.bin", content)], Collected()) == ()
+    assert 0 < len(asked) < 1 << 20
+
+
 @given(st.binary(max_size=300))
 def test_data_that_is_no_pickle_is_read_to_no_harm(data: bytes) -> None:
     recording = Recording(data)
