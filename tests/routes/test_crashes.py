@@ -86,7 +86,7 @@ def damage(prefix: Path) -> set[str]:
     return {name for name, content in tree(prefix).items() if sound.get(name) != content}
 
 
-@pytest.mark.parametrize("most", points(4, 25, 200))
+@pytest.mark.parametrize("most", points(4, 12, 200))
 def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     stage = staged(installer, tmp_path, "install", second)
@@ -97,7 +97,7 @@ def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, t
     survives(stage, most, {old, new})
 
 
-@pytest.mark.parametrize("most", points(2, 6, 20))
+@pytest.mark.parametrize("most", points(2, 5, 20))
 def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
     with stage.killing.warm(tmp_path, *INSTALLER) as killing:
@@ -112,7 +112,7 @@ def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp
             assert tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", points(2, 6, 20))
+@pytest.mark.parametrize("most", points(2, 5, 20))
 def test_finishing_what_stands_ahead_killed_at_any_moment(
     build: Build, far: Far, installer: Path, tmp_path: Path, most: int
 ) -> None:
@@ -135,7 +135,7 @@ def test_finishing_what_stands_ahead_killed_at_any_moment(
     assert {".work", ".parts"} <= left or most == 2
 
 
-@pytest.mark.parametrize("most", points(2, 6, 20))
+@pytest.mark.parametrize("most", points(2, 5, 20))
 def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     """What was sound before stays sound: the live release is never worse than it was."""
     stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
@@ -164,7 +164,7 @@ def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-@pytest.mark.parametrize("most", points(2, 10, 100))
+@pytest.mark.parametrize("most", points(2, 6, 100))
 def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
     """Under the bundle's name stands what stood there or the whole bundle, and the next build ends right."""
     small = build("1", FIRST)

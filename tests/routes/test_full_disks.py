@@ -31,7 +31,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("most", points(2, 8, 40))
+@pytest.mark.parametrize("most", points(2, 6, 40))
 def test_the_disk_fills_while_installing(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     with small_disk(tmp_path / "disk", "size=400m") as disk:
