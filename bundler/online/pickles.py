@@ -79,6 +79,10 @@ _READS_ON = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
 """What joblib puts into its pickles for arrays, wherever a library keeps a copy of it: loading it reads what follows, or
 another file, as a pickle of its own."""
 
+_ENOUGH = 64 << 10
+"""Bytes that the scanner is given of a file in which CPython's reading finds no pickle: it reads on through data that
+means nothing, for hours where a file is large."""
+
 logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)  # what it finds is said by us
 
 
@@ -212,11 +216,6 @@ def _leads_elsewhere(one: Global) -> bool:
     """Whether a name leads from its module to what another keeps: torch has an attribute ``os`` as well."""
     *way, _ = one.name.split(".")
     return any(part in OWN or part.startswith("_") or part.islower() for part in way)
-
-
-_ENOUGH = 64 << 10
-"""Bytes that the scanner is given of a file in which CPython's reading finds no pickle: it reads on through data that
-means nothing, for hours where a file is large."""
 
 
 class _Bounded(io.BufferedReader):

@@ -53,7 +53,7 @@ def each(
             threads.append(thread)
         for future in as_completed(futures):
             future.result()
-    except BaseException:
+    except BaseException:  # Ctrl-C too calls the others off; it is raised again
         stop.set()
         call_off()
         until = time.monotonic() + _GRACE
