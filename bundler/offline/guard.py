@@ -73,12 +73,8 @@ def state(release: Release, locked: Lock) -> Guard:
     said = process.run([release.python, "-I", "-c", _ASK], environment=plain).stdout
     ran, wanted, here = json.loads(said.strip().splitlines()[-1])
     hub = str(release.live / "hub")
-    older = {name: plain[name] for name in _older_caches(locked) if plain.get(name, hub) != hub}
-    return Guard(
-        ran=ran,
-        overridden={name: (here[name], wanted[name]) for name in wanted}
-        | {name: (value, hub) for name, value in older.items()},
-    )
+    older = {name: (plain[name], hub) for name in _older_caches(locked) if plain.get(name, hub) != hub}
+    return Guard(ran=ran, overridden={name: (here[name], wanted[name]) for name in wanted} | older)
 
 
 def _older_caches(locked: Lock) -> tuple[str, ...]:
