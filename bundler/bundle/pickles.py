@@ -23,11 +23,10 @@ _ARRAYS = (".npy", ".npz")
 """Names that NumPy takes for pickles where it finds no array, if it is asked to."""
 
 HEAD = 512
-"""How many of a file's first bytes `begins_like_one` asks for."""
+"""How many of a file's first bytes are looked at to tell what it is."""
 
 _PROTOCOLS = tuple(bytes((0x80, version)) for version in range(6))
 _ZIP, _ARRAY = b"PK\x03\x04", b"\x93NUMPY"
-_MEMBER = b"data.pkl"
 _OF_TORCH_S_TAR = ("pickle", "storages", "tensors")
 """What torch unpickles of a tar of its own, each by itself."""
 _LARGEST_ODD_ZIP = 64 << 20
@@ -72,14 +71,11 @@ def taken_for_one(path: str) -> bool:
 
 
 def begins_like_one(head: bytes) -> bool:
-    """Whether a file with these first bytes is a pickle, or what torch.save writes.
+    """Whether a file with these first bytes states a pickle's protocol, as pickles do from protocol 2 on (PEP 307).
 
-    From protocol 2 on a pickle starts with its protocol (PEP 307); torch.save writes a zip archive whose first member
-    is ``…/data.pkl``. Older pickles, and newer ones that leave their protocol out, are told by what they do.
+    Older ones, and newer ones that leave their protocol out, are told by what they do.
     """
-    if head.startswith(_PROTOCOLS):
-        return head[2:3] != b"\0"  # no opcode: such bytes start a length
-    return head.startswith(_ZIP) and _MEMBER in head[:HEAD]
+    return head.startswith(_PROTOCOLS) and head[2:3] != b"\0"  # no opcode: such bytes start a length
 
 
 def places(path: Path, *, named: bool = False) -> tuple[Place, ...]:
@@ -101,7 +97,7 @@ def places(path: Path, *, named: bool = False) -> tuple[Place, ...]:
             return (*found, *([] if at is None else [("", at)]))
         if _is_tar(head):
             _refuse_torch_s_tar(path)
-        begins = head.startswith(_PROTOCOLS) and begins_like_one(head) and not _is_safetensors(opened)
+        begins = begins_like_one(head) and not _is_safetensors(opened)
         opened.seek(0)
         if begins or _runs_as_one(opened, named=named):
             found.append(("", 0))
