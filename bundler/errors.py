@@ -19,6 +19,11 @@ class BundleError(Exception):
         self.where = where
         self.hint = hint
 
+    def in_context(self, context: str) -> BundleError:
+        """Put ``context``, what was being done, before the message; all else that the error holds stays."""
+        self.args = (f"{context}: {self}", *self.args[1:])
+        return self
+
     @property
     def detail(self) -> Mapping[str, object]:
         """What a program may want to know besides, as ``--json`` shows it."""

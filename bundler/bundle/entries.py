@@ -75,7 +75,7 @@ class Artifact:
         home = FOLDERS[self.kind]
         if not (self.path == home or (home.endswith("/") and self.path.startswith(home) and self.path != home)):
             raise Invalid(f"{self.path!r} is not where a {self.kind} stands ({home})", "path")
-        if not 0 <= self.size < 1 << 60:
+        if not 0 <= self.size < 1 << 53:
             raise Invalid("must be a number of bytes", "size")
         if not _DIGEST.fullmatch(self.sha256):
             raise Invalid("must be 64 lower-case hexadecimal digits", "sha256")

@@ -19,6 +19,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 T = TypeVar("T")
 Where = tuple["str | int", ...]
 
+LARGEST_INTEGER = 2**53 - 1
+"""What a JSON number holds exactly in every language; RFC 8785 and I-JSON (RFC 7493) end there."""
+
 
 class Invalid(ValueError):
     """Raised by a checking constructor: what is wrong, and in which of its fields ("" for the whole)."""
@@ -120,6 +123,8 @@ def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> A
     # bool is an int to Python and never one to a person
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
         faults.append(Fault(where, f"must be {_NAMES[kind]}, not {_named(document)}"))
+    elif isinstance(document, int) and abs(document) > LARGEST_INTEGER:
+        faults.append(Fault(where, f"must be at most {LARGEST_INTEGER}"))
     return document
 
 

@@ -47,7 +47,7 @@ HEAD_MEMBERS = (LOCK, SIGNATURE, SUMS)
 LARGEST_LOCK = 32 << 20
 """Bytes that a reader takes in before it has checked anything."""
 MOST_ARTIFACTS = 100_000
-LARGEST_CONTENT = 1 << 60
+LARGEST_CONTENT = fields.LARGEST_INTEGER
 MOST_MODELS = 1_000
 LARGEST_HEAD = 256 << 20
 HEAD_UNIT = 64 << 10
@@ -217,7 +217,7 @@ class Lock:
 
     @cached_property
     def canonical(self) -> bytes:
-        """The bytes of ``bundle.json``: RFC 8785 without numbers other than integers, and one LF at the end."""
+        """The bytes of ``bundle.json``; see `canonical_json`."""
         return canonical_json(fields.encode(self))
 
     @cached_property
@@ -285,8 +285,27 @@ def requirements_text(python: Python, artifacts: Iterable[Artifact]) -> bytes:
 
 
 def canonical_json(document: object) -> bytes:
-    """A document of mappings, lists, strings, integers, booleans and None in its one form."""
-    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    """Write a document in the JSON Canonicalization Scheme (RFC 8785), with one LF at the end.
+
+    The document consists of mappings, lists, strings, booleans, None and integers of at most 2^53 - 1; RFC 8785
+    writes other numbers as floating point, which no document of this format holds. Raises UnicodeEncodeError for half
+    of a surrogate pair.
+    """
+    text = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    # Python sorts keys by code point and RFC 8785 by UTF-16 unit. They differ only beyond the Basic Multilingual Plane.
+    if not text.isascii() and max(text) > "\uffff":
+        text = json.dumps(_sort_keys(document), ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _sort_keys(document: object) -> object:
+    """The same document with the keys of every mapping in the order of RFC 8785."""
+    if isinstance(document, Mapping):
+        ordered = sorted(document.items(), key=lambda item: str(item[0]).encode("utf-16-be", "surrogatepass"))
+        return {key: _sort_keys(value) for key, value in ordered}
+    if isinstance(document, list | tuple):
+        return [_sort_keys(value) for value in document]
+    return document
 
 
 def read(data: bytes, where: str) -> Lock:

@@ -6,10 +6,7 @@ distribution format (packaging.python.org, "Binary distribution format", "Record
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
-import io
 import os
 import re
 from collections import Counter
@@ -25,6 +22,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, canonicaliz
 from bundler.bundle import hashing, paths, zipform
 from bundler.bundle.entries import Artifact
 from bundler.bundle.lock import Lock
+from bundler.bundle.record import read_record
 from bundler.bundle.zipform import Entry, Malformed
 from bundler.errors import UnsafeError
 from bundler.progress import Report
@@ -225,14 +223,13 @@ def _headers(wheel: Wheel, entry: Entry) -> Message:
 
 
 def _recorded(found: _Read, names: dict[str, Entry], stem: str) -> dict[str, str]:
-    """RECORD as digests by file, ``ALGORITHM=BASE64``; files without one are left out."""
+    """Each file's digest as ``ALGORITHM=HEX``; files without one are left out."""
     record = f"{stem}.dist-info/RECORD"
-    text = zipform.text(found.wheel.path, names[record], 64 << 20)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text.decode("utf-8"))) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = read_record(zipform.text(found.wheel.path, names[record], 64 << 20))
+    except ValueError as error:
         raise Malformed(f"RECORD can't be read: {error}") from error
-    listed = {row[0]: [*row, "", ""][1:3] for row in rows}
+    listed = {row.path: row for row in rows}
     free = {record, *(f"{stem}.dist-info/{name}" for name in _SIGNATURES)}
     if unlisted := sorted(names.keys() - listed.keys() - free):
         found.faults.append(f"RECORD does not list {unlisted[0]!a}{_and_more(unlisted)}")
@@ -243,12 +240,12 @@ def _recorded(found: _Read, names: dict[str, Entry], stem: str) -> dict[str, str
     wrong: list[str] = []
     known: dict[str, str] = {}
     for name in sorted(listed.keys() & names.keys() - free):
-        digest, size = listed[name]
-        if digest.partition("=")[0] not in _ALGORITHMS:
+        row = listed[name]
+        if row.algorithm not in _ALGORITHMS:
             wrong.append(f"RECORD has no digest of {name!a} that can be relied on")
-        elif size and size != str(names[name].size):
-            wrong.append(f"RECORD says {size[:20]} bytes of {name!a}, it has {names[name].size}")
-        known[name] = digest
+        elif row.size not in (-1, names[name].size):
+            wrong.append(f"RECORD says {row.size} bytes of {name!a}, it has {names[name].size}")
+        known[name] = f"{row.algorithm}={row.digest}"
     found.faults += wrong[:20]
     return known
 
@@ -271,8 +268,7 @@ def _compare(part: tuple[_Read, Entry, str], advance: Callable[[int], None]) -> 
         return str(error)
     finally:
         os.close(fd)
-    found = base64.urlsafe_b64encode(hashed.digest()).rstrip(b"=").decode()
-    return "" if found == stated.rstrip("=") else f"{entry.name!a} is not what RECORD says"
+    return "" if hashed.hexdigest() == stated else f"{entry.name!a} is not what RECORD says"
 
 
 def _place(found: _Read, name: str, stem: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from packaging.utils import canonicalize_name
 from bundler.bundle import hashing
 from bundler.bundle.hashing import Advance
 from bundler.bundle.lock import Lock
+from bundler.bundle.record import read_record
 from bundler.offline import guard
 from bundler.offline.releases import Release
 from bundler.progress import Report
@@ -55,7 +54,7 @@ def recorded(release: Release, locked: Lock) -> tuple[list[Recorded], list[Fault
         try:
             for path, size, sha256 in _rows(record, home):
                 owners.setdefault(path, {})[package.name] = (size, sha256)
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError) as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
             faults.append(Fault(packages=(package.name,), path=record, message=why))
     files = [
@@ -99,22 +98,14 @@ def _rows(record: Path, home: Path) -> list[tuple[Path, int, str]]:
     """Place, size and SHA-256 of each file that a RECORD names. Raises ValueError for what is no RECORD."""
     root = f"{home.parent.parent.parent}{os.sep}"
     rows: list[tuple[Path, int, str]] = []
-    with record.open(encoding="utf-8", newline="") as lines:
-        for row in csv.reader(lines):
-            path, hashed, size = row if len(row) == 3 else ("", "", "")
-            place = os.path.normpath(home / path)
-            if not path or not place.startswith(root):
-                raise ValueError(f"{','.join(row)[:100]!a} names no file of the environment")
-            algorithm, _, digest = hashed.partition("=")
-            sha256 = _hexadecimal(digest) if algorithm == "sha256" else ""
-            rows.append((Path(place), int(size) if size else -1, sha256))
+    for row in read_record(record.read_bytes()):
+        place = os.path.normpath(home / row.path)
+        if not place.startswith(root):
+            raise ValueError(f"{row.path[:100]!a} names no file of the environment")
+        rows.append((Path(place), row.size, row.digest if row.algorithm == "sha256" else ""))
     if not rows:
         raise ValueError("it is empty")
     return rows
-
-
-def _hexadecimal(digest: str) -> str:
-    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
 
 
 def _fault_of_size(file: Recorded) -> Fault | None:

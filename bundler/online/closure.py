@@ -240,7 +240,7 @@ class _Search:
             if isinstance(error, ResolveError) and not reference.module:
                 self.report.warn(f"{_said(owner, reference)}, which can't be found: {error}")
                 return None
-            raise type(error)(f"{_said(owner, reference)}: {error}", where=error.where, hint=error.hint) from error
+            raise error.in_context(_said(owner, reference)) from error
         size = sum(file.size for file in member.carried.files)
         self.report.note(
             f"adds {reference.repo} as {member.name} ({counted(len(member.carried.files), 'file')}, {size:,} bytes): "

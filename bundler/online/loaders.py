@@ -78,19 +78,6 @@ def check(loader: str, alias: str, files: Sequence[str], read: Read, removed: Co
     )
 
 
-def licence(files: Sequence[str], read: Read) -> str:
-    """The licence that a model card states in its first lines; "" where there is none."""
-    if "README.md" not in files:
-        return ""
-    head = read("README.md")[:65536].decode("utf-8", "replace")
-    if not head.startswith("---"):
-        return ""
-    for line in head.split("---", 2)[1].splitlines():
-        if line.startswith("license:"):
-            return line.partition(":")[2].strip().strip("'\"")
-    return ""
-
-
 def _object(alias: str, name: str, read: Read) -> dict[str, Any]:
     try:
         found = json.loads(read(name).decode("utf-8-sig"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial as bound
 
@@ -10,7 +10,19 @@ from bundler.bundle import lock
 from bundler.bundle.entries import Artifact, Conversion, Model, Pickle
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
-from bundler.online import answers, code, convert, download, loaders, needs, pickles, selection, sources, wheels
+from bundler.online import (
+    answers,
+    code,
+    convert,
+    download,
+    loaders,
+    model_card,
+    needs,
+    pickles,
+    selection,
+    sources,
+    wheels,
+)
 from bundler.online.convert import Bench
 from bundler.online.manifest import Asked, WantedModel
 from bundler.online.sources import Gathered, SourceFile
@@ -134,7 +146,7 @@ def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> C
         commit=found.commit or digest[:40],
         revisions=found.revisions,
         loader=loader,
-        licence=found.licence or loaders.licence(names, read),
+        licence=found.licence or _read_licence(by_path, read),
         trust_remote_code=bool(model.trust_remote_code),
         digest=digest,
     )
@@ -146,3 +158,7 @@ def carried(model: WantedModel, asked: Asked, shop: Workshop, bench: Bench) -> C
         read=read,
         conversions=conversions,
     )
+
+
+def _read_licence(names: Collection[str], read: needs.Read) -> str:
+    return model_card.describe_licence(model_card.read_metadata(read("README.md"))) if "README.md" in names else ""

@@ -22,7 +22,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from bundler.bundle.entries import Upstream
 from bundler.errors import BundleError, FetchError, ResolveError
-from bundler.online import answers
+from bundler.online import answers, model_card
 from bundler.online.answers import AgainError, Patience
 from bundler.online.pipconfig import PipConfig
 from bundler.progress import Report
@@ -282,10 +282,5 @@ def _trusted(repo: Repo, config: PipConfig) -> ssl.SSLContext | bool:
 def _licence(repo: Repo, info: Any) -> str:
     """The licence of the model card, and that terms must be accepted where that is so."""
     card = info.card_data.to_dict() if getattr(info, "card_data", None) else {}
-    stated = card.get("license")
-    if stated == "other" and card.get("license_name"):
-        stated = card["license_name"]
-    licence = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
-    licence = "".join(filter(str.isprintable, licence))[:200]
     gated = f"gated: terms to accept at {repo.page}" if info.gated else ""
-    return "; ".join(filter(None, [licence, gated]))
+    return "; ".join(filter(None, [model_card.describe_licence(card), gated]))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import fnmatch
-import io
 import os
 import shutil
 import stat
@@ -20,6 +17,7 @@ from typing import IO
 
 from bundler.bundle import hashing, paths
 from bundler.bundle.entries import Upstream
+from bundler.bundle.record import read_record
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.online.download import Wanted
 from bundler.online.manifest import WantedModel
@@ -289,9 +287,9 @@ def _record(wheel: zipfile.ZipFile, name: str) -> dict[str, str]:
     listed = [entry for entry in wheel.namelist() if entry.endswith(".dist-info/RECORD") and entry.count("/") == 1]
     if len(listed) != 1:
         raise UnsafeError("the wheel has no RECORD", where=name, hint="ask its publisher for a whole one")
-    rows = csv.reader(io.StringIO(wheel.read(listed[0]).decode()))
-    return {
-        row[0]: base64.urlsafe_b64decode(row[1].removeprefix("sha256=") + "==").hex()
-        for row in rows
-        if len(row) > 1 and row[1].startswith("sha256=")
-    }
+    try:
+        rows = read_record(wheel.read(listed[0]))
+    except ValueError as error:
+        hint = "ask its publisher for a whole one"
+        raise UnsafeError(f"the wheel's RECORD can't be read: {error}", where=name, hint=hint) from error
+    return {row.path: row.digest for row in rows if row.algorithm == "sha256"}

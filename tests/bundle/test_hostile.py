@@ -195,7 +195,7 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
         "the head claims 268,435,456 bytes",
     ),
     "content of an exabyte": (
-        lambda: headed(text('"size":5000', f'"size":{(1 << 60) - 1}')),
+        lambda: headed(text('"size":5000', f'"size":{(1 << 53) - 1}')),
         "hold more bytes than a file can",
     ),
     "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),

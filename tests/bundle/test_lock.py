@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bundler.bundle import entries, fields, hashing, lock, paths
@@ -35,10 +36,28 @@ def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str]
 
 def test_the_bytes_are_canonical_json() -> None:
     data = lock_of(SMALL).canonical
-    assert data.endswith(b"}\n")
-    assert (
-        data == json.dumps(json.loads(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    )
+    assert data == rfc8785.dumps(json.loads(data)) + b"\n"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+@example({"\uffff": 1, "\U00010000": 2, "a": {"\ue000": 1, "\U0001f600": 2}})
+def test_canonical_json_is_that_of_rfc_8785(document: Any) -> None:
+    assert lock.canonical_json(document) == rfc8785.dumps(document) + b"\n"
+
+
+def test_an_integer_that_is_not_exact_in_every_language_is_refused() -> None:
+    data = lock_of(SMALL).canonical.replace(b'"size":5000', b'"size":9007199254740992')
+    with pytest.raises(IntegrityError, match=r"artifacts\[2\]\.size: must be at most 9007199254740991"):
+        lock.read(data, "here")
 
 
 def broken(change: Any) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 
 from bundler.bundle.hashing import digest_of
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
-from bundler.online import loaders, sources
+from bundler.online import loaders, model_card, sources
 from bundler.online.manifest import WantedModel
 from bundler.online.store import Store
 
@@ -253,12 +253,17 @@ def test_the_loader_is_seen_from_the_files() -> None:
         (b"---\nlanguage: en\nlicense: apache-2.0\n---\n# x\nlicense: no", "apache-2.0"),
         (b"# no front matter", ""),
         (b"---\n---\n", ""),
+        (b"---\nlicense: mit # see LICENSE\n---\n", "mit"),
+        (b"---\r\nlicense:\r\n- mit\r\n- gemma\r\n---\r\n", "mit, gemma"),
+        (b"---\nlicense: other\nlicense_name: exaone\n---\n", "exaone"),
+        (b"---\nmodel:\n  license: mit\n---\n", ""),
+        (b"---\nlicense: {a: b}\n---\n", ""),
+        (b"---\n: [\n---\n", ""),
+        (b"---\n- license\n---\n", ""),
     ],
 )
 def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
-    assert loaders.licence(["README.md"], {"README.md": card}.__getitem__) == licence
-    nothing: dict[str, bytes] = {}
-    assert loaders.licence([], nothing.__getitem__) == ""
+    assert model_card.describe_licence(model_card.read_metadata(card)) == licence
 
 
 def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
