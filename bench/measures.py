@@ -61,6 +61,9 @@ class _Watch(AbstractContextManager["_Watch"]):
     def advance(self, count: int) -> None:
         """Only the time is kept."""
 
+    def set_phase(self, words: str, read: int = 0) -> None:
+        """Only the time is kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

@@ -62,6 +62,7 @@ def found_offline(request: Request, record: Record) -> None:
 def opened(request: Request, record: Record, make: Callable[[str, str], Any]) -> Opened:
     """Loads with `make`, which takes a folder and a device, and listens to transformers meanwhile."""
     record.device = devices.chosen(request.device)
+    record.enter("weights")
     with loading.heard() as loads:
         model, record.load_seconds = measure.timed(lambda: make(str(request.path), record.device))
     record.passed("loads from its folder with the network cut")
@@ -103,8 +104,11 @@ def longest(tokenizer: Any, config: Any, most: int) -> int:
 
 def twice(work: Callable[[], Answer], record: Record) -> tuple[Answer, Answer]:
     """What `work` gives, two times; the first time warms up what later requests find warm."""
+    record.enter("first inference")
     first, record.first_seconds = measure.timed(work)
+    record.enter("second inference")
     again, record.second_seconds = measure.timed(work)
+    record.enter("checks")
     return first, again
 
 
