@@ -38,7 +38,7 @@ def create(release: Release, locked: Lock, base: Path, report: Report) -> None:
     """
     _vet(release, locked, report)
     with report.stage("environment") as stage:
-        stage.set_phase("make it")
+        stage.set_phase("create")
         _make(release, base)
         if count := len(locked.python.packages):
             stage.set_phase(f"install {counted(count, 'package')}")
