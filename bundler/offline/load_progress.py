@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bundler.progress import Stage, last_line
 
-WEIGHTS = "weights"
-"""The phase of a load in which most of a model is read, as the payload calls it."""
+READING = ("weights", "first inference")
+"""The phases of a load in which a model is read, as the payload calls them: what is mapped is read when it is used."""
 
 _PROC = Path("/proc")
 _FEWEST = 1 << 20
@@ -21,18 +21,18 @@ class LoadProgress:
 
     def __init__(self, stage: Stage, phases: Path) -> None:
         self._stage, self._phases = stage, phases
-        self._phase, self._base, self._most = "", None, 0
-
-    _base: int | None
-    """Bytes that the process had read when the phase began; None where the system does not say."""
+        self._base: int | None = None
+        self._most = 0
 
     def __call__(self, pid: int) -> None:
-        phase, read = last_line(self._phases), bytes_read(pid)
-        if phase != self._phase:
-            self._phase, self._base, self._most = phase, read, 0
-        if phase == WEIGHTS and read is not None and self._base is not None:
-            # files that are no longer mapped leave the count
-            self._most = max(self._most, read - self._base)
+        phase = last_line(self._phases)
+        if phase not in READING:
+            self._stage.set_phase(phase)
+            return
+        read = bytes_read(pid)
+        if read is not None:
+            self._base = read if self._base is None else self._base  # libraries were read before
+            self._most = max(self._most, read - self._base)  # files that are no longer mapped leave the count
         self._stage.set_phase(phase, self._most if self._most >= _FEWEST else 0)
 
 
