@@ -31,7 +31,7 @@ def good(_: Workplace, folder: Path) -> Iterator[Row]:
 
 def broken(*_: object) -> Iterator[Row]:
     yield replace(GOOD, what="before it breaks")
-    program("sh", "-c", "echo no such | disk >&2; exit 7")
+    program("sh", "-c", "echo 'no such | disk' >&2; exit 7")
 
 
 def part(name: str, measure: Any = good, **more: Any) -> Part:
