@@ -140,8 +140,8 @@ class _Silent(AbstractContextManager["_Silent"]):
 class _Clock(AbstractContextManager["_Clock"]):
     """A stage that a thread of its own draws, so that its clock runs while the work waits for something else.
 
-    Between begin and end only that thread draws. Ctrl-C interrupts the main thread, which then holds no lock that the
-    other one needs.
+    Between begin and end only that thread draws it. Ctrl-C interrupts the main thread, which may not leave a lock held
+    that the other one waits for.
     """
 
     def __init__(self, title: str, total: int, opened: list[_Clock], interval: float) -> None:

@@ -114,6 +114,7 @@ def twice(work: Callable[[], Answer], record: Record) -> tuple[Answer, Answer]:
 
 def weights_learned(model: Any, loads: Sequence[loading.Load], record: Record) -> None:
     """transformers reported no fault, and no weight is void."""
+    record.enter("compare weights")
     loading.sound(loads)
     zero = checks.weights(model.named_parameters())
     record.passed("no weight matrix is empty, constant or not a number")
@@ -154,6 +155,7 @@ def weights_proved(
 def measured(record: Record) -> None:
     """Libraries map weights into memory and read them when needed: only now have all been touched."""
     record.peak_rss_bytes = measure.peak_rss_bytes()
+    record.enter("checks")
 
 
 def vocabulary_held(
