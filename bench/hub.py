@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from measures import BIN, Row, Timed, median, program, ratio, seconds
-
+from bench.measures import BIN, Timed, median, program, ratio, seconds
+from bench.results import Row
 from bundler.bundle import archive, lock
 from bundler.online.store import Store
 

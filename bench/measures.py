@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from bench.results import Row
 from bundler.bundle import archive
 from bundler.bundle.lock import Lock
 from bundler.online.workshop import Workshop
@@ -27,16 +28,8 @@ BIN = Path(sys.executable).parent
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table: what was measured, the figure, and what it should reach ("" : told, not judged)."""
-
-    what: str
-    value: float
-    unit: str
-    bound: str
-    reached: bool
-    detail: str
+class MeasureError(Exception):
+    """A program that is measured failed."""
 
 
 @dataclass(slots=True)
@@ -61,6 +54,9 @@ class _Watch(AbstractContextManager["_Watch"]):
     def advance(self, count: int) -> None:
         """Only the time is kept."""
 
+    def set_phase(self, words: str, read: int = 0) -> None:
+        """Only the time is kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
@@ -71,7 +67,7 @@ class Ran:
 
 
 def program(*command: str | Path, folder: Path | None = None, environment: dict[str, str] | None = None) -> Ran:
-    """Run a program to its end; it must succeed."""
+    """Run a program to its end. Raises MeasureError when it fails, OSError when it can't be started."""
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()
         child = subprocess.Popen(
@@ -83,7 +79,7 @@ def program(*command: str | Path, folder: Path | None = None, environment: dict[
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             said.seek(0)
-            sys.exit(f"{command[0]} ended with {child.returncode}: {said.read().decode()[-3000:]}")
+            raise MeasureError(f"{command[0]} ended with {child.returncode}: {said.read().decode()[-3000:]}")
     return Ran(took, usage.ru_maxrss * 1024)
 
 
@@ -129,7 +125,7 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def resolving(folder: Path, asked: Path, rounds: int) -> list[Row]:
+def resolving(folder: Path, asked: Path, rounds: int) -> Iterator[Row]:
     """The lock of the demo's packages against pip-compile, both with empty caches and both with full ones."""
     wanted = folder / "requirements.in"
     wanted.write_text("sentence-transformers\ntorch==2.13.0\n")
@@ -137,7 +133,6 @@ def resolving(folder: Path, asked: Path, rounds: int) -> list[Row]:
     alone.write_text(
         "\n".join(line for line in asked.read_text().splitlines() if not line.startswith("models:")) + "\n"
     )
-    rows = []
     for state, repeats in (("empty", 1), ("full", rounds)):
         ours, theirs = [], []
         for _ in range(repeats):
@@ -156,10 +151,7 @@ def resolving(folder: Path, asked: Path, rounds: int) -> list[Row]:
             (folder / "out.txt").unlink()
         faster = ratio(theirs, ours)
         detail = f"pip-compile {median(theirs)}, bundle lock with every digest and size {median(ours)}"
-        rows.append(Row(f"pip-compile / lock, {state} caches", faster, "×", "≥ 20", faster >= 20, detail))
-    for name in ("uv", "pip", "pip-tools", "shelf"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    return rows
+        yield Row(f"pip-compile / lock, {state} caches", faster, "×", "≥ 20", faster >= 20, detail)
 
 
 def packing(folder: Path, locked: Lock, shop: Workshop, rounds: int) -> list[Row]:
@@ -207,7 +199,10 @@ with archive.opened(bundle) as carried, releases.held(prefix):
 
 def place_alone(bundle: Path, prefix: Path) -> dict[str, float]:
     """Place a bundle in a process of its own; seconds of the placing and of the final sync."""
-    done = subprocess.run([sys.executable, "-c", PLACE, bundle, prefix], check=True, capture_output=True)
+    command: list[str | Path] = [sys.executable, "-c", PLACE, bundle, prefix]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise MeasureError(f"placing ended with {done.returncode}: {done.stderr[-3000:]}")
     return dict(json.loads(done.stdout))
 
 

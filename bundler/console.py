@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.utils import disp_len, disp_trim
 
 from bundler import process
 from bundler.bundle import paths
 from bundler.errors import INTERRUPTED, BundleError, UnhealthyError
-from bundler.progress import Stage
+from bundler.progress import PROGRESS_FILE, Stage
+
+DRAW_SECONDS = 0.25
+"""How often a terminal is drawn."""
+
+LINE_SECONDS = 15.0
+"""How often a line says what is done, where there is no terminal."""
+
+FEED_SECONDS = 1.0
+"""How often a rehearsal is told what its installer does."""
+
+_JOIN_SECONDS = 2.0
+_CLOCK_COLUMNS = len(": 00:00:00") + 1
+_FEWEST_COLUMNS = 10
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -29,6 +45,12 @@ def size_text(count: float) -> str:
     return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
 
 
+class _Meter(tqdm):  # type: ignore[type-arg]
+    """A bar that is drawn when it is told to, and has no thread that watches it."""
+
+    monitor_interval = 0
+
+
 @dataclass(kw_only=True, slots=True)
 class Console:
     """Progress and words to standard error, one result to standard output."""
@@ -37,11 +59,15 @@ class Console:
     as_json: bool = False
     quiet: bool = False
     warnings: list[str] = field(default_factory=list)
+    _opened: list[_Clock] = field(default_factory=list, init=False, repr=False)
+    """The stages that run now, the innermost last."""
 
     def stage(self, title: str, total: int = 0) -> Stage:
+        if feed := os.environ.get(PROGRESS_FILE):
+            return _Feed(title, total, self._opened, feed)
         if self.quiet:
             return _Silent()
-        return _Bar(title, total) if sys.stderr.isatty() else _Lines(title, total)
+        return (_Bar if sys.stderr.isatty() else _Lines)(title, total, self._opened)
 
     def note(self, text: str) -> None:
         if not self.quiet:
@@ -95,7 +121,7 @@ class Console:
 
 
 def _say(text: str) -> None:
-    tqdm.write(paths.shown(process.without_secrets(text)), file=sys.stderr)
+    _Meter.write(paths.shown(process.without_secrets(text)), file=sys.stderr)
 
 
 class _Silent(AbstractContextManager["_Silent"]):
@@ -107,42 +133,157 @@ class _Silent(AbstractContextManager["_Silent"]):
     def advance(self, count: int) -> None:
         """Nobody asked to see it."""
 
-
-class _Bar(AbstractContextManager["_Bar"]):
-    """A bar on a terminal: bytes, rate, time left."""
-
-    def __init__(self, title: str, total: int) -> None:
-        layout = None if total else "{desc}: {elapsed}"
-        self._bar = tqdm(
-            desc=title, total=total or None, unit="B", unit_scale=True, unit_divisor=1024, bar_format=layout,
-            file=sys.stderr, leave=True,
-        )  # fmt: skip
-        self._mutex = threading.Lock()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        with self._mutex:
-            self._bar.update(count)
+    def set_phase(self, words: str, read: int = 0) -> None:
+        """Nobody asked to see it."""
 
 
-class _Lines(AbstractContextManager["_Lines"]):
-    """Two plain lines where there is no terminal: what begins, and how long it took."""
+class _Clock(AbstractContextManager["_Clock"]):
+    """A stage that a thread of its own draws, so that its clock runs while the work waits for something else.
 
-    def __init__(self, title: str, total: int) -> None:
+    Between begin and end only that thread draws it. Ctrl-C interrupts the main thread, which may not leave a lock held
+    that the other one waits for.
+    """
+
+    def __init__(self, title: str, total: int, opened: list[_Clock], interval: float) -> None:
         self._title, self._total = title, total
+        self._phase, self._read, self._done = "", 0, 0
+        self._opened = opened
+        self._interval = interval
+        self._adding = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"clock of {title}", daemon=True)
         self._start = time.monotonic()
 
+    def __enter__(self) -> _Clock:  # noqa: PYI034 (typing has Self from Python 3.11 on)
+        self._opened.append(self)
+        try:
+            self._thread.start()
+        except BaseException:  # nobody calls __exit__ then
+            self._ended.set()
+            raise
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        seconds = time.monotonic() - self._start
-        size = f"{size_text(self._total)} " if self._total else ""
-        ended = "" if kind is None else ", not finished"
-        _say(f"{self._title}: {size}in {seconds:.1f} s{ended}")
+        self._ended.set()
+        self._thread.join(_JOIN_SECONDS)
+        self._opened.remove(self)
+        if kind is None and self._total:
+            self._done = self._total  # what was found to need no reading is done as well
+        self._end(finished=kind is None)
 
     def advance(self, count: int) -> None:
-        """A line for each part would fill a log."""
+        with self._adding:
+            self._done += count
+
+    def set_phase(self, words: str, read: int = 0) -> None:
+        self._phase, self._read = words, read
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval):
+            try:
+                self._draw()
+            except OSError:  # nobody reads it any more; the main thread finds out when it has something to say
+                return
+
+    def _draw(self) -> None:
+        raise NotImplementedError
+
+    def _end(self, *, finished: bool) -> None:
+        raise NotImplementedError
+
+    @property
+    def _innermost(self) -> bool:
+        return self._opened[-1:] == [self]
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def _doing(self) -> str:
+        """The stage and what it does now, on one line."""
+        read = f"{size_text(self._read)} read" if self._read else ""
+        phase = ", ".join(filter(None, (self._phase, read)))
+        words = ": ".join(filter(None, (self._title, phase)))
+        return " ".join(paths.shown(process.without_secrets(words)).split())
+
+    def _amount(self) -> str:
+        if not self._total:
+            return f": {size_text(self._done)}" if self._done else ""
+        share = int(100 * self._done / self._total)
+        return f": {size_text(self._done)} of {size_text(self._total)} ({share} %)"
+
+
+class _Bar(_Clock):
+    """A bar on a terminal: bytes, rate, time left; a clock where there are no bytes to count."""
+
+    def __init__(self, title: str, total: int, opened: list[_Clock]) -> None:
+        super().__init__(title, total, opened, DRAW_SECONDS)
+        layout = None if total else "{desc}: {elapsed}"
+        self._meter = _Meter(
+            desc=title, total=total or None, unit="B", unit_scale=True, unit_divisor=1024, bar_format=layout,
+            file=sys.stderr, leave=True, mininterval=0, miniters=0,
+        )  # fmt: skip
+
+    def _draw(self) -> None:
+        words = self._doing() if self._total else self._doing() + self._amount()
+        self._meter.set_description_str(_cut(words), refresh=False)
+        self._meter.update(self._done - self._meter.n)  # draws, also where nothing was added
+
+    def _end(self, *, finished: bool) -> None:
+        self._meter.set_description_str(_cut(self._title), refresh=False)
+        self._meter.update(self._done - self._meter.n)
+        self._meter.close()
+
+
+class _Lines(_Clock):
+    """Plain lines where there is no terminal: now and then what is done, and at the end how long it took."""
+
+    def __init__(self, title: str, total: int, opened: list[_Clock]) -> None:
+        super().__init__(title, total, opened, LINE_SECONDS)
+
+    def _draw(self) -> None:
+        if self._innermost:
+            _say(f"{self._doing()}{self._amount()}, after {self._seconds:.0f} s")
+
+    def _end(self, *, finished: bool) -> None:
+        size = f"{size_text(self._total)} " if self._total else ""
+        ended = "" if finished else ", not finished"
+        _say(f"{self._title}: {size}in {self._seconds:.1f} s{ended}")
+
+
+class _Feed(_Clock):
+    """Lines in a file, for the program that started this one and shows what it does."""
+
+    def __init__(self, title: str, total: int, opened: list[_Clock], path: str) -> None:
+        super().__init__(title, total, opened, FEED_SECONDS)
+        self._path, self._last = Path(path), ""
+
+    def __enter__(self) -> _Clock:
+        self._write()
+        return super().__enter__()
+
+    def _draw(self) -> None:
+        if self._innermost:
+            self._write()
+
+    def _write(self) -> None:
+        line = self._doing() + self._amount()
+        if line != self._last:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._last = line
+
+    def _end(self, *, finished: bool) -> None:
+        """The next stage says what is done then."""
+
+
+def _cut(words: str) -> str:
+    """Words that leave room for a clock on one line of the terminal: a line that wraps can't be drawn over."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:  # it was closed a moment ago
+        return words
+    most = max(columns - _CLOCK_COLUMNS, _FEWEST_COLUMNS) if columns else len(words)
+    return str(disp_trim(words, most)) if disp_len(words) > most else words

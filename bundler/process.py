@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,13 @@ _LAST_LINES = 40
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when the one that started it ends."""
 
-_libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+_prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+"""Looked up here and not in the child: other threads run when it forks, and may hold the lock of the loader."""
+
+_POLL_SECONDS = 0.5
+
+Watch = Callable[[int], None]
+"""Called about twice a second with the id of a process that runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,34 +62,41 @@ def run(
     accept: Sequence[int] = (0,),
     seconds: float | None = None,
     hint: str = "",
+    watch: Watch | None = None,
 ) -> Finished:
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. On Linux it
-    ends with this process, also when that is killed: what is left behind would write where the next run works.
+    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. ``watch`` is
+    called in this thread while it runs. On Linux it ends with this process, also when that is killed: what is
+    left behind would write where the next run works.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             argv,
             env=None if environment is None else dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=seconds,
-            preexec_fn=None if _libc is None else _end_with_parent,
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # it calls one function of C and takes no lock that another thread could hold
+            preexec_fn=None if _prctl is None else _end_with_parent,  # noqa: PLW1509
+        ) as child:
+            try:
+                stdout, stderr = _wait(child, seconds, watch)
+            except BaseException:
+                child.kill()
+                raise
     except subprocess.TimeoutExpired as error:
         raise ProgramError(f"{name} did not end within {seconds:.0f} s", where=argv[0], hint=hint) from error
     except OSError as error:
         raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
     finished = Finished(
-        code=done.returncode,
-        stdout=done.stdout.decode("utf-8", "replace"),
-        stderr=done.stderr.decode("utf-8", "replace"),
+        code=child.returncode,
+        stdout=stdout.decode("utf-8", "replace"),
+        stderr=stderr.decode("utf-8", "replace"),
     )
     if finished.code not in accept:
         said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-_LAST_LINES:]
@@ -90,7 +105,21 @@ def run(
     return finished
 
 
+def _wait(child: subprocess.Popen[bytes], seconds: float | None, watch: Watch | None) -> tuple[bytes, bytes]:
+    """What a process printed, once it has ended. Raises subprocess.TimeoutExpired after ``seconds``."""
+    if watch is None:
+        return child.communicate(timeout=seconds)
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while True:
+        try:
+            return child.communicate(timeout=max(0.0, min(_POLL_SECONDS, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                raise
+        watch(child.pid)
+
+
 def _end_with_parent() -> None:
     """Runs in the child before the program does. Where this call fails, the program outlives a kill, as elsewhere."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

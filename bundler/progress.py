@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -13,13 +14,35 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+PROGRESS_FILE = "BUNDLE_PROGRESS_FILE"
+"""Names the variable with a file that this program adds a line to whenever what it does changes.
+
+The rehearsal starts an installer with it and shows these lines; it is no interface for anybody else."""
+
+_LONGEST_LINE = 4096
+
+
+def last_line(path: Path) -> str:
+    """The last whole line of a file that another process adds lines to; "" while there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return ""
+    return lines[-2].decode("utf-8", "replace") if len(lines) > 1 else ""
+
+
 class Stage(AbstractContextManager["Stage"], Protocol):
     """One piece of work of a known size in bytes (0 when unknown), entered while it runs.
 
-    ``advance`` may be called from several threads.
+    ``advance`` may be called from several threads. ``set_phase`` says in words what is done now, and how many bytes
+    were read for it, 0 where that is not known.
     """
 
     def advance(self, count: int) -> None: ...
+
+    def set_phase(self, words: str, read: int = 0) -> None: ...
 
 
 class Report(Protocol):
@@ -40,6 +63,9 @@ class _Unheard(AbstractContextManager["_Unheard"]):
 
     def advance(self, count: int) -> None:
         """Nobody watches the bytes."""
+
+    def set_phase(self, words: str, read: int = 0) -> None:
+        """Nobody watches what is done."""
 
 
 @dataclass(slots=True)

@@ -75,7 +75,8 @@ def pack(fd: int, packed: Lock, contents: Contents, report: Report, signature: b
 def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
     hashing.write_at(fd, plan.head, 0)
     found: list[tuple[Artifact, Future[str]]] = []
-    with report.stage("pack", plan.size) as stage, HashingCopier(stage.advance) as copier:
+    size = sum(member.size for member in plan.artifacts() if not member.link)
+    with report.stage("pack", size) as stage, HashingCopier(stage.advance) as copier:
         for member in plan.artifacts():
             if member.name != entries.INSTALLER:
                 hashing.write_at(fd, member.header(), member.header_at)

@@ -14,7 +14,7 @@ from bundler.bundle import disk, wheelcheck
 from bundler.bundle.lock import Lock
 from bundler.errors import ProgramError
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 _FOREIGN = ("UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "CONDA", "__PYVENV")
 """Variables that would make an installer look elsewhere than into the bundle."""
@@ -37,9 +37,11 @@ def create(release: Release, locked: Lock, base: Path, report: Report) -> None:
     wheel is not what it says, before anything opens it.
     """
     _vet(release, locked, report)
-    with report.stage("environment"):
+    with report.stage("environment") as stage:
+        stage.set_phase("create")
         _make(release, base)
-        if locked.python.packages:
+        if count := len(locked.python.packages):
+            stage.set_phase(f"install {counted(count, 'package')}")
             _install(release, locked, _ALL, [], report)
 
 
@@ -65,7 +67,7 @@ def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], repo
     is as it must be stays as it is. What Python compiled goes: nothing vouches for it. Raises what ``create`` raises.
     """
     _vet(release, locked, report)
-    with report.stage("environment"):
+    with report.stage("environment") as stage:
         venv = release.venv
         if fault_of(release, locked):
             for link in release.python.parent.glob("python*"):
@@ -80,6 +82,7 @@ def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], repo
             ]
             (release.work / _SOME).write_text("".join(lines), encoding="utf-8")
             shadow = release.work / "shadow"
+            stage.set_phase(f"install {counted(len(broken), 'package')} again")
             _install(release, locked, _SOME, ["--no-deps", "--prefix", shadow], report)
             _take_over(shadow, venv)
         for compiled in venv.rglob("__pycache__"):

@@ -38,6 +38,7 @@ _UNPACKED = 5
 _LEFT_ON = re.compile(r"network not cut: (?!\{)(.+)")
 _FULL = re.compile(r"no space left on device", re.IGNORECASE)
 _BASES = "images"
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,8 +192,7 @@ def _context(
             (context / locked.file_name).hardlink_to(bundle)
         except OSError:
             disk.require([(context, bundle.stat().st_size, "a copy of the bundle for the engine")])
-            with report.stage("copy the bundle", bundle.stat().st_size):
-                shutil.copyfile(bundle, context / locked.file_name)
+            _copy(bundle, context / locked.file_name, report)
         _copy_out(carried, {entries.INSTALLER: context / entries.INSTALLER})
         trust = next(iter(options.trusts), None)
         if trust is not None:
@@ -200,6 +200,14 @@ def _context(
         (context / recipe.DOCKERFILE).write_text(recipe.dockerfile_text(locked, trust), encoding="utf-8")
         (context / recipe.IGNORE).write_text(recipe.ignore_text(locked), encoding="utf-8")
         yield context
+
+
+def _copy(bundle: Path, into: Path, report: Report) -> None:
+    size = bundle.stat().st_size
+    with report.stage("copy the bundle", size) as stage, bundle.open("rb") as source, into.open("wb") as copy:
+        while data := source.read(_CHUNK):
+            copy.write(data)
+            stage.advance(len(data))
 
 
 def _copy_out(carried: OpenBundle, wanted: Mapping[str, Path]) -> None:

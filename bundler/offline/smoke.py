@@ -18,8 +18,9 @@ from bundler.bundle.goldens import Golden
 from bundler.bundle.lock import Lock
 from bundler.errors import CalledHomeError, SmokeError
 from bundler.offline import emit, guard
+from bundler.offline.load_progress import LoadProgress
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, Stage
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # not there before Python 3.11
@@ -53,6 +54,7 @@ class _Request:
     trust_remote_code: bool
     golden: Golden | None
     tolerance: str
+    phases: str
 
 
 def lay_out(release: Release) -> None:
@@ -88,8 +90,8 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
     _tell_overridden(release, locked, report)
     proofs = []
     for model in locked.models:
-        with report.stage(f"smoke load {model.alias}"):
-            proofs.append(_proof(_one(release, locked, model, device or locked.smoke.device)))
+        with report.stage(f"smoke load {model.alias}") as stage:
+            proofs.append(_proof(_one(release, locked, model, device or locked.smoke.device, stage)))
         for warning in proofs[-1].result.get("warnings", []):
             report.warn(f"{model.alias}: {warning}")
     results = [one.result for one in proofs]
@@ -154,11 +156,12 @@ def kept(release: Release) -> list[dict[str, Any]]:
         return []
 
 
-def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str, Any]:
+def _one(release: Release, locked: Lock, model: Model, device: str, stage: Stage) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
         variables = emit.library_variables(release.path, Path(folder, "var"))
-        asked = _request(release, locked, model, device, variables)
+        phases = Path(folder, "phases.txt")
+        asked = _request(release, locked, model, device, variables, phases)
         request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
         done = process.run(
             [release.python, "-I", release.path / "payload", request, result],
@@ -166,6 +169,7 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
             accept=range(-64, 256),
             seconds=_LONGEST,
             hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
+            watch=LoadProgress(stage, phases),
         )
         written = done.code in (_PASSED, _FAILED) and result.exists()
         found = dict(json.loads(result.read_bytes())) if written else _crashed(model, done)
@@ -175,7 +179,9 @@ def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str,
         return found | {"calls": fields.encode(refused)} | ({"absent": fields.encode(absent)} if absent else {})
 
 
-def _request(release: Release, locked: Lock, model: Model, device: str, variables: Mapping[str, str]) -> _Request:
+def _request(
+    release: Release, locked: Lock, model: Model, device: str, variables: Mapping[str, str], phases: Path
+) -> _Request:
     return _Request(
         alias=model.alias,
         loader=model.loader,
@@ -191,6 +197,7 @@ def _request(release: Release, locked: Lock, model: Model, device: str, variable
         trust_remote_code=model.trust_remote_code,
         golden=locked.golden(model),
         tolerance=locked.smoke.tolerance,
+        phases=str(phases),
     )
 
 

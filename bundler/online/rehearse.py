@@ -25,7 +25,7 @@ from bundler.bundle.goldens import MOST_COMPONENTS, Golden
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import this_machine
 from bundler.errors import BundleError, CalledHomeError, HostError, ProgramError, SmokeError
-from bundler.progress import Report
+from bundler.progress import PROGRESS_FILE, Report, Stage, last_line
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "BUNDLE_NETCUT", "OMP_NUM_THREADS")
 """Variables that the rehearsal starts with: an isolated host has nothing else of this machine."""
@@ -73,7 +73,7 @@ def rehearse(packed: Path, locked: Lock, installer: Path, shelf: Path, report: R
     has golden outputs is given back as it is: the smoke loads have compared with them. Raises SmokeError when it does
     not install or a model does not prove itself, CalledHomeError when a load asked for what is not carried.
     """
-    with report.stage("rehearse"), _place(shelf / "rehearsals") as folder:
+    with report.stage("rehearse") as stage, _place(shelf / "rehearsals") as folder:
         prefix = folder / "prefix"
         home = folder / "home"
         home.mkdir()
@@ -81,7 +81,7 @@ def rehearse(packed: Path, locked: Lock, installer: Path, shelf: Path, report: R
             sys.executable, "-I", "-S", installer, "install", packed,
             "--prefix", prefix, "--device", "cpu", "--json", "--quiet",
         ]  # fmt: skip
-        told = _told(command, home)
+        told = _told(command, home, folder / "progress.txt", stage)
         _refuse_calls(told["smoke"], locked)
         if locked.rehearsed:
             return locked
@@ -94,12 +94,18 @@ def unrehearsed(locked: Lock, why: str) -> Lock:
     return locked if locked.rehearsed else lock.with_changes(locked, unrehearsed=why)
 
 
-def _told(command: list[str | Path], home: Path) -> Mapping[str, Any]:
-    """What the installer found out. Raises BundleError with what it failed at."""
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | {"HOME": str(home)}
+def _told(command: list[str | Path], home: Path, progress: Path, stage: Stage) -> Mapping[str, Any]:
+    """What the installer found out; ``stage`` shows what it does. Raises BundleError with what it failed at."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {**kept, "HOME": str(home), PROGRESS_FILE: str(progress)}
     with resources.as_file(resources.files("bundler").joinpath("payload", "netcut.py")) as netcut:
         cut: list[str | Path] = [sys.executable, "-I", "-c", _CUT, netcut] if platform.system() == "Linux" else []
-        done = process.run([*cut, *command], environment=environment, accept=range(-64, 256))
+        done = process.run(
+            [*cut, *command],
+            environment=environment,
+            accept=range(-64, 256),
+            watch=lambda _: stage.set_phase(last_line(progress)),
+        )
     try:
         said = json.loads(done.stdout)
     except ValueError:

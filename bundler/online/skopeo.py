@@ -50,7 +50,7 @@ class Skopeo:
     def bring(self, manifest: Manifest) -> None:
         """The blobs of an image onto the shelf, each hashed where it arrived."""
         address = f"docker://{self.name.at(f'sha256:{manifest.sha256}')}"
-        size = sum(blob.size for blob in manifest.layers)
+        size = sum(blob.size for blob in (manifest.config, *manifest.layers))
         room = self.store.root
         room.mkdir(parents=True, exist_ok=True)
         with (

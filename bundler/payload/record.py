@@ -26,7 +26,7 @@ class Record:
 
     ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
     ``outputs`` is what golden outputs are made from, as `goldens.plain` gives it; ``missed`` what the hub's client
-    could not find, as a `Call`, where the load ended with that.
+    could not find, as a `Call`, where the load ended with that. ``phases`` is that of the request, and no result.
     """
 
     alias: str
@@ -53,6 +53,13 @@ class Record:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     missed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    phases: Path | None = None
+
+    def enter(self, phase: str) -> None:
+        """Tells whoever waits what the load does from here on."""
+        if self.phases is not None:
+            with self.phases.open("a", encoding="utf-8") as lines:
+                lines.write(phase + "\n")
 
     def passed(self, check: str) -> None:
         """Notes a check that the model passed, in words for a person."""
@@ -65,5 +72,6 @@ class Record:
     def write(self, path: Path) -> None:
         """Writes the result as JSON under another name first: whoever sees `path` sees it whole."""
         draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-        draft.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        result = {name: value for name, value in asdict(self).items() if name != "phases"}
+        draft.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         draft.replace(path)

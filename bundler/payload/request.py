@@ -27,7 +27,8 @@ class Request:
     texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
     those that the guard of the environment must have set; empty where there is no guard. Without
     ``trust_remote_code`` no code of the model's own may run. ``golden`` is what the model gave at the rehearsal, None
-    where there was none, and ``tolerance`` how far from it the outputs may be.
+    where there was none, and ``tolerance`` how far from it the outputs may be. ``phases`` is a file that gets a line
+    whenever the load goes on to something else; None where nobody watches.
     """
 
     alias: str
@@ -43,6 +44,7 @@ class Request:
     trust_remote_code: bool = False
     golden: Golden | None = None
     tolerance: float = 0.0
+    phases: Path | None = None
 
     def __post_init__(self) -> None:
         # A relative folder reads as a repository id to the libraries, which then call home.
@@ -78,6 +80,7 @@ def read(path: Path) -> Request:
         trust_remote_code=document.get("trust_remote_code") is True,
         golden=_golden(document.get("golden")),
         tolerance=float(_text(document, "tolerance", "0")),
+        phases=Path(phases) if (phases := _text(document, "phases", "")) else None,
     )
 
 

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(wanted: requests.Request, cut: Callable[[], netcut.Network] = netcut.cut) -> Record:
     """The network is cut before anything else: no library has been imported yet and there is one thread."""
-    record = Record(alias=wanted.alias, loader=wanted.loader)
+    record = Record(alias=wanted.alias, loader=wanted.loader, phases=wanted.phases)
     try:
         with strict.suspended():
             record.network = cut()
@@ -54,8 +54,10 @@ def prove(wanted: requests.Request, record: Record) -> None:
 
     :raises CheckFailed: the model does not keep a promise; errors of libraries pass
     """
+    record.enter("import")
     record.versions = measure.versions()
     probe, record.import_seconds = measure.timed(lambda: probes.named(wanted.loader))
+    record.enter("files")
     probe.prove(wanted, record)
     if record.network and record.network["attempts"]:
         record.warn(f"The load tried to reach {', '.join(record.network['attempts'])}; the cut network kept it in.")

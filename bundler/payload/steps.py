@@ -62,6 +62,7 @@ def found_offline(request: Request, record: Record) -> None:
 def opened(request: Request, record: Record, make: Callable[[str, str], Any]) -> Opened:
     """Loads with `make`, which takes a folder and a device, and listens to transformers meanwhile."""
     record.device = devices.chosen(request.device)
+    record.enter("weights")
     with loading.heard() as loads:
         model, record.load_seconds = measure.timed(lambda: make(str(request.path), record.device))
     record.passed("loads from its folder with the network cut")
@@ -103,13 +104,17 @@ def longest(tokenizer: Any, config: Any, most: int) -> int:
 
 def twice(work: Callable[[], Answer], record: Record) -> tuple[Answer, Answer]:
     """What `work` gives, two times; the first time warms up what later requests find warm."""
+    record.enter("first inference")
     first, record.first_seconds = measure.timed(work)
+    record.enter("second inference")
     again, record.second_seconds = measure.timed(work)
+    record.enter("checks")
     return first, again
 
 
 def weights_learned(model: Any, loads: Sequence[loading.Load], record: Record) -> None:
     """transformers reported no fault, and no weight is void."""
+    record.enter("compare weights")
     loading.sound(loads)
     zero = checks.weights(model.named_parameters())
     record.passed("no weight matrix is empty, constant or not a number")
@@ -150,6 +155,7 @@ def weights_proved(
 def measured(record: Record) -> None:
     """Libraries map weights into memory and read them when needed: only now have all been touched."""
     record.peak_rss_bytes = measure.peak_rss_bytes()
+    record.enter("checks")
 
 
 def vocabulary_held(

@@ -41,6 +41,9 @@ class Watched(AbstractContextManager["Watched"]):
         with self.lock:
             self.moved += count
 
+    def set_phase(self, words: str, read: int = 0) -> None:
+        raise AssertionError(words)
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

@@ -5,7 +5,7 @@ The seam. A module here is a probe when it has
 * ``LOADER``, the loader's name in requests and manifests: the module's name with hyphens for underscores; and
 * ``prove(request, record)``, which loads the model in ``request.path`` on ``request.device``, writes what it measures
   into ``record`` as soon as it is known, notes each check with ``record.passed`` and each thing worth knowing with
-  ``record.warn``, and raises ``CheckFailed`` (or lets the library's own error pass) when the model does not keep a
+  ``record.warn``, says with ``record.enter`` what takes long, and raises ``CheckFailed`` (or lets the library's own error pass) when the model does not keep a
   promise.
 
 A new loader is one new file and no other change. It may import its libraries at the top: a probe is imported after
