@@ -193,7 +193,7 @@ def _context(
             disk.require([(context, bundle.stat().st_size, "a copy of the bundle for the engine")])
             with report.stage("copy the bundle", bundle.stat().st_size):
                 shutil.copyfile(bundle, context / locked.file_name)
-        _copy_out(carried, {entries.INSTALLER: context / entries.INSTALLER})
+        _copy_out(carried, {entries.INSTALLER: context / entries.TRUSTED_INSTALLER})
         trust = next(iter(options.trusts), None)
         if trust is not None:
             recipe.write_keys(context, trust)
