@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "build" / "demo.bundle.tar"
-TOOL = Path(sys.executable).parent / "bundle"
+TOOL = Path(sys.executable).with_name("bundle")
 
 
 def run(*command: str | Path, keep: bool = False) -> str:
@@ -35,14 +35,16 @@ def main() -> None:
     """Online side, then the other side, then what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
     sys.stdout.write("── the side with a network ──\n")
-    run(TOOL, "build", "manifests/demo.yaml", "-o", BUNDLE)
+    tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
+    run(tool, "build", "manifests/demo.yaml", "-o", BUNDLE.relative_to(ROOT))
     with tempfile.TemporaryDirectory(prefix="bundle demo ") as far:
         sys.stdout.write("\n── the side without ──\n")
         carried = Path(far, BUNDLE.name)
         shutil.copyfile(BUNDLE, carried)
         run("tar", "xf", carried, "-C", far, "bundle.pyz")
         prefix = Path(far, "opt", "demo")
-        installer = [shutil.which("python3.11") or sys.executable, "-I", "-S", str(Path(far, "bundle.pyz"))]
+        python = "python3.11" if shutil.which("python3.11") else sys.executable
+        installer = [python, "-I", "-S", str(Path(far, "bundle.pyz"))]
         run(*installer, "verify", carried)
         told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
