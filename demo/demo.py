@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ def run(*command: str | Path, keep: bool = False) -> str:
 def main() -> None:
     """Online side, then the other side, then what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
-    sys.stdout.write("── the side with a network ──\n")
+    sys.stdout.write("── builder, with a network ──\n")
     tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
     run(tool, "build", "manifests/demo.yaml", "-o", BUNDLE.relative_to(ROOT))
     with tempfile.TemporaryDirectory(prefix="bundle demo ") as far:
-        sys.stdout.write("\n── the side without ──\n")
+        sys.stdout.write("\n── isolated host ──\n")
         carried = Path(far, BUNDLE.name)
         shutil.copyfile(BUNDLE, carried)
         run("tar", "xf", carried, "-C", far, "bundle.pyz")
@@ -78,7 +79,9 @@ def say(proof: dict[str, Any], locked: dict[str, Any]) -> None:
         "versions    " + ", ".join(f"{name} {version}" for name, version in proof["versions"].items()),
         f"checks      {len(proof['checks'])}: " + "; ".join(proof["checks"]),
     ]
-    sys.stdout.write("\n── proven on the far side ──\n" + "\n".join(lines) + "\n")
+    width = shutil.get_terminal_size().columns
+    wrapped = [textwrap.fill(line, width, subsequent_indent=" " * 12) for line in lines]
+    sys.stdout.write("\n── proven on the isolated host ──\n" + "\n".join(wrapped) + "\n")
 
 
 if __name__ == "__main__":

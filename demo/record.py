@@ -47,7 +47,7 @@ text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
 .warning { fill: var(--warning); }
 .passing { visibility: hidden; }
 @keyframes come { from { visibility: hidden; } to { visibility: visible; } }
-@keyframes go { from { visibility: visible; } to { visibility: hidden; } }
+@keyframes go { from, to { visibility: hidden; } }
 @media (prefers-reduced-motion: reduce) { text, .screen { animation: none !important; } }
 """
 
