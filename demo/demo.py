@@ -80,7 +80,7 @@ def say(proof: dict[str, Any], locked: dict[str, Any]) -> None:
         f"checks      {len(proof['checks'])}: " + "; ".join(proof["checks"]),
     ]
     width = shutil.get_terminal_size().columns
-    wrapped = [textwrap.fill(line, width, subsequent_indent=" " * 12) for line in lines]
+    wrapped = [textwrap.fill(line, width, subsequent_indent=" " * 12, break_on_hyphens=False) for line in lines]
     sys.stdout.write("\n── proven on the isolated host ──\n" + "\n".join(wrapped) + "\n")
 
 

@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -77,12 +78,21 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+@dataclass(slots=True)
+class Row:
+    """A row of a terminal: each text that it had, and since when."""
+
+    states: list[tuple[float, str]] = field(default_factory=list)
+    continues: bool = False
+    """Whether it goes on with the line that filled the row above."""
+
+
 class Screen:
-    """Rows of a terminal without an end, with each state that a row had and when."""
+    """A terminal that has no last row, so that nothing scrolls away."""
 
     def __init__(self) -> None:
-        self.states: list[list[tuple[float, str]]] = [[]]
-        self._rows: list[list[str]] = [[]]
+        self.rows = [Row()]
+        self._texts: list[list[str]] = [[]]
         self._row = self._column = 0
 
     def write(self, when: float, text: str) -> None:
@@ -111,16 +121,17 @@ class Screen:
             if self._column == COLUMNS:
                 self._go(self._row + 1)
                 self._column = 0
-            row = self._rows[self._row]
-            row.extend(" " * (self._column + 1 - len(row)))
-            row[self._column] = character
+                self.rows[self._row].continues = True
+            text = self._texts[self._row]
+            text.extend(" " * (self._column + 1 - len(text)))
+            text[self._column] = character
             self._column += 1
 
     def _go(self, row: int) -> None:
         self._row = max(0, row)
-        while len(self._rows) <= self._row:
-            self._rows.append([])
-            self.states.append([])
+        while len(self.rows) <= self._row:
+            self._texts.append([])
+            self.rows.append(Row())
 
     def _obey(self, numbers: str, name: str) -> None:
         count = int(numbers) if numbers.isdigit() else 1
@@ -129,30 +140,29 @@ class Screen:
         elif name == "B":
             self._go(self._row + count)
         elif name == "K":
-            del self._rows[self._row][self._column :]
+            del self._texts[self._row][self._column :]
 
     def _keep(self, row: int, when: float) -> None:
-        text, states = "".join(self._rows[row]).rstrip(), self.states[row]
+        text, states = "".join(self._texts[row]).rstrip(), self.rows[row].states
         if text != (states[-1][1] if states else ""):
             states.append((when, text))
 
 
-def tidied(states: list[list[tuple[float, str]]]) -> list[list[tuple[float, str]]]:
-    """The rows without empty ones in a series, and each with a few of its states, the last among them."""
-    rows: list[list[tuple[float, str]]] = []
-    for row in states:
-        if not (row and row[-1][1]):
-            if rows and rows[-1]:
-                rows.append([])
-            continue
-        step = -(-len(row) // MOST_STATES)
-        rows.append([*row[:-1][::step], row[-1]])
-    while rows and not rows[-1]:
-        rows.pop()
-    return rows
+def tidy(rows: list[Row]) -> list[Row]:
+    """Join empty rows into one, and keep a few states of each other row, the last among them."""
+    kept: list[Row] = []
+    for row in rows:
+        if row.states and row.states[-1][1]:
+            step = -(-len(row.states) // MOST_STATES)
+            kept.append(Row([*row.states[:-1][::step], row.states[-1]], continues=row.continues))
+        elif kept and kept[-1].states:
+            kept.append(Row())
+    while kept and not kept[-1].states:
+        kept.pop()
+    return kept
 
 
-def shortened(times: set[float]) -> dict[float, float]:
+def shorten_pauses(times: set[float]) -> dict[float, float]:
     """Each moment as it is played: no pause is longer than ``LONGEST_PAUSE``."""
     played, before, at = {}, 0.0, 0.0
     for moment in sorted(times):
@@ -161,20 +171,20 @@ def shortened(times: set[float]) -> dict[float, float]:
     return played
 
 
-def drawing(rows: list[list[tuple[float, str]]]) -> str:
+def draw(rows: list[Row]) -> str:
     """The SVG."""
-    played = shortened({when for row in rows for when, _ in row})
+    played = shorten_pauses({when for row in rows for when, _ in row.states})
     shown = max(0, len(rows) - ROWS)
     width, height = COLUMNS * CELL + 2 * MARGIN, ROWS * LINE + 2 * MARGIN
     names = _names(rows)
     lines: list[str] = []
     for number, row in enumerate(rows):
-        lines += _drawn(number, row, names[number], played)
+        lines += _draw_row(number, row, names[number], played)
     moves, end = _moves(rows, played)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-labelledby="t">',
-            f'<title id="t">A terminal: {escape(rows[0][-1][1])}</title>',
+            f'<title id="t">A terminal: {escape(rows[0].states[-1][1])}</title>',
             f"<style>{_STYLE}{moves}</style>",
             f'<clipPath id="c"><rect x="0" y="{MARGIN}" width="{width:g}" height="{ROWS * LINE}"/></clipPath>',
             f'<rect class="frame" x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>',
@@ -186,26 +196,24 @@ def drawing(rows: list[list[tuple[float, str]]]) -> str:
     )
 
 
-def _names(rows: list[list[tuple[float, str]]]) -> list[str]:
-    """The class of each row; one that goes on where a full one ended has the class of that one."""
-    names, full = [""], False
+def _names(rows: list[Row]) -> list[str]:
+    """The class of each row; one that continues a line has the class of its beginning."""
+    names = [""]
     for row in rows:
-        text = row[-1][1] if row else ""
-        names.append(
-            names[-1] if full else next((name for start, name in _STARTS.items() if text.startswith(start)), "")
-        )
-        full = len(text) >= COLUMNS - 1  # a space at the end was cut off
+        text = row.states[-1][1] if row.states else ""
+        started = next((name for start, name in _STARTS.items() if text.startswith(start)), "")
+        names.append(names[-1] if row.continues else started)
     return names[1:]
 
 
-def _drawn(number: int, row: list[tuple[float, str]], name: str, played: dict[float, float]) -> Iterator[str]:
-    for at, (when, text) in enumerate(row):
+def _draw_row(number: int, row: Row, name: str, played: dict[float, float]) -> Iterator[str]:
+    for at, (when, text) in enumerate(row.states):
         if not text:
             continue
-        last = at == len(row) - 1
+        last = at == len(row.states) - 1
         animation = f"come 1ms linear {played[when]:.2f}s both"
         if not last:
-            animation += f", go 1ms linear {played[row[at + 1][0]]:.2f}s forwards"
+            animation += f", go 1ms linear {played[row.states[at + 1][0]]:.2f}s forwards"
         classes = " ".join(filter(None, [name, "" if last else "passing"]))
         body = text.lstrip(" ")
         yield (
@@ -215,10 +223,10 @@ def _drawn(number: int, row: list[tuple[float, str]], name: str, played: dict[fl
         )
 
 
-def _moves(rows: list[list[tuple[float, str]]], played: dict[float, float]) -> tuple[str, float]:
+def _moves(rows: list[Row], played: dict[float, float]) -> tuple[str, float]:
     """How the screen scrolls, as keyframes, and how long all of it takes in seconds."""
     end = max(played.values()) + 0.1
-    last_row = {played[row[0][0]]: number for number, row in enumerate(rows) if row}
+    last_row = {played[row.states[0][0]]: number for number, row in enumerate(rows) if row.states}
     frames, top = ["0% { transform: translateY(0); }"], 0
     for moment, number in sorted(last_row.items()):
         if number - ROWS + 1 > top:
@@ -240,7 +248,7 @@ def main() -> None:
     screen = Screen()
     for when, text in chunks:
         screen.write(when, text)
-    out.write_text(drawing(tidied(screen.states)), encoding="utf-8")
+    out.write_text(draw(tidy(screen.rows)), encoding="utf-8")
 
 
 if __name__ == "__main__":
