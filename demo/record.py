@@ -211,15 +211,15 @@ def _draw_row(number: int, row: Row, name: str, played: dict[float, float]) -> I
         if not text:
             continue
         last = at == len(row.states) - 1
-        animation = f"come 1ms linear {played[when]:.2f}s both"
-        if not last:
-            animation += f", go 1ms linear {played[row.states[at + 1][0]]:.2f}s forwards"
+        # What is there from the start never comes: a viewer that shows the first moment alone is not left with nothing.
+        animations = [f"come 1ms linear {played[when]:.2f}s both"] if played[when] else []
+        animations += [] if last else [f"go 1ms linear {played[row.states[at + 1][0]]:.2f}s forwards"]
         classes = " ".join(filter(None, [name, "" if last else "passing"]))
         body = text.lstrip(" ")
         yield (
             f'<text{f" class={chr(34)}{classes}{chr(34)}" if classes else ""} x="{MARGIN + (len(text) - len(body)) * CELL:g}" '
             f'y="{MARGIN + number * LINE + 14:g}" textLength="{len(body) * CELL:g}" xml:space="preserve" '
-            f'style="animation: {animation}">{escape(body)}</text>'
+            f'style="animation: {", ".join(animations) or "none"}">{escape(body)}</text>'
         )
 
 

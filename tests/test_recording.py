@@ -24,7 +24,11 @@ def rows(out: Path) -> list[tuple[str, str, str]]:
     """Of each text its class, what it says and when it comes."""
     drawn = ET.parse(out).getroot().iter(TEXT)  # noqa: S314 (our own file)
     return [
-        (one.get("class", ""), one.text or "", re.findall(r"come 1ms linear ([\d.]+)s", one.get("style", ""))[0])
+        (
+            one.get("class", ""),
+            one.text or "",
+            [*re.findall(r"come 1ms linear ([\d.]+)s", one.get("style", "")), "0"][0],
+        )
         for one in drawn
     ]
 
