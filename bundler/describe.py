@@ -10,7 +10,7 @@ from typing import Any
 
 from bundler.bundle import entries, fields
 from bundler.bundle.difference import Change, Difference
-from bundler.bundle.entries import Artifact, Edge, Model
+from bundler.bundle.entries import TRUSTED_INSTALLER, Artifact, Edge, Model
 from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.findings import LEVELS, Examination, Finding
@@ -300,8 +300,8 @@ def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
 def _on_the_host(path: Path, *, signed: bool) -> str:
     if signed:
         return (
-            "On the isolated host, with a bundle.pyz and a KEY.pub that came another way:\n"
-            f"  python3 bundle.pyz install {path.name} --prefix DIR --trust KEY.pub"
+            f"On the isolated host, with the {TRUSTED_INSTALLER} and KEY.pub that came another way:\n"
+            f"  python3 trusted/{TRUSTED_INSTALLER} install {path.name} --prefix DIR --trust trusted/KEY.pub"
         )
     return (
         f"On the isolated host:\n  tar xf {path.name} bundle.pyz && python3 bundle.pyz install {path.name} --prefix DIR"
@@ -351,7 +351,7 @@ def baked(image: Baked) -> Answer:
 
 def _step(made_by: str) -> str:
     """What made a layer, in a word where it is a step of ours."""
-    if "bundle.pyz install" in made_by:
+    if f"{TRUSTED_INSTALLER} install" in made_by:
         only = re.search(r" --only (\S+)", made_by)
         return only[1] if only else "what the smoke loads compiled, and the rest"
     if "network not cut" in made_by:

@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "build" / "demo.bundle.tar"
-TOOL = Path(sys.executable).parent / "bundle"
+TOOL = Path(sys.executable).with_name("bundle")
 
 
 def run(*command: str | Path, keep: bool = False) -> str:
@@ -34,15 +35,17 @@ def run(*command: str | Path, keep: bool = False) -> str:
 def main() -> None:
     """Online side, then the other side, then what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
-    sys.stdout.write("── the side with a network ──\n")
-    run(TOOL, "build", "manifests/demo.yaml", "-o", BUNDLE)
+    sys.stdout.write("── builder, with a network ──\n")
+    tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
+    run(tool, "build", "manifests/demo.yaml", "-o", BUNDLE.relative_to(ROOT))
     with tempfile.TemporaryDirectory(prefix="bundle demo ") as far:
-        sys.stdout.write("\n── the side without ──\n")
+        sys.stdout.write("\n── isolated host ──\n")
         carried = Path(far, BUNDLE.name)
         shutil.copyfile(BUNDLE, carried)
         run("tar", "xf", carried, "-C", far, "bundle.pyz")
         prefix = Path(far, "opt", "demo")
-        installer = [shutil.which("python3.11") or sys.executable, "-I", "-S", str(Path(far, "bundle.pyz"))]
+        python = "python3.11" if shutil.which("python3.11") else sys.executable
+        installer = [python, "-I", "-S", str(Path(far, "bundle.pyz"))]
         run(*installer, "verify", carried)
         told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
@@ -76,7 +79,9 @@ def say(proof: dict[str, Any], locked: dict[str, Any]) -> None:
         "versions    " + ", ".join(f"{name} {version}" for name, version in proof["versions"].items()),
         f"checks      {len(proof['checks'])}: " + "; ".join(proof["checks"]),
     ]
-    sys.stdout.write("\n── proven on the far side ──\n" + "\n".join(lines) + "\n")
+    width = shutil.get_terminal_size().columns
+    wrapped = [textwrap.fill(line, width, subsequent_indent=" " * 12, break_on_hyphens=False) for line in lines]
+    sys.stdout.write("\n── proven on the isolated host ──\n" + "\n".join(wrapped) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from bundler.bundle import paths
 from bundler.bundle.fields import Invalid, Unsafe, about
 
 INSTALLER = "bundle.pyz"
+TRUSTED_INSTALLER = "bundle-installer.pyz"
+"""The installer that came another way than the bundle. No member of a bundle has this name: unpacking a bundle must
+not overwrite the one program that can tell whether the bundle is genuine."""
 REQUIREMENTS = "requirements.txt"
 BLOBS = "images/blobs/sha256/"
 """Where the blobs of a carried base image stand, each under its own digest (OCI image layout)."""

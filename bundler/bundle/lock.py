@@ -325,7 +325,7 @@ def read(data: bytes, where: str) -> Lock:
         raise IntegrityError(
             f"format {found!r} is not one that this version reads (it reads format {FORMAT})",
             where=where,
-            hint="use the bundle.pyz that the bundle's builder publishes, or a newer release of this tool",
+            hint="use the installer that the bundle's builder publishes, or a newer release of this tool",
         )
     listed = document.get("artifacts")
     if isinstance(listed, list) and len(listed) > MOST_ARTIFACTS:  # before each is looked at

@@ -193,7 +193,7 @@ def _context(
         except OSError:
             disk.require([(context, bundle.stat().st_size, "a copy of the bundle for the engine")])
             _copy(bundle, context / locked.file_name, report)
-        _copy_out(carried, {entries.INSTALLER: context / entries.INSTALLER})
+        _copy_out(carried, {entries.INSTALLER: context / entries.TRUSTED_INSTALLER})
         trust = next(iter(options.trusts), None)
         if trust is not None:
             recipe.write_keys(context, trust)

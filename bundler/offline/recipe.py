@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundler.bundle import disk, envfile
+from bundler.bundle import disk, entries, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline import emit
 from bundler.offline import trust as trusting
@@ -132,7 +132,14 @@ def write(release: Release, locked: Lock, results: Sequence[dict[str, Any]]) -> 
 
 def _rendered(template: str, locked: Lock, **values: object) -> str:
     check = [*installer_in_image(locked), "doctor", "--quick", "--prefix", str(prefix_in_image(locked))]
-    return emit.rendered(template, lock=locked, home=prefix_in_image(locked), check=check, **values)
+    return emit.rendered(
+        template,
+        lock=locked,
+        home=prefix_in_image(locked),
+        installer=entries.TRUSTED_INSTALLER,
+        check=check,
+        **values,
+    )
 
 
 def _labels(locked: Lock) -> dict[str, str]:

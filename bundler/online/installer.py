@@ -7,6 +7,7 @@ but the online side, and the pure-Python packages that this imports, with their 
 from __future__ import annotations
 
 import io
+import shlex
 import zipfile
 from collections.abc import Iterator
 from importlib import metadata, resources
@@ -15,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from packaging.specifiers import SpecifierSet
 
 from bundler.bundle import disk
-from bundler.errors import BundleError
+from bundler.bundle.hashing import digest_of
+from bundler.errors import BundleError, HostError, UsageError
 
 PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "tqdm")
 """Distributions that travel inside; MarkupSafe's compiled speed-up stays behind, it has a pure form."""
@@ -41,9 +43,26 @@ def build() -> bytes:
     return _SHEBANG + packed.getvalue()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write the installer so that it can be run."""
+def write(path: Path, data: bytes) -> bool:
+    """Write the installer as an executable file; False when a file with these bytes is already at ``path``.
+
+    Raises UsageError when something else is there: it may be the installer that a host trusts, and is never
+    overwritten. Raises HostError when the folder does not exist.
+    """
+    if not path.parent.is_dir():
+        hint = f"create it: mkdir -p {shlex.quote(str(path.parent))}"
+        raise HostError("there is no such folder", where=str(path.parent), hint=hint)
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    if path.exists() or path.is_symlink():
+        raise UsageError(
+            "another file has this name, and an installer never overwrites a file",
+            where=str(path),
+            hint=f"compare its SHA-256 with the one of this version, {digest_of(data)}; then move it away, or give "
+            "another name with -o",
+        )
     disk.write_whole(path, data, 0o755)
+    return True
 
 
 def _entries() -> Iterator[tuple[str, bytes]]:

@@ -27,7 +27,8 @@ from bundler.online.requirements import Line, Read
 from bundler.online.uvlock import RefusalError
 
 _LAST_LINES = 20
-_INSTALL = "pip install 'airgap-bundler[pip-tools]', or leave python.resolver out"
+_INSTALL = "pip install 'pip-tools>=7.5' 'pip>=26', or leave python.resolver out"
+"""The packages by name: they are on the index. This tool is not, and a stranger could take its name there."""
 
 
 def require(target: Target) -> str:

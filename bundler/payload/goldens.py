@@ -24,7 +24,7 @@ MOST_COMPONENTS = 1024  # of a vector; of a wider one, evenly spaced ones
 FIRST = 8  # tokens that are kept for a reader
 LEAST = 1e-3  # of a sparse vector whose tokens all stand at the edge of having no weight, what differs is noise
 
-_TOOL = "Install with the bundle.pyz that is in the bundle: another version of it may ask other texts."
+_TOOL = "Install with an installer of the version that built the bundle: another version may ask other texts."
 _TOKENIZER = (
     "The tokenizer's files are of another revision than at the rehearsal, or the libraries read them otherwise. Have "
     "the bundle built again, and do not mix vectors of the two."

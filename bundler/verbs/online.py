@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bundler import describe
-from bundler.bundle import disk, publickey, sealing, signing
+from bundler.bundle import disk, entries, publickey, sealing, signing
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.signing import Signer
 from bundler.console import Console
@@ -154,16 +154,32 @@ def _signers(keys: tuple[Path, ...], passphrase_file: Path | None, report: Conso
     return [reading.load(path, ask, report) for path in keys]
 
 
-@verb("bundle installer -o bundle.pyz")
-@click.option("-o", "--output", type=FILE, default=Path("bundle.pyz"), show_default=True, help="Where to write it.")
-def installer(*, output: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
-    """Write the installer as one file, to be carried and checked apart from any bundle."""
+@verb("bundle installer -o trusted/bundle-installer.pyz")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    default=Path(entries.TRUSTED_INSTALLER),
+    show_default=True,
+    help="Where to write it; a file that is there is never overwritten.",
+)
+def installer(*, output: Path, report: Console) -> Answer:
+    """Write the installer as one file. Carry it to the host once, by another way than the bundles.
+
+    Every bundle holds an installer of its own, bundle.pyz, which is only as good as the bundle. Keep this one under
+    another name, in a folder that no bundle is unpacked into.
+    """
     from bundler.online import installer as making  # noqa: PLC0415 (the far side has no online rooms)
 
     data = making.build()
-    making.write(output, data)
-    result = {"installer": str(output), "sha256": digest_of(data), "bytes": len(data)}
-    return result, f"{digest_of(data)}  {output}"
+    if output.name == entries.INSTALLER:
+        report.warn(
+            f"every bundle holds a file named {entries.INSTALLER}: unpacking one here overwrites this installer; "
+            f"-o {output.with_name(entries.TRUSTED_INSTALLER)} keeps the two apart"
+        )
+    written = making.write(output, data)
+    result = {"installer": str(output), "sha256": digest_of(data), "bytes": len(data), "written": written}
+    return result, f"{digest_of(data)}  {output}" + ("" if written else "\n  was already there with these bytes")
 
 
 VERBS = (init, lock, build, keygen, sign, installer)

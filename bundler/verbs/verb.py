@@ -101,7 +101,10 @@ def _in_words(error: Exception) -> BundleError:
         )
         return HostError(error.strerror or str(error), where=str(error.filename or ""), hint=hint)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("bundler.online"):
-        hint = "pip install airgap-bundler where there is a network"
+        hint = (
+            "on a machine with a network, run 'pip install .' in this tool's source tree; "
+            "no package index has it, so never install it by name"
+        )
         return UsageError("this verb belongs to the online side", hint=hint)
     hint = "run it again with --debug and report what it prints"
     return BundleError(f"a fault in this program: {type(error).__name__}: {error}", hint=hint)

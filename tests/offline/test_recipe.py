@@ -42,7 +42,9 @@ def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() 
         "",
     ]
     app = lock_of({**SMALL, "app/main.py": b""})
-    with_app = [step.partition(" --only ")[2].split(" ")[0] for step in steps(app) if "bundle.pyz install" in step]
+    with_app = [
+        step.partition(" --only ")[2].split(" ")[0] for step in steps(app) if "bundle-installer.pyz install" in step
+    ]
     assert with_app == ["model:m", "environment", "app", ""]
     assert all(step.startswith("RUN --mount=type=bind,source=.,target=/carried ") for step in found[1:])
     assert not any(step.startswith(("COPY", "ADD")) for step in steps(with_models(a="")))
@@ -155,7 +157,7 @@ def test_a_model_s_layer_leaves_no_trace_of_the_run_that_made_it() -> None:
 def test_only_the_bundle_its_installer_and_keys_go_into_the_bake() -> None:
     text = recipe.ignore_text(lock_of(SMALL))
     kept = [line for line in text.splitlines() if line.startswith("!")]
-    assert (text.splitlines()[1], kept) == ("*", [f"!{lock_of(SMALL).file_name}", "!bundle.pyz", "!trust"])
+    assert (text.splitlines()[1], kept) == ("*", [f"!{lock_of(SMALL).file_name}", "!bundle-installer.pyz", "!trust"])
 
 
 def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:

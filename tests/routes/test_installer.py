@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import bundle
+from bundler.bundle.hashing import digest_of
+from bundler.online import installer as making
+from tests.conftest import SMALL, Packed, Run, bundle, tool
 
 
 def interpreter(version: str) -> str:
@@ -63,6 +67,14 @@ def test_the_online_verbs_say_where_they_belong(installer: Path, tmp_path: Path)
     assert (done.returncode, "this verb belongs to the online side" in done.stderr) == (2, True)
 
 
+def test_the_hint_names_nothing_that_a_stranger_could_publish(installer: Path, tmp_path: Path) -> None:
+    command = [tool("python3.11"), "-I", "-S", str(installer), "build", str(tmp_path / "m.yaml"), "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    hint = json.loads(done.stdout)["error"]["hint"]
+    assert "'pip install .' in this tool's source tree" in hint
+    assert "never install it by name" in hint
+
+
 def test_the_exported_installer_is_the_one_in_bundles(installer: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.pyz"
     done = bundle("installer", "-o", again)
@@ -72,3 +84,54 @@ def test_the_exported_installer_is_the_one_in_bundles(installer: Path, tmp_path:
         done.stdout.split()[0]
         == subprocess.run(["sha256sum", again], check=True, capture_output=True, text=True).stdout.split()[0]
     )
+
+
+def test_an_installer_that_is_there_is_never_overwritten(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bundle-installer.pyz"
+    path.write_bytes(b"the one that is trusted")
+    code, told = run("installer", "-o", path)
+    assert (code, told["error"]["where"]) == (2, str(path))
+    assert told["error"]["message"] == "another file has this name, and an installer never overwrites a file"
+    assert digest_of(making.build()) in told["error"]["hint"]
+    assert path.read_bytes() == b"the one that is trusted"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert run("installer", "-o", path)[0] == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_installer_is_left_and_said_to_be_there(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bundle-installer.pyz"
+    assert run("installer", "-o", path)[1]["result"]["written"]
+    before = path.stat()
+    code, told = run("installer", "-o", path)
+    assert (code, told["result"]["written"], path.stat().st_ino) == (0, False, before.st_ino)
+    assert "was already there with these bytes" in bundle("installer", "-o", path).stdout
+
+
+def test_a_folder_that_is_missing_is_named_with_the_line_that_makes_it(run: Run, tmp_path: Path) -> None:
+    code, told = run("installer", "-o", tmp_path / "my trusted" / "bundle-installer.pyz")
+    assert (code, told["error"]["where"]) == (9, str(tmp_path / "my trusted"))
+    assert told["error"]["hint"] == f"create it: mkdir -p '{tmp_path}/my trusted'"
+
+
+def test_without_a_name_it_is_not_the_one_that_bundles_hold(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, told = run("installer")
+    assert (code, told["warnings"], list(tmp_path.iterdir())) == (0, [], [tmp_path / "bundle-installer.pyz"])
+    code, told = run("installer", "-o", "bundle.pyz")
+    assert code == 0
+    assert "-o bundle-installer.pyz keeps the two apart" in told["warnings"][0]
+
+
+def test_unpacking_a_bundle_leaves_the_trusted_installer(run: Run, pack: Callable[..., Packed], tmp_path: Path) -> None:
+    """In the very folder that it should not be in."""
+    packed = pack(SMALL)
+    trusted = tmp_path / "bundle-installer.pyz"
+    run("installer", "-o", trusted)
+    before = trusted.read_bytes()
+    subprocess.run([tool("tar"), "xf", packed.path, "-C", tmp_path], check=True)
+    assert (tmp_path / "bundle.pyz").read_bytes() == SMALL["bundle.pyz"]
+    assert trusted.read_bytes() == before

@@ -69,8 +69,8 @@ def signed(small: Packed, builder: Pair) -> Packed:
 
 @pytest.fixture(scope="session")
 def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``bundle.pyz``, as it is carried apart from any bundle."""
-    path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
+    """The installer, as it is carried apart from any bundle."""
+    path = tmp_path_factory.mktemp("trusted") / "bundle-installer.pyz"
     assert bundle("installer", "-o", path).returncode == 0
     return path
 
