@@ -314,7 +314,7 @@ def _no_checks() -> None:
 
 def _unchecked(kind: type, given: Mapping[str, Any]) -> Any:
     """A value made without its own checks, blank where nothing is given: good for nothing but more checks."""
-    value = object.__new__(kind)
+    value: Any = object.__new__(kind)
     for name, f in _fields(kind).items():
         if name in given:
             content = given[name]
