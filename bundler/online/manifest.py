@@ -54,6 +54,12 @@ class WantedTarget:
     def __post_init__(self) -> None:
         self.resolved()
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The fields that are not given, so that something else says what they are."""
+        given = {"python": self.python, "platform": self.platform, "accelerator": self.accelerator, "libc": self.libc}
+        return tuple(name for name, value in given.items() if not (value or (name == "libc" and value is not None)))
+
     def resolved(self) -> Target:
         """The whole target; raises Invalid where it makes no sense."""
         here = this_machine()
