@@ -148,8 +148,8 @@ def _target(said: Project) -> Iterable[str]:
     yield f'  python: "{said.python}" # {_shown(said.python_says)}'
     yield f"  platform: {platform} # {why}; {', '.join(one for one in PLATFORMS if one != platform)}"
     yield f"  libc: {_OLD_ENOUGH} # the oldest that a host may have: RHEL 8, Debian 10, Ubuntu 20.04; musl-1.2: Alpine"
-    build = f"{_shown(said.accelerator_says)} names it" if said.accelerator_says else "or cu126, cu128, rocm6.4 …"
-    yield f"  accelerator: {said.accelerator} # which build of PyTorch: {build}"
+    why = f": {_shown(said.accelerator_says)} names it" if said.accelerator_says else "; others: cu126, cu128, rocm6.4"
+    yield f"  accelerator: {said.accelerator} # which build of PyTorch{why}"
 
 
 def _python(made: Scaffold) -> Iterable[str]:

@@ -72,7 +72,7 @@ def read(folder: Path) -> Project:
         python_says=says,
         accelerator=accelerator,
         accelerator_says=accelerator_says,
-        look=look,
+        look=(*look, *pythonpins.notes(folder, accelerator)),
         requirements=tuple(kept),
         files=used,
         beside=tuple(beside),

@@ -1,4 +1,7 @@
-"""Which Python a project is pinned to: by the image that it is deployed in, by its platform's file, or for its developers."""
+"""Which Python a project is pinned to: by the image that it is deployed in, by its platform's file, or for its developers.
+
+And what else its images say of the host.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ class Pin:
 class _Stage:
     image: str
     line: int
-    names: str
+    name: str
+    platform: str
 
 
 def read(folder: Path) -> list[Pin]:
@@ -53,17 +57,34 @@ def _dockerfiles(folder: Path) -> list[Path]:
     return [path for path in dict.fromkeys(found) if path.is_file() and path.name not in _OURS]
 
 
+def notes(folder: Path, accelerator: str) -> list[str]:
+    """What the images say of the host that ``init`` does not take from them, in words."""
+    found: list[str] = []
+    for path in _dockerfiles(folder):
+        for stage in _last(list(_stages(_text(path)))):
+            says = f"{path.relative_to(folder).as_posix()}:{stage.line} FROM {stage.image}"
+            if "alpine" in stage.image:
+                found.append(f"{says}: has musl, and target.libc below is glibc")
+            if re.search(r"cuda|rocm|nvidia", stage.image) and accelerator == "cpu":
+                found.append(f"{says}: is for a GPU, and target.accelerator below is cpu")
+            if stage.platform and stage.platform != "linux/amd64":
+                found.append(f"{says}: is for {stage.platform}; compare target.platform below")
+    return found
+
+
+def _last(stages: list[_Stage]) -> list[_Stage]:
+    """The stage whose image the last one is made from; none where there are no stages."""
+    by_name = {stage.name.lower(): stage for stage in stages if stage.name}
+    seen = stages[-1:]
+    while seen and (before := by_name.get(seen[-1].image.lower())) and before not in seen:
+        seen.append(before)
+    return seen[-1:]
+
+
 def _of_dockerfile(path: Path, folder: Path) -> Iterator[Pin]:
     """The Python of the image that is built: that of its last stage, or of the last one whose image names a Python."""
     stages = list(_stages(_text(path)))
-    by_name = {stage.names.lower(): stage for stage in stages if stage.names}
-    last: list[_Stage] = []
-    while stages and len(last) <= len(stages):  # the image of a stage may be an earlier stage
-        stage = by_name.get(last[-1].image.lower()) if last else stages[-1]
-        if stage is None:
-            break
-        last.append(stage)
-    for stage in [*reversed(last[-1:]), *reversed(stages)]:
+    for stage in [*_last(stages), *reversed(stages)]:
         repository = stage.image.partition("@")[0]
         says = f"{path.relative_to(folder).as_posix()}:{stage.line} FROM {stage.image}"
         if match := _TAGGED.search(repository):
@@ -87,7 +108,8 @@ def _stages(text: str) -> Iterator[_Stage]:
             image = _VARIABLE.sub(
                 lambda one: arguments.get(one["braced"] or one["plain"]) or one["default"] or one[0], match["image"]
             )
-            yield _Stage(image=image, line=number, names=match["stage"] or "")
+            platform = re.search(r"--platform=([\w/]+)", match["flags"])
+            yield _Stage(image=image, line=number, name=match["stage"] or "", platform=platform[1] if platform else "")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

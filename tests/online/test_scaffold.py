@@ -493,6 +493,20 @@ def test_which_python_goes_before_which(
     assert (loaded(found).target.python, found.project.python_says, found.open) == (python, says, look)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FROM python:3.12-alpine\n", "has musl, and target.libc below is glibc"),
+        ("FROM --platform=linux/arm64 python:3.12\n", "is for linux/arm64; compare target.platform below"),
+        ("FROM nvidia/cuda:12.6.0-runtime-ubuntu22.04\n", "is for a GPU, and target.accelerator below is cpu"),
+    ],
+)
+def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: str) -> None:
+    (line,) = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open
+    assert line.startswith("Dockerfile:1 FROM ")
+    assert line.endswith(said)
+
+
 def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -> None:
     found = made(project, **{"requirements.txt": "torch\n"})
     target = loaded(found).target
@@ -506,19 +520,19 @@ def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -
 @pytest.mark.parametrize(
     ("text", "accelerator", "says"),
     [
-        ("torch==2.13.0+cu126\n", "cu126", "requirements.txt:1 names it"),
+        ("torch==2.13.0+cu126\n", "cu126", ": requirements.txt:1 names it"),
         (
             "# /whl/cu118\n--extra-index-url https://download.example/whl/rocm6.4\ntorch\n",
             "rocm6.4",
-            "requirements.txt:2",
+            ": requirements.txt:2",
         ),
-        ("torch\nncu126\n", "cpu", "or cu126"),
+        ("torch\nncu126\n", "cpu", "; others: cu126"),
     ],
 )
 def test_the_build_of_pytorch_that_requirements_name(project: Path, text: str, accelerator: str, says: str) -> None:
     found = made(project, **{"requirements.txt": text})
     assert loaded(found).target.accelerator == accelerator
-    assert f"  accelerator: {accelerator} # which build of PyTorch: {says}" in found.path.read_text()
+    assert f"  accelerator: {accelerator} # which build of PyTorch{says}" in found.path.read_text()
 
 
 def test_files_of_requirements(project: Path) -> None:
