@@ -138,9 +138,9 @@ class Names:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def constants(tree: ast.Module) -> dict[str, Value]:
+def constants(tree: ast.Module, outer: Known) -> dict[str, Value]:
     """The strings that names of a module stand for, its defaults of environment variables and classes among them."""
-    known = values.scope_of(tree.body, {})
+    known = values.scope_of(tree.body, outer)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             known |= {f"{node.name}.{name}": value for name, value in _attributes(node, known).items()}
@@ -173,7 +173,7 @@ def found_in(tree: ast.Module, place: str, modules: Mapping[str, Mapping[str, Va
                 inside = {key: value for key, value in there.items() if f"{key}.".startswith(f"{alias.name}.")}
                 names.values |= {local + key.removeprefix(alias.name): value for key, value in inside.items()}
                 names.values |= _below(local, modules.get(alias.name, {}))
-    names.values |= values.scope_of(tree.body, names.values) | constants(tree)
+    names.values = constants(tree, names.values)
     reader = _Reader(place=place, origins=names.origins)
     reader.block(tree.body, names.values, place)
     return sorted(reader.found, key=lambda one: int(one.where.rpartition(":")[2]))

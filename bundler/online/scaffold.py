@@ -115,6 +115,7 @@ def _scaffold(folder: Path, path: Path) -> Scaffold:
 def _look(seen: _Seen) -> None:
     """Read every source and every file of settings; what can't be understood is kept in words."""
     parsed: list[tuple[PurePosixPath, str, ast.Module]] = []
+    modules: dict[str, dict[str, Value]] = {}
     for path in _files(seen.folder):
         name = PurePosixPath(path.relative_to(seen.folder).as_posix())
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -124,16 +125,19 @@ def _look(seen: _Seen) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what others wrote
-                parsed += [(name, place, ast.parse(piece)) for place, piece in mentions.sources(name, text)]
+                pieces = [(name, place, ast.parse(piece)) for place, piece in mentions.sources(name, text)]
+            for _, _, tree in pieces:
+                modules.setdefault(name.stem, {}).update(mentions.constants(tree, {}))
+            parsed += pieces
         except (SyntaxError, ValueError, RecursionError) as error:
             line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
             seen.open.append(f"{name}{line}: can't be read as Python, so models that it names are not here")
-    modules: dict[str, dict[str, Value]] = {}
-    for name, _, tree in parsed:
-        modules.setdefault(name.stem, {}).update(mentions.constants(tree))
     known: dict[PurePosixPath, Names] = {}
     for name, place, tree in parsed:
-        seen.add(mentions.found_in(tree, place, modules, known.setdefault(name, Names())))
+        try:
+            seen.add(mentions.found_in(tree, place, modules, known.setdefault(name, Names())))
+        except RecursionError:  # an expression of a thousand parts
+            seen.open.append(f"{name}: can't be read as Python, so models that it names are not here")
     told = {one.variable for one in seen.mentions if one.variable}
     seen.open += [
         f"{one.where}: {one.how} gets a name that only a run of the program can tell"

@@ -568,6 +568,19 @@ def test_files_that_can_not_be_read_as_python(project: Path) -> None:
     assert [one.name for one in found.models] == ["org/m"]
 
 
+def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
+    code = "x = " + " + ".join(["'a'"] * 5000) + "\n"
+    found = made(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
+    assert [one.name for one in found.models] == ["org/m"]
+    assert found.open == ("a.py: can't be read as Python, so models that it names are not here",)
+
+
+def test_a_constant_that_is_made_of_one_from_another_file(project: Path) -> None:
+    code = "import app.config as c\nfrom app.config import ORG\nNAME = f'{ORG}/m'\nA.from_pretrained(NAME)\n"
+    files = {"app__config.py": "ORG = 'org'\nMINE = 'org/n'\n", "main.py": code + "A.from_pretrained(c.MINE)\n"}
+    assert [one.name for one in made(project, **files).models] == ["org/m", "org/n"]
+
+
 def test_folders_that_are_not_the_project_s_own_code(project: Path) -> None:
     (project / "mine").mkdir(parents=True)
     (project / "mine" / "pyvenv.cfg").write_text("")
