@@ -378,9 +378,9 @@ def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
             f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  "
             f"sequence {row['sequence']}  models: {', '.join(row['models']) or 'none'}"
         )
-        lines.append(f"  digest     {row['digest']}")
+        lines.append(f"    digest     {row['digest']}")
         if "reviewed_digest" in row:  # a version before it had one may have installed this
-            lines.append(f"  reviewed   {row['reviewed_digest']}")
+            lines.append(f"    reviewed   {row['reviewed_digest']}")
     return {"releases": rows}, "\n".join(lines) or "nothing is installed here"
 
 
