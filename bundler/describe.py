@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bundler import digests
 from bundler.bundle import entries, fields
 from bundler.bundle.difference import Change, Difference
 from bundler.bundle.entries import TRUSTED_INSTALLER, Artifact, Edge, Model
@@ -35,7 +36,7 @@ def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
         "name": lock.name,
         "version": lock.version,
         "sequence": lock.sequence,
-        "digest": lock.digest,
+        **digests.document(lock),
         "target": fields.encode(lock.target),
         "signed_by": list(signed_by),
         "rehearsed": lock.rehearsed,
@@ -92,7 +93,7 @@ def words(lock: Lock, signed_by: Sequence[str] = ()) -> str:
     said = summary(lock, signed_by)
     lines = [
         f"{lock.name} {lock.version}  (sequence {lock.sequence}, made by {lock.created_by})",
-        f"  digest     {lock.digest}",
+        *digests.lines(lock),
         f"  target     {lock.target}",
         *signers(signed_by, ()),
         f"  rehearsed  {_rehearsed(lock)}",
@@ -245,22 +246,6 @@ def signers(signed_by: Sequence[str], trusted: Sequence[str]) -> list[str]:
     return [f"  signed by  {one}  ({checked[one in trusted]})" for one in signed_by]
 
 
-def exported(path: Path, message: bytes, lock: Lock) -> str:
-    """What sign tells a person who signs elsewhere."""
-    return (
-        f"{path}  {len(message)} bytes to sign with Ed25519, as they are\n"
-        f"  of         {lock.name} {lock.version}, sequence {lock.sequence}\n"
-        f"  digest     {lock.digest}\n"
-        f"  such as    openssl pkeyutl -sign -rawin -inkey KEY -in {path} -out SIG"
-    )
-
-
-def signed(path: Path, lock: Lock, signed_by: Sequence[str]) -> str:
-    """What sign tells a person."""
-    lines = [f"{path}: {lock.name} {lock.version}, sequence {lock.sequence}", f"  digest     {lock.digest}"]
-    return "\n".join([*lines, *(f"  signed by  {one}" for one in signed_by)])
-
-
 def trusting(trust: Trust | None, prefix: Path) -> Answer:
     """Whose bundles a prefix takes."""
     if trust is None:
@@ -283,12 +268,12 @@ def locked(path: Path, lock: Lock, to_fetch: Sequence[Artifact]) -> Answer:
     return said, told
 
 
-def built(path: Path, size: int, lock: Lock, signed_by: Sequence[str]) -> str:
+def built(path: Path, size: int, sha256: str, lock: Lock, signed_by: Sequence[str]) -> str:
     """What build tells a person."""
+    named = "\n".join([*digests.of_file(sha256), *digests.lines(lock)])
     return (
-        f"{path}  ({size_text(size)})\n"
-        f"  digest  {lock.digest}\n"
-        f"  target  {lock.target}\n"
+        f"{path}  ({size_text(size)})\n{named}\n"
+        f"  target     {lock.target}\n"
         f"  {counted(len(lock.models), 'model')}, {counted(len(lock.python.packages), 'wheel')}, "
         f"{counted(len(lock.artifacts), 'file')}\n"
         f"  rehearsed  {_rehearsed(lock)}\n"
@@ -312,7 +297,7 @@ def whole(lock: Lock, size: int, vouched: Vouched) -> str:
     """What verify tells a person."""
     lines = [
         f"whole: {lock.name} {lock.version}, {counted(len(lock.artifacts), 'file')}, {size_text(size)}; every byte is what the lock says",
-        f"  digest     {lock.digest}",
+        *digests.lines(lock),
         *signers(vouched.signed_by, vouched.trusted),
     ]
     return "\n".join(lines)
@@ -322,6 +307,7 @@ def installed(receipt: Receipt) -> Answer:
     """What install tells."""
     home = f"{receipt.prefix}/current"
     lines = [f"installed: {receipt.name} {receipt.version}, live as {home}"]
+    lines += digests.of_bundle(receipt.digest, receipt.reviewed_digest)
     lines += signers(receipt.signed_by, receipt.trusted)
     lines += [proofs(list(receipt.smoke))] if receipt.smoke else []
     lines += [
@@ -386,11 +372,15 @@ def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
     """What list tells."""
     name = live.name if live else ""
     rows = [{**receipt, "live": receipt["release"] == name} for receipt in receipts]
-    lines = [
-        f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  sequence {row['sequence']}  "
-        f"models: {', '.join(row['models']) or 'none'}"
-        for row in rows
-    ]
+    lines: list[str] = []
+    for row in rows:
+        lines.append(
+            f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  "
+            f"sequence {row['sequence']}  models: {', '.join(row['models']) or 'none'}"
+        )
+        lines.append(f"    digest     {row['digest']}")
+        if "reviewed_digest" in row:  # a version before it had one may have installed this
+            lines.append(f"    reviewed   {row['reviewed_digest']}")
     return {"releases": rows}, "\n".join(lines) or "nothing is installed here"
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-from bundler.bundle import paths
+from bundler.bundle import fields, paths
 from bundler.bundle.fields import Invalid, Unsafe, about
 
 INSTALLER = "bundle.pyz"
@@ -89,6 +89,11 @@ class Artifact:
         return 0o755 if self.kind == "installer" else 0o644
 
 
+def hub_folder(repo_type: RepoType, repo_id: str) -> str:
+    """Names a repository's folder in a hub cache, as huggingface_hub does."""
+    return f"{repo_type}s--{repo_id.replace('/', '--')}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
     """A model: its files are the artifacts below ``models/ALIAS/``."""
@@ -104,19 +109,22 @@ class Model:
     digest: str = about("SHA-256 over the lines of its files in SHA256SUMS form, paths relative to the model")
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         if not _ALIAS.fullmatch(self.alias) or paths.fault_of(self.alias):
-            raise Invalid(f"{self.alias!r} must be letters, digits, '.', '_', '-'", "alias")
+            yield Invalid(f"{self.alias!r} must be letters, digits, '.', '_', '-'", "alias")
         if self.repo_id and not _REPO_ID.fullmatch(self.repo_id):
-            raise Invalid(f"{self.repo_id!r} is not such as ORG/NAME", "repo_id")
+            yield Invalid(f"{self.repo_id!r} is not such as ORG/NAME", "repo_id")
         if not _COMMIT.fullmatch(self.commit):
-            raise Invalid("must be 40 lower-case hexadecimal digits", "commit")
+            yield Invalid("must be 40 lower-case hexadecimal digits", "commit")
         if not _DIGEST.fullmatch(self.digest):
-            raise Invalid("must be 64 lower-case hexadecimal digits", "digest")
+            yield Invalid("must be 64 lower-case hexadecimal digits", "digest")
         for name in self.revisions:
             if not _REVISION.fullmatch(name) or paths.fault_of(name):
-                raise Invalid(f"{name!r} is not the name of a revision", "revisions")
+                yield Invalid(f"{name!r} is not the name of a revision", "revisions")
         if found := paths.clashes({"main", *self.revisions}):
-            raise Invalid("; ".join(found), "revisions")
+            yield Invalid("; ".join(found), "revisions")
 
     @property
     def folder(self) -> str:
@@ -141,7 +149,7 @@ class Model:
 
     def hub_folder_as(self, repo_type: RepoType) -> str:
         """The same for a client that takes it for this."""
-        return f"{repo_type}s--{self.repo_id.replace('/', '--')}"
+        return hub_folder(repo_type, self.repo_id)
 
     @property
     def home(self) -> str:
@@ -225,19 +233,22 @@ class Smoke:
     tolerate_calls: tuple[str, ...] = about("hosts that a load may ask in vain", default=())
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         try:
             fits = 0 <= Decimal(self.tolerance) <= 2
         except InvalidOperation:
             fits = False
         if not fits:
-            raise Invalid(f"must be a decimal number between 0 and 2, in quotes, not {self.tolerance!r}", "tolerance")
+            yield Invalid(f"must be a decimal number between 0 and 2, in quotes, not {self.tolerance!r}", "tolerance")
         if any(len(three) != 3 for three in self.closer):
-            raise Invalid("must hold lists of three texts: [query, nearer, farther]", "closer")
+            yield Invalid("must hold lists of three texts: [query, nearer, farther]", "closer")
         if self.ram_limit < 0:
-            raise Invalid("must not be negative", "ram_limit")
+            yield Invalid("must not be negative", "ram_limit")
         for host in self.tolerate_calls:
             if not _HOST.fullmatch(host):
-                raise Invalid(f"{host!r} is not the name of a host, in lower case", "tolerate_calls")
+                yield Invalid(f"{host!r} is not the name of a host, in lower case", "tolerate_calls")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,12 +274,15 @@ class Image:
     user: int = about("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*|", self.base):
-            raise Invalid(f"{self.base!r} is not the name of an image", "base")
+            yield Invalid(f"{self.base!r} is not the name of an image", "base")
         if not re.fullmatch(r"sha256:[0-9a-f]{64}|", self.digest) or (self.digest and not self.base):
-            raise Invalid("must be sha256: and 64 hexadecimal digits, and belong to a base", "digest")
+            yield Invalid("must be sha256: and 64 hexadecimal digits, and belong to a base", "digest")
         if not 0 <= self.user < 1 << 31:
-            raise Invalid("must be a user's number", "user")
+            yield Invalid("must be a user's number", "user")
 
     @property
     def blob(self) -> str:

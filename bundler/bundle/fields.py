@@ -3,7 +3,7 @@
 A frozen dataclass is the whole description of a document: ``decode`` checks a parsed JSON or YAML
 document against it and reports every fault at once, ``encode`` turns values back, and ``schema``
 describes it to an editor. What the types can't say, a checking constructor says by raising
-``Invalid``.
+``Invalid``. ``examine`` goes on where ``decode`` stops: it also checks what is built on wrong parts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
@@ -24,11 +24,32 @@ LARGEST_INTEGER = 2**53 - 1
 
 
 class Invalid(ValueError):
-    """Raised by a checking constructor: what is wrong, and in which of its fields ("" for the whole)."""
+    """Raised by a checking constructor: what is wrong, and in which of its fields ("" for the whole).
 
-    def __init__(self, message: str, field: str = "") -> None:
+    ``reads`` names other fields that the check depends on: where one of them is wrong, this fault may only follow.
+    """
+
+    def __init__(self, message: str, field: str = "", *, reads: Collection[str] = ()) -> None:
         super().__init__(message)
         self.field = field
+        self.reads = frozenset([field, *reads])
+
+    @property
+    def every(self) -> tuple[Invalid, ...]:
+        """What was raised together."""
+        return (self,)
+
+
+class _Several(Invalid):
+    """More than one fault of one value."""
+
+    def __init__(self, found: Collection[Invalid]) -> None:
+        super().__init__("; ".join(map(str, found)))
+        self._found = tuple(found)
+
+    @property
+    def every(self) -> tuple[Invalid, ...]:
+        return self._found
 
 
 class Unsafe(Invalid):
@@ -45,6 +66,14 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{spelled(self.where)}: {self.message}" if self.where else self.message
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands in the text of its document, and how it is written there ("" unless it is a scalar)."""
+
+    line: int
+    text: str = ""
 
 
 class Faults(ValueError):
@@ -67,11 +96,37 @@ def about(text: str, **options: Any) -> Any:
 
 def decode(kind: type[T], document: object) -> T:
     """``document`` as a ``kind``; raises Faults, which names every wrong field."""
-    faults: list[Fault] = []
+    faults = _Found()
     value = _decode(kind, document, (), faults)
     if faults:
         raise Faults(faults)
     return typing.cast("T", value)
+
+
+def examine(kind: type[T], document: object, places: dict[Where, Place]) -> tuple[T, list[Fault]]:
+    """``document`` as a ``kind`` as far as that goes, and every fault of it.
+
+    Wrong parts are replaced by blank ones, so that the rest is checked in the same run; with faults, the value is only
+    good for more checks. The value of a misspelt key counts as that of the key which was meant; ``places`` then gets
+    the places of that one too.
+    """
+    faults = _Found(places)
+    return typing.cast("T", _decode(kind, document, (), faults)), [*faults]
+
+
+def refuse(found: Iterable[Invalid]) -> None:
+    """Raise all the faults of a value together; nothing where there is none."""
+    every = tuple(found)
+    if every:
+        raise every[0] if len(every) == 1 else _Several(every)
+
+
+def raised_by(act: Callable[[], object]) -> Iterator[Invalid]:
+    """The faults that a call raises."""
+    try:
+        act()
+    except Invalid as invalid:
+        yield from invalid.every
 
 
 def encode(value: object) -> Any:
@@ -108,7 +163,26 @@ def key(field: dataclasses.Field[Any]) -> str:
     return field.name
 
 
-def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
+class _Found(list[Fault]):
+    """Faults that were found; with ``places`` the search goes on behind each."""
+
+    def __init__(self, places: dict[Where, Place] | None = None) -> None:
+        super().__init__()
+        self.goes_on = places is not None
+        self.places = places if places is not None else {}
+
+    def written(self, where: Where, document: object) -> str:
+        """A scalar as its text has it: YAML reads 3.10 as the number 3.1."""
+        place = self.places.get(where)
+        return place.text if place and place.text else str(document)
+
+    def adopt(self, written: Where, meant: Where) -> None:
+        """Take what stands under one key as if it stood under another."""
+        size = len(written)
+        self.places |= {(*meant, *at[size:]): place for at, place in self.places.items() if at[:size] == written}
+
+
+def _decode(kind: Any, document: object, where: Where, faults: _Found) -> Any:
     origin = get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return _decode_union(kind, document, where, faults)
@@ -122,9 +196,13 @@ def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> A
         return _decode_object(typing.cast("type", kind), document, where, faults)
     # bool is an int to Python and never one to a person
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
-        faults.append(Fault(where, f"must be {_NAMES[kind]}, not {_named(document)}"))
-    elif isinstance(document, int) and abs(document) > LARGEST_INTEGER:
+        text = faults.written(where, document)
+        faults.append(Fault(where, f"must be {_NAMES[kind]}, not {_named(document, text)}"))
+        is_scalar = document is not None and not isinstance(document, list | Mapping)
+        return text if kind is str and is_scalar else _blank(kind)
+    if isinstance(document, int) and abs(document) > LARGEST_INTEGER:
         faults.append(Fault(where, f"must be at most {LARGEST_INTEGER}"))
+        return _blank(kind)
     return document
 
 
@@ -133,8 +211,11 @@ _ENOUGH = 100
 
 _NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
+_SURE = 0.8
+"""How like a key another must be (difflib's ratio) to be checked as if it were that one."""
 
-def _named(document: object) -> str:
+
+def _named(document: object, text: str = "") -> str:
     if document is None:
         return "empty"
     if isinstance(document, Mapping):
@@ -142,10 +223,10 @@ def _named(document: object) -> str:
     if isinstance(document, list):
         return "a list"
     name = "true or false" if isinstance(document, bool) else _NAMES.get(type(document), type(document).__name__)
-    return f"{name} ({str(document)[:40]})"
+    return f"{name} ({(text or str(document))[:40]})"
 
 
-def _decode_union(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
+def _decode_union(kind: Any, document: object, where: Where, faults: _Found) -> Any:
     options = [option for option in get_args(kind) if option is not type(None)]
     if document is None and len(options) < len(get_args(kind)):
         return None
@@ -153,20 +234,22 @@ def _decode_union(kind: Any, document: object, where: Where, faults: list[Fault]
     return _decode((shaped or options)[0], document, where, faults)
 
 
-def _decode_choice(choices: tuple[Any, ...], document: object, where: Where, faults: list[Fault]) -> Any:
+def _decode_choice(choices: tuple[Any, ...], document: object, where: Where, faults: _Found) -> Any:
     if not any(document == choice and type(document) is type(choice) for choice in choices):
-        faults.append(Fault(where, f"must be one of {', '.join(map(str, choices))}, not {_named(document)}"))
+        text = faults.written(where, document)
+        faults.append(Fault(where, f"must be one of {', '.join(map(str, choices))}, not {_named(document, text)}"))
+        return choices[0]
     return document
 
 
-def _decode_list(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
+def _decode_list(kind: Any, document: object, where: Where, faults: _Found) -> Any:
     if not isinstance(document, list):
         faults.append(Fault(where, f"must be a list, not {_named(document)}"))
         return ()
     return tuple(_decode(kind, item, (*where, n), faults) for n, item in enumerate(document) if len(faults) < _ENOUGH)
 
 
-def _decode_mapping(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
+def _decode_mapping(kind: Any, document: object, where: Where, faults: _Found) -> Any:
     if not isinstance(document, Mapping):
         faults.append(Fault(where, f"must be a mapping, not {_named(document)}"))
         return {}
@@ -174,33 +257,93 @@ def _decode_mapping(kind: Any, document: object, where: Where, faults: list[Faul
     return {k: _decode(kind, v, (*where, str(k)), faults) for k, v in document.items()}
 
 
-def _decode_object(kind: type, document: object, where: Where, faults: list[Fault]) -> Any:
+def _decode_object(kind: type, document: object, where: Where, faults: _Found) -> Any:
     if not isinstance(document, Mapping):
         faults.append(Fault(where, f"must be a mapping, not {_named(document)}"))
-        return None
-    fields = {key(f): f for f in dataclasses.fields(kind)}
-    hints = _hints(kind)
+        return _unchecked(kind, {})
     before = len(faults)
-    for name in document:
-        if name not in fields and len(faults) < _ENOUGH:
-            near = difflib.get_close_matches(str(name)[:100], fields, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
-            faults.append(Fault((*where, str(name)), f"unknown key; {advice}"))
-    given = {
-        f.name: _decode(hints[f.name], document[name], (*where, name), faults)
-        for name, f in fields.items()
-        if name in document
-    }
-    missing = [name for name, f in fields.items() if name not in document and _required(f)]
-    faults += [Fault((*where, name), "is required") for name in missing]
-    if len(faults) > before:
+    keys, wrong = _keys(kind, document, where, faults)
+    given: dict[str, Any] = {}
+    hints = _hints(kind)
+    for name, written in keys.items():
+        count = len(faults)
+        given[name] = _decode(hints[name], document[written], (*where, name), faults)
+        if len(faults) > count:
+            wrong.add(name)
+    missing = [name for name, f in _fields(kind).items() if name not in keys and _required(f)]
+    faults += [Fault((*where, name), "is required") for name in missing if not (faults.goes_on and name in wrong)]
+    wrong |= {*missing}
+    if len(faults) > before and not faults.goes_on:
         return None
     try:
-        return kind(**given)
+        if len(faults) == before:
+            return kind(**given)
+        getattr(_unchecked(kind, given), "__post_init__", _no_checks)()
     except Invalid as invalid:
-        there = (*where, invalid.field) if invalid.field else where
-        faults.append(Fault(there, str(invalid), isinstance(invalid, Unsafe)))
+        for one in invalid.every:
+            if not one.reads & wrong:
+                there = (*where, one.field) if one.field else where
+                faults.append(Fault(there, str(one), isinstance(one, Unsafe)))
+    return _unchecked(kind, given)
+
+
+def _keys(kind: type, document: Mapping[Any, Any], where: Where, faults: _Found) -> tuple[dict[str, str], set[str]]:
+    """The fields that a mapping gives, each with the key that it stands under, and those that a wrong key may mean."""
+    fields = _fields(kind)
+    keys = {name: name for name in fields if name in document}
+    if len(keys) == len(document):
+        return keys, set()
+    doubtful: set[str] = set()
+    for name in document:
+        if name in fields or len(faults) >= _ENOUGH:
+            continue
+        near = difflib.get_close_matches(str(name)[:100], fields, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
+        faults.append(Fault((*where, str(name)), f"unknown key; {advice}"))
+        if near and near[0] not in keys:
+            if faults.goes_on and difflib.SequenceMatcher(None, str(name)[:100], near[0]).ratio() >= _SURE:
+                keys[near[0]] = name
+                faults.adopt((*where, str(name)), (*where, near[0]))
+            else:
+                doubtful.add(near[0])
+    return keys, doubtful
+
+
+@functools.cache
+def _fields(kind: type) -> Mapping[str, dataclasses.Field[Any]]:
+    return {key(f): f for f in dataclasses.fields(kind)}
+
+
+def _no_checks() -> None:
+    """What a type has whose values are all right."""
+
+
+def _unchecked(kind: type, given: Mapping[str, Any]) -> Any:
+    """A value made without its own checks, blank where nothing is given: good for nothing but more checks."""
+    value: Any = object.__new__(kind)
+    for name, f in _fields(kind).items():
+        if name in given:
+            content = given[name]
+        elif f.default_factory is not dataclasses.MISSING:
+            content = f.default_factory()
+        else:
+            content = _blank(_hints(kind)[name]) if f.default is dataclasses.MISSING else f.default
+        object.__setattr__(value, name, content)
+    return value
+
+
+def _blank(kind: Any) -> Any:
+    """What stands for a value that is wrong or missing."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return get_args(kind)[0]
+    if dataclasses.is_dataclass(kind):
+        return _unchecked(typing.cast("type", kind), {})
+    if origin in (typing.Union, types.UnionType):
         return None
+    if origin is None:
+        return kind()
+    return () if origin is tuple else {}
 
 
 @functools.cache

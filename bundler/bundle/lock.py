@@ -54,6 +54,9 @@ HEAD_UNIT = 64 << 10
 EPOCH = 315532800
 """1980-01-01: the earliest time that every archive format can hold."""
 
+_FROM_THE_REHEARSAL = ("rehearsed", "unrehearsed", "goldens")
+"""Fields that ``build`` fills after a lock can have been reviewed."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -224,6 +227,16 @@ class Lock:
     def digest(self) -> str:
         """SHA-256 of ``canonical``: names this bundle."""
         return digest_of(self.canonical)
+
+    @cached_property
+    def reviewed(self) -> bytes:
+        """The same without what the rehearsal adds: equal in the lock, in the bundle built from it and on the host."""
+        return canonical_json({k: v for k, v in fields.encode(self).items() if k not in _FROM_THE_REHEARSAL})
+
+    @cached_property
+    def reviewed_digest(self) -> str:
+        """SHA-256 of ``reviewed``: tells whether a bundle is what a reviewer of its lock has seen."""
+        return digest_of(self.reviewed)
 
     @property
     def release(self) -> str:

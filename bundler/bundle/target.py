@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from packaging import tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from bundler.bundle import fields
 from bundler.bundle.fields import Invalid, about
 
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
@@ -36,16 +37,20 @@ class Target:
     accelerator: str = about("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
-            raise Invalid(f"must be a minor version such as '3.11', not {self.python!r}", "python")
+            yield Invalid(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:
-            raise Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
-        if bool(self.libc) != self.platform.startswith("linux-") or (self.libc and not _LIBC.fullmatch(self.libc)):
-            raise Invalid(
+            yield Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
+        misplaced = self.platform in PLATFORMS and bool(self.libc) != self.platform.startswith("linux-")
+        if misplaced or (self.libc and not _LIBC.fullmatch(self.libc)):
+            yield Invalid(
                 f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
             )
         if not _ACCELERATOR.fullmatch(self.accelerator):
-            raise Invalid(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
+            yield Invalid(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
 
     @property
     def system(self) -> str:

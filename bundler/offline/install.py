@@ -49,6 +49,7 @@ class Receipt:
     version: str
     sequence: int
     digest: str
+    reviewed_digest: str
     target: str
     prefix: str
     bundle: str
@@ -197,6 +198,7 @@ def _receipt(
         version=locked.version,
         sequence=locked.sequence,
         digest=locked.digest,
+        reviewed_digest=locked.reviewed_digest,
         target=str(locked.target),
         prefix=str(release.prefix),
         bundle=str(Path(carried.where).absolute()) if carried.carrier.seekable else "",

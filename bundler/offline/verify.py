@@ -90,7 +90,7 @@ def _nobody_vouches(signed_by: Sequence[str], digest: str) -> str:
     if not signed_by:
         return (
             "nobody vouches for this bundle: its bytes can be checked, but not who made it; "
-            f"compare its digest with the builder's: {digest}"
+            f"compare its digest (not the SHA-256 of the file) with the one that bundle build printed: {digest}"
         )
     return (
         f"nobody vouches for this bundle: it is signed, as it says, by {', '.join(signed_by)}, which nobody told us "

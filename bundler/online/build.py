@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from bundler.bundle import archive, disk, entries, lock, signing, wheelcheck
+from bundler.bundle import archive, disk, entries, hashing, lock, signing, wheelcheck
 from bundler.bundle.disk import Draft
 from bundler.bundle.entries import Artifact, Kind
 from bundler.bundle.lock import Lock
@@ -40,10 +40,11 @@ WHEELS: tuple[Kind, ...] = ("tool", "wheel")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
-    """A bundle that was written: where, how large in bytes, and from which lock."""
+    """A bundle that was written: where, how large in bytes, the SHA-256 of its file, and from which lock."""
 
     path: Path
     size: int
+    sha256: str
     lock: Lock
 
 
@@ -115,7 +116,10 @@ def build(
     if kept is not None and sealed != locked:
         write_lock(kept, sealed)
         shop.report.note(f"{kept} now says what the rehearsal showed: the next build from it gives the same bundle")
-    return Built(path=final, size=final.stat().st_size, lock=sealed)
+    # Only now are the first bytes of the file its last ones, and the digest of a file begins with those.
+    with shop.report.stage("hash the file", final.stat().st_size) as stage:
+        size, sha256 = hashing.digest_of_file(final, stage.advance)
+    return Built(path=final, size=size, sha256=sha256, lock=sealed)
 
 
 def _pack(draft: Draft, locked: Lock, shop: Workshop) -> None:

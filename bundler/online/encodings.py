@@ -39,6 +39,37 @@ FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
 """For each encoding the address and SHA-256 of every file that tiktoken fetches for it."""
 
 
+_MODELS: Mapping[str, str] = {
+    **dict.fromkeys(["o1", "o3", "o4-mini", "gpt-5", "gpt-4.1", "gpt-4o"], "o200k_base"),
+    **dict.fromkeys(["gpt-4", "gpt-3.5-turbo", "gpt-3.5", "gpt-35-turbo", "davinci-002", "babbage-002"], "cl100k_base"),
+    **dict.fromkeys(["text-embedding-ada-002", "text-embedding-3-small", "text-embedding-3-large"], "cl100k_base"),
+    **dict.fromkeys(["text-davinci-003", "text-davinci-002", "davinci-codex", "cushman-codex"], "p50k_base"),
+    **dict.fromkeys([f"code-{one}-00{n}" for one in ("davinci", "cushman") for n in (1, 2)], "p50k_base"),
+    **dict.fromkeys(["text-davinci-edit-001", "code-davinci-edit-001"], "p50k_edit"),
+    **dict.fromkeys([f"text-{one}-001" for one in ("davinci", "curie", "babbage", "ada")], "r50k_base"),
+    **dict.fromkeys(["davinci", "curie", "babbage", "ada"], "r50k_base"),
+    **dict.fromkeys([f"text-similarity-{one}-001" for one in ("davinci", "curie", "babbage", "ada")], "r50k_base"),
+    **dict.fromkeys([f"text-search-{one}-doc-001" for one in ("davinci", "curie", "babbage", "ada")], "r50k_base"),
+    **dict.fromkeys([f"code-search-{one}-code-001" for one in ("babbage", "ada")], "r50k_base"),
+    **dict.fromkeys(["gpt2", "gpt-2"], "gpt2"),
+}
+_PREFIXES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ["o1-", "o3-", "o4-mini-", "gpt-5", "gpt-4.5-", "gpt-4.1-", "chatgpt-4o-", "gpt-4o-"], "o200k_base"
+    ),
+    **dict.fromkeys(["gpt-4-", "gpt-3.5-turbo-", "gpt-35-turbo-"], "cl100k_base"),
+    "gpt-oss-": "o200k_harmony",
+    "ft:gpt-4o": "o200k_base",
+    **dict.fromkeys(["ft:gpt-4", "ft:gpt-3.5-turbo", "ft:davinci-002", "ft:babbage-002"], "cl100k_base"),
+}
+"""The encoding that tiktoken takes for a model's name, or for one that begins so; the first that fits."""
+
+
+def of_model(name: str) -> str:
+    """The encoding of a model of OpenAI, as tiktoken's ``encoding_for_model`` finds it; "" where it knows none."""
+    return _MODELS.get(name) or next((one for start, one in _PREFIXES.items() if name.startswith(start)), "")
+
+
 def path_of(url: str) -> str:
     """Where below ``assets/`` tiktoken finds what it would fetch from ``url``: by the SHA-1 of its own address."""
     return f"tiktoken/{hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()}"

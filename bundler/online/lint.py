@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -19,6 +18,7 @@ from bundler.bundle.entries import Artifact, Model
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.lock import Lock
 from bundler.errors import ManifestError, ResolveError
+from bundler.online import yamldocument
 from bundler.progress import Report
 
 
@@ -41,12 +41,15 @@ class When:
     host_pip: str = about("versions of the host's own pip", default="")
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         for key, ranges in (("packages", self.packages.values()), ("host_pip", [self.host_pip])):
             for wanted in ranges:
                 try:
                     SpecifierSet(wanted)
-                except InvalidSpecifier as error:
-                    raise Invalid(f"{wanted!r} is no range of versions (PEP 440)", key) from error
+                except InvalidSpecifier:
+                    yield Invalid(f"{wanted!r} is no range of versions (PEP 440)", key)
 
     @property
     def of_models(self) -> bool:
@@ -98,13 +101,12 @@ def check(locked: Lock, known: Sequence[Rule], host_pip: str | None, report: Rep
 
 
 def _read(text: bytes, where: str) -> tuple[Rule, ...]:
-    try:
-        return fields.decode(_Rules, yaml.safe_load(text)).rules
-    except yaml.YAMLError as error:
-        raise ManifestError(f"this is not YAML: {getattr(error, 'problem', error)}", where=where) from error
-    except fields.Faults as faults:
-        listed = "\n".join(f"  {fault}" for fault in faults.faults)
-        raise ManifestError(f"these are no rules:\n{listed}", where=where, hint="see docs/manifest.md") from faults
+    document = yamldocument.read(text, where)
+    found, faults = fields.examine(_Rules, document.value, document.places)
+    if described := document.described(faults):
+        shown = "\n".join(described)
+        raise ManifestError(f"these are no rules:\n{shown}", where=where, hint="see docs/manifest.md")
+    return found.rules
 
 
 def _holds(when: When, locked: Lock, host_pip: str | None) -> list[str] | None:

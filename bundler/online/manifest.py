@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
-from bundler.bundle import envfile, fields, paths
+from bundler.bundle import entries, envfile, fields, paths
 from bundler.bundle.entries import Model, RepoType, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
-from bundler.online import wantedassets
+from bundler.online import lint, requirements, wantedassets, yamldocument
 from bundler.online.wanted import WantedApp, WantedImage
 from bundler.online.wantedassets import WantedAsset
 from bundler.online.wantedpython import WantedPython
@@ -55,6 +53,12 @@ class WantedTarget:
 
     def __post_init__(self) -> None:
         self.resolved()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The fields that are not given, so that something else says what they are."""
+        given = {"python": self.python, "platform": self.platform, "accelerator": self.accelerator, "libc": self.libc}
+        return tuple(name for name, value in given.items() if not (value or (name == "libc" and value is not None)))
 
     def resolved(self) -> Target:
         """The whole target; raises Invalid where it makes no sense."""
@@ -100,16 +104,20 @@ class WantedModel:
     )
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         given = [name for name in _SOURCES if getattr(self, name)]
         if len(given) != 1:
             listed = f"{', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
-            raise Invalid(f"needs exactly one of {listed}; it has {', '.join(given) or 'none'}")
-        self._check_hub()
-        if bool(self.url) != bool(self.sha256):
-            raise Invalid("url and sha256 go together", "sha256")
-        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
-            raise Invalid("must be 64 hexadecimal digits", "sha256")
-        self.locked()  # the lock's own rules, before anything is fetched
+            yield Invalid(f"needs exactly one of {listed}; it has {', '.join(given) or 'none'}", reads=_SOURCES)
+        yield from self._faults_of_hub()
+        yield from self._faults_of_sources()
+        for one in fields.raised_by(self.locked) if given else ():  # the lock's own rules, before anything is fetched
+            if getattr(self, one.field, None):
+                yield one
+            elif one.field == "alias":  # made of another field
+                yield Invalid(str(one), one.field, reads=(*_SOURCES, "repo_id"))
 
     def locked(self) -> Model:
         """As the lock will name it, with nothing resolved yet; raises Invalid."""
@@ -117,19 +125,29 @@ class WantedModel:
             alias=self.name, source=self.source, repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64
         )
 
-    def _check_hub(self) -> None:
+    def _faults_of_hub(self) -> Iterator[Invalid]:
         for key in ("repo", "dataset", "kernel"):
             if (name := getattr(self, key)) and not _REPO_ID.fullmatch(name):
-                raise Invalid(f"{name!r} is not such as ORG/NAME", key)
+                yield Invalid(f"{name!r} is not such as ORG/NAME", key)
         if self.revision is not None:
             if not self.on_hub:
-                raise Invalid("goes with repo, dataset or kernel", "revision")
+                yield Invalid("goes with repo, dataset or kernel", "revision", reads=_SOURCES)
             if not _REVISION.fullmatch(self.revision) or paths.fault_of(self.revision):
-                raise Invalid(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
+                yield Invalid(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
         if self.repo_type != "model" and self.loader not in (None, "files"):
-            raise Invalid(f"a {self.repo_type} is carried as files and not loaded: leave it out", "loader")
+            yield Invalid(f"a {self.repo_type} is carried as files and not loaded: leave it out", "loader")
         if self.repo_type != "model" and self.convert:
-            raise Invalid("goes with models: leave it out", "convert")
+            yield Invalid("goes with models: leave it out", "convert")
+
+    def _faults_of_sources(self) -> Iterator[Invalid]:
+        if bool(self.url) != bool(self.sha256):
+            yield Invalid("url and sha256 go together", "sha256", reads=["url"])
+        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
+            yield Invalid("must be 64 hexadecimal digits", "sha256")
+        if self.url and (why := wantedassets.fault_of_address(self.url)):
+            yield Invalid(why, "url")
+        if self.wheel and (why := requirements.fault_of(self.wheel)):
+            yield Invalid(why, "wheel")
 
     @property
     def on_hub(self) -> str:
@@ -182,9 +200,12 @@ class WantedSmoke:
     )
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
-            raise Invalid(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
-        self.locked()
+            yield Invalid(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
+        yield from fields.raised_by(self.locked)
 
     def locked(self) -> Smoke:
         """The same as the lock has it; raises Invalid."""
@@ -245,107 +266,66 @@ def load(path: Path) -> Asked:
 
 def read(text: bytes, path: Path) -> Asked:
     """The manifest that stands, or is to stand, at ``path``; raises ManifestError that lists all of its faults."""
-    document, lines, faults = _parse(text, path)
-    manifest, misshapen = _decoded(document)
-    faults += misshapen
-    if manifest is not None:
-        faults += _clashes(manifest, path.parent)
-    if faults or manifest is None:
-        faults.sort(key=lambda fault: _line(lines, fault.where))
-        shown = "\n".join(f"  line {_line(lines, fault.where)}: {_advised(fault)}" for fault in faults)
-        count = f"{len(faults)} faults" if len(faults) > 1 else "one fault"
+    document = yamldocument.read(text, str(path))
+    manifest, faults = fields.examine(Manifest, document.value, document.places)
+    wrong = {fault.where for fault in faults}
+    faults += [fault for fault in _clashes(manifest, path.parent, wrong) if fault.where not in wrong]
+    if described := document.described(map(_advised, faults)):
+        count = f"{len(described)} faults" if len(described) > 1 else "one fault"
+        shown = "\n".join(described)
         raise ManifestError(f"the manifest has {count}:\n{shown}", where=str(path), hint="see docs/manifest.md")
     return Asked(manifest=manifest, folder=path.parent, sha256=digest_of(text))
 
 
-def _decoded(document: object) -> tuple[Manifest | None, list[Fault]]:
-    """The manifest and what is wrong with its fields; wrong ones are left out, so that the rest is looked at too."""
-    try:
-        return fields.decode(Manifest, document), []
-    except fields.Faults as found:
-        faults = found.faults
-    rest = copy.deepcopy(document)
-    for fault in faults:
-        place: Any = rest
-        for part in fault.where[:-1]:
-            place = place[part]
-        if isinstance(place, dict):
-            place.pop(fault.where[-1], None)
-    try:
-        return fields.decode(Manifest, rest), faults
-    except fields.Faults:
-        return None, faults
+def _advised(fault: Fault) -> Fault:
+    unquoted = re.search(
+        r"must be a string, not (?:float|an integer|true or false|date|datetime) \((.*)\)", fault.message
+    )
+    if unquoted is None:
+        return fault
+    return dataclasses.replace(fault, message=f'{fault.message} (write it in quotes: "{unquoted[1]}")')
 
 
-def _advised(fault: Fault) -> str:
-    unquoted = re.search(r"must be a string, not (?:float|an integer|true or false|date) \((.*)\)", fault.message)
-    return f'{fault} (write it in quotes: "{unquoted[1]}")' if unquoted else str(fault)
-
-
-def _parse(text: bytes, path: Path) -> tuple[Any, dict[Where, int], list[Fault]]:
-    """The document, the line of each of its fields, and the keys that stand twice."""
-    lines: dict[Where, int] = {}
-    twice: list[Fault] = []
-    try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        document = loader.construct_document(root) if root else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ManifestError(f"this is not YAML: {getattr(error, 'problem', error)}", where=where) from error
-    except (ValueError, RecursionError) as error:  # a date of a thirteenth month, a list that holds itself
-        raise ManifestError(f"this YAML makes no sense: {error}", where=str(path)) from error
-
-    def walk(node: yaml.Node, where: Where) -> None:
-        lines.setdefault(where, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                place = (*where, str(key.value))
-                if place in lines:
-                    twice.append(Fault(place, f"stands twice, first in line {lines[place]}"))
-                lines[place] = key.start_mark.line + 1
-                walk(value, place)
-        elif isinstance(node, yaml.SequenceNode):
-            for n, value in enumerate(node.value):
-                walk(value, (*where, n))
-
-    if root:
-        walk(root, ())
-    return document, lines, twice
-
-
-def _line(lines: dict[Where, int], where: Where) -> int:
-    while where and where not in lines:
-        where = where[:-1]
-    return lines.get(where, 1)
-
-
-def _clashes(manifest: Manifest, folder: Path) -> list[Fault]:
-    """What is wrong between fields that are each right alone."""
+def _clashes(manifest: Manifest, folder: Path, wrong: Collection[Where]) -> list[Fault]:
+    """What is wrong between fields, and with the files that they name; nothing that follows from what is ``wrong``."""
     faults = _misnamed(manifest)
     names = [(model.name, model.name) for model in manifest.models]
     faults += _same_names(("models", "alias"), names)
     faults += _same_names(
-        ("models", "repo_id"), [(model.hub_id, model.locked().hub_folder) for model in manifest.models]
+        ("models", "repo_id"),
+        [(model.hub_id, entries.hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
     )
     faults += wantedassets.clashes(manifest.assets)
+    platform = manifest.target.platform or this_machine().platform
+    if manifest.image.base and ("target", "platform") not in wrong and not platform.startswith("linux-"):
+        faults.append(Fault(("image", "base"), "only a Linux target can be baked into an image"))
+    return [*faults, *_files(manifest, folder), *_variables(manifest, wrong)]
+
+
+def _files(manifest: Manifest, folder: Path) -> Iterator[Fault]:
+    """What is wrong with the files and folders beside the manifest that it names."""
     for n, model in enumerate(manifest.models):
         if model.path and not (folder / model.path).is_dir():
             why = f"{model.path!r} is not a folder beside the manifest: put the model's files there"
-            faults.append(Fault(("models", n, "path"), why))
+            yield Fault(("models", n, "path"), why)
     if manifest.app and not (folder / manifest.app.path).is_dir():
-        faults.append(Fault(("app", "path"), f"{manifest.app.path!r} is not a folder beside the manifest"))
-    if manifest.image.base and manifest.target.resolved().system != "linux":
-        faults.append(Fault(("image", "base"), "only a Linux target can be baked into an image"))
+        yield Fault(("app", "path"), f"{manifest.app.path!r} is not a folder beside the manifest")
     for key in ("requirements_files", "constraints"):
         for n, name in enumerate(getattr(manifest.python, key)):
             if not (folder / name).is_file():
-                faults.append(Fault(("python", key, n), f"{name!r} is not a file beside the manifest"))
+                yield Fault(("python", key, n), f"{name!r} is not a file beside the manifest")
+            else:
+                found = requirements.faults_of(folder / name)
+                yield from (Fault(("python", key, n), f"{name}:{line}: {why}") for line, why in found)
     for n, name in enumerate(manifest.lint):
         if not (folder / name).is_file():
-            faults.append(Fault(("lint", n), f"{name!r} is not a file beside the manifest"))
-    return faults + _variables(manifest)
+            yield Fault(("lint", n), f"{name!r} is not a file beside the manifest")
+        else:
+            try:
+                lint.rules([folder / name])
+            except ManifestError as error:
+                said = f"{error.where.removeprefix(f'{folder}/')}: {error}"
+                yield Fault(("lint", n), said.replace("\n", "\n    "))
 
 
 def _misnamed(manifest: Manifest) -> list[Fault]:
@@ -375,12 +355,13 @@ def _same_names(where: tuple[str, str], names: list[tuple[str, str]]) -> list[Fa
     return faults
 
 
-def _variables(manifest: Manifest) -> list[Fault]:
+def _variables(manifest: Manifest, wrong: Collection[Where]) -> list[Fault]:
     known = {
         "model": {model.name for model in manifest.models},
         "asset": {file.path for asset in manifest.assets for file in asset.pinned},
         "release": {""},
     }
+    unsure = _unsure(manifest, wrong)
     faults: list[Fault] = []
     for name, value in manifest.env.items():
         where = ("env", name)
@@ -389,17 +370,27 @@ def _variables(manifest: Manifest) -> list[Fault]:
         if why := envfile.fault_of(name, value):
             faults.append(Fault(where, why))
         for what, asked in envfile.placeholders(value):
-            if asked not in known[what]:
+            if asked not in known[what] and what not in unsure:
                 there = ", ".join(sorted(known[what] - {""})) or "none"
                 faults.append(Fault(where, f"nothing fills {{{what}:{asked}}}; there is: {there}"))
+    taken = set(manifest.env)
     for n, asset in enumerate(manifest.assets):
         if asset.env is None:
             continue
-        if asset.env in manifest.env or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", asset.env):
+        if asset.env in taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", asset.env):
             faults.append(Fault(("assets", n, "env"), f"{asset.env!r} is no free name of a variable"))
         if why := envfile.fault_of(asset.env, f"{{asset:{asset.path}}}"):
             faults.append(Fault(("assets", n, "env"), f"{asset.env!r} {why}"))
+        taken.add(asset.env)
     return faults
+
+
+def _unsure(manifest: Manifest, wrong: Collection[Where]) -> set[str]:
+    """What placeholders may name that can't be told yet: something is wrong with where its names come from."""
+    naming = ("alias", "repo_id", *_SOURCES)
+    models = ("models",) in wrong or any(getattr(model, key) == "" for model in manifest.models for key in naming)
+    assets = any(where[0] == "assets" for where in wrong if where)
+    return {name for name, unsure in (("model", models), ("asset", assets)) if unsure}
 
 
 def variables(manifest: Manifest) -> dict[str, str]:

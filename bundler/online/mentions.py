@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+
+from bundler.online import datamentions, served, values
+from bundler.online.datamentions import Data
+from bundler.online.served import Served, Server
+from bundler.online.values import Known, Value
 
 _TELLING = re.compile(r"model|embed|rerank|llm|encoder|tokenizer|checkpoint", re.IGNORECASE)
 """Names of variables that say what their values are."""
@@ -70,14 +75,22 @@ class Mention:
     """The one file of the repository that is asked for; "" for the model as a whole."""
     variable: str = ""
     """The environment variable that it stands in."""
+    default: bool = False
+    """Whether it is the default of a parameter, which another value may replace, and which nothing here may load."""
+    group: str = ""
+    """What stands together with it: a class, a file's table. Empty for what loads it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unclear:
-    """A place that loads a model which only a run of the program could name."""
+    """A place that loads a model, or data, which only a run of the program could name."""
 
     where: str
     how: str
+    variable: str = ""
+
+
+Finding = Mention | Unclear | Data | Served | Server
 
 
 def tells(name: str) -> bool:
@@ -117,55 +130,173 @@ def sources(path: PurePosixPath, text: str) -> Iterator[tuple[str, str]]:
         raise ValueError("it is no notebook") from error
 
 
-def constants(tree: ast.Module) -> dict[str, str]:
-    """The strings that names of a module stand for, its defaults of environment variables among them."""
-    known: dict[str, str] = {}
+@dataclass(slots=True)
+class Names:
+    """What the names of a file stand for: strings, and what was imported under them."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+def constants(tree: ast.Module, outer: Known) -> dict[str, Value]:
+    """The strings that names of a module stand for, its defaults of environment variables and classes among them."""
+    known = values.scope_of(tree.body, outer)
     for node in tree.body:
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        value = getattr(node, "value", None)
-        if value is not None and (text := _text(value, known)) is not None:
-            known |= {target.id: text for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ClassDef):
+            known |= {f"{node.name}.{name}": value for name, value in _attributes(node, known).items()}
+    for node in tree.body:  # settings = Settings()
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            start = f"{ast.unparse(node.value.func)}."
+            of_class = {name.removeprefix(start): one for name, one in known.items() if name.startswith(start)}
+            for target in node.targets:
+                known |= {f"{ast.unparse(target)}.{name}": one for name, one in of_class.items()}
     return known
 
 
-def found_in(
-    tree: ast.Module, place: str, modules: Mapping[str, Mapping[str, str]], known: dict[str, str]
-) -> list[Mention | Unclear]:
+def found_in(tree: ast.Module, place: str, modules: Mapping[str, Mapping[str, Value]], names: Names) -> list[Finding]:
     """What a piece of Python asks for, line by line.
 
     ``place`` begins the words for where; ``modules`` are the constants of the project's files by their stems.
-    ``known`` are constants from before this piece; its own are added.
+    ``names`` are those from before this piece; its own are added.
     """
-    renamed: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                local = alias.asname or alias.name.partition(".")[0]
+                names.origins[local] = alias.name if alias.asname else local
+                names.values |= _below(alias.asname or alias.name, modules.get(alias.name.rpartition(".")[2], {}))
+        elif isinstance(node, ast.ImportFrom):
             there = modules.get((node.module or "").rpartition(".")[2], {})
             for alias in node.names:
-                renamed[alias.asname or alias.name] = alias.name
-                if alias.name in there:
-                    known[alias.asname or alias.name] = there[alias.name]
-    known |= constants(tree)
-    found: list[Mention | Unclear] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            found += _called(node, place, known, renamed)
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.arguments):
-            found += _told(node, place, known)
-    return sorted(found, key=lambda one: int(one.where.rpartition(":")[2]))
+                local = alias.asname or alias.name
+                names.origins[local] = f"{node.module or ''}.{alias.name}"
+                inside = {key: value for key, value in there.items() if f"{key}.".startswith(f"{alias.name}.")}
+                names.values |= {local + key.removeprefix(alias.name): value for key, value in inside.items()}
+                names.values |= _below(local, modules.get(alias.name, {}))
+    names.values = constants(tree, names.values)
+    reader = _Reader(place=place, origins=names.origins)
+    reader.block(tree.body, names.values, place)
+    return sorted(reader.found, key=lambda one: int(one.where.rpartition(":")[2]))
 
 
-def _called(
-    call: ast.Call, place: str, known: Mapping[str, str], renamed: Mapping[str, str]
-) -> Iterator[Mention | Unclear]:
-    function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    name = renamed.get(name, name)
-    if name not in _FACTORIES:
-        return
+def _below(name: str, there: Mapping[str, Value]) -> dict[str, Value]:
+    return {f"{name}.{key}": value for key, value in there.items()}
+
+
+def _attributes(node: ast.ClassDef, known: Known) -> dict[str, Value]:
+    """What the attributes of a class stand for, those that its methods give to ``self`` among them."""
+    own = values.scope_of(node.body, known)
+    found = {name: value for name, value in own.items() if value is not known.get(name)}
+    for one in node.body:
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside = _inside(one, known)
+            found |= {
+                name.removeprefix("self."): value
+                for name, value in inside.items()
+                if name.startswith("self.") and (value.texts or value.variable) and value is not known.get(name)
+            }
+    return found
+
+
+def _inside(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, outer: Known) -> dict[str, Value]:
+    """What names stand for inside a function: its parameters are what their defaults are."""
+    first = {arg.arg: values.value_of(default, outer) for arg, default in values.parameters(function.args)}
+    if isinstance(function, ast.Lambda):
+        return {**outer, **first}
+    return values.scope_of(function.body, outer, first)
+
+
+@dataclass(slots=True)
+class _Reader:
+    place: str
+    origins: Mapping[str, str]
+    found: list[Finding] = field(default_factory=list)
+
+    def block(self, nodes: Iterable[ast.AST], known: Known, group: str) -> None:
+        """Read statements or expressions of one scope, then the scopes inside them."""
+        for node in nodes:
+            if isinstance(node, ast.ClassDef):
+                self._class(node, known, group)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                self._function(node, known, group)
+            else:
+                if isinstance(node, ast.Call):
+                    self.found += self._called(node, known)
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    self.found += self._assigned(node, known, group)
+                self.block(ast.iter_child_nodes(node), known, group)
+
+    def _class(self, node: ast.ClassDef, known: Known, group: str) -> None:
+        own = values.scope_of(node.body, known)
+        attributes = _attributes(node, known)
+        methods = dict(known)
+        for start in ("self", "cls", node.name):
+            methods |= _below(start, attributes)
+        for one in node.body:
+            is_method = isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
+            self.block([one], methods if is_method else own, f"{group}{node.name}")
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, known: Known, group: str) -> None:
+        decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
+        pairs = [(arg, default) for arg, default in values.parameters(node.args) if default is not None]
+        self.block([*decorators, *(default for _, default in pairs)], known, group)
+        for arg, default in pairs:
+            self.found += self._told(arg.arg, default, known, "", default=True)
+        inside = _inside(node, known)
+        # a name that is bound here and stands for nothing must not be taken for one of outside
+        self.block([node.body] if isinstance(node, ast.Lambda) else node.body, inside, f"{group}{node.lineno}")
+
+    def _called(self, call: ast.Call, known: Known) -> Iterator[Finding]:
+        where, origin = f"{self.place}{call.lineno}", self._origin(call.func)
+        variable = values.value_of(call, known).variable
+        if variable and (purpose := served.address(variable, "")) is not None:
+            yield Server(purpose=purpose, group=served.ENVIRONMENT, where=where, name=variable)
+        name = origin.rpartition(".")[2]
+        if (asked := datamentions.asked(origin, call, known)) is not None:
+            found = datamentions.meant(origin, asked)
+            yield from (replace(one, where=where) for one in found)
+            if not found:
+                yield Unclear(where=where, how=".".join(origin.split(".")[-2:]))
+        elif name in _FACTORIES:
+            yield from _of_factory(name, call, where, known)
+        elif served.is_client(origin):
+            for one in call.keywords:
+                if one.arg in _OTHER_KEYWORDS:
+                    value = values.value_of(one.value, known)
+                    yield Served(names=value.texts, variable=value.variable, where=where, how=name)
+
+    def _origin(self, function: ast.expr) -> str:
+        """What is called, by its full name where that was imported."""
+        if not isinstance(function, ast.Attribute | ast.Name):
+            return ""
+        first, dot, rest = ast.unparse(function).partition(".")
+        return f"{self.origins.get(first, first)}{dot}{rest}"
+
+    def _assigned(self, node: ast.Assign | ast.AnnAssign, known: Known, group: str) -> Iterator[Finding]:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+            if node.value is None or not name:
+                continue
+            given = values.value_of(node.value, known)
+            address = served.address(name, next(iter(given.texts), "://" if given.variable else ""))
+            if address is not None and given != Value():
+                yield Server(purpose=address, group=group, where=f"{self.place}{node.lineno}", name=name)
+            yield from self._told(name, node.value, known, group)
+
+    def _told(
+        self, name: str, value: ast.expr, known: Known, group: str, *, default: bool = False
+    ) -> Iterator[Mention]:
+        """Models that stand in a variable, a field or a default whose name says so."""
+        if not tells(name) or isinstance(value, ast.Name | ast.Attribute | ast.List | ast.Tuple | ast.Set):
+            return
+        given = values.value_of(value, known)
+        for text in given.texts:
+            if is_hub_id(text) or is_path(text):
+                where = f"{self.place}{value.lineno}"
+                yield Mention(name=text, where=where, how=name, variable=given.variable, default=default, group=group)
+
+
+def _of_factory(name: str, call: ast.Call, where: str, known: Known) -> Iterator[Mention | Unclear]:
     position, keyword, organisation = _FACTORIES[name]
     given = {one.arg: one.value for one in call.keywords if one.arg}
     value = next((given[key] for key in (keyword, *_OTHER_KEYWORDS) if key in given), None)
@@ -173,37 +304,20 @@ def _called(
         value = call.args[position]
     if value is None:
         return
-    where = f"{place}{call.lineno}"
-    text = _text(value, known)
-    if text is None:
-        yield Unclear(where=where, how=name)
-        return
+    asked = values.value_of(value, known)
+    if not asked.texts and not (isinstance(value, ast.Constant) and value.value is None):
+        yield Unclear(where=where, how=name, variable=asked.variable)
     filename = given.get("filename", call.args[1] if len(call.args) > 1 else None)
-    yield Mention(
-        name=hub_id(text, organisation) or text,
-        where=where,
-        how=name,
-        dataset=name == "load_dataset" or _text(given.get("repo_type"), known) == "dataset",
-        revision=_text(given.get("revision"), known) or "",
-        file=(_text(filename, known) or "") if name == "hf_hub_download" else "",
-        variable=_variable(value),
-    )
-
-
-def _told(node: ast.Assign | ast.AnnAssign | ast.arguments, place: str, known: Mapping[str, str]) -> Iterator[Mention]:
-    """Models that stand in a variable, a field or a default whose name says so."""
-    pairs: list[tuple[str, ast.expr | None]] = []
-    if isinstance(node, ast.arguments):
-        ordinary = [*node.posonlyargs, *node.args]
-        pairs += [(arg.arg, value) for arg, value in zip(reversed(ordinary), reversed(node.defaults), strict=False)]
-        pairs += [(arg.arg, value) for arg, value in zip(node.kwonlyargs, node.kw_defaults, strict=True)]
-    else:
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            pairs.append((target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""), node.value))
-    for name, value in pairs:
-        text = _text(value, known) if value is not None and not isinstance(value, ast.Name) else None
-        if value is not None and text is not None and tells(name) and (is_hub_id(text) or is_path(text)):
-            yield Mention(name=text, where=f"{place}{value.lineno}", how=name, variable=_variable(value))
+    for text in asked.texts:
+        yield Mention(
+            name=hub_id(text, organisation) or text,
+            where=where,
+            how=name,
+            dataset=name == "load_dataset" or "dataset" in values.value_of(given.get("repo_type"), known).texts,
+            revision="".join(values.value_of(given.get("revision"), known).texts[:1]),
+            file="".join(values.value_of(filename, known).texts[:1]) if name == "hf_hub_download" else "",
+            variable=asked.variable,
+        )
 
 
 def is_file(value: str) -> bool:
@@ -219,28 +333,3 @@ def is_path(value: str) -> bool:
 def loads(how: str) -> bool:
     """Whether a model is asked for by what loads or fetches it, rather than by a variable."""
     return how in _FACTORIES
-
-
-def _text(node: ast.expr | None, known: Mapping[str, str]) -> str | None:
-    """The string that an expression stands for; None where only a run could tell."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):  # os.environ.get("X") or "default"
-        return _text(node.values[-1], known)
-    if _variable(node) and isinstance(node, ast.Call) and len(node.args) > 1:
-        return _text(node.args[1], known)
-    return None
-
-
-def _variable(node: ast.expr | None) -> str:
-    """The environment variable that an expression reads; "" for any other."""
-    if isinstance(node, ast.BoolOp):
-        return _variable(node.values[0])
-    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.func, ast.Attribute | ast.Name):
-        return ""
-    if not ast.unparse(node.func).endswith(("environ.get", "getenv")):
-        return ""
-    name = node.args[0]
-    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ""

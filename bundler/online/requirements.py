@@ -90,6 +90,30 @@ def read(
     return found
 
 
+def fault_of(text: str, path: Path | None = None) -> str:
+    """What is wrong with a requirement, with what to do about it; "" where nothing is.
+
+    ``path`` is the file that it stands in, None for the manifest: what it names by a path is beside that.
+    """
+    try:
+        _line(text, "", path.absolute().as_uri() if path else "")
+    except ResolveError as error:
+        return f"{error}: {error.hint}" if error.hint else str(error)
+    return ""
+
+
+def faults_of(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that are no requirements, with what is wrong; its options are looked at when it is read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        return [(1, f"can't be read: {error.strerror}")]
+    except UnicodeDecodeError:
+        return [(1, "is not a text in UTF-8")]
+    lines = [(number, line) for number, line in _logical(text) if not line.startswith("-")]
+    return [(number, why) for number, line in lines if (why := fault_of(line, path))]
+
+
 def markers_of(target: Target) -> dict[str, str]:
     """The values of environment markers on a target (packaging.python.org, "Dependency specifiers")."""
     sys_platform, platform_system, os_name = _SYSTEMS[target.system]

@@ -12,17 +12,18 @@ from bundler.bundle import entries, lock, tarform
 from bundler.bundle.entries import App, Artifact, Image, Package, Python, Upstream
 from bundler.bundle.fields import Invalid
 from bundler.bundle.lock import Lock
-from bundler.bundle.target import Target
+from bundler.bundle.target import Target, this_machine
 from bundler.errors import UnsafeError
 from bundler.online import assets, closure, images, installer, lint, manifest, models, pages, sources, wheels
 from bundler.online.closure import Closed
 from bundler.online.convert import Bench
 from bundler.online.images import Pulled
-from bundler.online.manifest import Asked, WantedModel
+from bundler.online.manifest import Asked, WantedModel, WantedTarget
 from bundler.online.models import Carried
 from bundler.online.provided import Provided
 from bundler.online.wheels import ResolvedWheel, Wanted
 from bundler.online.workshop import Workshop
+from bundler.progress import Report
 
 _ROOM = 64 << 10
 _ROOM_FOR_A_GOLDEN = 16 << 10
@@ -36,6 +37,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     """
     wanted = asked.manifest
     target = wanted.target.resolved()
+    _say_what_was_taken(wanted.target, target, shop.report)
     with shop.report.stage("resolve packages"):
         found = _wheels(asked, target, shop)
         tools = wheels.alone(["pip", "uv"], target, shop.config, shop.store, shop.report)
@@ -67,6 +69,22 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     locked = _locked(asked, target, packages, whole, base.image, artifacts)
     lint.check(locked, lint.rules(asked.folder / name for name in wanted.lint), wanted.target.pip, shop.report)
     return _with_head(locked)
+
+
+def _say_what_was_taken(wanted: WantedTarget, target: Target, report: Report) -> None:
+    """What the manifest leaves out of the target is said: hosts that differ are refused, and only on the other side."""
+    taken = [f"{name} {getattr(target, name)}" for name in wanted.left_out if name != "libc"]
+    if taken:
+        report.note(f"the manifest's target leaves out what is taken from this machine: {', '.join(taken)}")
+    if "libc" not in wanted.left_out or not target.libc:
+        return
+    if target.libc == this_machine().libc:
+        report.warn(
+            f"target.libc is left out, so hosts need this machine's C library or a newer one: {target.libc}; older hosts "
+            "are refused (RHEL 8 has glibc-2.28, RHEL 9 glibc-2.34). For them write: target: {libc: glibc-2.28}"
+        )
+    else:
+        report.note(f"target.libc is left out, so hosts need at least {target.libc}")
 
 
 def _carried(asked: Asked, shop: Workshop, bench: Bench, model: WantedModel) -> Carried:

@@ -81,10 +81,10 @@ def of_app(app: WantedApp, folder: Path) -> list[SourceFile]:
     """
     root = folder.resolve()
     found = {name: _safe(path, name, root) for name, path in _walk(root) if not _matches(name, app.exclude)}
-    for name in found:
-        if _matches(name, [*_SECRETS, *(f"*/{one}" for one in _SECRETS)]):
-            hint = "leave it out with app.exclude: what is no secret goes under env:, the rest is set on the host"
-            raise UnsafeError(f"{name!r} is where secrets are kept", where=str(root), hint=hint)
+    if secrets := [repr(name) for name in found if _matches(name, [*_SECRETS, *(f"*/{one}" for one in _SECRETS)])]:
+        hint = "leave it out with app.exclude: what is no secret goes under env:, the rest is set on the host"
+        said = f"{', '.join(secrets)} {'is' if len(secrets) == 1 else 'are'} where secrets are kept"
+        raise UnsafeError(said, where=str(root), hint=hint)
     size = sum(path.stat().st_size for path in found.values())
     if not found or len(found) > MOST_APP_FILES or size > LARGEST_APP:
         hint = f"at most {MOST_APP_FILES:,} files and {LARGEST_APP:,} bytes: leave the rest out with app.exclude, or carry it as models: or assets:"

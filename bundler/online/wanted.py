@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.bundle import fields
 from bundler.bundle.entries import App, Image
-from bundler.bundle.fields import about
+from bundler.bundle.fields import Invalid, about
 from bundler.online import ocinames
 
 
@@ -22,9 +24,12 @@ class WantedImage:
     user: int = about("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         if self.base:
-            ocinames.parsed(self.base)
-        self.locked("")
+            yield from fields.raised_by(lambda: ocinames.parsed(self.base))
+        yield from (one for one in fields.raised_by(lambda: self.locked("")) if one.field != "base")
 
     def locked(self, digest: str) -> Image:
         """As the lock has it, its base pinned to ``digest``; raises Invalid."""

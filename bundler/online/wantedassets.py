@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bundler.bundle import paths
+from bundler.bundle import fields, paths
 from bundler.bundle.fields import Fault, Invalid, about
 from bundler.online import encodings
 
@@ -44,47 +44,51 @@ class WantedAsset:
     )
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
         given = [name for name in _SOURCES if getattr(self, name)]
         if len(given) != 1:
-            raise Invalid(f"needs exactly one of url, tiktoken and nltk; it has {', '.join(given) or 'none'}")
-        if self.url:
-            self._check_file()
-            return
-        for key in ("sha256", "path", "env"):
-            if getattr(self, key) is not None:
-                raise Invalid("goes with url: leave it out", key)
+            message = f"needs exactly one of url, tiktoken and nltk; it has {', '.join(given) or 'none'}"
+            yield Invalid(message, reads=_SOURCES)
+        yield from self._faults_of_file() if self.url else self._faults_of_names(given)
         for name in self.tiktoken:
             if name not in encodings.FILES:
                 advice = nearest(name, encodings.FILES)
-                raise Invalid(f"{name!r} is no encoding of tiktoken {encodings.READ_FROM}; {advice}", "tiktoken")
+                yield Invalid(f"{name!r} is no encoding of tiktoken {encodings.READ_FROM}; {advice}", "tiktoken")
         for name in self.nltk:
             if not _PACKAGE.fullmatch(name):
-                raise Invalid(f"{name!r} is not the name of a package, such as punkt_tab", "nltk")
-        self._check_mirror()
+                yield Invalid(f"{name!r} is not the name of a package, such as punkt_tab", "nltk")
 
-    def _check_file(self) -> None:
+    def _faults_of_file(self) -> Iterator[Invalid]:
+        if why := fault_of_address(self.url or ""):
+            yield Invalid(why, "url")
         for key in ("sha256", "path"):
             if not getattr(self, key):
-                raise Invalid("is required with url", key)
-        if not _DIGEST.fullmatch(self.sha256 or ""):
-            raise Invalid("must be 64 hexadecimal digits", "sha256")
-        if why := paths.fault_of(self.path or ""):
-            raise Invalid(f"{self.path!r} {why}", "path")
+                yield Invalid("is required with url", key)
+        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
+            yield Invalid("must be 64 hexadecimal digits", "sha256")
+        if self.path and (why := paths.fault_of(self.path)):
+            yield Invalid(f"{self.path!r} {why}", "path")
         if self.mirror is not None:
-            raise Invalid("goes with tiktoken or nltk: leave it out", "mirror")
+            yield Invalid("goes with tiktoken or nltk: leave it out", "mirror")
 
-    def _check_mirror(self) -> None:
+    def _faults_of_names(self, given: Collection[str]) -> Iterator[Invalid]:
+        for key in ("sha256", "path", "env") if given else ():
+            if getattr(self, key) is not None:
+                yield Invalid("goes with url: leave it out", key, reads=["url"])
         if self.mirror is None:
             return
         try:
             parts = urlsplit(self.mirror)
         except ValueError as error:  # a bracket that is not closed
-            raise Invalid(f"{self.mirror!r} is no address: {error}", "mirror") from error
+            yield Invalid(f"{self.mirror!r} is no address: {error}", "mirror")
+            return
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise Invalid("must be the address of a folder: https://HOST/FOLDER/", "mirror")
+            yield Invalid("must be the address of a folder: https://HOST/FOLDER/", "mirror")
         # tiktoken's files have digests of their own; of NLTK's only the index says them.
-        if self.nltk and parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname):
-            raise Invalid(
+        elif self.nltk and parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname):
+            yield Invalid(
                 "over http the index could be altered on the way: take https, or give each file by url and sha256",
                 "mirror",
             )
@@ -94,7 +98,7 @@ class WantedAsset:
         """Its files, as far as they are known without asking: of NLTK's packages none is."""
         if self.url and self.sha256 and self.path:
             return (Pinned(url=self.url, sha256=self.sha256.lower(), path=self.path, publisher="manifest"),)
-        asked = dict.fromkeys(file for name in self.tiktoken for file in encodings.FILES[name])
+        asked = dict.fromkeys(file for name in self.tiktoken for file in encodings.FILES.get(name, ()))
         return tuple(
             Pinned(
                 url=below(self.mirror, urlsplit(url).path) if self.mirror else url,
@@ -104,6 +108,17 @@ class WantedAsset:
             )
             for url, sha256 in asked
         )
+
+
+def fault_of_address(address: str) -> str:
+    """Why nothing can be fetched from an address, or "": http, https, file and paths of this machine will do."""
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError as error:  # a bracket that is not closed
+        return f"{address!r} is no address: {error}"
+    if len(scheme) > 1 and scheme.lower() not in ("http", "https", "file"):  # a drive of Windows has one letter
+        return f"nothing can be fetched by {scheme!r}: give an address that begins with https:// or http://"
+    return ""
 
 
 def nearest(name: str, known: Collection[str]) -> str:

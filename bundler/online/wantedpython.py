@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from packaging.utils import InvalidName, canonicalize_name
 
+from bundler.bundle import fields
 from bundler.bundle.entries import Resolver
 from bundler.bundle.fields import Invalid, about
+from bundler.online import requirements
+from bundler.online.wantedassets import fault_of_address
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +20,24 @@ class Index:
 
     url: str = about("address of the index")
     packages: tuple[str, ...] = about("packages that come from there and nowhere else")
+
+    def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
+        if why := fault_of_address(self.url):
+            yield Invalid(why, "url")
+        for name in self.packages:
+            if not _is_package(name):
+                yield Invalid(f"{name!r} is not the name of a package alone", "packages")
+
+
+def _is_package(name: str) -> bool:
+    try:
+        canonicalize_name(name, validate=True)
+    except InvalidName:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +59,12 @@ class WantedPython:
         return tuple((index.url, index.packages) for index in self.indexes)
 
     def __post_init__(self) -> None:
+        fields.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
+        for line in self.requirements:
+            if why := requirements.fault_of(line):
+                yield Invalid(why, "requirements")
         for name in self.build_from_source:
-            try:
-                canonicalize_name(name, validate=True)
-            except InvalidName:
-                raise Invalid(f"{name!r} is not the name of a package alone", "build_from_source") from None
+            if not _is_package(name):
+                yield Invalid(f"{name!r} is not the name of a package alone", "build_from_source")

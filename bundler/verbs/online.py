@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bundler import describe
+from bundler import describe, digests
 from bundler.bundle import disk, entries, publickey, sealing, signing
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.signing import Signer
@@ -81,8 +81,9 @@ def build(
     out = Path(output) if output else None
     built = building.build(manifest, out, kept, shop, no_pickles=no_pickles, signers=signers, rehearsing=rehearse)
     signed_by = sorted(signer.public.fingerprint for signer in signers)
-    result = {"bundle": str(built.path), "bytes": built.size, **describe.summary(built.lock, signed_by)}
-    return result, describe.built(built.path, built.size, built.lock, signed_by)
+    file = {"bundle": str(built.path), "bytes": built.size, "sha256": built.sha256}
+    result = {**file, **describe.summary(built.lock, signed_by)}
+    return result, describe.built(built.path, built.size, built.sha256, built.lock, signed_by)
 
 
 @verb("bundle keygen -o release")
@@ -133,15 +134,15 @@ def sign(
     if exported:
         lock, message = sealing.message(bundle)
         disk.write_whole(exported, message)
-        told = {"message": str(exported), "sha256": digest_of(message), "digest": lock.digest}
-        return told, describe.exported(exported, message, lock)
+        told = {"message": str(exported), "sha256": digest_of(message), **digests.document(lock)}
+        return told, digests.exported(exported, message, lock)
     if imported and public:
         change = sealing.brought(publickey.of_file(public), signing.value_in(imported))
     else:
         change = sealing.by(_signers(keys, passphrase_file, report))
     lock, envelope = sealing.add(bundle, change)
-    result = {"bundle": str(bundle), "digest": lock.digest, "signed_by": list(envelope.signed_by)}
-    return result, describe.signed(bundle, lock, envelope.signed_by)
+    result = {"bundle": str(bundle), **digests.document(lock), "signed_by": list(envelope.signed_by)}
+    return result, digests.signed(bundle, lock, envelope.signed_by)
 
 
 def _signers(keys: tuple[Path, ...], passphrase_file: Path | None, report: Console) -> list[Signer]:

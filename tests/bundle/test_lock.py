@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bundler.bundle import entries, fields, hashing, lock, paths
+from bundler.bundle import entries, fields, goldens, hashing, lock, paths
 from bundler.errors import IntegrityError, UnsafeError
 from tests.conftest import SMALL, lock_of
 
@@ -58,6 +58,59 @@ def test_an_integer_that_is_not_exact_in_every_language_is_refused() -> None:
     data = lock_of(SMALL).canonical.replace(b'"size":5000', b'"size":9007199254740992')
     with pytest.raises(IntegrityError, match=r"artifacts\[2\]\.size: must be at most 9007199254740991"):
         lock.read(data, "here")
+
+
+FROM_THE_REHEARSAL = ("goldens", "rehearsed", "unrehearsed")
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, Any]:
+    """Values for some fields of a lock that the rehearsal does not fill."""
+    path = draw(st.from_regex(r"assets/[a-z]{1,8}", fullmatch=True))
+    digest = draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True))
+    origin = draw(st.from_regex(r"[a-z]{1,9}", fullmatch=True))
+    extra = entries.Artifact(path=path, kind="asset", size=draw(st.integers(0, 99)), sha256=digest, origin=origin)
+    base = lock_of(SMALL)
+    model = dataclasses.replace(base.models[0], trust_remote_code=True, loader=origin, licence=origin)
+    known: dict[str, Any] = {
+        "name": origin,
+        "version": origin,
+        "sequence": draw(st.integers(2, 1 << 40)),
+        "created_by": origin,
+        "source_date_epoch": draw(st.integers(0, 99)),
+        "manifest_sha256": digest,
+        "target": dataclasses.replace(base.target, python=f"3.{draw(st.integers(12, 14))}"),
+        "models": (model,),
+        "closure": (entries.Edge(model="m", file="w.bin", reason=origin, to="m"),),
+        "pickles": (entries.Pickle(path="models/m/w.bin", scanner=origin, verdict="innocuous"),),
+        "conversions": (entries.Conversion(path="models/m/w.bin", source=origin, sha256=digest, by=origin),),
+        "python": entries.Python(requirements=(origin,)),
+        "smoke": entries.Smoke(texts=(origin,)),
+        "env": {"A": origin},
+        "image": entries.Image(base=origin, digest=f"sha256:{digest}"),
+        "app": entries.App(entrypoint=(origin,)),
+        "head_size": base.head_size + lock.HEAD_UNIT,
+        "artifacts": (*base.artifacts, extra),
+    }
+    assert set(known) == {field.name for field in dataclasses.fields(lock.Lock)} - {"format", *FROM_THE_REHEARSAL}
+    names = draw(st.lists(st.sampled_from(sorted(known)), min_size=1, unique=True))
+    return {name: known[name] for name in names}
+
+
+@given(changed=changes(), why=st.from_regex(r"[a-z ]{1,20}", fullmatch=True), rehearsed=st.booleans())
+def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
+    changed: dict[str, Any], why: str, rehearsed: bool
+) -> None:
+    known = lock_of(SMALL)
+    golden = goldens.Golden(alias="m", device="cpu", dtype=why, machine="x", versions={}, outputs=())
+    added = {"rehearsed": True, "goldens": (golden,)} if rehearsed else {"unrehearsed": why}
+    sealed = lock.with_changes(known, **added)
+    assert (sealed.reviewed_digest, sealed.digest == known.digest) == (known.reviewed_digest, False)
+    other = lock.with_changes(known, **changed)
+    assert other.reviewed_digest != known.reviewed_digest
+    assert lock.with_changes(sealed, **changed).reviewed_digest == other.reviewed_digest
+    left = {key: value for key, value in json.loads(other.canonical).items() if key not in FROM_THE_REHEARSAL}
+    assert json.loads(other.reviewed) == left
 
 
 def broken(change: Any) -> bytes:

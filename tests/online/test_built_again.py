@@ -47,6 +47,25 @@ def wheel_of(found: Lock) -> Artifact:
     return wheel
 
 
+def test_what_the_target_leaves_out_is_said(bench: Bench, shop: Workshop, tmp_path: Path) -> None:
+    bench.wheel("one", "1.0")
+    locked(tmp_path, shop, "requirements: [one]")
+    (said,) = [one for one in bench.report.warnings if "libc" in one]
+    assert said.startswith(
+        f"target.libc is left out, so hosts need this machine's C library or a newer one: {HERE.libc};"
+    )
+    assert said.endswith("target: {libc: glibc-2.28}")
+    taken = f"python {HERE.python}, platform {HERE.platform}, accelerator cpu"
+    assert f"the manifest's target leaves out what is taken from this machine: {taken}" in bench.report.notes
+    (tmp_path / "m.yaml").write_text(
+        f"name: t\nversion: '1'\ntarget: {{python: '{HERE.python}', platform: {HERE.platform}, libc: {HERE.libc}, accelerator: cpu}}\n"
+    )
+    before = len(bench.report.warnings), len(bench.report.notes)
+    build.make_lock(tmp_path / "m.yaml", shop)
+    found = [*bench.report.warnings[before[0] :], *bench.report.notes[before[1] :]]
+    assert not [one for one in found if "left out" in one or "leaves out" in one]
+
+
 @pytest.mark.parametrize("resolver", ["uv", "pip-tools"])
 def test_the_lock_says_who_resolved(bench: Bench, shop: Workshop, tmp_path: Path, resolver: str) -> None:
     bench.wheel("one", "1.0")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bundler.bundle.target import this_machine
 from bundler.errors import BundleError, HostError, ManifestError, UsageError
-from bundler.online import manifest, scaffold
+from bundler.online import encodings, manifest, scaffold
 from bundler.online.manifest import Manifest, WantedModel
-from bundler.online.scaffold import Scaffold
+from bundler.online.manifestdraft import Scaffold
 
 
 @pytest.fixture
@@ -75,8 +77,21 @@ def names(project: Path, code: str, name: str = "app.py") -> list[str]:
         ('import os\nSentenceTransformer(os.getenv("X", "org/m"))', "repo:org/m"),
         ('import os\nX = os.environ.get("X") or "org/m"\nSentenceTransformer(X)', "repo:org/m"),
         ('class Settings:\n    embedding_model: str = "org/m"', "repo:org/m"),
-        ('def load(model_name="org/m"): ...', "repo:org/m"),
-        ('def load(*, reranker="org/m"): ...', "repo:org/m"),
+        ('def load(name="org/m"):\n    return SentenceTransformer(name)', "repo:org/m"),
+        ('def load(*, name="org/m"):\n    return SentenceTransformer(name)', "repo:org/m"),
+        ('load = lambda name="org/m": SentenceTransformer(name)', "repo:org/m"),
+        (
+            (
+                'class A:\n    def __init__(self, name="org/m"):\n        self.name = name\n'
+                "    def load(self):\n        return SentenceTransformer(self.name)"
+            ),
+            "repo:org/m",
+        ),
+        ('class A:\n    NAME = "org/m"\n    def f(self):\n        A.from_pretrained(A.NAME)', "repo:org/m"),
+        ('class S:\n    name: str = Field(default="org/m")\ns = S()\nSentenceTransformer(s.name)', "repo:org/m"),
+        ('ORG = "org"\nSentenceTransformer(f"{ORG}/m")', "repo:org/m"),
+        ('ORG = "org/"\nSentenceTransformer(ORG + "m")', "repo:org/m"),
+        ('import os\nX = os.environ["X"] if x else "org/m"\nSentenceTransformer(X)', "repo:org/m"),
     ],
 )
 def test_a_model_that_code_names(project: Path, code: str, source: str) -> None:
@@ -97,11 +112,115 @@ def test_a_model_that_code_names(project: Path, code: str, source: str) -> None:
         'pipeline("text-generation")',
         "def load(model_name=None, *, other): ...",
         "SentenceTransformer(modules=[])",
+        'def ask(prompt, model="org/m"): ...',
+        'def load(model_name="org/m"): ...',
+        'NAME = "org/m"\ndef f(NAME):\n    return SentenceTransformer(NAME)',
+        'MODEL = "org/m"\nclient.chat.completions.create(model=MODEL, messages=[])',
+        'def ask(model="org/m"):\n    return ChatOpenAI(model=model, base_url="http://vllm:8000/v1")',
+        'class Settings:\n    llm_model: str = "org/m"\n    llm_base_url: str = "http://vllm:8000/v1"',
+        'import os\nLLM_MODEL = os.getenv("LLM_MODEL", "org/m")\nURL = os.getenv("LLM_BASE_URL")',
         'AutoModel.from_pretrained("model")',
     ],
 )
 def test_what_names_no_model(project: Path, code: str) -> None:
     assert names(project, code) == []
+
+
+def test_all_that_a_name_may_be(project: Path) -> None:
+    code = 'for name in ["org/a", "org/b"]:\n    SentenceTransformer(name)\nCrossEncoder("org/c" if x else "org/d")\n'
+    assert names(project, code) == ["repo:org/a", "repo:org/b", "repo:org/c", "repo:org/d"]
+
+
+def test_a_default_that_nothing_loads_is_for_a_person(project: Path) -> None:
+    code = 'def ask(prompt, model="org/m"): ...\ndef load(name="org/n"):\n    return SentenceTransformer(name)\n'
+    found = made(project, **{"app.py": code})
+    assert [one.source for one in loaded(found).models] == ["repo:org/n"]
+    assert found.open == ("app.py:1: model is org/m by default, and nothing here is seen to load it",)
+
+
+def data(project: Path, code: str) -> list[tuple[str, ...]]:
+    """The assets that a file asks for."""
+    return [
+        one.tiktoken or one.nltk for one in loaded(made(project, **{"app.py": code, "requirements.txt": "x\n"})).assets
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ('import tiktoken\ntiktoken.get_encoding("cl100k_base")', [("cl100k_base",)]),
+        ('import tiktoken as tk\ntk.get_encoding(encoding_name="o200k_base")', [("o200k_base",)]),
+        ('from tiktoken import get_encoding as ge\nge("gpt2")', [("gpt2",)]),
+        ('import tiktoken\ntiktoken.encoding_for_model("gpt-4o-2024-08-06")', [("o200k_base",)]),
+        ('from tiktoken import encoding_for_model\nencoding_for_model(model_name="gpt-4")', [("cl100k_base",)]),
+        ('import tiktoken\nNAME = "p50k_base"\nclass A:\n    e = tiktoken.get_encoding(NAME)', [("p50k_base",)]),
+        (
+            'import os, tiktoken\ntiktoken.get_encoding(os.getenv("ENCODING", "cl100k_base"))\ntiktoken.get_encoding("gpt2")',
+            [("cl100k_base", "gpt2")],
+        ),
+        ('import tiktoken\ndef f(text, name="cl100k_base"):\n    tiktoken.get_encoding(name)', [("cl100k_base",)]),
+        ('CharacterTextSplitter.from_tiktoken_encoder(encoding_name="cl100k_base")', [("cl100k_base",)]),
+        ('import nltk\nnltk.download("punkt_tab")', [("punkt_tab",)]),
+        ('import nltk as n\nn.download("punkt_tab", quiet=True)', [("punkt_tab",)]),
+        ('from nltk import download\ndownload(info_or_id="punkt_tab")', [("punkt_tab",)]),
+        ('import nltk\nnltk.download(["punkt_tab", "stopwords"])', [("punkt_tab", "stopwords")]),
+        ('import nltk\nfor p in ("punkt_tab", "stopwords"):\n    nltk.download(p)', [("punkt_tab", "stopwords")]),
+        ('import nltk\nPKGS = ["punkt_tab"]\n[nltk.download(p) for p in PKGS]', [("punkt_tab",)]),
+        (
+            'import nltk\ntry:\n    nltk.data.find("tokenizers/punkt_tab/english/")\nexcept LookupError:\n    nltk.download("punkt_tab")',
+            [("punkt_tab",)],
+        ),
+        (
+            'import nltk, tiktoken\nnltk.download("punkt_tab")\ntiktoken.get_encoding("gpt2")',
+            [("punkt_tab",), ("gpt2",)],
+        ),
+        ('download("punkt_tab")\nget_encoding("gpt2")\nmodel.find("a/b")', []),
+    ],
+)
+def test_data_that_libraries_fetch(project: Path, code: str, expected: list[tuple[str, ...]]) -> None:
+    assert data(project, code) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ('import tiktoken\ntiktoken.get_encoding(f"{kind}_base")', "tiktoken.get_encoding gets a name that only a run"),
+        ("import tiktoken\ntiktoken.encoding_for_model(name)", "tiktoken.encoding_for_model gets a name that only"),
+        (
+            'import tiktoken\ntiktoken.get_encoding("mine")',
+            "asks for 'mine', no encoding known here (assets: tiktoken)",
+        ),
+        ("import nltk\nnltk.download()", "nltk.download gets a name that only a run of the program can tell"),
+        ('import nltk\nnltk.download("popular")', "asks for 'popular', a collection: list the packages that are used"),
+    ],
+)
+def test_data_that_can_not_be_told(project: Path, code: str, said: str) -> None:
+    found = made(project, **{"app.py": code, "requirements.txt": "x\n"})
+    (line,) = found.open
+    assert line.startswith("app.py:2: ")
+    assert said in line
+    assert f"# look at {line}\n" in found.path.read_text()
+    assert loaded(found).assets == ()
+
+
+def test_data_in_the_manifest_says_where(project: Path) -> None:
+    found = made(project, **{"a.py": 'import nltk\nnltk.download("punkt_tab")\n'})
+    assert "assets:\n  # a.py:2 nltk.download\n  - nltk: [punkt_tab]\n" in found.path.read_text()
+    assert "assets: nltk punkt_tab: a.py:2 nltk.download\n" in found.words
+    assert found.document["assets"] == [{"nltk": ["punkt_tab"], "found": ["a.py:2 nltk.download"]}]
+
+
+def test_the_encodings_of_models_are_the_library_s_own(libraries: Path) -> None:
+    script = (
+        "import json, tiktoken.model as m; "
+        "print(json.dumps([m.MODEL_TO_ENCODING, {k + 'x': v for k, v in m.MODEL_PREFIX_TO_ENCODING.items()}]))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(libraries)})
+    for known in json.loads(done.stdout):
+        assert known
+        assert {name: encodings.of_model(name) for name in known} == known
+    assert encodings.of_model("claude") == ""
 
 
 def test_a_constant_of_another_file(project: Path) -> None:
@@ -213,6 +332,55 @@ def test_variables_that_name_a_model_and_secrets_that_stay(project: Path) -> Non
     assert not [secret for secret in SECRETS if secret in said]
 
 
+@pytest.mark.parametrize(
+    ("text", "carried"),
+    [
+        ("LLM_MODEL=org/l\nLLM_BASE_URL=http://vllm:8000/v1\n", False),
+        ("LLM_MODEL_NAME=org/l\nLLM_API_BASE=http://me:hunter2@vllm:8000/v1\n", False),
+        ("LLM_MODEL=./vendor/l\nLLM_ENDPOINT=vllm:8000\n", False),
+        ("LLM_MODEL=org/l\nOPENAI_BASE_URL=${GATEWAY}\n", False),
+        ("MODEL=org/l\nBASE_URL=https://models.example/v1\n", False),
+        ("EMBEDDING_MODEL=org/l\nTEI_URL=http://tei:80\n", False),
+        ("LLM_MODEL=org/l\nLLM_BASE_URL=\n", True),
+        ("LLM_MODEL=org/l\n# LLM_BASE_URL=http://vllm:8000/v1\n", True),
+        ("EMBEDDING_MODEL=org/l\nLLM_BASE_URL=http://vllm:8000/v1\n", True),
+        ("LLM_MODEL=org/l\nDATABASE_URL=postgres://db/x\nAPI_URL=http://api:80\nHOST=0.0.0.0\n", True),
+        ("LLM_MODEL=org/l\nLLM_MODEL_URL=https://huggingface.co/org/l\n", True),
+    ],
+)
+def test_the_name_of_a_server_s_model_stays_a_name(project: Path, text: str, carried: bool) -> None:
+    (project / "vendor" / "l").mkdir(parents=True)
+    (project / "vendor" / "l" / "config.json").write_text("{}")
+    found = made(project, **{".env": text, "requirements.txt": "x\n"})
+    asked = loaded(found)
+    assert (len(asked.models), len(asked.env), len(found.open)) == ((1, 1, 0) if carried else (0, 0, 1))
+    said = found.path.read_text() + found.words
+    assert "hunter2" not in said
+    assert carried or "names a model of a server (.env:2 " in said
+
+
+def test_what_a_program_loads_itself_is_carried_whatever_servers_there_are(project: Path) -> None:
+    env = "LLM_MODEL=org/l\nLLM_BASE_URL=http://vllm:8000/v1\n"
+    code = 'import os\nAutoModel.from_pretrained(os.environ["LLM_MODEL"])\n'
+    found = made(project, **{".env": env, "app.py": code})
+    assert [one.source for one in loaded(found).models] == ["repo:org/l"]
+    assert (loaded(found).env, found.open) == ({"LLM_MODEL": "{model:l}"}, ())
+
+
+def test_servers_in_yaml_and_toml(project: Path) -> None:
+    yaml = "llm:\n  model: org/l\n  base_url: http://vllm:8000\nembedding:\n  model: org/m\n"
+    toml = '[llm]\nmodel = "org/k"\nbase_url = "http://vllm"\n[rerank]\nmodel = "org/r"\n'
+    found = made(project, **{"config.yaml": yaml, "settings.toml": toml})
+    assert [one.source for one in loaded(found).models] == ["repo:org/m", "repo:org/r"]
+    assert [line.partition(": ")[0] for line in found.open] == ["config.yaml:2", "settings.toml:2"]
+
+
+def test_a_setting_goes_before_a_default_in_code(project: Path) -> None:
+    code = 'import os\nSentenceTransformer(os.getenv("EMBEDDING_MODEL", "org/m"))\n'
+    found = made(project, **{".env": "EMBEDDING_MODEL=org/other\n", "app.py": code})
+    assert loaded(found).env == {"EMBEDDING_MODEL": "{model:other}"}
+
+
 def test_a_variable_that_code_reads_with_a_default(project: Path) -> None:
     code = 'import os\nSentenceTransformer(os.environ.get("EMBEDDING_MODEL", "org/m"))\n'
     assert loaded(made(project, **{"app.py": code})).env == {"EMBEDDING_MODEL": "{model:m}"}
@@ -263,6 +431,110 @@ def test_the_python_that_a_project_is_pinned_to(project: Path) -> None:
     assert (loaded(found).target.python, found.project.python_says) == ("3.12", ".python-version")
 
 
+@pytest.mark.parametrize(
+    ("text", "python", "says"),
+    [
+        ("FROM python:3.12-slim\n", "3.12", "Dockerfile:1 FROM python:3.12-slim"),
+        ("# syntax\nfrom docker.io/library/python:3.12.4 as base\n", "3.12", "Dockerfile:2 FROM docker.io"),
+        ("ARG V=3.12\nFROM --platform=linux/amd64 python:${V}-slim AS x\nFROM x\n", "3.12", "Dockerfile:2 FROM python"),
+        ("FROM python:3.13 AS build\nFROM python:3.12-slim\nCOPY --from=build /a /a\n", "3.12", "Dockerfile:2"),
+        ("FROM python:3.12 AS base\nFROM python:3.13 AS other\nFROM base\n", "3.12", "Dockerfile:1"),
+        ("FROM python:3.12 AS build\nFROM gcr.io/distroless/base\n", "3.12", "Dockerfile:1"),
+        ("FROM ghcr.io/astral-sh/uv:python3.12-bookworm-slim\n", "3.12", "Dockerfile:1"),
+        ("FROM registry.example:5000/ubi9/python-312:1\n", "3.12", "Dockerfile:1"),
+        ("FROM \\\n  python:3.12\n", "3.12", "Dockerfile:1"),
+    ],
+)
+def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says: str) -> None:
+    found = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n", ".python-version": f"{python}.1\n"})
+    assert loaded(found).target.python == python
+    assert found.project.python_says.startswith(says)
+    assert f'  python: "{python}" # {says}' in found.path.read_text()
+    assert found.open == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "python", "says", "look"),
+    [
+        ({"runtime.txt": "python-3.12.4\n"}, "3.12", "runtime.txt", ()),
+        ({".tool-versions": "nodejs 20\npython 3.12.1\n"}, "3.12", ".tool-versions", ()),
+        ({".python-version": "# ours\n3.12\n"}, "3.12", ".python-version", ()),
+        (
+            {"Dockerfile": "FROM python:3.12\n", "runtime.txt": "python-3.11.1", ".python-version": "3.10\n"},
+            "3.12",
+            "Dockerfile:1 FROM python:3.12",
+            ("runtime.txt: Python 3.11, not 3.12", ".python-version: Python 3.10, not 3.12"),
+        ),
+        (
+            {"Dockerfile": "FROM python:3.8\n", ".python-version": "3.12\n"},
+            "3.12",
+            ".python-version",
+            ("Dockerfile:1 FROM python:3.8: Python 3.8, and this tool carries to CPython 3.10 to 3.14",),
+        ),
+        (
+            {"Dockerfile": "FROM python:slim\n", "pyproject.toml": "[project]\nrequires-python = '==3.12.*'\n"},
+            "3.12",
+            "requires-python ==3.12.*",
+            ("Dockerfile:1 FROM python:slim: does not say which Python",),
+        ),
+        (
+            {"Dockerfile": "FROM python:3.12\n", "pyproject.toml": "[project]\nrequires-python = '>=3.13'\n"},
+            "3.12",
+            "Dockerfile:1 FROM python:3.12",
+            ("Dockerfile:1 FROM python:3.12: Python 3.12, which requires-python >=3.13 does not permit",),
+        ),
+        ({"Dockerfile.offline": "FROM python:3.12\n"}, this_machine().python, "as on this machine", ()),
+    ],
+)
+def test_which_python_goes_before_which(
+    project: Path, files: dict[str, str], python: str, says: str, look: tuple[str, ...]
+) -> None:
+    found = made(project, **files, **{"requirements.txt": "torch\n"})
+    assert (loaded(found).target.python, found.project.python_says, found.open) == (python, says, look)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FROM python:3.12-alpine\n", "has musl, and target.libc below is glibc"),
+        ("FROM --platform=linux/arm64 python:3.12\n", "is for linux/arm64; compare target.platform below"),
+        ("FROM nvidia/cuda:12.6.0-runtime-ubuntu22.04\n", "is for a GPU, and target.accelerator below is cpu"),
+    ],
+)
+def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: str) -> None:
+    (line,) = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open
+    assert line.startswith("Dockerfile:1 FROM ")
+    assert line.endswith(said)
+
+
+def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -> None:
+    found = made(project, **{"requirements.txt": "torch\n"})
+    target = loaded(found).target
+    assert (target.libc, target.accelerator, target.left_out) == ("glibc-2.28", "cpu", ())
+    assert target.platform == this_machine().platform
+    lines = found.path.read_text().splitlines()
+    start = lines.index("target: # the isolated host")
+    assert all(" # " in line for line in lines[start + 1 : start + 5])
+
+
+@pytest.mark.parametrize(
+    ("text", "accelerator", "says"),
+    [
+        ("torch==2.13.0+cu126\n", "cu126", ": requirements.txt:1 names it"),
+        (
+            "# /whl/cu118\n--extra-index-url https://download.example/whl/rocm6.4\ntorch\n",
+            "rocm6.4",
+            ": requirements.txt:2",
+        ),
+        ("torch\nncu126\n", "cpu", "; others: cu126"),
+    ],
+)
+def test_the_build_of_pytorch_that_requirements_name(project: Path, text: str, accelerator: str, says: str) -> None:
+    found = made(project, **{"requirements.txt": text})
+    assert loaded(found).target.accelerator == accelerator
+    assert f"  accelerator: {accelerator} # which build of PyTorch{says}" in found.path.read_text()
+
+
 def test_files_of_requirements(project: Path) -> None:
     files = {"requirements.txt": "torch\n-e .\n", "requirements-gpu.txt": "x\n", "requirements-dev.txt": "pytest\n"}
     found = made(project, **files, **{"pyproject.toml": PYPROJECT.replace("{python}", ">=3.10")})
@@ -294,6 +566,19 @@ def test_files_that_can_not_be_read_as_python(project: Path) -> None:
         "b.ipynb: can't be read as Python",
     ]
     assert [one.name for one in found.models] == ["org/m"]
+
+
+def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
+    code = "x = " + " + ".join(["'a'"] * 5000) + "\n"
+    found = made(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
+    assert [one.name for one in found.models] == ["org/m"]
+    assert found.open == ("a.py: can't be read as Python, so models that it names are not here",)
+
+
+def test_a_constant_that_is_made_of_one_from_another_file(project: Path) -> None:
+    code = "import app.config as c\nfrom app.config import ORG\nNAME = f'{ORG}/m'\nA.from_pretrained(NAME)\n"
+    files = {"app__config.py": "ORG = 'org'\nMINE = 'org/n'\n", "main.py": code + "A.from_pretrained(c.MINE)\n"}
+    assert [one.name for one in made(project, **files).models] == ["org/m", "org/n"]
 
 
 def test_folders_that_are_not_the_project_s_own_code(project: Path) -> None:

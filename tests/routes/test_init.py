@@ -25,6 +25,7 @@ def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> N
     (project / "src").mkdir(parents=True)
     (project / "requirements.txt").write_text("alpha==1.0\n")
     (project / "src" / "app.py").write_text(CODE)
+    (project / "Dockerfile").write_text("FROM python:3.11-slim\n")
     (project / ".env").write_text("EMBEDDING_MODEL=org/other\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwx\n")
     done = bundle("init", project)
     assert done.returncode == 0, done.stderr
@@ -39,12 +40,14 @@ def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> N
         ]
         done = bundle("lock", project / "bundle.yaml", "-o", kept, env=of_the_hub(online, hub.url, tmp_path))
     assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stderr
     found = lock.read(kept.read_bytes(), "the lock")
     assert [model.source for model in found.models] == [
         f"repo:org/other@{commits[0]}",
         f"repo:sentence-transformers/all-tiny-v1@{commits[1]}",
     ]
     assert {model.loader for model in found.models} == {"sentence-transformers"}
+    assert (found.target.python, found.target.libc, found.target.accelerator) == ("3.11", "glibc-2.28", "cpu")
     assert [package.name for package in found.python.packages] == ["alpha", "beta"]
     assert dict(found.env) == {"EMBEDDING_MODEL": "{model:other}"}
 

@@ -35,7 +35,9 @@ def test_install_upgrade_list_and_rollback(build: Build, far: Far, tmp_path: Pat
     assert subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout == "1.0 2.0 None\n"
     assert len(list((prefix / "models").iterdir())) == 1, "the same model is there once"
     listed = far("list", "--prefix", prefix).stdout.splitlines()
-    assert [line[:3] for line in listed] == ["  1", "* 2"]
+    assert [line[:3] for line in listed if line[2] != " "] == ["  1", "* 2"]
+    digests = {word for line in listed for word in line.split() if len(word) == 64}
+    assert len(digests) == 4, "each release has a digest and a reviewed digest"
     assert far("rollback", "--prefix", prefix).stdout.startswith("live now: 1-")
     assert live(prefix).startswith("1-")
     again = far("rollback", "--prefix", prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from bundler.bundle import hashing, lock
 from bundler.bundle.target import Target
 from bundler.online import rehearse
-from tests.conftest import SMALL, bundle, lock_of
+from tests.conftest import ROOT, SMALL, bundle, lock_of
 from tests.routes.conftest import MANIFEST
 from tests.wheelmaking import make_wheel
 
@@ -61,6 +62,38 @@ def test_a_bundle_is_rehearsed_and_says_so_and_a_kept_lock_gives_it_again(ask: A
     again = ask("--lock", kept, name="again.tar")
     assert again.returncode == 0, again.stderr
     assert hashing.digest_of_file(tmp_path / "again.tar") == hashing.digest_of_file(tmp_path / "small.tar")
+
+
+def test_the_reviewed_digest_is_the_same_from_lock_to_bundle_to_host(
+    online: dict[str, str], far: Far, tmp_path: Path
+) -> None:
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "config.json").write_text("{}")
+    manifest, kept, packed = tmp_path / "small.yaml", tmp_path / "small.lock.json", tmp_path / "small.tar"
+    manifest.write_text(MANIFEST.format(version="1", sequence="1"))
+    locked = bundle("lock", manifest, env=online)
+    assert locked.returncode == 0, locked.stderr
+    reviewed, before = lock.read(kept.read_bytes(), "").reviewed_digest, lock.read(kept.read_bytes(), "").digest
+    assert f"  reviewed   {reviewed}\n" in locked.stdout
+    assert f"  digest     {before}\n             of this lock; the bundle gets another" in locked.stdout
+    page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    (script,) = [block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "rehearsed" in block]
+    done = subprocess.run(["sh", "-ec", script.replace("LOCK", str(kept))], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [reviewed]
+    built = bundle("build", manifest, "--lock", kept, "-o", packed, env=online)
+    assert built.returncode == 0, built.stderr
+    sealed = lock.read(kept.read_bytes(), "").digest
+    assert sealed != before
+    assert f"  sha256     {hashing.digest_of_file(packed)[1]}\n             of the file, as sha256sum" in built.stdout
+    prefix = tmp_path / "opt"
+    said = [built, bundle("inspect", packed), bundle("verify", packed), far("install", packed, "--prefix", prefix)]
+    for one in (*said, far("list", "--prefix", prefix)):
+        assert one.returncode == 0, one.stderr
+        assert (f"  digest     {sealed}" in one.stdout, f"  reviewed   {reviewed}" in one.stdout) == (True, True)
+    told = [bundle(verb, packed, "--json") for verb in ("inspect", "verify")]
+    results = [json.loads(one.stdout)["result"] for one in told]
+    results += json.loads(far("list", "--prefix", prefix, "--json").stdout)["result"]["releases"]
+    assert {(one["digest"], one["reviewed_digest"]) for one in results} == {(sealed, reviewed)}
 
 
 def test_what_was_not_rehearsed_says_so_in_the_lock_in_inspect_and_at_install(
