@@ -3,7 +3,7 @@
 A frozen dataclass is the whole description of a document: ``decode`` checks a parsed JSON or YAML
 document against it and reports every fault at once, ``encode`` turns values back, and ``schema``
 describes it to an editor. What the types can't say, a checking constructor says by raising
-``Invalid``.
+``Invalid``; a type of text that checks itself, such as a digest, is a subclass of ``str`` that does so.
 """
 
 from __future__ import annotations
@@ -62,6 +62,18 @@ def about(text: str, **options: Any) -> Any:
     return dataclasses.field(metadata={"about": text}, **options)
 
 
+def allow_unknown_keys(kind: type[T]) -> type[T]:
+    """Mark a dataclass that ``decode`` reads without the keys it does not know: a newer version may have written them.
+
+    Never for what decides whom to trust: there an unknown key may be the one that forbids something.
+    """
+    _OPEN.add(kind)
+    return kind
+
+
+_OPEN: set[type] = set()
+
+
 def decode(kind: type[T], document: object) -> T:
     """``document`` as a ``kind``; raises Faults, which names every wrong field."""
     faults: list[Fault] = []
@@ -79,7 +91,7 @@ def encode(value: object) -> Any:
         return {k: encode(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]
-    return value
+    return str(value) if isinstance(value, str) else value
 
 
 def strings(document: object, where: Where = ()) -> Iterator[tuple[Where, str]]:
@@ -117,6 +129,10 @@ def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> A
         return _decode_mapping(get_args(kind)[1], document, where, faults)
     if dataclasses.is_dataclass(kind):
         return _decode_object(typing.cast("type", kind), document, where, faults)
+    if issubclass(kind, str) and kind is not str:
+        return _decode_text(kind, document, where, faults)
+    if kind is float and type(document) is int and abs(document) <= _LARGEST_EXACT:
+        return float(document)
     # bool is an int to Python and never one to a person
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
         faults.append(Fault(where, f"must be {_NAMES[kind]}, not {_named(document)}"))
@@ -126,7 +142,10 @@ def _decode(kind: Any, document: object, where: Where, faults: list[Fault]) -> A
 _ENOUGH = 100
 """Faults of one document after which no more are looked for: a hostile one could hold millions."""
 
-_NAMES = {str: "a string", int: "an integer", bool: "true or false"}
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+_LARGEST_EXACT = 1 << 53
+"""Up to here a float holds every integer."""
 
 
 def _named(document: object) -> str:
@@ -154,6 +173,17 @@ def _decode_choice(choices: tuple[Any, ...], document: object, where: Where, fau
     return document
 
 
+def _decode_text(kind: type[str], document: object, where: Where, faults: list[Fault]) -> Any:
+    if not isinstance(document, str):
+        faults.append(Fault(where, f"must be a string, not {_named(document)}"))
+        return document
+    try:
+        return kind(document)
+    except Invalid as invalid:
+        faults.append(Fault(where, str(invalid), isinstance(invalid, Unsafe)))
+        return document
+
+
 def _decode_list(kind: Any, document: object, where: Where, faults: list[Fault]) -> Any:
     if not isinstance(document, list):
         faults.append(Fault(where, f"must be a list, not {_named(document)}"))
@@ -177,7 +207,7 @@ def _decode_object(kind: type, document: object, where: Where, faults: list[Faul
     hints = _hints(kind)
     before = len(faults)
     for name in document:
-        if name not in fields and len(faults) < _ENOUGH:
+        if name not in fields and kind not in _OPEN and len(faults) < _ENOUGH:
             near = difflib.get_close_matches(str(name)[:100], fields, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
             faults.append(Fault((*where, str(name)), f"unknown key; {advice}"))
@@ -219,7 +249,8 @@ def _schema(kind: Any) -> dict[str, Any]:
     if origin is not None and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _schema(get_args(kind)[1])}
     if not dataclasses.is_dataclass(kind):
-        return {"type": {str: "string", int: "integer", bool: "boolean"}[kind]}
+        names = {int: "integer", float: "number", bool: "boolean"}
+        return {"type": "string" if issubclass(kind, str) else names[kind]}
     hints = _hints(typing.cast("type", kind))
     properties = {
         key(f): _schema(hints[f.name]) | ({"description": f.metadata["about"]} if "about" in f.metadata else {})

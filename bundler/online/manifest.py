@@ -14,7 +14,7 @@ import yaml
 from bundler.bundle import envfile, fields, paths
 from bundler.bundle.entries import Model, RepoType, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 from bundler.online import wantedassets
@@ -114,7 +114,12 @@ class WantedModel:
     def locked(self) -> Model:
         """As the lock will name it, with nothing resolved yet; raises Invalid."""
         return Model(
-            alias=self.name, source=self.source, repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64
+            alias=self.name,
+            source=self.source,
+            repo_id=self.hub_id,
+            commit="0" * 40,
+            loader="",
+            digest=Sha256("0" * 64),
         )
 
     def _check_hub(self) -> None:
@@ -231,7 +236,7 @@ class Asked:
 
     manifest: Manifest
     folder: Path
-    sha256: str = field(repr=False)
+    sha256: Sha256 = field(repr=False)
 
 
 def load(path: Path) -> Asked:
@@ -278,7 +283,7 @@ def _decoded(document: object) -> tuple[Manifest | None, list[Fault]]:
 
 
 def _advised(fault: Fault) -> str:
-    unquoted = re.search(r"must be a string, not (?:float|an integer|true or false|date) \((.*)\)", fault.message)
+    unquoted = re.search(r"must be a string, not (?:a number|an integer|true or false|date) \((.*)\)", fault.message)
     return f'{fault} (write it in quotes: "{unquoted[1]}")' if unquoted else str(fault)
 
 

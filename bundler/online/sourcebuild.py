@@ -16,7 +16,7 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from bundler import process
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.lock import EPOCH
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ProgramError, ResolveError, UnsafeError
@@ -37,7 +37,7 @@ class BuiltWheel:
 
     filename: str
     size: int
-    sha256: str
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class Source:
     name: str
     version: str
     filename: str
-    sha256: str
+    sha256: Sha256
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"

@@ -78,7 +78,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: 2026.11\n",
-            'line 2: version: must be a string, not float (2026.11) (write it in quotes: "2026.11")',
+            'line 2: version: must be a string, not a number (2026.11) (write it in quotes: "2026.11")',
         ),
         ("name: a\nname: b\nversion: '1'\n", "line 2: name: stands twice, first in line 1"),
         ("name: a\nversion: '1'\ntarget: {python: '3'}\n", "target.python: must be a minor version such as '3.11'"),
