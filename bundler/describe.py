@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bundler import describe_smoke
 from bundler.bundle import entries, fields
 from bundler.bundle.difference import Change, Difference
 from bundler.bundle.entries import Artifact, Edge, Model
@@ -15,7 +16,7 @@ from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.findings import LEVELS, Examination, Finding
 from bundler.offline.image import Baked
-from bundler.offline.install import Receipt
+from bundler.offline.receipts import Receipt
 from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
 from bundler.offline.trust import Trust
@@ -323,7 +324,7 @@ def installed(receipt: Receipt) -> Answer:
     home = f"{receipt.prefix}/current"
     lines = [f"installed: {receipt.name} {receipt.version}, live as {home}"]
     lines += signers(receipt.signed_by, receipt.trusted)
-    lines += [proofs(list(receipt.smoke))] if receipt.smoke else []
+    lines += describe_smoke.of_receipt(receipt)
     lines += [
         f"  environment  {home}/venv/bin/python",
         f"  variables    {home}/.env.offline",
@@ -345,7 +346,7 @@ def baked(image: Baked) -> Answer:
     lines += [f"  what runs it: {path}" for path in image.runners]
     lines += [f"  {size_text(layer.size).rjust(10)}  {_step(layer.made_by)}" for layer in image.layers]
     lines += [f"  {size_text(sum(layer.size for layer in image.layers)).rjust(10)}  all layers, as they lie unpacked"]
-    lines += ["inside it, with no network and a read-only root:", proofs(list(image.smoke))]
+    lines += ["inside it, with no network and a read-only root:", describe_smoke.proofs(image.smoke)]
     return fields.encode(image), "\n".join(lines)
 
 
@@ -359,37 +360,14 @@ def _step(made_by: str) -> str:
     return "base: " + " ".join(made_by.split())[:60]
 
 
-def proofs(results: list[dict[str, Any]]) -> str:
-    """What smoke loads measured, for a person."""
-    return "\n".join(line for result in results for line in _proof(result)) or "no models"
-
-
-def _proof(result: dict[str, Any]) -> list[str]:
-    if result["loader"] == "files":
-        return [f"  {result['alias']}: {'; '.join(result['warnings'])}"]
-    figures = [f"{result['width']} wide" if result["width"] is not None else ""]
-    figures += [f"norm {result['norm']:.4f}" if result["norm"] is not None else ""]
-    figures += [f"{result['dtype']} on {result['device']}", f"by {result['loader']}"]
-    times = f"load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, "
-    times += f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}"
-    lines = [f"  {result['alias']}: {', '.join(filter(None, figures))}", f"    {times}"]
-    lines += [f"    network: {result['network']['statement']}"]
-    lines += [
-        f"    {one['query']!r}: {one['nearer']:.3f} to what should be nearer, {one['farther']:.3f} to what should not"
-        for one in result["closer"]
-    ]
-    lines.append("    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
-    return lines
-
-
-def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
+def listed(receipts: Sequence[Receipt], live: Release | None) -> Answer:
     """What list tells."""
     name = live.name if live else ""
-    rows = [{**receipt, "live": receipt["release"] == name} for receipt in receipts]
+    rows = [{**fields.encode(receipt), "live": receipt.release == name} for receipt in receipts]
     lines = [
-        f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  sequence {row['sequence']}  "
-        f"models: {', '.join(row['models']) or 'none'}"
-        for row in rows
+        f"{'*' if one.release == name else ' '} {one.release}  {one.name} {one.version}  sequence {one.sequence}  "
+        f"models: {', '.join(one.models) or 'none'}" + (f" ({describe_smoke.age(one.smoke)})" if one.models else "")
+        for one in receipts
     ]
     return {"releases": rows}, "\n".join(lines) or "nothing is installed here"
 

@@ -77,7 +77,7 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
         else:
             files |= for_application(locked, release)
         files |= {one.path: release.path / one.path for one in locked.artifacts if one.kind in ("installer", "asset")}
-    taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
+    taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt.homes.items()}
     for model in locked.models:
         home = release.shared_models / model.home
         placed = [(artifact, _within(model, artifact)) for artifact in locked.files_of(model)]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bundler.bundle import disk, lock
 from bundler.bundle.lock import Lock
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import ground, marks
+from bundler.offline import receipts as receipt_files
+from bundler.offline.receipts import Receipt
 
 _FOUND_IN_ONE = (".work", ".parts", lock.LOCK)
 """By these an unfinished release is known that was made by a version which put no marks."""
+
+_FOUND_IN_PREFIX = ("releases", "trust.json", "sequences.json", ".lock")
+"""By one of these a prefix is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +73,7 @@ class Release:
     @property
     def receipt(self) -> Path:
         """Written last: a release without it was never finished."""
-        return self.path / "receipt.json"
+        return self.path / receipt_files.NAME
 
     @property
     def parts(self) -> Path:
@@ -146,7 +149,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     release = Release(prefix=prefix, name=name)
     refuse_links(prefix)
     ground.refuse_planted(prefix, release.path)
-    known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
+    known = {receipt.release: receipt.digest for receipt in receipts(prefix)}
     _make_way(release, digest)
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
@@ -248,64 +251,41 @@ def required_live(prefix: Path) -> Release:
     return release
 
 
-def receipts(prefix: Path) -> list[dict[str, Any]]:
+def required_prefix(prefix: Path) -> None:
+    """Raises UsageError for a folder that this program never installed anything in, or that is not there."""
+    if any((prefix / name).exists() for name in _FOUND_IN_PREFIX):
+        return
+    message = "this is no prefix: nothing was ever installed here" if prefix.exists() else "there is no such prefix"
+    hint = "look for a typing error in --prefix; bundle install BUNDLE --prefix DIR makes a prefix"
+    raise UsageError(message, where=str(prefix), hint=hint)
+
+
+def receipts(prefix: Path) -> list[Receipt]:
     """The receipts of the finished releases, in the order in which they were installed; ``unreadable`` names the rest."""
     found = [receipt for path in _receipt_files(prefix) if (receipt := _read(path))]
-    return sorted(found, key=lambda one: (one["ordinal"], one["release"]))
+    return sorted(found, key=lambda one: (one.ordinal, one.release))
 
 
-def unreadable(prefix: Path) -> list[Release]:
-    """The finished releases whose receipt is damaged, or gone: nothing that they hold is touched."""
-    damaged = {path.parent.name for path in _receipt_files(prefix) if not _read(path)}
+def unreadable(prefix: Path) -> dict[str, IntegrityError]:
+    """The finished releases whose receipt is damaged, or gone, and why: nothing that they hold is touched."""
+    paths = {path.parent.name: path for path in _receipt_files(prefix)}
     now = live(prefix)
-    if now is not None and now.finished and not now.receipt.exists():
-        damaged.add(now.name)
-    return [Release(prefix=prefix, name=name) for name in sorted(damaged)]
+    if now is not None and now.finished:
+        paths[now.name] = now.receipt
+    faults = {name: receipt_files.fault_of(path) for name, path in sorted(paths.items())}
+    return {name: fault for name, fault in faults.items() if fault is not None}
 
 
 def _receipt_files(prefix: Path) -> list[Path]:
-    return list((prefix / "releases").glob("[!.]*/receipt.json"))
+    return list((prefix / "releases").glob(f"[!.]*/{receipt_files.NAME}"))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a receipt says, or nothing where it is damaged or speaks of another release than the one it lies in."""
+def _read(path: Path) -> Receipt | None:
+    """A receipt, or None where it is damaged or speaks of another release than the one it lies in."""
     try:
-        receipt = dict(json.loads(path.read_bytes()))
-        texts = [receipt[name] for name in ("release", "name", "version", "digest", "follows")]
-        names = [*receipt["homes"], *receipt["homes"].values(), *receipt["models"], *texts]
-        whole = all(isinstance(name, str) for name in names)
-        whole &= all(type(receipt[name]) is int for name in ("ordinal", "sequence"))
-        return receipt if whole and receipt["release"] == path.parent.name else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-
-
-def damaged_receipt(release: Release) -> IntegrityError:
-    """The failure to know what a finished release holds."""
-    hint = "install its bundle again: that mends it; or, where another is live, bundle remove " + release.name
-    what = "damaged" if release.receipt.exists() else "gone"
-    return IntegrityError(f"the receipt of a release is {what}", where=str(release.receipt), hint=hint)
-
-
-def rollback(prefix: Path) -> tuple[Release, Release]:
-    """Make the release live that was live before the live one was installed; gives (from, to).
-
-    Raises UsageError where there is none, IntegrityError where the receipt of either is damaged.
-    """
-    now = required_live(prefix)
-    known = {receipt["release"]: receipt for receipt in receipts(prefix)}
-    broken = {release.name: release for release in unreadable(prefix)}
-    if now.name in broken:
-        raise damaged_receipt(now)
-    before = known[now.name]["follows"]
-    if before in broken:
-        raise damaged_receipt(broken[before])
-    if before not in known:
-        hint = "bundle list shows what is installed"
-        raise UsageError(f"no release was live before {now.name} was installed", where=str(prefix), hint=hint)
-    then = Release(prefix=prefix, name=before)
-    switch(then)
-    return now, then
+        return receipt_files.read(path)
+    except IntegrityError:
+        return None
 
 
 def clear_work(release: Release) -> None:
@@ -363,7 +343,7 @@ def held_models(prefix: Path) -> set[str]:
 def _held_by(release: Release) -> set[str]:
     held = {link.readlink().name for link in (release.path / "models").glob("*") if link.is_symlink()}
     if receipt := _read(release.receipt):
-        return held | set(receipt["homes"])
+        return held | set(receipt.homes)
     if release.finished:
         with suppress(IntegrityError):  # then its links alone tell
             held |= {model.home for model in release.lock().models}
@@ -398,7 +378,8 @@ def partial_of(home: Path) -> Path:
 
 def strangers(prefix: Path) -> list[Path]:
     """What stands among models and releases and was not made by this program: it is left alone."""
-    finished = {receipt.parent for receipt in _receipt_files(prefix)} | {release.path for release in unreadable(prefix)}
+    finished = {receipt.parent for receipt in _receipt_files(prefix)}
+    finished |= {prefix / "releases" / name for name in unreadable(prefix)}
     known = {*finished, *unfinished(prefix), *unheld_models(prefix)}
     known |= {prefix / "models" / home for home in held_models(prefix)}
     places = [prefix / name for name in ("models", "releases")]

@@ -108,8 +108,7 @@ def hub_view(release: Release, locked: Lock) -> list[Finding]:
 
 def payload(release: Release, locked: Lock) -> list[Finding]:
     """What 'bundle smoke' runs inside the environment, and what the environment runs at each start."""
-    differing = smoke.differing(release)
-    differing += [path for path, data in guard.files(release, locked).items() if not smoke.holds(path, data)]
+    differing = [*smoke.differing(release), *guard.differing(release, locked)]
     if differing:
         count = "one file is not that" if len(differing) == 1 else f"{len(differing)} files are not those"
         message = f"{count} of this version of the installer: {differing[0].name}"
