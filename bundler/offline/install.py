@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bundler.offline import (
     ground,
     guard,
     hubcache,
+    packages,
     pickles,
     place,
     preflight,
@@ -66,6 +68,7 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             releases.begin(prefix, locked.release, locked.digest) as release,
             _told_of_a_full_disk(prefix),
         ):
+            _discard_altered_environment(release, locked, report)
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             old = () if options.prove else _old_results(release, locked, planned, report)
@@ -74,6 +77,8 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
                 environment.mend(release, locked, base, planned.broken, report)
             elif entries.ENVIRONMENT not in release.ahead(locked.digest):
                 environment.create(release, locked, base, report)
+                parts = release.ahead(locked.digest) | {entries.ENVIRONMENT}
+                releases.list_parts(release, locked.digest, parts)  # a run after this one need not make it again
             hubcache.create(release, locked)
             smoke.lay_out(release)
             guard.lay_out(release, locked)
@@ -112,6 +117,21 @@ def held(carried: archive.OpenBundle, prefix: Path, options: Options) -> Iterato
         locked, vouched = verify.verify(carried, trust.told(prefix, options.trust), said)
         sequence.refuse_older(prefix, locked, said, allowed=options.downgrade)
         yield vouched
+
+
+def _discard_altered_environment(release: releases.Release, locked: lock.Lock, report: Report) -> None:
+    """Look at every byte of an environment that an earlier run made for this release; one that differs is made anew."""
+    parts = release.ahead(locked.digest)
+    if release.finished or entries.ENVIRONMENT not in parts:
+        return
+    for compiled in [*release.venv.rglob("__pycache__")]:  # nothing vouches for what Python compiled
+        shutil.rmtree(compiled)
+    files, faults = packages.recorded(release, locked)
+    faults += packages.altered(files, report)
+    wrong = [fault.path for fault in faults] + packages.strangers(release, locked, files)
+    if wrong or environment.fault_of(release, locked):
+        releases.list_parts(release, locked.digest, parts - {entries.ENVIRONMENT})
+        shutil.rmtree(release.venv)
 
 
 def _prove(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> tuple[SmokeResult, ...]:

@@ -4,108 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.bundle import disk, lock
-from bundler.bundle.lock import Lock
+from bundler.bundle.entries import ENVIRONMENT
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import ground, marks
 from bundler.offline import receipts as receipt_files
 from bundler.offline.receipts import Receipt
+from bundler.offline.release import Release, live
+
+__all__ = ["Release", "live"]  # besides what is below: whoever asks for releases needs no other module
 
 _FOUND_IN_ONE = (".work", ".parts", lock.LOCK)
 """By these an unfinished release is known that was made by a version which put no marks."""
 
+_PLACED = ("app", "assets", "bundle.pyz")
+"""What stands in a release as it does in the bundle."""
+_PLACED_FOR_WORK = ("requirements.txt", "tools", "wheels")
+"""The same of what the environment is made from."""
+
 _FOUND_IN_PREFIX = ("releases", "trust.json", "sequences.json", ".lock")
 """By one of these a prefix is known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Release:
-    """A release below a prefix: where everything of it is. The prefix is an absolute path."""
-
-    prefix: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        """The release's own folder."""
-        return self.prefix / "releases" / self.name
-
-    @property
-    def live(self) -> Path:
-        """The same through the ``current`` link: what survives an upgrade."""
-        return self.prefix / "current"
-
-    @property
-    def work(self) -> Path:
-        """What the installer needs only while it runs."""
-        return self.path / ".work"
-
-    @property
-    def venv(self) -> Path:
-        """The release's environment."""
-        return self.path / "venv"
-
-    @property
-    def application(self) -> Path:
-        """The application's files."""
-        return self.path / "app"
-
-    @property
-    def python(self) -> Path:
-        """The interpreter of the release's environment."""
-        return self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-    @property
-    def shared_models(self) -> Path:
-        """Model folders, named by digest, that releases share."""
-        return self.prefix / "models"
-
-    @property
-    def writable(self) -> Path:
-        """Where libraries may write: outside every release."""
-        return self.prefix / "var"
-
-    @property
-    def receipt(self) -> Path:
-        """Written last: a release without it was never finished."""
-        return self.path / receipt_files.NAME
-
-    @property
-    def parts(self) -> Path:
-        """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
-        return self.path / ".parts"
-
-    def ahead(self, digest: str) -> frozenset[str]:
-        """The parts of this very bundle that stand here whole although the release was never finished (see parts.py).
-
-        Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
-        """
-        listed = self.parts.read_text(encoding="utf-8").splitlines() if self.parts.is_file() else []
-        return frozenset(listed[1:] if listed[:1] == [digest] else ())
-
-    @property
-    def finished(self) -> bool:
-        """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
-
-        What is live was finished, even where its receipt was lost since.
-        """
-        now = live(self.prefix)
-        return self.receipt.exists() or (now is not None and now.name == self.name and self.path.is_dir())
-
-    def lock(self) -> Lock:
-        """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
-        path = self.path / lock.LOCK
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            hint = "install its bundle again: that mends it"
-            raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
-        return lock.read(data, str(path))
 
 
 def at(prefix: Path) -> Path:
@@ -143,8 +65,9 @@ def held(prefix: Path) -> Iterator[None]:
 def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     """Make a release; leaving the block without an error makes it the live one.
 
-    Whatever goes wrong, the live release stays as it was and the unfinished one is removed. Raises
-    UnsafeError where the prefix is not as this program makes it.
+    Whatever goes wrong, the live release stays as it was and the unfinished one is removed; only where the run is
+    interrupted, what it placed stays for the next one of the same bundle. Raises UnsafeError where the prefix is not
+    as this program makes it.
     """
     release = Release(prefix=prefix, name=name)
     refuse_links(prefix)
@@ -159,30 +82,38 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
             with _mended(release):
                 yield release
         else:
-            with _fresh(release):
+            with _fresh(release, digest):
                 yield release
         switch(release)
         marks.drop(release.path)
-    finally:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         discard_unheld_models(prefix)
+        raise
+    discard_unheld_models(prefix)
 
 
 @contextmanager
 def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator[None]:
     """Place a part of a release in ``home``, ahead of the rest; leaving the block without an error marks it as whole.
 
-    Whatever goes wrong, nothing of it is left, and parts that stood there before stay.
+    Whatever goes wrong, nothing of it is left, and parts that stood there before stay; where the run is interrupted,
+    what it placed stays too, for the next one of the same bundle.
     """
     ground.refuse_planted(release.prefix, release.path)
     before = release.ahead(digest)
     _make_way(release, digest)
     try:
         marks.put(release.path)
+        _keep_whole(release, digest)
         yield
         clear_work(release)
         disk.sync_file_system(release.prefix)  # after a power cut the list must not speak of more than is there
-        disk.write_whole(release.parts, "\n".join([digest, *sorted(before | {part})]).encode())
-    except BaseException:  # Ctrl-C too leaves nothing half-made
+        list_parts(release, digest, before | {part})
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         if before:
             clear_work(release)
             _discard(home)
@@ -192,28 +123,51 @@ def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator
 
 
 def _make_way(release: Release, digest: str) -> None:
-    """Remove what killed runs left, but for parts of the same bundle that stand ready.
+    """Remove what runs left that did not end, but for what one of the same bundle placed.
 
     Raises UnsafeError where somebody else has a folder under the release's name.
     """
-    ahead = bool(release.ahead(digest))
-    discard_unfinished(release.prefix, but=release.name if ahead else "")
-    if release.path.exists() and not (ahead or release.finished):
+    begun = release.begun(digest)
+    discard_unfinished(release.prefix, but=release.name if begun else "")
+    if release.path.exists() and not (begun or release.finished):
         hint = "move it away: a folder of a release must stand there"
         raise UnsafeError("this folder was not made by this program", where=str(release.path), hint=hint)
 
 
 @contextmanager
-def _fresh(release: Release) -> Iterator[None]:
-    """A folder for a release, with at most some of its parts in it; it goes again if this fails."""
-    _discard(release.work)  # of a killed run that found parts here
+def _fresh(release: Release, digest: str) -> Iterator[None]:
+    """A folder for a release, with at most what a run of the same bundle placed in it.
+
+    It goes again if this fails, and stays where the run is interrupted.
+    """
     try:
         marks.put(release.path)
-        release.work.mkdir(parents=True)
+        _keep_whole(release, digest)
         yield
-    except BaseException:  # Ctrl-C too leaves nothing half-made
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         _discard_marked(release.path)
         raise
+
+
+def _keep_whole(release: Release, digest: str) -> None:
+    """Leave of an earlier run what can be looked at file by file, and the parts that it finished; note whose this is."""
+    parts = release.ahead(digest)
+    kept = {release.parts.name, *_PLACED, *([release.venv.name] if ENVIRONMENT in parts else [])}
+    for folder, names in ((release.path, {release.work.name, *kept}), (release.work, _PLACED_FOR_WORK)):
+        for path in [*folder.glob("*")]:
+            if path.name not in names:
+                _discard(path)
+                path.unlink(missing_ok=True)
+    release.work.mkdir(parents=True, exist_ok=True)
+    if not release.begun(digest):
+        list_parts(release, digest, parts)
+
+
+def list_parts(release: Release, digest: str, parts: Iterable[str]) -> None:
+    """Note which parts of a bundle stand whole in a release that is not finished."""
+    disk.write_whole(release.parts, "\n".join([digest, *sorted(parts)]).encode())
 
 
 @contextmanager
@@ -233,14 +187,6 @@ def switch(release: Release) -> None:
     fresh.symlink_to(Path("releases") / release.name, target_is_directory=True)
     fresh.replace(release.live)
     disk.sync_folder(release.prefix)
-
-
-def live(prefix: Path) -> Release | None:
-    """The live release, or None."""
-    try:
-        return Release(prefix=prefix, name=(prefix / "current").readlink().name)
-    except OSError:
-        return None
 
 
 def required_live(prefix: Path) -> Release:
@@ -357,13 +303,15 @@ def unheld_models(prefix: Path) -> list[Path]:
     return sorted([*homes, *left_partial(prefix)])
 
 
-def begin_models(release: Release, folders: Iterable[Path]) -> None:
-    """Mark those of the folders that models will stand in, and remove what killed runs left of such."""
-    for folder in folders:
-        if folder.parent == release.shared_models:
-            marks.put(folder)
+def begin_models(release: Release, moves: Sequence[tuple[Path, Path]]) -> None:
+    """Mark the folders that models will stand in; remove what runs left of others. ``moves`` are (written as, final)."""
+    written = {first for first, final in moves if final.parent == release.shared_models}
+    for _, final in moves:
+        if final.parent == release.shared_models:
+            marks.put(final)
     for left in left_partial(release.prefix):
-        _discard(left)
+        if left not in written:
+            _discard(left)
 
 
 def left_partial(prefix: Path) -> list[Path]:

@@ -139,7 +139,10 @@ def leftovers(release: Release) -> list[Finding]:
     prefix = release.prefix
     left = [*releases.unfinished(prefix), *releases.unheld_models(prefix)]
     left += [path for path in (release.work, prefix / ".current.new") if os.path.lexists(path)]
-    hint = "an install is at work, or one was killed: the next install, or bundle prune, removes it"
+    hint = (
+        "an install is at work, or one did not end: the same install goes on from it; another install, or bundle prune, "
+        "removes it"
+    )
     found = [
         findings.warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint) for path in left
     ]
