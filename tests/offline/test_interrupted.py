@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -29,11 +30,8 @@ FILES = {
 OTHER = FILES | {"models/m/w.bin": b"v" * 5000}
 
 
-class _Ending:
+class _Ending(AbstractContextManager["_Ending"]):
     """A stage at whose end somebody types Ctrl-C."""
-
-    def __enter__(self) -> _Ending:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
