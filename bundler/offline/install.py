@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from bundler.offline import (
     pickles,
     place,
     preflight,
+    receipts,
     recipe,
     releases,
     sequence,
@@ -71,7 +72,8 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             _discard_altered_environment(release, locked, report)
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
-            old = () if options.prove else _old_results(release, locked, planned, report)
+            _note_changes(release, locked, planned, report)
+            old = () if options.prove else _old_results(release, locked, report)
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
             if release.finished:
                 environment.mend(release, locked, base, planned.broken, report)
@@ -140,26 +142,42 @@ def _prove(release: releases.Release, locked: lock.Lock, options: Options, repor
     return tuple(one.result for one in proofs)
 
 
-def _old_results(
-    release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan, report: Report
-) -> tuple[SmokeResult, ...]:
-    """What an earlier install measured, with what this one changes; nothing where nothing was, or it can't be read."""
-    results: tuple[SmokeResult, ...] = ()
+def _note_changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan, report: Report) -> None:
+    """Say in the stored proof what this install is about to change, so that no cut leaves a proof that claims too much."""
+    if not release.finished or not (changes := _changes(release, locked, planned)):
+        return
+    results = tuple(
+        dataclasses.replace(one, changed_since=tuple(dict.fromkeys([*one.changed_since, *changes])))
+        for one in _kept(release, report)
+    )
+    smoke.write(release, results)
+    with suppress(IntegrityError):  # it is written anew at the end
+        receipt = receipts.read(release.receipt)
+        proof: Proof = "old" if results else "none"
+        json_files.write(release.receipt, dataclasses.replace(receipt, smoke=results, proof=proof))
+
+
+def _kept(release: releases.Release, report: Report) -> tuple[SmokeResult, ...]:
+    """What an earlier install measured; nothing, and a warning, where it can't be read."""
     try:
-        results = smoke.read_kept(release) if release.finished else ()
+        return smoke.read_kept(release)
     except IntegrityError as error:
         report.warn(f"{error.where}: {error}: it is dropped")
+        return ()
+
+
+def _old_results(release: releases.Release, locked: lock.Lock, report: Report) -> tuple[SmokeResult, ...]:
+    """What an earlier install measured; nothing where none did, and for other models than these."""
+    results = _kept(release, report) if release.finished else ()
     if not results or {one.alias for one in results} != {model.alias for model in locked.models}:
         report.warn("the smoke loads were left out: nothing has shown that these models load")
         return ()
-    changes = _changes(release, locked, planned)
+    changed = any(one.changed_since for one in results)
     report.warn(
         "the smoke loads were left out: what is shown was measured by an earlier install"
-        + (", and this one changes what it was measured on" if changes else "")
+        + (", and what it was measured on was changed since" if changed else "")
     )
-    return tuple(
-        dataclasses.replace(one, changed_since=tuple(dict.fromkeys([*one.changed_since, *changes]))) for one in results
-    )
+    return results
 
 
 def _changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan) -> list[str]:

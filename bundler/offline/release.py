@@ -77,7 +77,7 @@ class Release:
         listed = self._listed_parts()
         return frozenset(listed[1:] if listed[:1] == [digest] else ())
 
-    def begun(self, digest: str) -> bool:
+    def has_begun(self, digest: str) -> bool:
         """Whether a run for this very bundle began here and did not finish: what it placed is looked at, and kept."""
         return self._listed_parts()[:1] == [digest]
 
@@ -100,7 +100,8 @@ class Release:
         """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
         path = self.path / lock.LOCK
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(lock.LARGEST_LOCK + 1)
         except OSError as error:
             hint = "install its bundle again: that mends it"
             raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bundler.bundle import disk, lock
-from bundler.bundle.entries import ENVIRONMENT
+from bundler.bundle.entries import APPLICATION, ENVIRONMENT, INSTALLER
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import ground, marks
 from bundler.offline import receipts as receipt_files
@@ -21,7 +21,7 @@ __all__ = ["Release", "live"]  # besides what is below: whoever asks for release
 _FOUND_IN_ONE = (".work", ".parts", lock.LOCK)
 """By these an unfinished release is known that was made by a version which put no marks."""
 
-_PLACED = ("app", "assets", "bundle.pyz")
+_PLACED = (APPLICATION, "assets", INSTALLER)
 """What stands in a release as it does in the bundle."""
 _PLACED_FOR_WORK = ("requirements.txt", "tools", "wheels")
 """The same of what the environment is made from."""
@@ -86,7 +86,7 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
                 yield release
         switch(release)
         marks.drop(release.path)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # what is placed stays, marked as made here
         raise
     except BaseException:
         discard_unheld_models(prefix)
@@ -106,7 +106,7 @@ def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator
     _make_way(release, digest)
     try:
         marks.put(release.path)
-        _keep_whole(release, digest)
+        _keep_placed(release, digest)
         yield
         clear_work(release)
         disk.sync_file_system(release.prefix)  # after a power cut the list must not speak of more than is there
@@ -127,7 +127,7 @@ def _make_way(release: Release, digest: str) -> None:
 
     Raises UnsafeError where somebody else has a folder under the release's name.
     """
-    begun = release.begun(digest)
+    begun = release.has_begun(digest)
     discard_unfinished(release.prefix, but=release.name if begun else "")
     if release.path.exists() and not (begun or release.finished):
         hint = "move it away: a folder of a release must stand there"
@@ -142,7 +142,7 @@ def _fresh(release: Release, digest: str) -> Iterator[None]:
     """
     try:
         marks.put(release.path)
-        _keep_whole(release, digest)
+        _keep_placed(release, digest)
         yield
     except KeyboardInterrupt:
         raise
@@ -151,7 +151,7 @@ def _fresh(release: Release, digest: str) -> Iterator[None]:
         raise
 
 
-def _keep_whole(release: Release, digest: str) -> None:
+def _keep_placed(release: Release, digest: str) -> None:
     """Leave of an earlier run what can be looked at file by file, and the parts that it finished; note whose this is."""
     parts = release.ahead(digest)
     kept = {release.parts.name, *_PLACED, *([release.venv.name] if ENVIRONMENT in parts else [])}
@@ -161,7 +161,7 @@ def _keep_whole(release: Release, digest: str) -> None:
                 _discard(path)
                 path.unlink(missing_ok=True)
     release.work.mkdir(parents=True, exist_ok=True)
-    if not release.begun(digest):
+    if not release.has_begun(digest):
         list_parts(release, digest, parts)
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from bundler import describe_smoke
 from bundler.bundle import fields, json_files
-from bundler.bundle.smoke_result import SmokeResult
+from bundler.bundle.smoke_result import LoadReport, SmokeResult
 from bundler.offline import doctor, install
 from bundler.offline.install import Options
+from bundler.payload import record
 from bundler.progress import Collected
 from tests.conftest import Packed, Run
+from tests.offline.test_interrupted import Interrupting
 from tests.smoke_results import result_of
 
 Pack = Callable[..., Packed]
@@ -109,7 +111,9 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     weights.unlink()
     report = Collected()
     receipt = install.install(bundle, prefix, AGAIN, report)
-    assert any("measured by an earlier install, and this one changes" in warning for warning in report.warnings)
+    assert any(
+        "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
+    )
     lines = describe_smoke.of_receipt(receipt)
     assert lines[0] == f"  OLD PROOF, not of this install: proven {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"
@@ -127,6 +131,23 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     assert (again.proof, again.smoke[0].changed_since) == ("new", ())
 
 
+@pytest.mark.parametrize("options", [Options(), AGAIN])
+def test_a_proof_claims_nothing_of_what_a_run_changed_that_did_not_end(
+    prefix: Path, tmp_path: Path, run: Run, options: Options
+) -> None:
+    weights = next((prefix / "models").glob("m-*")) / "w.bin"
+    weights.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        install.install(tmp_path / "test.bundle.tar", prefix, options, Interrupting("environment", begins=False))
+    assert weights.exists()
+    changed = [weights.relative_to(prefix).as_posix()]
+    assert [one["changed_since"] for one in stored(prefix)] == [changed]
+    (row,) = run("list", "--prefix", prefix)[1]["result"]["releases"]
+    assert (row["proof"], row["smoke"][0]["changed_since"]) == ("old", changed)
+    receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
+    assert [*receipt.smoke[0].changed_since] == changed
+
+
 def test_a_release_that_was_never_proven_says_so(pack: Pack, tmp_path: Path) -> None:
     receipt = install.install(pack().path, tmp_path / "opt", AGAIN, Collected())
     assert (receipt.proof, describe_smoke.of_receipt(receipt)) == (
@@ -135,6 +156,16 @@ def test_a_release_that_was_never_proven_says_so(pack: Pack, tmp_path: Path) -> 
     )
     (found,) = [one for one in doctor.examine(tmp_path / "opt", "plain", Collected()).findings if one.check == "proof"]
     assert found.level == "warning"
+
+
+def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
+    """Also where the vector is not made of numbers: JSON has none for that, and the fault must come through."""
+    written = record.Record(alias="m", loader="sentence-transformers", fault="NaN", norm=float("nan"))
+    written.closer.append(record.Closeness(query="q", nearer=1, farther=0.5))
+    written.write(tmp_path / "result.json")
+    report = json_files.read(LoadReport, tmp_path / "result.json")
+    assert (report.fault, report.norm, report.network, report.closer[0].nearer) == ("NaN", None, None, 1.0)
+    assert fields.encode(report).keys() == json.loads((tmp_path / "result.json").read_bytes()).keys()
 
 
 def test_many_changes_are_counted_in_words() -> None:
