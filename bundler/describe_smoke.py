@@ -34,7 +34,7 @@ def age(results: Sequence[SmokeResult]) -> str:
     if not results:
         return "not proven"
     known = sorted({result.proven_at for result in results})
-    when = f"proven {known[0]}" if known[0] else "proven at a time that was not noted"
+    when = f"smoke loads of {known[0]}" if known[0] else "smoke loads of a time that was not noted"
     changed = {one for result in results for one in result.changed_since}
     return f"{when}, {counted(len(changed), 'change')} since" if changed else when
 

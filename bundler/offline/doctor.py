@@ -128,9 +128,9 @@ def _proof(release: Release, locked: Lock) -> Finding:
     when = min((result.proven_at for result in results), default="") or "a time that was not noted"
     if changed:
         first = next(iter(changed))
-        message = f"the models were proven at {when}, and {counted(len(changed), 'change')} came since, such as {first}"
+        message = f"the smoke loads ran at {when}, and {counted(len(changed), 'change')} came since, such as {first}"
         return findings.warning("proof", message, hint=hint)
-    return findings.healthy("proof", f"the models were proven at {when}" if results else "there are no models")
+    return findings.healthy("proof", f"the smoke loads ran at {when}" if results else "there are no models")
 
 
 def _platform(locked: Lock) -> list[Finding]:

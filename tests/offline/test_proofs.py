@@ -100,7 +100,8 @@ def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path:
     (prefix / "current" / "smoke.json").write_text(json.dumps(results))
     receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
     assert (
-        "OLD PROOF, not of this install: proven at a time that was not noted" in describe_smoke.of_receipt(receipt)[0]
+        "OLD PROOF, not of this install: smoke loads of a time that was not noted"
+        in describe_smoke.of_receipt(receipt)[0]
     )
 
 
@@ -115,7 +116,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
         "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
     )
     lines = describe_smoke.of_receipt(receipt)
-    assert lines[0] == f"  OLD PROOF, not of this install: proven {proven['proven_at']}, 1 change since"
+    assert lines[0] == f"  OLD PROOF, not of this install: smoke loads of {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"
     (prefix / "current" / "venv" / "bin" / "python").unlink()
     code, said = run("install", bundle, "--prefix", prefix, "--no-smoke")
@@ -170,7 +171,7 @@ def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
 
 def test_many_changes_are_counted_in_words() -> None:
     result = result_of(proven_at="2026-01-02T03:04:05Z", changed_since=tuple(f"f{n}" for n in range(9)))
-    assert describe_smoke.age([result]) == "proven 2026-01-02T03:04:05Z, 9 changes since"
+    assert describe_smoke.age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
 
 
 RECEIPT_DAMAGES = [
