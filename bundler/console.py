@@ -34,6 +34,17 @@ _JOIN_SECONDS = 2.0
 _CLOCK_COLUMNS = len(": 00:00:00") + 1
 _FEWEST_COLUMNS = 10
 
+_GOES_ON = "the same command goes on from here"
+_AFTER_INTERRUPTION = {
+    "lock": f"{_GOES_ON}: what was fetched is kept",
+    "build": f"{_GOES_ON}: what was fetched is kept",
+    "install": f"{_GOES_ON}: what was placed is kept and checked again; the live release is as it was",
+    "image": "the same command begins again; the engine may have kept layers that it finished",
+    "remove": "bundle prune removes what is left of the release",
+    "prune": _GOES_ON,
+}
+"""What to do after Ctrl-C, by verb; the others keep nothing that they began."""
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -86,7 +97,7 @@ class Console:
 
     def interrupted(self) -> None:
         """The end of a verb that a person or the system ended."""
-        error = BundleError("interrupted", hint="the same command goes on from here")
+        error = BundleError("interrupted", hint=_AFTER_INTERRUPTION.get(self.command, "run the same command again"))
         if self.as_json:
             told = {"code": INTERRUPTED, "message": str(error), "where": "", "hint": error.hint, "detail": {}}
             self._json(ok=False, result={}, error=told)

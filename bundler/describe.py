@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bundler import digests
+from bundler import describe_smoke, digests
 from bundler.bundle import entries, fields
 from bundler.bundle.difference import Change, Difference
 from bundler.bundle.entries import TRUSTED_INSTALLER, Artifact, Edge, Model
@@ -16,7 +16,7 @@ from bundler.bundle.lock import Lock
 from bundler.console import size_text
 from bundler.offline.findings import LEVELS, Examination, Finding
 from bundler.offline.image import Baked
-from bundler.offline.install import Receipt
+from bundler.offline.receipts import Receipt
 from bundler.offline.releases import Release
 from bundler.offline.removal import Removed
 from bundler.offline.trust import Trust
@@ -309,7 +309,7 @@ def installed(receipt: Receipt) -> Answer:
     lines = [f"installed: {receipt.name} {receipt.version}, live as {home}"]
     lines += digests.of_bundle(receipt.digest, receipt.reviewed_digest)
     lines += signers(receipt.signed_by, receipt.trusted)
-    lines += [proofs(list(receipt.smoke))] if receipt.smoke else []
+    lines += describe_smoke.of_receipt(receipt)
     lines += [
         f"  environment  {home}/venv/bin/python",
         f"  variables    {home}/.env.offline",
@@ -331,7 +331,7 @@ def baked(image: Baked) -> Answer:
     lines += [f"  what runs it: {path}" for path in image.runners]
     lines += [f"  {size_text(layer.size).rjust(10)}  {_step(layer.made_by)}" for layer in image.layers]
     lines += [f"  {size_text(sum(layer.size for layer in image.layers)).rjust(10)}  all layers, as they lie unpacked"]
-    lines += ["inside it, with no network and a read-only root:", proofs(list(image.smoke))]
+    lines += ["inside it, with no network and a read-only root:", describe_smoke.proofs(image.smoke)]
     return fields.encode(image), "\n".join(lines)
 
 
@@ -345,42 +345,20 @@ def _step(made_by: str) -> str:
     return "base: " + " ".join(made_by.split())[:60]
 
 
-def proofs(results: list[dict[str, Any]]) -> str:
-    """What smoke loads measured, for a person."""
-    return "\n".join(line for result in results for line in _proof(result)) or "no models"
-
-
-def _proof(result: dict[str, Any]) -> list[str]:
-    if result["loader"] == "files":
-        return [f"  {result['alias']}: {'; '.join(result['warnings'])}"]
-    figures = [f"{result['width']} wide" if result["width"] is not None else ""]
-    figures += [f"norm {result['norm']:.4f}" if result["norm"] is not None else ""]
-    figures += [f"{result['dtype']} on {result['device']}", f"by {result['loader']}"]
-    times = f"load {result['load_seconds']:.2f} s, first inference {result['first_seconds']:.3f} s, "
-    times += f"second {result['second_seconds']:.3f} s, peak memory {size_text(result['peak_rss_bytes'])}"
-    lines = [f"  {result['alias']}: {', '.join(filter(None, figures))}", f"    {times}"]
-    lines += [f"    network: {result['network']['statement']}"]
-    lines += [
-        f"    {one['query']!r}: {one['nearer']:.3f} to what should be nearer, {one['farther']:.3f} to what should not"
-        for one in result["closer"]
-    ]
-    lines.append("    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
-    return lines
-
-
-def listed(receipts: list[dict[str, Any]], live: Release | None) -> Answer:
+def listed(receipts: Sequence[Receipt], live: Release | None) -> Answer:
     """What list tells."""
     name = live.name if live else ""
-    rows = [{**receipt, "live": receipt["release"] == name} for receipt in receipts]
+    rows = [{**fields.encode(receipt), "live": receipt.release == name} for receipt in receipts]
     lines: list[str] = []
-    for row in rows:
+    for receipt in receipts:
         lines.append(
-            f"{'*' if row['live'] else ' '} {row['release']}  {row['name']} {row['version']}  "
-            f"sequence {row['sequence']}  models: {', '.join(row['models']) or 'none'}"
+            f"{'*' if receipt.release == name else ' '} {receipt.release}  {receipt.name} {receipt.version}  "
+            f"sequence {receipt.sequence}  models: {', '.join(receipt.models) or 'none'}"
+            + (f" ({describe_smoke.age(receipt.smoke)})" if receipt.models else "")
         )
-        lines.append(f"    digest     {row['digest']}")
-        if "reviewed_digest" in row:  # a version before it had one may have installed this
-            lines.append(f"    reviewed   {row['reviewed_digest']}")
+        lines.append(f"    digest     {receipt.digest}")
+        if receipt.reviewed_digest:  # a version before it had one may have installed this
+            lines.append(f"    reviewed   {receipt.reviewed_digest}")
     return {"releases": rows}, "\n".join(lines) or "nothing is installed here"
 
 

@@ -21,7 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 from bundler import cli
 from bundler.bundle import archive, entries, lock, tarform
 from bundler.bundle.entries import Artifact, Model
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.progress import Collected
@@ -88,7 +88,7 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
         version="1",
         sequence=1,
         created_by="a test",
-        manifest_sha256="0" * 64,
+        manifest_sha256=Sha256("0" * 64),
         target=TARGET,
         models=tuple(models),
         image=changes.get("image", entries.Image()),

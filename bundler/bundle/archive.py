@@ -14,7 +14,7 @@ from bundler.bundle import damage, disk, entries, hashing, head, journal, tarfor
 from bundler.bundle.carrier import Carrier, FileCarrier, StreamCarrier
 from bundler.bundle.damage import Damage, DamagedError, Survey
 from bundler.bundle.entries import Artifact
-from bundler.bundle.hashing import FileSource, HashingCopier, ReadError
+from bundler.bundle.hashing import FileSource, HashingCopier, ReadError, Sha256
 from bundler.bundle.head import Head
 from bundler.bundle.lock import Lock
 from bundler.bundle.tarform import Layout, Member
@@ -74,7 +74,7 @@ def pack(fd: int, packed: Lock, contents: Contents, report: Report, signature: b
 
 def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
     hashing.write_at(fd, plan.head, 0)
-    found: list[tuple[Artifact, Future[str]]] = []
+    found: list[tuple[Artifact, Future[Sha256]]] = []
     size = sum(member.size for member in plan.artifacts() if not member.link)
     with report.stage("pack", size) as stage, HashingCopier(stage.advance) as copier:
         for member in plan.artifacts():
@@ -88,7 +88,7 @@ def _pack(fd: int, plan: Layout, contents: Contents, report: Report) -> None:
         raise ChangedError(changed, "")
 
 
-def _pack_one(fd: int, member: Member, contents: Contents, copier: HashingCopier) -> Future[str]:
+def _pack_one(fd: int, member: Member, contents: Contents, copier: HashingCopier) -> Future[Sha256]:
     artifact = _artifact(member)
     source = hashing.open_to_read(contents(artifact))
     try:
@@ -157,7 +157,7 @@ class OpenBundle:
         Raises OSError where a file can't be written.
         """
         damages: dict[str, list[Damage]] = {}
-        digests: list[tuple[Member, Future[str]]] = []
+        digests: list[tuple[Member, Future[Sha256]]] = []
         with HashingCopier(advance) as copier:
             for member in self.layout.artifacts():
                 damages[member.name] = self._damage_of_header(member)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.bundle import fields
+from bundler.bundle import fields, json_files
 from bundler.bundle.fields import about
 
 _OF_TIKTOKEN = "openaipublic.blob.core.windows.net"
@@ -18,6 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 _NO_TEXTS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 
 
+@fields.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
     """One refused call."""
@@ -86,8 +87,8 @@ def read(log: Path) -> tuple[Call, ...]:
 
 def _one(line: str) -> Call:
     try:
-        return fields.decode(Call, json.loads(line))
-    except (ValueError, fields.Faults):  # a process that was ended while it wrote
+        return json_files.parse(Call, line.encode())
+    except fields.Faults:  # a process that was ended while it wrote
         return Call(host="a host that could not be noted", asked=line[:200])
 
 

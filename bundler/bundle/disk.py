@@ -155,6 +155,14 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file is there and has exactly these bytes."""
+    try:
+        return not path.is_symlink() and path.read_bytes() == data
+    except OSError:
+        return False
+
+
 def busy(fd: int) -> bool:
     """Whether another run holds this file; where none does, this one holds it until it closes it.
 

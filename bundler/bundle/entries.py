@@ -10,6 +10,7 @@ from typing import Literal
 
 from bundler.bundle import fields, paths
 from bundler.bundle.fields import Invalid, Unsafe, about
+from bundler.bundle.hashing import Sha256
 
 INSTALLER = "bundle.pyz"
 TRUSTED_INSTALLER = "bundle-installer.pyz"
@@ -19,7 +20,6 @@ REQUIREMENTS = "requirements.txt"
 BLOBS = "images/blobs/sha256/"
 """Where the blobs of a carried base image stand, each under its own digest (OCI image layout)."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -68,7 +68,7 @@ class Artifact:
     path: str = about("where it stands in the bundle; relative, with /")
     kind: Kind = about("what it is for")
     size: int = about("bytes")
-    sha256: str = about("64 hexadecimal digits")
+    sha256: Sha256 = about("64 hexadecimal digits")
     origin: str = about("where it came from, without credentials")
     upstream: tuple[Upstream, ...] = about("digests that were published for it; empty: none was", default=())
 
@@ -80,8 +80,6 @@ class Artifact:
             raise Invalid(f"{self.path!r} is not where a {self.kind} stands ({home})", "path")
         if not 0 <= self.size < 1 << 53:
             raise Invalid("must be a number of bytes", "size")
-        if not _DIGEST.fullmatch(self.sha256):
-            raise Invalid("must be 64 lower-case hexadecimal digits", "sha256")
 
     @property
     def mode(self) -> int:
@@ -106,7 +104,7 @@ class Model:
     loader: str = about("how the smoke load opens it")
     licence: str = about("as its files state it; empty: they do not", default="")
     trust_remote_code: bool = about("whether the smoke load lets it run code of its own", default=False)
-    digest: str = about("SHA-256 over the lines of its files in SHA256SUMS form, paths relative to the model")
+    digest: Sha256 = about("SHA-256 over the lines of its files in SHA256SUMS form, paths relative to the model")
 
     def __post_init__(self) -> None:
         fields.refuse(self._faults())
@@ -118,8 +116,6 @@ class Model:
             yield Invalid(f"{self.repo_id!r} is not such as ORG/NAME", "repo_id")
         if not _COMMIT.fullmatch(self.commit):
             yield Invalid("must be 40 lower-case hexadecimal digits", "commit")
-        if not _DIGEST.fullmatch(self.digest):
-            yield Invalid("must be 64 lower-case hexadecimal digits", "digest")
         for name in self.revisions:
             if not _REVISION.fullmatch(name) or paths.fault_of(name):
                 yield Invalid(f"{name!r} is not the name of a revision", "revisions")
@@ -177,12 +173,8 @@ class Conversion:
 
     path: str = about("its artifact")
     source: str = about("where the file came from that it was made from")
-    sha256: str = about("of that file")
+    sha256: Sha256 = about("of that file")
     by: str = about("programs and versions")
-
-    def __post_init__(self) -> None:
-        if not _DIGEST.fullmatch(self.sha256):
-            raise Invalid("must be 64 lower-case hexadecimal digits", "sha256")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ A frozen dataclass is the whole description of a document: ``decode`` checks a p
 document against it and reports every fault at once, ``encode`` turns values back, and ``schema``
 describes it to an editor. What the types can't say, a checking constructor says by raising
 ``Invalid``. ``examine`` goes on where ``decode`` stops: it also checks what is built on wrong parts.
+``Invalid``; a type of text that checks itself, such as a digest, is a subclass of ``str`` that does so.
 """
 
 from __future__ import annotations
@@ -94,6 +95,18 @@ def about(text: str, **options: Any) -> Any:
     return dataclasses.field(metadata={"about": text}, **options)
 
 
+def allow_unknown_keys(kind: type[T]) -> type[T]:
+    """Mark a dataclass that ``decode`` reads without the keys it does not know: a newer version may have written them.
+
+    Never for what decides whom to trust: there an unknown key may be the one that forbids something.
+    """
+    _OPEN.add(kind)
+    return kind
+
+
+_OPEN: set[type] = set()
+
+
 def decode(kind: type[T], document: object) -> T:
     """``document`` as a ``kind``; raises Faults, which names every wrong field."""
     faults = _Found()
@@ -137,7 +150,7 @@ def encode(value: object) -> Any:
         return {k: encode(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]
-    return value
+    return str(value) if isinstance(value, str) else value
 
 
 def strings(document: object, where: Where = ()) -> Iterator[tuple[Where, str]]:
@@ -194,6 +207,10 @@ def _decode(kind: Any, document: object, where: Where, faults: _Found) -> Any:
         return _decode_mapping(get_args(kind)[1], document, where, faults)
     if dataclasses.is_dataclass(kind):
         return _decode_object(typing.cast("type", kind), document, where, faults)
+    if issubclass(kind, str) and kind is not str:
+        return _decode_text(kind, document, where, faults)
+    if kind is float and type(document) is int and abs(document) <= _LARGEST_EXACT:
+        return float(document)
     # bool is an int to Python and never one to a person
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
         text = faults.written(where, document)
@@ -209,7 +226,10 @@ def _decode(kind: Any, document: object, where: Where, faults: _Found) -> Any:
 _ENOUGH = 100
 """Faults of one document after which no more are looked for: a hostile one could hold millions."""
 
-_NAMES = {str: "a string", int: "an integer", bool: "true or false"}
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+_LARGEST_EXACT = 1 << 53
+"""Up to here a float holds every integer."""
 
 _SURE = 0.8
 """How like a key another must be (difflib's ratio) to be checked as if it were that one."""
@@ -240,6 +260,18 @@ def _decode_choice(choices: tuple[Any, ...], document: object, where: Where, fau
         faults.append(Fault(where, f"must be one of {', '.join(map(str, choices))}, not {_named(document, text)}"))
         return choices[0]
     return document
+
+
+def _decode_text(kind: type[str], document: object, where: Where, faults: _Found) -> Any:
+    if not isinstance(document, str):
+        text = faults.written(where, document)
+        faults.append(Fault(where, f"must be a string, not {_named(document, text)}"))
+        return _blank(kind)
+    try:
+        return kind(document)
+    except Invalid as invalid:
+        faults.append(Fault(where, str(invalid), isinstance(invalid, Unsafe)))
+        return document
 
 
 def _decode_list(kind: Any, document: object, where: Where, faults: _Found) -> Any:
@@ -295,7 +327,7 @@ def _keys(kind: type, document: Mapping[Any, Any], where: Where, faults: _Found)
         return keys, set()
     doubtful: set[str] = set()
     for name in document:
-        if name in fields or len(faults) >= _ENOUGH:
+        if name in fields or kind in _OPEN or len(faults) >= _ENOUGH:
             continue
         near = difflib.get_close_matches(str(name)[:100], fields, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
@@ -342,7 +374,7 @@ def _blank(kind: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None
     if origin is None:
-        return kind()
+        return "" if issubclass(kind, str) else kind()
     return () if origin is tuple else {}
 
 
@@ -367,7 +399,8 @@ def _schema(kind: Any) -> dict[str, Any]:
     if origin is not None and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _schema(get_args(kind)[1])}
     if not dataclasses.is_dataclass(kind):
-        return {"type": {str: "string", int: "integer", bool: "boolean"}[kind]}
+        names = {int: "integer", float: "number", bool: "boolean"}
+        return {"type": "string" if issubclass(kind, str) else names[kind]}
     hints = _hints(typing.cast("type", kind))
     properties = {
         key(f): _schema(hints[f.name]) | ({"description": f.metadata["about"]} if "about" in f.metadata else {})

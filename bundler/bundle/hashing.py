@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
+
+from bundler.bundle.fields import Invalid
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +31,20 @@ CHUNK = 1 << 20
 
 STRIDE = 16 << 20
 """Bytes copied at once: a multiple of every file system's block, so that extents can be shared."""
+
+
+_HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
+
+
+class Sha256(str):
+    """A SHA-256 in hexadecimal. Raises Invalid for what is not 64 lower-case digits."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        if not _HEXADECIMAL.fullmatch(text):
+            raise Invalid("must be 64 lower-case hexadecimal digits")
 
 
 class ReadError(OSError):
@@ -80,12 +97,12 @@ def write_at(fd: int, data: bytes | memoryview, at: int) -> None:
         rest, at = rest[written:], at + written
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: bytes) -> Sha256:
     """SHA-256 of ``data``, 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
+    return Sha256(hashlib.sha256(data).hexdigest())
 
 
-def digest_of_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str]:
+def digest_of_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, Sha256]:
     """Size in bytes and SHA-256 of a file; raises OSError."""
     fd = open_to_read(path)
     try:
@@ -95,7 +112,7 @@ def digest_of_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, 
         os.close(fd)
 
 
-def digest_of_range(fd: int, at: int, size: int, advance: Advance = lambda _: None) -> str:
+def digest_of_range(fd: int, at: int, size: int, advance: Advance = lambda _: None) -> Sha256:
     """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when the file ends before."""
     hashed, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1))))
     end = at + size
@@ -106,7 +123,7 @@ def digest_of_range(fd: int, at: int, size: int, advance: Advance = lambda _: No
         hashed.update(buffer[:got])
         at += got
         advance(got)
-    return hashed.hexdigest()
+    return Sha256(hashed.hexdigest())
 
 
 class Source(Protocol):
@@ -205,7 +222,7 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
                 mark.fail(error)
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
-    def copy(self, source: Source, size: int, into: int, at: int, close: bool = False) -> Future[str]:
+    def copy(self, source: Source, size: int, into: int, at: int, close: bool = False) -> Future[Sha256]:
         """Copy ``size`` bytes to offset ``at`` of ``into``; returns when they are copied.
 
         The future gives the SHA-256 of what stands there. ``close`` has ``into`` closed after that, whatever
@@ -236,7 +253,7 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
         landing.leave()
         self._open.release()
 
-    def _follow(self, mark: _Watermark, size: int, fd: int, at: int) -> str:
+    def _follow(self, mark: _Watermark, size: int, fd: int, at: int) -> Sha256:
         hashed, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1)))), 0
         try:
             while done < size:
@@ -250,7 +267,7 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
         except BaseException as error:
             mark.fail(error)
             raise
-        return hashed.hexdigest()
+        return Sha256(hashed.hexdigest())
 
 
 def side_by_side(act: Callable[[T, Advance], R], over: Iterable[T], advance: Advance) -> list[R]:

@@ -34,7 +34,7 @@ from bundler.bundle.entries import (
 )
 from bundler.bundle.fields import Invalid, about
 from bundler.bundle.goldens import Golden
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.target import Target
 from bundler.errors import IntegrityError, UnsafeError
 
@@ -73,7 +73,7 @@ class Lock:
     sequence: int = about("grows with each bundle: what 'older' means")
     created_by: str = about("the program that made it")
     source_date_epoch: int = about("seconds since 1970: the time of every member", default=EPOCH)
-    manifest_sha256: str
+    manifest_sha256: Sha256
     target: Target
     models: tuple[Model, ...] = ()
     closure: tuple[Edge, ...] = about("which model needs which other, and why", default=())
@@ -91,7 +91,7 @@ class Lock:
     artifacts: tuple[Artifact, ...]
 
     def __post_init__(self) -> None:
-        for name, pattern in (("name", _NAME), ("version", _VERSION), ("manifest_sha256", _DIGEST)):
+        for name, pattern in (("name", _NAME), ("version", _VERSION)):
             if not pattern.fullmatch(value := getattr(self, name)) or paths.fault_of(value):
                 raise Invalid(f"{value!r} is not a valid {name}", name)
         if not 0 <= self.source_date_epoch < 1 << 33:
@@ -224,7 +224,7 @@ class Lock:
         return canonical_json(fields.encode(self))
 
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> Sha256:
         """SHA-256 of ``canonical``: names this bundle."""
         return digest_of(self.canonical)
 
@@ -284,7 +284,7 @@ def _sum_line(sha256: str, path: str) -> str:
     return f"{sha256}  {path}\n"
 
 
-def digest_of_files(files: Iterable[tuple[str, str]]) -> str:
+def digest_of_files(files: Iterable[tuple[str, str]]) -> Sha256:
     """SHA-256 over the SHA256SUMS lines of (sha256, path) pairs, sorted by path: names a folder's content."""
     return digest_of("".join(_sum_line(*one) for one in sorted(files, key=lambda one: one[1])).encode())
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bundler.bundle import disk
 from bundler.bundle.lock import Lock
-from bundler.errors import BundleError, HostError, ProgramError
-from bundler.offline import findings, preflight, releases, smoke, soundness, vitals
+from bundler.errors import BundleError, HostError, IntegrityError, ProgramError
+from bundler.offline import findings, preflight, receipts, releases, smoke, soundness, vitals
 from bundler.offline.findings import Examination, Finding
+from bundler.offline.receipts import Receipt
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 Depth = Literal["quick", "plain", "deep"]
 """How closely to look: ``quick`` runs no package and hashes nothing, for a container's health check; ``deep`` reads
@@ -63,6 +64,7 @@ def _sections(release: Release, locked: Lock, depth: Depth, report: Report) -> l
         lambda: soundness.hub_view(release, locked),
         lambda: soundness.installed_packages(release, locked, report, deep=deep),
         lambda: soundness.payload(release, locked),
+        lambda: [_proof(release, locked)],
         lambda: soundness.guarded(release, locked),
         lambda: soundness.leftovers(release),
         lambda: _gpus(locked),
@@ -73,7 +75,7 @@ def _nothing_live(prefix: Path, release: Release | None) -> Finding:
     link = prefix / "current"
     if release is not None:
         message = f"current leads to {release.name}, which is not there"
-        return findings.critical("release", message, where=link, hint=f"{_AGAIN}, or bundle rollback")
+        return findings.critical("release", message, where=link, hint=f"{_AGAIN}, or bundle rollback --to RELEASE")
     if link.exists():
         hint = "move it away, then install again: the installer makes a link there"
         return findings.critical("release", "current is no link to a release", where=link, hint=hint)
@@ -82,35 +84,53 @@ def _nothing_live(prefix: Path, release: Release | None) -> Finding:
 
 def _others(live: Release) -> list[Finding]:
     """Releases that could not be gone back to."""
-    broken = [release for release in releases.unreadable(live.prefix) if release.name != live.name]
     return [
         findings.warning("releases", str(error), where=error.where, hint=error.hint)
-        for error in map(releases.damaged_receipt, broken)
+        for name, error in releases.unreadable(live.prefix).items()
+        if name != live.name
     ]
 
 
-def _receipt(release: Release, found: list[Finding]) -> dict[str, Any]:
-    """The live release's receipt; nothing, and a finding, where it is missing or damaged."""
-    known = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}
-    if release.name not in known:
-        message = "its receipt is damaged" if release.receipt.exists() else "its receipt is missing"
-        found.append(findings.critical("release", message, where=release.receipt))
-    return known.get(release.name, {})
+def _receipt(release: Release, found: list[Finding]) -> Receipt | None:
+    """The live release's receipt; None, and a finding, where it is missing or damaged."""
+    try:
+        return receipts.read(release.receipt)
+    except IntegrityError as error:
+        found.append(findings.critical("release", str(error), where=error.where))
+        return None
 
 
-def _lock(release: Release, receipt: dict[str, Any], found: list[Finding]) -> Lock | None:
+def _lock(release: Release, receipt: Receipt | None, found: list[Finding]) -> Lock | None:
     """The live release's lock; nothing, and a finding, where it is not what was installed."""
     try:
         locked = release.lock()
     except BundleError as error:
         found.append(findings.critical("release", str(error), where=error.where))
         return None
-    if release.name != locked.release or receipt.get("digest", locked.digest) != locked.digest:
+    if release.name != locked.release or (receipt and receipt.digest != locked.digest):
         found.append(findings.critical("release", "its lock is that of another bundle", where=release.path))
         return None
     if receipt:
         found.append(findings.healthy("release", f"{release.name} is live, bundle {locked.digest}"))
     return locked
+
+
+def _proof(release: Release, locked: Lock) -> Finding:
+    """Whether the models were proven as they are now."""
+    hint = "install the same bundle again without --no-smoke: that proves it anew"
+    try:
+        results = smoke.read_kept(release)
+    except IntegrityError as error:
+        return findings.warning("proof", str(error), where=error.where, hint=error.hint)
+    if not results and locked.models:
+        return findings.warning("proof", "the smoke loads were left out: nothing has shown that models load", hint=hint)
+    changed = dict.fromkeys(one for result in results for one in result.changed_since)
+    when = min((result.proven_at for result in results), default="") or "a time that was not noted"
+    if changed:
+        first = next(iter(changed))
+        message = f"the smoke loads ran at {when}, and {counted(len(changed), 'change')} came since, such as {first}"
+        return findings.warning("proof", message, hint=hint)
+    return findings.healthy("proof", f"the smoke loads ran at {when}" if results else "there are no models")
 
 
 def _platform(locked: Lock) -> list[Finding]:
@@ -121,9 +141,9 @@ def _platform(locked: Lock) -> list[Finding]:
     return [findings.healthy("platform", f"fits {locked.target}")]
 
 
-def _host(release: Release, receipt: dict[str, Any]) -> list[Finding]:
+def _host(release: Release, receipt: Receipt | None) -> list[Finding]:
     """Processors, memory, and room on the disk."""
-    found = [_processors(), *_memory(_largest_load(release, receipt))]
+    found = [_processors(), *_memory(_largest_load(receipt))]
     free = vitals.room(release.prefix)
     if free < disk.MARGIN:
         hint = "free some room there: libraries write to var, and an install needs more than that"
@@ -141,11 +161,10 @@ def _processors() -> Finding:
     return findings.healthy("processors", message)
 
 
-def _largest_load(release: Release, receipt: dict[str, Any]) -> tuple[str, int]:
+def _largest_load(receipt: Receipt | None) -> tuple[str, int]:
     """The model that took most memory in its smoke load, and how many bytes; ("", 0) where none was measured."""
-    measured = receipt.get("smoke") or smoke.kept(release)
-    peaks = [(str(one.get("alias", "")), one.get("peak_rss_bytes", 0)) for one in measured if isinstance(one, dict)]
-    return max((one for one in peaks if isinstance(one[1], int)), key=lambda one: one[1], default=("", 0))
+    peaks = [(one.alias, one.peak_rss_bytes) for one in (receipt.smoke if receipt else ())]
+    return max(peaks, key=lambda one: one[1], default=("", 0))
 
 
 def _memory(largest: tuple[str, int]) -> list[Finding]:

@@ -60,6 +60,11 @@ def files(release: Release, locked: Lock) -> dict[Path, bytes]:
     }
 
 
+def differing(release: Release, locked: Lock) -> list[Path]:
+    """Files of the guard that are not as ``lay_out`` makes them."""
+    return [path for path, data in files(release, locked).items() if not disk.holds(path, data)]
+
+
 def site_packages(release: Release, locked: Lock) -> Path:
     """Where the environment's packages are."""
     inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{locked.target.python}/site-packages"

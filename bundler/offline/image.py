@@ -8,17 +8,18 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bundler import process
-from bundler.bundle import archive, disk, entries
+from bundler.bundle import archive, disk, entries, fields, json_files
 from bundler.bundle.archive import OpenBundle
+from bundler.bundle.smoke_result import SmokeResult
 from bundler.errors import HostError, ProgramError, SmokeError, UsageError
-from bundler.offline import preflight, recipe, releases, verify
+from bundler.offline import preflight, receipts, recipe, releases, verify
 from bundler.offline.engines.buildah import Buildah
 from bundler.offline.engines.docker import Docker
 from bundler.offline.engines.engine import Bake, Command, Engine, Layer, Trial
@@ -68,7 +69,7 @@ class Baked:
     base: str
     digest: str
     layers: tuple[Layer, ...]
-    smoke: tuple[dict[str, Any], ...]
+    smoke: tuple[SmokeResult, ...]
     archive: str
     runners: tuple[str, ...]
 
@@ -79,14 +80,14 @@ def bundle_of(prefix: Path) -> Path:
     Raises UsageError where it is not where it was: a release keeps no wheels, so that nothing can be baked from it.
     """
     release = releases.required_live(releases.at(prefix))
-    named = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}.get(release.name, {})
-    path = Path(str(named.get("bundle") or ""))
+    receipt = receipts.read(release.receipt)
+    path = Path(receipt.bundle)
     hint = "give the bundle itself: bundle image BUNDLE"
     if not path.is_file():
-        where = str(path) if named.get("bundle") else str(prefix)
+        where = receipt.bundle or str(prefix)
         raise UsageError("the bundle that the live release came from is not there any more", where=where, hint=hint)
     with archive.opened(path) as carried:
-        if carried.lock.digest != named["digest"]:
+        if carried.lock.digest != receipt.digest:
             raise UsageError("another bundle stands where the live release's was", where=str(path), hint=hint)
     return path
 
@@ -119,7 +120,7 @@ def bake(bundle: Path, options: Options, report: Report) -> Baked:
         _save(engine, image, options.archive, report)
         runners = _write_runners(locked, results, image, options.archive)
     return Baked(
-        engine=engine.name, image=image, base=base, digest=locked.digest, layers=layers, smoke=tuple(results),
+        engine=engine.name, image=image, base=base, digest=locked.digest, layers=layers, smoke=results,
         archive=str(options.archive or ""), runners=runners,
     )  # fmt: skip
 
@@ -254,7 +255,7 @@ def _has(engine: Engine, image: str) -> bool:
     return process.run(command.argv, environment=_environment(command), accept=range(256)).code == 0
 
 
-def _tried(engine: Engine, image: str, locked: VerifiedLock, report: Report) -> list[dict[str, Any]]:
+def _tried(engine: Engine, image: str, locked: VerifiedLock, report: Report) -> tuple[SmokeResult, ...]:
     """What the smoke loads say inside the image, as any user of group 0; raises SmokeError when they fail."""
     home = recipe.prefix_in_image(locked)
     argv = (*recipe.installer_in_image(locked), "smoke", "--prefix", str(home), "--json")
@@ -270,7 +271,17 @@ def _tried(engine: Engine, image: str, locked: VerifiedLock, report: Report) -> 
         raise ProgramError(f"the image was baked and does not run:\n{last}", where=image, hint=hint) from error
     if not said["ok"]:
         raise SmokeError(f"inside the image: {said['error']['message']}", where=image, hint=said["error"]["hint"])
-    return list(said["result"]["smoke"])
+    return _results(said, image)
+
+
+def _results(said: Mapping[str, Any], image: str) -> tuple[SmokeResult, ...]:
+    """What the program inside the image measured; it may be of another version than this one."""
+    try:
+        return fields.decode(tuple[SmokeResult, ...], said["result"]["smoke"])
+    except fields.Faults as faults:
+        hint = "bake with the bundle.pyz that is in the bundle"
+        message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
+        raise ProgramError(message, where=image, hint=hint) from faults
 
 
 def _save(engine: Engine, image: str, path: Path, report: Report) -> None:
@@ -282,7 +293,7 @@ def _save(engine: Engine, image: str, path: Path, report: Report) -> None:
         partial.replace(path)
 
 
-def _write_runners(locked: VerifiedLock, results: list[dict[str, Any]], image: str, saved: Path) -> tuple[str, ...]:
+def _write_runners(locked: VerifiedLock, results: Sequence[SmokeResult], image: str, saved: Path) -> tuple[str, ...]:
     """Put what runs the image beside its archive: the image's own name, and the memory that was measured inside it."""
     written = []
     for name, text in recipe.runner_texts(locked, results, image).items():

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import bundler
-from bundler.bundle import archive, disk, entries, fields, lock
-from bundler.errors import HostError, ProgramError, SmokeError
+from bundler.bundle import archive, disk, entries, json_files, lock
+from bundler.bundle.smoke_result import SmokeResult
+from bundler.errors import HostError, IntegrityError, ProgramError, SmokeError
 from bundler.offline import (
     emit,
     environment,
     ground,
     guard,
     hubcache,
+    packages,
     pickles,
     place,
     preflight,
+    receipts,
     recipe,
     releases,
     sequence,
@@ -30,38 +34,10 @@ from bundler.offline import (
     trust,
     verify,
 )
+from bundler.offline.receipts import Proof, Receipt
 from bundler.offline.trust import Trust
 from bundler.offline.verify import Vouched
 from bundler.progress import Collected, Report
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Receipt:
-    """What was installed, where, and what the smoke loads measured.
-
-    ``follows`` is the release that was live before, "" for none; ``homes`` names the shared model folders
-    and the digests of what is in them; ``bundle`` is the file that it came from, "" for a pipe; ``signed_by`` and
-    ``trusted`` are what verify.Vouched says.
-    """
-
-    release: str
-    name: str
-    version: str
-    sequence: int
-    digest: str
-    reviewed_digest: str
-    target: str
-    prefix: str
-    bundle: str
-    ordinal: int
-    follows: str
-    rehearsed: bool
-    signed_by: tuple[str, ...]
-    trusted: tuple[str, ...]
-    installed_by: str
-    models: tuple[str, ...]
-    homes: Mapping[str, str]
-    smoke: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,19 +69,26 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             releases.begin(prefix, locked.release, locked.digest) as release,
             _told_of_a_full_disk(prefix),
         ):
+            _discard_altered_environment(release, locked, report)
             planned = place.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
+            _note_changes(release, locked, planned, report)
+            old = () if options.prove else _old_results(release, locked, report)
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
             if release.finished:
                 environment.mend(release, locked, base, planned.broken, report)
             elif entries.ENVIRONMENT not in release.ahead(locked.digest):
                 environment.create(release, locked, base, report)
+                parts = release.ahead(locked.digest) | {entries.ENVIRONMENT}
+                releases.list_parts(release, locked.digest, parts)  # a run after this one need not make it again
             hubcache.create(release, locked)
             smoke.lay_out(release)
             guard.lay_out(release, locked)
-            results = _proofs(release, locked, options, report)
+            results = _prove(release, locked, options, report) if options.prove else old
+            proof: Proof = "none" if not results else "new" if options.prove else "old"
             trust.remember(prefix, options.trust, report)
-            return _finish(release, locked, carried, vouched, results, report, downgrade=options.downgrade)
+            receipt = _receipt(release, locked, carried, vouched, results, proof)
+            return _finish(release, locked, carried, receipt, report, downgrade=options.downgrade)
 
 
 @contextmanager
@@ -138,45 +121,99 @@ def held(carried: archive.OpenBundle, prefix: Path, options: Options) -> Iterato
         yield vouched
 
 
-def _proofs(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> list[dict[str, Any]]:
-    """What the smoke loads measure now; where they are left out, what they measured when this was installed."""
-    if options.prove:
-        proofs = smoke.prove(release, locked, options.device, report)
-        smoke.write_goldens(release, proofs)
-        return [one.result for one in proofs]
-    results = smoke.kept(release)
-    if not results:
+def _discard_altered_environment(release: releases.Release, locked: lock.Lock, report: Report) -> None:
+    """Look at every byte of an environment that an earlier run made for this release; one that differs is made anew."""
+    parts = release.ahead(locked.digest)
+    if release.finished or entries.ENVIRONMENT not in parts:
+        return
+    for compiled in [*release.venv.rglob("__pycache__")]:  # nothing vouches for what Python compiled
+        shutil.rmtree(compiled)
+    files, faults = packages.recorded(release, locked)
+    faults += packages.altered(files, report)
+    wrong = [fault.path for fault in faults] + packages.strangers(release, locked, files)
+    if wrong or environment.fault_of(release, locked):
+        releases.list_parts(release, locked.digest, parts - {entries.ENVIRONMENT})
+        shutil.rmtree(release.venv)
+
+
+def _prove(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> tuple[SmokeResult, ...]:
+    proofs = smoke.prove(release, locked, options.device, report)
+    smoke.write_goldens(release, proofs)
+    return tuple(one.result for one in proofs)
+
+
+def _note_changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan, report: Report) -> None:
+    """Say in the stored proof what this install is about to change, so that no cut leaves a proof that claims too much."""
+    if not release.finished or not (changes := _changes(release, locked, planned)):
+        return
+    results = tuple(
+        dataclasses.replace(one, changed_since=tuple(dict.fromkeys([*one.changed_since, *changes])))
+        for one in _kept(release, report)
+    )
+    smoke.write(release, results)
+    with suppress(IntegrityError):  # it is written anew at the end
+        receipt = receipts.read(release.receipt)
+        proof: Proof = "old" if results else "none"
+        json_files.write(release.receipt, dataclasses.replace(receipt, smoke=results, proof=proof))
+
+
+def _kept(release: releases.Release, report: Report) -> tuple[SmokeResult, ...]:
+    """What an earlier install measured; nothing, and a warning, where it can't be read."""
+    try:
+        return smoke.read_kept(release)
+    except IntegrityError as error:
+        report.warn(f"{error.where}: {error}: it is dropped")
+        return ()
+
+
+def _old_results(release: releases.Release, locked: lock.Lock, report: Report) -> tuple[SmokeResult, ...]:
+    """What an earlier install measured; nothing where none did, and for other models than these."""
+    results = _kept(release, report) if release.finished else ()
+    if not results or {one.alias for one in results} != {model.alias for model in locked.models}:
         report.warn("the smoke loads were left out: nothing has shown that these models load")
+        return ()
+    changed = any(one.changed_since for one in results)
+    report.warn(
+        "the smoke loads were left out: what is shown was measured by an earlier install"
+        + (", and what it was measured on was changed since" if changed else "")
+    )
     return results
+
+
+def _changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan) -> list[str]:
+    """What an install changes in a release that stands there: paths in the prefix, and packages."""
+    paths = [*(final for _, final in planned.moves), *planned.extra]
+    paths += [path for path, _ in hubcache.faults(release, locked)]
+    paths += guard.differing(release, locked)
+    paths += [release.python] if environment.fault_of(release, locked) else []
+    inside = [path.relative_to(release.prefix).as_posix() for path in paths]
+    return [*inside, *(f"package {name}" for name in planned.broken)]
 
 
 def _finish(
     release: releases.Release,
     locked: lock.Lock,
     carried: archive.OpenBundle,
-    vouched: Vouched,
-    results: list[dict[str, Any]],
+    receipt: Receipt,
     report: Report,
     *,
     downgrade: bool,
 ) -> Receipt:
     """Write down what stands there, and see it safely on the disk."""
     emit.write(release, locked, report)
-    recipe.write(release, locked, results)
-    smoke.write(release, results)
+    recipe.write(release, locked, receipt.smoke)
+    smoke.write(release, receipt.smoke)
     release.writable.mkdir(exist_ok=True)
     disk.write_whole(release.path / lock.LOCK, locked.canonical)
     if carried.signature is not None:
         disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
-    receipt = _receipt(release, locked, carried, vouched, results)
     releases.clear_work(release)
     release.parts.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
         sequence.remember(release.prefix, locked, allowed=downgrade)
         # last, and only once all that it speaks of is on the disk
-        text = json.dumps(fields.encode(receipt), ensure_ascii=False, indent=2) + "\n"
-        disk.write_whole(release.receipt, text.encode())
+        json_files.write(release.receipt, receipt)
     return receipt
 
 
@@ -185,13 +222,14 @@ def _receipt(
     locked: lock.Lock,
     carried: archive.OpenBundle,
     vouched: Vouched,
-    results: list[dict[str, Any]],
+    results: Sequence[SmokeResult],
+    proof: Proof,
 ) -> Receipt:
-    known = {receipt["release"]: receipt for receipt in releases.receipts(release.prefix)}
+    known = {receipt.release: receipt for receipt in releases.receipts(release.prefix)}
     before = releases.live(release.prefix)
     follows = "" if before is None else before.name
     if follows == release.name:  # proven again where it stands
-        follows = known[follows]["follows"] if follows in known else ""
+        follows = known[follows].follows if follows in known else ""
     return Receipt(
         release=release.name,
         name=locked.name,
@@ -202,7 +240,7 @@ def _receipt(
         target=str(locked.target),
         prefix=str(release.prefix),
         bundle=str(Path(carried.where).absolute()) if carried.carrier.seekable else "",
-        ordinal=1 + max((receipt["ordinal"] for receipt in known.values()), default=0),
+        ordinal=1 + max((receipt.ordinal for receipt in known.values()), default=0),
         follows=follows,
         rehearsed=locked.rehearsed,
         signed_by=vouched.signed_by,
@@ -210,6 +248,7 @@ def _receipt(
         installed_by=f"airgap-bundler {bundler.__version__}",
         models=tuple(model.alias for model in locked.models),
         homes={model.home: model.digest for model in locked.models},
+        proof=proof,
         smoke=tuple(results),
     )
 

@@ -15,7 +15,6 @@ from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Model
 from bundler.errors import UsageError
 from bundler.offline import environment, install, marks, place, preflight, releases
 from bundler.offline.install import Options
-from bundler.offline.place import Plan
 from bundler.offline.releases import Release
 from bundler.offline.verify import VerifiedLock
 from bundler.progress import Report
@@ -49,16 +48,17 @@ def _model(
 ) -> Path:
     home = release.shared_models / model.home
     if not home.exists():
-        partial = releases.partial_of(home)
-        files = {one.path: partial / one.path[len(model.folder) :] for one in locked.files_of(model)}
-        planned = Plan(files=files, moves=((partial, home),), extra=())
+        planned = place.plan_model(locked, model, release, report)
         preflight.check_room(carried, planned, release)
         try:
             place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        except KeyboardInterrupt:  # the next run goes on from what is written
+            raise
+        except BaseException:
+            shutil.rmtree(releases.partial_of(home), ignore_errors=True)
             if not home.exists():
                 marks.drop(home)
+            raise
     return home
 
 
@@ -79,6 +79,6 @@ def _application(carried: OpenBundle, locked: VerifiedLock, release: Release, re
 
 
 def _place(carried: OpenBundle, locked: VerifiedLock, files: dict[str, Path], release: Release, report: Report) -> None:
-    planned = Plan(files=files, moves=(), extra=())
+    planned = place.plan_files(files, locked, "what an earlier run placed", report)
     preflight.check_room(carried, planned, release)
     place.place(carried, locked, planned, release, report)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundler.bundle import archive, disk, hashing, zipform
 from bundler.bundle.archive import OpenBundle
-from bundler.bundle.entries import APPLICATION, ENVIRONMENT, Artifact, Model
+from bundler.bundle.entries import ENVIRONMENT, Artifact, Model
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.offline import packages, pickles, releases
 from bundler.offline.releases import Release, receipts
@@ -41,13 +42,15 @@ IN_THE_RELEASE = ("installer", "asset", "app")
 class Plan:
     """Where each file goes: ``files`` while it is written, then ``moves`` give it its name.
 
-    ``extra`` are files in model folders that no lock knows; ``broken`` are packages of a release that stands here
-    whose files are not as their wheels put them there.
+    ``kept`` are files that a run which did not end wrote, and that are right. ``extra`` are files in model folders
+    that no lock knows; ``broken`` are packages of a release that stands here whose files are not as their wheels put
+    them there.
     """
 
     files: dict[str, Path]
-    moves: tuple[tuple[Path, Path], ...]
-    extra: tuple[Path, ...]
+    kept: dict[str, Path] = field(default_factory=dict)
+    moves: tuple[tuple[Path, Path], ...] = ()
+    extra: tuple[Path, ...] = ()
     broken: tuple[str, ...] = ()
 
 
@@ -57,43 +60,73 @@ def plan(locked: VerifiedLock, release: Release, report: Report) -> Plan:
     Raises UnsafeError where a folder to write into is a link, IntegrityError where a shared model folder
     belongs to another model.
     """
-    files: dict[str, Path] = {}
-    moves: list[tuple[Path, Path]] = []
-    extra: list[Path] = []
-    broken: list[str] = []
-    if release.finished:
-        beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in IN_THE_RELEASE]
-        _mend(_wrong(beside, "what stands beside the environment", report), files, moves)
-        broken = _broken_packages(release, locked, report)
-        wheels = {package.wheel for package in locked.python.packages if package.name in broken}
-        wheels |= {tool.path for tool in locked.of_kind("tool")} if broken else set()
-        files |= {path: release.work / path for path in wheels}
-    else:
-        if ENVIRONMENT not in release.ahead(locked.digest):
-            files |= for_environment(locked, release)
-        if APPLICATION in release.ahead(locked.digest):
-            there = [(one, release.path / one.path) for one in locked.of_kind("app")]
-            _mend(_wrong(there, "the application, which is here", report), files, moves)
-        else:
-            files |= for_application(locked, release)
-        files |= {one.path: release.path / one.path for one in locked.artifacts if one.kind in ("installer", "asset")}
-    taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt["homes"].items()}
+    base = _plan_mending(locked, release, report) if release.finished else _plan_release(locked, release, report)
+    taken = {home: digest for receipt in receipts(release.prefix) for home, digest in receipt.homes.items()}
+    plans = [base]
     for model in locked.models:
-        home = release.shared_models / model.home
-        placed = [(artifact, _within(model, artifact)) for artifact in locked.files_of(model)]
         if taken.get(model.home, model.digest) != model.digest:
             hint = "it was made to look like that one: do not install it, and tell its builder"
-            raise IntegrityError(f"{model.home} holds another model", where=str(home), hint=hint)
-        if not home.exists() and not home.is_symlink():
-            partial = releases.partial_of(home)
-            files |= {artifact.path: partial / inside for artifact, inside in placed}
-            moves.append((partial, home))
-            continue
-        _refuse_linked_folders(home)
-        there = [(artifact, home / inside) for artifact, inside in placed]
-        _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
-        extra += _strangers(home, {path for _, path in there} | set(files.values()))  # a killed run left some of these
-    return Plan(files=files, moves=tuple(moves), extra=tuple(extra), broken=tuple(broken))
+            where = str(release.shared_models / model.home)
+            raise IntegrityError(f"{model.home} holds another model", where=where, hint=hint)
+        plans.append(plan_model(locked, model, release, report))
+    return Plan(
+        files={name: path for one in plans for name, path in one.files.items()},
+        kept={name: path for one in plans for name, path in one.kept.items()},
+        moves=tuple(move for one in plans for move in one.moves),
+        extra=tuple(path for one in plans for path in one.extra),
+        broken=base.broken,
+    )
+
+
+def _plan_mending(locked: VerifiedLock, release: Release, report: Report) -> Plan:
+    """What differs in a release that stands here, beside its models."""
+    files: dict[str, Path] = {}
+    moves: list[tuple[Path, Path]] = []
+    beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in IN_THE_RELEASE]
+    _mend(_wrong(beside, "what stands beside the environment", report), files, moves)
+    broken = _broken_packages(release, locked, report)
+    wheels = {package.wheel for package in locked.python.packages if package.name in broken}
+    wheels |= {tool.path for tool in locked.of_kind("tool")} if broken else set()
+    files |= {path: release.work / path for path in wheels}
+    return Plan(files=files, moves=tuple(moves), broken=tuple(broken))
+
+
+def _plan_release(locked: VerifiedLock, release: Release, report: Report) -> Plan:
+    """What a release needs that is not finished, beside its models."""
+    wanted = {one.path: release.path / one.path for one in locked.artifacts if one.kind in IN_THE_RELEASE}
+    if ENVIRONMENT not in release.ahead(locked.digest):
+        wanted |= for_environment(locked, release)
+    return plan_files(wanted, locked, "what an earlier run placed", report)
+
+
+def plan_files(wanted: dict[str, Path], locked: VerifiedLock, what: str, report: Report) -> Plan:
+    """What is to be written of artifacts that go to these places: all but those that are there, and right."""
+    artifacts = {artifact.path: artifact for artifact in locked.artifacts}
+    there = [(artifacts[name], path) for name, path in wanted.items() if os.path.lexists(path)]
+    wrong = {artifact.path for artifact, _ in _wrong(there, what, report)} if there else set()
+    kept = {artifact.path: path for artifact, path in there if artifact.path not in wrong}
+    return Plan(files={name: path for name, path in wanted.items() if name not in kept}, kept=kept)
+
+
+def plan_model(locked: VerifiedLock, model: Model, release: Release, report: Report) -> Plan:
+    """What is to be written of one model. Raises UnsafeError where a folder to write into is a link."""
+    home = release.shared_models / model.home
+    placed = [(artifact, _within(model, artifact)) for artifact in locked.files_of(model)]
+    if not home.exists() and not home.is_symlink():
+        partial = releases.partial_of(home)
+        wanted = {artifact.path: partial / inside for artifact, inside in placed}
+        if os.path.lexists(partial):
+            _refuse_linked_folders(partial)
+        found = plan_files(wanted, locked, f"{model.alias}, as far as it is here", report)
+        extra = _strangers(partial, set(wanted.values()))
+        return dataclasses.replace(found, moves=((partial, home),), extra=tuple(extra))
+    _refuse_linked_folders(home)
+    files: dict[str, Path] = {}
+    moves: list[tuple[Path, Path]] = []
+    there = [(artifact, home / inside) for artifact, inside in placed]
+    _mend(_wrong(there, f"{model.alias}, which is here", report), files, moves)
+    extra = _strangers(home, {path for _, path in there} | set(files.values()))  # a killed run left some of these
+    return Plan(files=files, moves=tuple(moves), extra=tuple(extra))
 
 
 def for_environment(locked: VerifiedLock, release: Release) -> dict[str, Path]:
@@ -122,7 +155,9 @@ def needed(carried: OpenBundle, planned: Plan, release: Release) -> int:
         and disk.shares_blocks(Path(carried.where), release.prefix)
     )
     copied = 0 if shared else sum(artifact.size for artifact in plain.values())
-    return copied + sum(_unpacked(carried, artifact) for artifact in plain.values() if artifact.kind == "wheel")
+    coming = planned.files.keys() | planned.kept.keys()
+    wheels = [artifact for artifact in carried.lock.of_kind("wheel") if artifact.path in coming]
+    return copied + sum(_unpacked(carried, artifact) for artifact in wheels)
 
 
 def place(
@@ -141,7 +176,7 @@ def place(
     """
     holders = {member.name: member.holder.name for member in carried.layout.artifacts()}
     first: dict[str, Path] = {}
-    releases.begin_models(release, [final for _, final in planned.moves])
+    releases.begin_models(release, planned.moves)
     for name, path in planned.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -153,8 +188,9 @@ def place(
         if path != first[holders[name]]:
             _same_again(first[holders[name]], path)
     if no_pickles:
-        pickles.refuse_content((a.path, planned.files.get(a.path, home)) for a, home in _homes(locked, release))
-    for path in planned.files.values():
+        places = planned.kept | planned.files
+        pickles.refuse_content((a.path, places.get(a.path, home)) for a, home in _homes(locked, release))
+    for path in [*planned.files.values(), *planned.kept.values()]:
         path.chmod(0o644)
         os.utime(path, (locked.source_date_epoch, locked.source_date_epoch))
     for path in planned.extra:

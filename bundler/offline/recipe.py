@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bundler.bundle import disk, entries, envfile
 from bundler.bundle.lock import Lock
+from bundler.bundle.smoke_result import SmokeResult
 from bundler.offline import emit
 from bundler.offline import trust as trusting
 from bundler.offline.releases import Release
@@ -64,9 +64,9 @@ def installer_in_image(locked: Lock) -> tuple[str, ...]:
     return (python_in_image(locked), "-I", "-S", f"{prefix_in_image(locked)}/current/bundle.pyz")
 
 
-def memory(results: Sequence[dict[str, Any]]) -> Memory | None:
+def memory(results: Sequence[SmokeResult]) -> Memory | None:
     """Room for the loads that were measured, half as much again as the limit; None where none was."""
-    peak = sum(int(result.get("peak_rss_bytes") or 0) for result in results if result.get("loader") != "files")
+    peak = sum(result.peak_rss_bytes for result in results if result.loader != "files")
     if not peak:
         return None
     return Memory(request=_rounded(peak), limit=_rounded(peak * 3 // 2))
@@ -110,7 +110,7 @@ def ignore_text(locked: Lock) -> str:
     return _rendered("dockerignore.j2", locked)
 
 
-def runner_texts(locked: Lock, results: Sequence[dict[str, Any]], image: str) -> dict[str, str]:
+def runner_texts(locked: Lock, results: Sequence[SmokeResult], image: str) -> dict[str, str]:
     """The files for compose and Kubernetes that run ``image``, by name."""
     room = memory(results)
     service = re.sub(r"[^a-z0-9-]", "-", locked.name)[:63].strip("-")
@@ -121,7 +121,7 @@ def runner_texts(locked: Lock, results: Sequence[dict[str, Any]], image: str) ->
     }
 
 
-def write(release: Release, locked: Lock, results: Sequence[dict[str, Any]]) -> None:
+def write(release: Release, locked: Lock, results: Sequence[SmokeResult]) -> None:
     """Write all of them into the release."""
     told = trusting.remembered(release.prefix)
     texts = {DOCKERFILE: dockerfile_text(locked, told), IGNORE: ignore_text(locked)}

@@ -2,107 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bundler.bundle import disk, lock
-from bundler.bundle.lock import Lock
+from bundler.bundle.entries import APPLICATION, ENVIRONMENT, INSTALLER
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline import ground, marks
+from bundler.offline import receipts as receipt_files
+from bundler.offline.receipts import Receipt
+from bundler.offline.release import Release, live
+
+__all__ = ["Release", "live"]  # besides what is below: whoever asks for releases needs no other module
 
 _FOUND_IN_ONE = (".work", ".parts", lock.LOCK)
 """By these an unfinished release is known that was made by a version which put no marks."""
 
+_PLACED = (APPLICATION, "assets", INSTALLER)
+"""What stands in a release as it does in the bundle."""
+_PLACED_FOR_WORK = ("requirements.txt", "tools", "wheels")
+"""The same of what the environment is made from."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Release:
-    """A release below a prefix: where everything of it is. The prefix is an absolute path."""
-
-    prefix: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        """The release's own folder."""
-        return self.prefix / "releases" / self.name
-
-    @property
-    def live(self) -> Path:
-        """The same through the ``current`` link: what survives an upgrade."""
-        return self.prefix / "current"
-
-    @property
-    def work(self) -> Path:
-        """What the installer needs only while it runs."""
-        return self.path / ".work"
-
-    @property
-    def venv(self) -> Path:
-        """The release's environment."""
-        return self.path / "venv"
-
-    @property
-    def application(self) -> Path:
-        """The application's files."""
-        return self.path / "app"
-
-    @property
-    def python(self) -> Path:
-        """The interpreter of the release's environment."""
-        return self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-    @property
-    def shared_models(self) -> Path:
-        """Model folders, named by digest, that releases share."""
-        return self.prefix / "models"
-
-    @property
-    def writable(self) -> Path:
-        """Where libraries may write: outside every release."""
-        return self.prefix / "var"
-
-    @property
-    def receipt(self) -> Path:
-        """Written last: a release without it was never finished."""
-        return self.path / "receipt.json"
-
-    @property
-    def parts(self) -> Path:
-        """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
-        return self.path / ".parts"
-
-    def ahead(self, digest: str) -> frozenset[str]:
-        """The parts of this very bundle that stand here whole although the release was never finished (see parts.py).
-
-        Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
-        """
-        listed = self.parts.read_text(encoding="utf-8").splitlines() if self.parts.is_file() else []
-        return frozenset(listed[1:] if listed[:1] == [digest] else ())
-
-    @property
-    def finished(self) -> bool:
-        """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
-
-        What is live was finished, even where its receipt was lost since.
-        """
-        now = live(self.prefix)
-        return self.receipt.exists() or (now is not None and now.name == self.name and self.path.is_dir())
-
-    def lock(self) -> Lock:
-        """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
-        path = self.path / lock.LOCK
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            hint = "install its bundle again: that mends it"
-            raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
-        return lock.read(data, str(path))
+_FOUND_IN_PREFIX = ("releases", "trust.json", "sequences.json", ".lock")
+"""By one of these a prefix is known."""
 
 
 def at(prefix: Path) -> Path:
@@ -140,13 +65,14 @@ def held(prefix: Path) -> Iterator[None]:
 def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
     """Make a release; leaving the block without an error makes it the live one.
 
-    Whatever goes wrong, the live release stays as it was and the unfinished one is removed. Raises
-    UnsafeError where the prefix is not as this program makes it.
+    Whatever goes wrong, the live release stays as it was and the unfinished one is removed; only where the run is
+    interrupted, what it placed stays for the next one of the same bundle. Raises UnsafeError where the prefix is not
+    as this program makes it.
     """
     release = Release(prefix=prefix, name=name)
     refuse_links(prefix)
     ground.refuse_planted(prefix, release.path)
-    known = {receipt["release"]: receipt["digest"] for receipt in receipts(prefix)}
+    known = {receipt.release: receipt.digest for receipt in receipts(prefix)}
     _make_way(release, digest)
     if known.get(name, digest) != digest:
         hint = "it was made to look like that one, or by an unheard-of chance does: ask its builder for another version"
@@ -156,30 +82,38 @@ def begin(prefix: Path, name: str, digest: str) -> Iterator[Release]:
             with _mended(release):
                 yield release
         else:
-            with _fresh(release):
+            with _fresh(release, digest):
                 yield release
         switch(release)
         marks.drop(release.path)
-    finally:
+    except KeyboardInterrupt:  # what is placed stays, marked as made here
+        raise
+    except BaseException:
         discard_unheld_models(prefix)
+        raise
+    discard_unheld_models(prefix)
 
 
 @contextmanager
 def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator[None]:
     """Place a part of a release in ``home``, ahead of the rest; leaving the block without an error marks it as whole.
 
-    Whatever goes wrong, nothing of it is left, and parts that stood there before stay.
+    Whatever goes wrong, nothing of it is left, and parts that stood there before stay; where the run is interrupted,
+    what it placed stays too, for the next one of the same bundle.
     """
     ground.refuse_planted(release.prefix, release.path)
     before = release.ahead(digest)
     _make_way(release, digest)
     try:
         marks.put(release.path)
+        _keep_placed(release, digest)
         yield
         clear_work(release)
         disk.sync_file_system(release.prefix)  # after a power cut the list must not speak of more than is there
-        disk.write_whole(release.parts, "\n".join([digest, *sorted(before | {part})]).encode())
-    except BaseException:  # Ctrl-C too leaves nothing half-made
+        list_parts(release, digest, before | {part})
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         if before:
             clear_work(release)
             _discard(home)
@@ -189,28 +123,51 @@ def begin_part(release: Release, digest: str, part: str, home: Path) -> Iterator
 
 
 def _make_way(release: Release, digest: str) -> None:
-    """Remove what killed runs left, but for parts of the same bundle that stand ready.
+    """Remove what runs left that did not end, but for what one of the same bundle placed.
 
     Raises UnsafeError where somebody else has a folder under the release's name.
     """
-    ahead = bool(release.ahead(digest))
-    discard_unfinished(release.prefix, but=release.name if ahead else "")
-    if release.path.exists() and not (ahead or release.finished):
+    begun = release.has_begun(digest)
+    discard_unfinished(release.prefix, but=release.name if begun else "")
+    if release.path.exists() and not (begun or release.finished):
         hint = "move it away: a folder of a release must stand there"
         raise UnsafeError("this folder was not made by this program", where=str(release.path), hint=hint)
 
 
 @contextmanager
-def _fresh(release: Release) -> Iterator[None]:
-    """A folder for a release, with at most some of its parts in it; it goes again if this fails."""
-    _discard(release.work)  # of a killed run that found parts here
+def _fresh(release: Release, digest: str) -> Iterator[None]:
+    """A folder for a release, with at most what a run of the same bundle placed in it.
+
+    It goes again if this fails, and stays where the run is interrupted.
+    """
     try:
         marks.put(release.path)
-        release.work.mkdir(parents=True)
+        _keep_placed(release, digest)
         yield
-    except BaseException:  # Ctrl-C too leaves nothing half-made
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         _discard_marked(release.path)
         raise
+
+
+def _keep_placed(release: Release, digest: str) -> None:
+    """Leave of an earlier run what can be looked at file by file, and the parts that it finished; note whose this is."""
+    parts = release.ahead(digest)
+    kept = {release.parts.name, *_PLACED, *([release.venv.name] if ENVIRONMENT in parts else [])}
+    for folder, names in ((release.path, {release.work.name, *kept}), (release.work, _PLACED_FOR_WORK)):
+        for path in [*folder.glob("*")]:
+            if path.name not in names:
+                _discard(path)
+                path.unlink(missing_ok=True)
+    release.work.mkdir(parents=True, exist_ok=True)
+    if not release.has_begun(digest):
+        list_parts(release, digest, parts)
+
+
+def list_parts(release: Release, digest: str, parts: Iterable[str]) -> None:
+    """Note which parts of a bundle stand whole in a release that is not finished."""
+    disk.write_whole(release.parts, "\n".join([digest, *sorted(parts)]).encode())
 
 
 @contextmanager
@@ -232,14 +189,6 @@ def switch(release: Release) -> None:
     disk.sync_folder(release.prefix)
 
 
-def live(prefix: Path) -> Release | None:
-    """The live release, or None."""
-    try:
-        return Release(prefix=prefix, name=(prefix / "current").readlink().name)
-    except OSError:
-        return None
-
-
 def required_live(prefix: Path) -> Release:
     """The live release; raises UsageError where there is none."""
     release = live(prefix)
@@ -248,64 +197,41 @@ def required_live(prefix: Path) -> Release:
     return release
 
 
-def receipts(prefix: Path) -> list[dict[str, Any]]:
+def required_prefix(prefix: Path) -> None:
+    """Raises UsageError for a folder that this program never installed anything in, or that is not there."""
+    if any((prefix / name).exists() for name in _FOUND_IN_PREFIX):
+        return
+    message = "this is no prefix: nothing was ever installed here" if prefix.exists() else "there is no such prefix"
+    hint = "look for a typing error in --prefix; bundle install BUNDLE --prefix DIR makes a prefix"
+    raise UsageError(message, where=str(prefix), hint=hint)
+
+
+def receipts(prefix: Path) -> list[Receipt]:
     """The receipts of the finished releases, in the order in which they were installed; ``unreadable`` names the rest."""
     found = [receipt for path in _receipt_files(prefix) if (receipt := _read(path))]
-    return sorted(found, key=lambda one: (one["ordinal"], one["release"]))
+    return sorted(found, key=lambda one: (one.ordinal, one.release))
 
 
-def unreadable(prefix: Path) -> list[Release]:
-    """The finished releases whose receipt is damaged, or gone: nothing that they hold is touched."""
-    damaged = {path.parent.name for path in _receipt_files(prefix) if not _read(path)}
+def unreadable(prefix: Path) -> dict[str, IntegrityError]:
+    """The finished releases whose receipt is damaged, or gone, and why: nothing that they hold is touched."""
+    paths = {path.parent.name: path for path in _receipt_files(prefix)}
     now = live(prefix)
-    if now is not None and now.finished and not now.receipt.exists():
-        damaged.add(now.name)
-    return [Release(prefix=prefix, name=name) for name in sorted(damaged)]
+    if now is not None and now.finished:
+        paths[now.name] = now.receipt
+    faults = {name: receipt_files.fault_of(path) for name, path in sorted(paths.items())}
+    return {name: fault for name, fault in faults.items() if fault is not None}
 
 
 def _receipt_files(prefix: Path) -> list[Path]:
-    return list((prefix / "releases").glob("[!.]*/receipt.json"))
+    return list((prefix / "releases").glob(f"[!.]*/{receipt_files.NAME}"))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a receipt says, or nothing where it is damaged or speaks of another release than the one it lies in."""
+def _read(path: Path) -> Receipt | None:
+    """A receipt, or None where it is damaged or speaks of another release than the one it lies in."""
     try:
-        receipt = dict(json.loads(path.read_bytes()))
-        texts = [receipt[name] for name in ("release", "name", "version", "digest", "follows")]
-        names = [*receipt["homes"], *receipt["homes"].values(), *receipt["models"], *texts]
-        whole = all(isinstance(name, str) for name in names)
-        whole &= all(type(receipt[name]) is int for name in ("ordinal", "sequence"))
-        return receipt if whole and receipt["release"] == path.parent.name else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-
-
-def damaged_receipt(release: Release) -> IntegrityError:
-    """The failure to know what a finished release holds."""
-    hint = "install its bundle again: that mends it; or, where another is live, bundle remove " + release.name
-    what = "damaged" if release.receipt.exists() else "gone"
-    return IntegrityError(f"the receipt of a release is {what}", where=str(release.receipt), hint=hint)
-
-
-def rollback(prefix: Path) -> tuple[Release, Release]:
-    """Make the release live that was live before the live one was installed; gives (from, to).
-
-    Raises UsageError where there is none, IntegrityError where the receipt of either is damaged.
-    """
-    now = required_live(prefix)
-    known = {receipt["release"]: receipt for receipt in receipts(prefix)}
-    broken = {release.name: release for release in unreadable(prefix)}
-    if now.name in broken:
-        raise damaged_receipt(now)
-    before = known[now.name]["follows"]
-    if before in broken:
-        raise damaged_receipt(broken[before])
-    if before not in known:
-        hint = "bundle list shows what is installed"
-        raise UsageError(f"no release was live before {now.name} was installed", where=str(prefix), hint=hint)
-    then = Release(prefix=prefix, name=before)
-    switch(then)
-    return now, then
+        return receipt_files.read(path)
+    except IntegrityError:
+        return None
 
 
 def clear_work(release: Release) -> None:
@@ -363,7 +289,7 @@ def held_models(prefix: Path) -> set[str]:
 def _held_by(release: Release) -> set[str]:
     held = {link.readlink().name for link in (release.path / "models").glob("*") if link.is_symlink()}
     if receipt := _read(release.receipt):
-        return held | set(receipt["homes"])
+        return held | set(receipt.homes)
     if release.finished:
         with suppress(IntegrityError):  # then its links alone tell
             held |= {model.home for model in release.lock().models}
@@ -377,13 +303,15 @@ def unheld_models(prefix: Path) -> list[Path]:
     return sorted([*homes, *left_partial(prefix)])
 
 
-def begin_models(release: Release, folders: Iterable[Path]) -> None:
-    """Mark those of the folders that models will stand in, and remove what killed runs left of such."""
-    for folder in folders:
-        if folder.parent == release.shared_models:
-            marks.put(folder)
+def begin_models(release: Release, moves: Sequence[tuple[Path, Path]]) -> None:
+    """Mark the folders that models will stand in; remove what runs left of others. ``moves`` are (written as, final)."""
+    written = {first for first, final in moves if final.parent == release.shared_models}
+    for _, final in moves:
+        if final.parent == release.shared_models:
+            marks.put(final)
     for left in left_partial(release.prefix):
-        _discard(left)
+        if left not in written:
+            _discard(left)
 
 
 def left_partial(prefix: Path) -> list[Path]:
@@ -398,7 +326,8 @@ def partial_of(home: Path) -> Path:
 
 def strangers(prefix: Path) -> list[Path]:
     """What stands among models and releases and was not made by this program: it is left alone."""
-    finished = {receipt.parent for receipt in _receipt_files(prefix)} | {release.path for release in unreadable(prefix)}
+    finished = {receipt.parent for receipt in _receipt_files(prefix)}
+    finished |= {prefix / "releases" / name for name in unreadable(prefix)}
     known = {*finished, *unfinished(prefix), *unheld_models(prefix)}
     known |= {prefix / "models" / home for home in held_models(prefix)}
     places = [prefix / name for name in ("models", "releases")]

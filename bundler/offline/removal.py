@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.errors import UsageError
-from bundler.offline import releases
+from bundler.offline import releases, rollback
 from bundler.offline.releases import Release
 from bundler.progress import Report
 
@@ -26,11 +26,10 @@ def remove(prefix: Path, name: str, report: Report) -> Removed:
     """Remove a release by its name. Raises UsageError for the live one and for one that is not there."""
     releases.refuse_links(prefix)
     gone = Release(prefix=prefix, name=name)
-    known = [receipt["release"] for receipt in releases.receipts(prefix)]
-    known += [release.name for release in releases.unreadable(prefix)]
+    known = rollback.installed(prefix)
     now = releases.live(prefix)
     if now is not None and now.name == name:
-        hint = "make another live first (bundle rollback, or install another bundle), then remove this one"
+        hint = "make another live first (bundle rollback --to RELEASE, or install another bundle), then remove this one"
         raise UsageError(f"{name} is the live release", where=str(prefix), hint=hint)
     if name not in known:
         listed = ", ".join(known) or "nothing"
@@ -47,9 +46,9 @@ def prune(prefix: Path, keep: int, report: Report) -> Removed:
     """
     releases.refuse_links(prefix)
     releases.required_live(prefix)
-    for release in releases.unreadable(prefix):
-        report.warn(f"the receipt of {release.name} is damaged, so it stays: bundle remove {release.name}")
-    newest = [receipt["release"] for receipt in reversed(releases.receipts(prefix))]
+    for damaged in releases.unreadable(prefix):
+        report.warn(f"the receipt of {damaged} is damaged, so it stays: bundle remove {damaged}")
+    newest = [receipt.release for receipt in reversed(releases.receipts(prefix))]
     wanted = list(dict.fromkeys([*_way_back(prefix), *newest]))[:keep]
     releases.discard_unfinished(prefix)
     return _without(prefix, [Release(prefix=prefix, name=name) for name in newest if name not in wanted])
@@ -57,7 +56,7 @@ def prune(prefix: Path, keep: int, report: Report) -> Removed:
 
 def _way_back(prefix: Path) -> list[str]:
     """The live release, and those that one rollback after the other would lead to."""
-    follows = {receipt["release"]: receipt["follows"] for receipt in releases.receipts(prefix)}
+    follows = {receipt.release: receipt.follows for receipt in releases.receipts(prefix)}
     now = releases.live(prefix)
     path = [now.name] if now else []
     while path and (name := follows.get(path[-1], "")) in follows and name not in path:

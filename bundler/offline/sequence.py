@@ -6,17 +6,18 @@ outlasts the releases, so that neither another bundle in between nor a release t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.bundle import disk, fields, lock
+from bundler.bundle import disk, fields, json_files, lock
 from bundler.bundle.fields import Invalid
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.lock import Lock
 from bundler.errors import HostError, IntegrityError, TrustError
 from bundler.offline import releases
+from bundler.offline.releases import Release
 from bundler.progress import Report
 
 _MEMORY = "sequences.json"
@@ -41,7 +42,7 @@ class _Here:
     release: str
     name: str
     sequence: int
-    digest: str
+    digest: Sha256
 
 
 def refuse_older(prefix: Path, wanted: Lock, report: Report, *, allowed: bool) -> None:
@@ -78,26 +79,25 @@ def remember(prefix: Path, taken: Lock, *, allowed: bool) -> None:
 def _remembered(prefix: Path) -> Mapping[str, int]:
     path = prefix / _MEMORY
     try:
-        return fields.decode(_Memory, json.loads(path.read_bytes())).newest
+        return json_files.read(_Memory, path).newest
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise HostError(f"what was taken here can't be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
+    except fields.Faults as faults:
         hint = "put the file back from a backup, or remove it: then what is installed tells alone"
-        raise TrustError(
-            f"the memory of what was taken here is damaged: {error}", where=str(path), hint=hint
-        ) from error
+        message = f"the memory of what was taken here is damaged: {json_files.first_faults(faults)}"
+        raise TrustError(message, where=str(path), hint=hint) from faults
 
 
 def _installed(prefix: Path) -> list[_Here]:
     """What is installed, by the receipts; where one is damaged, by the release's own lock."""
     found = [
-        _Here(release=one["release"], name=one["name"], sequence=one["sequence"], digest=one["digest"])
+        _Here(release=one.release, name=one.name, sequence=one.sequence, digest=one.digest)
         for one in releases.receipts(prefix)
     ]
-    for release in releases.unreadable(prefix):
+    for damaged in releases.unreadable(prefix):
         with suppress(IntegrityError):  # nothing is left that could tell
-            known = release.lock()
-            found.append(_Here(release=release.name, name=known.name, sequence=known.sequence, digest=known.digest))
+            known = Release(prefix=prefix, name=damaged).lock()
+            found.append(_Here(release=damaged, name=known.name, sequence=known.sequence, digest=known.digest))
     return found

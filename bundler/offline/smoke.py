@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bundler import process
-from bundler.bundle import calls, disk, fields
+from bundler.bundle import calls, disk, fields, json_files, smoke_result
 from bundler.bundle.calls import Call
 from bundler.bundle.entries import Model
 from bundler.bundle.goldens import Golden
 from bundler.bundle.lock import Lock
-from bundler.errors import CalledHomeError, SmokeError
+from bundler.bundle.smoke_result import LoadReport, SmokeResult
+from bundler.errors import CalledHomeError, IntegrityError, SmokeError
 from bundler.offline import emit, guard
 from bundler.offline.load_progress import LoadProgress
 from bundler.offline.releases import Release
@@ -60,7 +62,7 @@ class _Request:
 def lay_out(release: Release) -> None:
     """Put what runs inside the environment beside it: the installed Python has nothing of this program."""
     for path, data in _laid_out(release):
-        if not holds(path, data):
+        if not disk.holds(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
             if release.finished:
                 disk.write_whole(path, data)  # in what is live: a power cut must not leave it empty
@@ -70,14 +72,14 @@ def lay_out(release: Release) -> None:
 
 def differing(release: Release) -> list[Path]:
     """Files of the payload that are not as ``lay_out`` makes them."""
-    return [path for path, data in _laid_out(release) if not holds(path, data)]
+    return [path for path, data in _laid_out(release) if not disk.holds(path, data)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
     """One smoke load: what it measured, and what the model gave; None where it was not loaded."""
 
-    result: dict[str, Any]
+    result: SmokeResult
     golden: Golden | None
 
 
@@ -91,25 +93,17 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
     proofs = []
     for model in locked.models:
         with report.stage(f"smoke load {model.alias}") as stage:
-            proofs.append(_proof(_one(release, locked, model, device or locked.smoke.device, stage)))
-        for warning in proofs[-1].result.get("warnings", []):
+            proofs.append(_load(release, locked, model, device or locked.smoke.device, stage))
+        for warning in proofs[-1].result.warnings:
             report.warn(f"{model.alias}: {warning}")
     results = [one.result for one in proofs]
-    failed = [result for result in results if not result["ok"]]
+    failed = [result for result in results if not result.ok]
     for result in results:
-        if result["ok"] and result["calls"]:
-            report.warn(f"{result['alias']} loads, and called home:\n{calls.told(_calls(result))}")
+        if result.ok and result.calls:
+            report.warn(f"{result.alias} loads, and called home:\n{calls.told(result.calls)}")
     if failed:
         raise _failure(failed, len(results))
     return proofs
-
-
-def _proof(found: dict[str, Any]) -> Proof:
-    outputs, machine = found.pop("outputs", []), found.pop("machine", "")
-    if not outputs:
-        return Proof(result=found, golden=None)
-    about = {name: found[name] for name in ("alias", "device", "dtype", "versions")}
-    return Proof(result=found, golden=fields.decode(Golden, about | {"machine": machine, "outputs": outputs}))
 
 
 def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
@@ -118,12 +112,12 @@ def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
         report.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
 
 
-def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
-    listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
+def _failure(failed: list[SmokeResult], count: int) -> SmokeError:
+    listed = "\n".join(f"  {result.alias}: {result.fault}" for result in failed)
     message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
-    hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
-    asked = dict.fromkeys(call for result in failed for call in _calls(result))
-    absent = dict.fromkeys(call for result in failed for call in _calls(result, "absent"))
+    hint = " ".join(dict.fromkeys(result.hint for result in failed if result.hint))
+    asked = dict.fromkeys(call for result in failed for call in result.calls)
+    absent = dict.fromkeys(call for result in failed for call in result.absent)
     if absent:
         message += f"\nasked for in vain before it failed, which may be why:\n{calls.told(absent)}"
     if not asked:
@@ -132,31 +126,36 @@ def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
     return CalledHomeError(f"{message}\ncalls home that were refused:\n{calls.told(asked)}", hint=hint)
 
 
-def _calls(result: Mapping[str, Any], key: str = "calls") -> list[Call]:
-    return [fields.decode(Call, call) for call in result.get(key, [])]
-
-
-def write(release: Release, results: list[dict[str, Any]]) -> None:
+def write(release: Release, results: Sequence[SmokeResult]) -> None:
     """Keep what the smoke loads measured, as ``smoke.json``."""
-    text = json.dumps(results, ensure_ascii=False, indent=2) + "\n"
-    disk.write_whole(release.path / _KEPT, text.encode())
+    json_files.write(release.path / _KEPT, results)
 
 
 def write_goldens(release: Release, proofs: Sequence[Proof]) -> None:
     """Keep what the models gave here, as the lock keeps what they gave at the rehearsal."""
-    found = [fields.encode(one.golden) for one in proofs if one.golden is not None]
-    disk.write_whole(release.path / GOLDENS, (json.dumps(found, ensure_ascii=False) + "\n").encode())
+    json_files.write(release.path / GOLDENS, [one.golden for one in proofs if one.golden is not None])
 
 
-def kept(release: Release) -> list[dict[str, Any]]:
-    """What was measured when the release was installed; nothing where that was left out or can't be read."""
+def read_kept(release: Release) -> tuple[SmokeResult, ...]:
+    """What was measured when the release was proven; nothing where it never was.
+
+    Raises IntegrityError that names the field where the file is damaged, or of a version that wrote other fields.
+    """
+    path = release.path / _KEPT
+    hint = "install its bundle again without --no-smoke: that proves it anew"
     try:
-        return list(json.loads((release.path / _KEPT).read_bytes()))
-    except (OSError, ValueError):
-        return []
+        return json_files.read(tuple[SmokeResult, ...], path)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        message = f"what the smoke loads measured can't be read: {error.strerror}"
+        raise IntegrityError(message, where=str(path), hint=hint) from error
+    except fields.Faults as faults:
+        message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
+        raise IntegrityError(message, where=str(path), hint=hint) from faults
 
 
-def _one(release: Release, locked: Lock, model: Model, device: str, stage: Stage) -> dict[str, Any]:
+def _load(release: Release, locked: Lock, model: Model, device: str, stage: Stage) -> Proof:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
         variables = emit.library_variables(release.path, Path(folder, "var"))
@@ -171,12 +170,30 @@ def _one(release: Release, locked: Lock, model: Model, device: str, stage: Stage
             hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
             watch=LoadProgress(stage, phases),
         )
-        written = done.code in (_PASSED, _FAILED) and result.exists()
-        found = dict(json.loads(result.read_bytes())) if written else _crashed(model, done)
-        missed = found.pop("missed", {})
-        ended_by = fields.decode(Call, missed) if missed else None
-        refused, absent = calls.of_load(calls.read(log), ended_by, ok=found["ok"])
-        return found | {"calls": fields.encode(refused)} | ({"absent": fields.encode(absent)} if absent else {})
+        report = _report(model, done, result)
+        ended_by = fields.decode(Call, report.missed) if report.missed else None
+        refused, absent = calls.of_load(calls.read(log), ended_by, ok=report.ok)
+    return Proof(
+        result=smoke_result.of_report(report, calls=refused, absent=absent, proven_at=_now()),
+        golden=_golden(report),
+    )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _golden(report: LoadReport) -> Golden | None:
+    if not report.outputs:
+        return None
+    return Golden(
+        alias=report.alias,
+        device=report.device,
+        dtype=report.dtype,
+        machine=report.machine,
+        versions=report.versions,
+        outputs=report.outputs,
+    )
 
 
 def _request(
@@ -216,13 +233,40 @@ def _environment(release: Release, locked: Lock, variables: Mapping[str, str], l
     )
 
 
-def _crashed(model: Model, done: process.Finished) -> dict[str, Any]:
-    """A result for a load that ended without one, such as for want of memory."""
+def _report(model: Model, done: process.Finished, path: Path) -> LoadReport:
+    """What a load wrote; a report that says how it ended where it wrote none that can be read."""
     last = "\n".join(done.stderr.strip().splitlines()[-5:])
-    ended = f"was ended by signal {-done.code}" if done.code < 0 else f"ended with code {done.code}"
-    hint = "look for the kernel's out-of-memory message (dmesg); give the host more memory" if done.code < 0 else ""
-    fault = f"the load {ended} before it could say anything: {last}"
-    return {"alias": model.alias, "ok": False, "fault": fault, "hint": hint}
+    if done.code not in (_PASSED, _FAILED) or not path.exists():
+        ended = f"was ended by signal {-done.code}" if done.code < 0 else f"ended with code {done.code}"
+        hint = "look for the kernel's out-of-memory message (dmesg); give the host more memory" if done.code < 0 else ""
+        return _failed_report(model, f"the load {ended} before it could say anything: {last}", hint)
+    try:
+        return json_files.read(LoadReport, path)
+    except fields.Faults as faults:
+        hint = "install the same bundle again: that puts right what runs the load"
+        return _failed_report(
+            model, f"the load's report can't be read: {json_files.first_faults(faults)}; {last}", hint
+        )
+
+
+def _failed_report(model: Model, fault: str, hint: str) -> LoadReport:
+    return LoadReport(
+        alias=model.alias,
+        loader=model.loader,
+        ok=False,
+        fault=fault,
+        hint=hint,
+        network=None,
+        device="",
+        dtype="",
+        width=None,
+        norm=None,
+        load_seconds=0.0,
+        first_seconds=0.0,
+        second_seconds=0.0,
+        peak_rss_bytes=0,
+        versions={},
+    )
 
 
 def _laid_out(release: Release) -> Iterator[tuple[Path, bytes]]:
@@ -237,11 +281,3 @@ def _files(source: Traversable, into: Path) -> Iterator[tuple[Path, bytes]]:
             yield from _files(entry, into / entry.name)
         elif entry.name.endswith(".py"):
             yield into / entry.name, entry.read_bytes()
-
-
-def holds(path: Path, data: bytes) -> bool:
-    """Whether a file is there and has exactly these bytes."""
-    try:
-        return not path.is_symlink() and path.read_bytes() == data
-    except OSError:
-        return False

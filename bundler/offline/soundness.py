@@ -108,8 +108,7 @@ def hub_view(release: Release, locked: Lock) -> list[Finding]:
 
 def payload(release: Release, locked: Lock) -> list[Finding]:
     """What 'bundle smoke' runs inside the environment, and what the environment runs at each start."""
-    differing = smoke.differing(release)
-    differing += [path for path, data in guard.files(release, locked).items() if not smoke.holds(path, data)]
+    differing = [*smoke.differing(release), *guard.differing(release, locked)]
     if differing:
         count = "one file is not that" if len(differing) == 1 else f"{len(differing)} files are not those"
         message = f"{count} of this version of the installer: {differing[0].name}"
@@ -140,7 +139,10 @@ def leftovers(release: Release) -> list[Finding]:
     prefix = release.prefix
     left = [*releases.unfinished(prefix), *releases.unheld_models(prefix)]
     left += [path for path in (release.work, prefix / ".current.new") if os.path.lexists(path)]
-    hint = "an install is at work, or one was killed: the next install, or bundle prune, removes it"
+    hint = (
+        "an install is at work, or one did not end: the same install goes on from it; another install, or bundle prune, "
+        "removes it"
+    )
     found = [
         findings.warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint) for path in left
     ]

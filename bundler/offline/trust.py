@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.bundle import disk, fields, lock, publickey
+from bundler.bundle import disk, fields, json_files, lock, publickey
 from bundler.bundle.fields import Invalid
 from bundler.bundle.publickey import PublicKey
 from bundler.errors import HostError, TrustError, UsageError
@@ -51,6 +50,11 @@ class _Memory:
     def __post_init__(self) -> None:
         if self.format != 1:
             raise Invalid(f"format {self.format} is not one that this version reads", "format")
+        for pem in self.keys:
+            try:
+                _key(pem)
+            except Invalid as invalid:
+                raise Invalid(str(invalid), "keys") from invalid
         if not all(map(publickey.is_fingerprint, self.revoked)):
             raise Invalid("must be fingerprints", "revoked")
         if not (1 <= self.threshold <= len(set(self.keys)) or (not self.keys and not self.threshold)):
@@ -110,18 +114,22 @@ def _as_trust(known: _Known) -> Trust:
 def _known(prefix: Path) -> _Known:
     path = prefix / _MEMORY
     try:
-        data = path.read_bytes()
+        memory = json_files.read(_Memory, path)
     except (FileNotFoundError, NotADirectoryError):
         return _Known()
     except OSError as error:
         raise HostError(f"the prefix's trusted keys can't be read: {error.strerror}", where=str(path)) from error
-    try:
-        memory = fields.decode(_Memory, json.loads(data))
-        keys = {key.fingerprint: key for key in (publickey.read(pem.encode()) for pem in memory.keys)}
-    except (ValueError, RecursionError) as error:
+    except fields.Faults as faults:
         hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
-        raise TrustError(f"the prefix's trusted keys are damaged: {error}", where=str(path), hint=hint) from error
+        message = f"the prefix's trusted keys are damaged: {json_files.first_faults(faults)}"
+        raise TrustError(message, where=str(path), hint=hint) from faults
+    keys = {key.fingerprint: key for key in map(_key, memory.keys)}
     return _Known(keys=tuple(keys.values()), revoked=frozenset(memory.revoked), threshold=memory.threshold)
+
+
+def _key(pem: str) -> PublicKey:
+    """A key of the memory. Raises Invalid."""
+    return publickey.read(pem.encode("utf-8", "replace"))
 
 
 def remember(prefix: Path, given_now: Trust | None, report: Report) -> None:

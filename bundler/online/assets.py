@@ -8,6 +8,7 @@ from packaging.utils import canonicalize_name
 
 from bundler.bundle import paths
 from bundler.bundle.entries import Artifact, Upstream
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.lock import Lock
 from bundler.errors import ManifestError
 from bundler.online import answers, download, nltkindex
@@ -65,7 +66,7 @@ def _artifact(file: Pinned, shop: Workshop) -> Artifact:
         path=f"assets/{file.path}",
         kind="asset",
         size=shop.store.required(file.sha256).stat().st_size,
-        sha256=file.sha256,
+        sha256=Sha256(file.sha256),
         origin=answers.address(file.url),
         upstream=(Upstream(algorithm="sha256", digest=file.sha256, publisher=file.publisher),),
     )

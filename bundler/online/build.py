@@ -189,7 +189,7 @@ def _require_room(final: Path, locked: Lock, coming: int, shop: Workshop, *, reh
     """A look at the disks before what is away is fetched, ``coming`` bytes of it, and anything is packed."""
     known = {artifact.sha256: _here(artifact, shop) for artifact in locked.artifacts}
     on_the_shelf = next(filter(None, (shop.store.path_of(sha256) for sha256 in known)), None)
-    here = {sha256: place for sha256, content in known.items() if (place := content or on_the_shelf)}
+    here: dict[str, Path] = {sha256: place for sha256, content in known.items() if (place := content or on_the_shelf)}
     disk.require(
         [
             (final.parent, archive.room_for(final, locked, here), "the bundle"),

@@ -15,6 +15,7 @@ from packaging.version import Version
 from bundler import process
 from bundler.bundle import paths, pickles
 from bundler.bundle.entries import Conversion
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import HostError, ResolveError, UnsafeError
 from bundler.online import uvlock, wheels
@@ -160,7 +161,7 @@ def _renamed(file: SourceFile, names: dict[str, str], written: dict[str, Path], 
         return file
     if file.path in written:
         content = written[file.path]
-        sha256 = content.name
+        sha256 = Sha256(content.name)
     else:
         sha256 = bench.shop.store.put_bytes(_index(file, names))
         content = bench.shop.store.required(sha256)

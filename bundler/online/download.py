@@ -15,6 +15,7 @@ import filelock
 import requests
 
 from bundler.bundle import hashing
+from bundler.bundle.hashing import Sha256
 from bundler.errors import FetchError, IntegrityError
 from bundler.online import answers, pipconfig, workers
 from bundler.online.answers import AgainError, Patience, StoppedError, address
@@ -56,7 +57,7 @@ def fetch(
     title: str = "fetch",
     also: Iterable[str] = (),
     patience: Patience | None = None,
-) -> tuple[tuple[int, str], ...]:
+) -> tuple[tuple[int, Sha256], ...]:
     """Bring files onto the shelf; for each its size in bytes and SHA-256.
 
     ``also`` are addresses whose credentials are to be used besides those of pip's configuration. Raises FetchError
@@ -142,7 +143,7 @@ class _Errand:
             with suppress(OSError, ValueError, RuntimeError):  # it has just come to its end by itself
                 response.raw.shutdown()
 
-    def run(self, wanted: Wanted) -> tuple[int, str]:
+    def run(self, wanted: Wanted) -> tuple[int, Sha256]:
         tally = _Tally(self.stage)
         if (path := pipconfig.local_path(wanted.url)) is not None:
             return self._copy(wanted, path, tally)
@@ -153,7 +154,7 @@ class _Errand:
         except OSError as error:
             raise unkept(error, self.store) from error
 
-    def _copy(self, wanted: Wanted, path: Path, tally: _Tally) -> tuple[int, str]:
+    def _copy(self, wanted: Wanted, path: Path, tally: _Tally) -> tuple[int, Sha256]:
         try:
             size, sha256 = self.store.copy_in(path)
         except (OSError, EOFError) as error:
@@ -180,11 +181,11 @@ class _Errand:
         if self.stop.is_set():
             raise StoppedError
 
-    def _bring(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, str]:
+    def _bring(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, Sha256]:
         if wanted.sha256 and (here := self.store.path_of(wanted.sha256, wanted.size)):
             size = here.stat().st_size
             tally.stand(size)
-            return size, wanted.sha256
+            return size, Sha256(wanted.sha256)
         try:
             return self._bring_once(wanted, partial, tally)
         except _WrongError as first:
@@ -195,7 +196,7 @@ class _Errand:
             hint = "the file there was altered or damaged, or something in between answers instead: ask who runs it"
             raise IntegrityError(f"fetched twice: {error}", where=address(wanted.url), hint=hint) from error
 
-    def _bring_once(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, str]:
+    def _bring_once(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, Sha256]:
         try:
             answers.patiently(
                 bound(self._attempt, wanted, partial, tally),
@@ -308,9 +309,9 @@ class _Errand:
             raise AgainError(f"the connection ended after {at} of {total} bytes")
 
 
-def _checked(wanted: Wanted, path: Path, tally: _Tally) -> str:
+def _checked(wanted: Wanted, path: Path, tally: _Tally) -> Sha256:
     size = path.stat().st_size
-    sha256 = tally.sha256(size) or hashing.digest_of_file(path)[1]
+    sha256 = Sha256(tally.sha256(size) or hashing.digest_of_file(path)[1])
     if why := _difference(wanted, path, size, sha256):
         raise _WrongError(why)
     return sha256

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from bundler.bundle import disk, paths
+from bundler.bundle.hashing import Sha256
 from bundler.errors import FetchError, UnsafeError
 from bundler.online import answers, download, pipconfig, repository, room, selection, workers
 from bundler.online.answers import AgainError, Patience
@@ -165,7 +166,7 @@ def _source_file(repo: Repo, listed: Listed, wanted: Wanted, sha256: str, conten
     return SourceFile(
         path=listed.path,
         size=content.stat().st_size if wanted.size is None else wanted.size,
-        sha256=sha256,
+        sha256=Sha256(sha256),
         origin=answers.address(wanted.url),
         content=content,
         upstream=listed.upstream(repo.host),

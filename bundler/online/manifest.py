@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from bundler.bundle import entries, envfile, fields, paths
 from bundler.bundle.entries import Model, RepoType, Smoke
 from bundler.bundle.fields import Fault, Invalid, Where, about
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ManifestError
 from bundler.online import lint, requirements, wantedassets, yamldocument
@@ -122,7 +122,12 @@ class WantedModel:
     def locked(self) -> Model:
         """As the lock will name it, with nothing resolved yet; raises Invalid."""
         return Model(
-            alias=self.name, source=self.source, repo_id=self.hub_id, commit="0" * 40, loader="", digest="0" * 64
+            alias=self.name,
+            source=self.source,
+            repo_id=self.hub_id,
+            commit="0" * 40,
+            loader="",
+            digest=Sha256("0" * 64),
         )
 
     def _faults_of_hub(self) -> Iterator[Invalid]:
@@ -252,7 +257,7 @@ class Asked:
 
     manifest: Manifest
     folder: Path
-    sha256: str = field(repr=False)
+    sha256: Sha256 = field(repr=False)
 
 
 def load(path: Path) -> Asked:
@@ -279,7 +284,7 @@ def read(text: bytes, path: Path) -> Asked:
 
 def _advised(fault: Fault) -> Fault:
     unquoted = re.search(
-        r"must be a string, not (?:float|an integer|true or false|date|datetime) \((.*)\)", fault.message
+        r"must be a string, not (?:a number|an integer|true or false|date|datetime) \((.*)\)", fault.message
     )
     if unquoted is None:
         return fault

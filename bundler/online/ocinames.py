@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bundler.bundle.fields import Invalid
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.target import Target
 from bundler.errors import IntegrityError, ResolveError
 
@@ -63,7 +63,7 @@ class Name:
 class Blob:
     """A blob that a manifest names, and its size in bytes."""
 
-    sha256: str
+    sha256: Sha256
     size: int
 
 
@@ -77,7 +77,7 @@ class Manifest:
     layers: tuple[Blob, ...]
 
     @property
-    def sha256(self) -> str:
+    def sha256(self) -> Sha256:
         """Names it."""
         return digest_of(self.raw)
 
@@ -172,8 +172,8 @@ def require_platform(config: bytes, target: Target, where: str) -> None:
         raise ResolveError(f"the image is for {found}, the target is linux/{architecture}", where=where, hint=hint)
 
 
-def _sha256(digest: object, where: str) -> str:
+def _sha256(digest: object, where: str) -> Sha256:
     found = _DIGEST.fullmatch(str(digest))
     if found is None:
         raise IntegrityError(f"{str(digest)[:80]!r} is not a digest that is known here (sha256)", where=where)
-    return found[1]
+    return Sha256(found[1])

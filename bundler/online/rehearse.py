@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bundler import process
-from bundler.bundle import calls, fields, lock, tarform
-from bundler.bundle.calls import Call
+from bundler.bundle import calls, fields, json_files, lock, tarform
 from bundler.bundle.fields import Invalid
 from bundler.bundle.goldens import MOST_COMPONENTS, Golden
 from bundler.bundle.lock import Lock
+from bundler.bundle.smoke_result import SmokeResult
 from bundler.bundle.target import this_machine
 from bundler.errors import BundleError, CalledHomeError, HostError, ProgramError, SmokeError
 from bundler.progress import PROGRESS_FILE, Report, Stage, last_line
@@ -82,11 +82,10 @@ def rehearse(packed: Path, locked: Lock, installer: Path, shelf: Path, report: R
             "--prefix", prefix, "--device", "cpu", "--json", "--quiet",
         ]  # fmt: skip
         told = _told(command, home, folder / "progress.txt", stage)
-        _refuse_calls(told["smoke"], locked)
+        _refuse_calls(_results(told), locked)
         if locked.rehearsed:
             return locked
-        found = json.loads((prefix / "current" / "goldens.json").read_bytes())
-        return _sealed(locked, tuple(fields.decode(Golden, one) for one in found))
+        return _sealed(locked, _goldens(prefix / "current" / "goldens.json"))
 
 
 def unrehearsed(locked: Lock, why: str) -> Lock:
@@ -122,9 +121,29 @@ def _failure(error: Mapping[str, Any]) -> BundleError:
     return kind(f"the rehearsal failed, so no bundle was written: {error['message']}", hint=error["hint"])
 
 
-def _refuse_calls(results: list[dict[str, Any]], locked: Lock) -> None:
+def _results(told: Mapping[str, Any]) -> tuple[SmokeResult, ...]:
+    """What the smoke loads measured. Raises SmokeError where the installer, of a kept lock, is too old to say it so."""
+    try:
+        return fields.decode(tuple[SmokeResult, ...], told.get("smoke"))
+    except fields.Faults as faults:
+        raise _strange(faults) from faults
+
+
+def _goldens(path: Path) -> tuple[Golden, ...]:
+    try:
+        return json_files.read(tuple[Golden, ...], path)
+    except fields.Faults as faults:
+        raise _strange(faults) from faults
+
+
+def _strange(faults: fields.Faults) -> SmokeError:
+    hint = "lock again: the installer in a kept lock is of another version of this program"
+    return SmokeError(f"what the rehearsal measured can't be read: {json_files.first_faults(faults)}", hint=hint)
+
+
+def _refuse_calls(results: Sequence[SmokeResult], locked: Lock) -> None:
     """A load that goes on after it called home works here and stalls, or gives something else, where nobody looks."""
-    found = [fields.decode(Call, call) for result in results for call in result["calls"]]
+    found = [call for result in results for call in result.calls]
     if survived := calls.untolerated(dict.fromkeys(found), locked.smoke.tolerate_calls):
         hint = "carry what is missing, or name the host under smoke: tolerate_calls in the manifest"
         raise CalledHomeError(

@@ -9,14 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from bundler import process
-from bundler.bundle.hashing import digest_of
+from bundler.bundle import fields, json_files
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.lock import EPOCH
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import ProgramError, ResolveError, UnsafeError
@@ -37,7 +38,7 @@ class BuiltWheel:
 
     filename: str
     size: int
-    sha256: str
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class Source:
     name: str
     version: str
     filename: str
-    sha256: str
+    sha256: Sha256
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -66,7 +67,7 @@ def built(source: Source, target: Target, config: PipConfig, store: Store, repor
         with _made(source, config, store) as path:
             size, sha256 = store.copy_in(path)
             wheel = BuiltWheel(filename=path.name, size=size, sha256=sha256)
-        store.remember(key, store.put_bytes(json.dumps(asdict(wheel)).encode()))
+        store.remember(key, store.put_bytes(json.dumps(fields.encode(wheel)).encode()))
     _require_fit(wheel.filename, source, target)
     return wheel
 
@@ -76,8 +77,8 @@ def _kept(key: str, store: Store) -> BuiltWheel | None:
     if note is None:
         return None
     try:
-        wheel = BuiltWheel(**json.loads(note.read_bytes()))
-    except (ValueError, TypeError):  # a damaged note: built once more
+        wheel = json_files.read(BuiltWheel, note)
+    except (OSError, fields.Faults):  # a damaged note: built once more
         return None
     return wheel if store.path_of(wheel.sha256, wheel.size) else None
 

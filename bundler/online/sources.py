@@ -17,6 +17,7 @@ from typing import IO
 
 from bundler.bundle import hashing, paths
 from bundler.bundle.entries import Upstream
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.record import read_record
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.online.download import Wanted
@@ -39,7 +40,7 @@ class SourceFile:
 
     path: str
     size: int
-    sha256: str
+    sha256: Sha256
     origin: str
     content: Path
     upstream: tuple[Upstream, ...] = ()
@@ -92,7 +93,7 @@ def of_app(app: WantedApp, folder: Path) -> list[SourceFile]:
     return _hashed(found, app.source)
 
 
-def of_file(model: WantedModel, fetched: Path, sha256: str, store: Store, shown: str) -> Gathered:
+def of_file(model: WantedModel, fetched: Path, sha256: Sha256, store: Store, shown: str) -> Gathered:
     """The files of what was fetched from ``url``: one file, or those of an archive.
 
     ``shown`` is the address as it may be shown, without credentials and query.
@@ -254,7 +255,7 @@ def _of_members(
     return files, tuple(there)
 
 
-def _onto_shelf(packed: IO[bytes], store: Store) -> tuple[int, str, Path]:
+def _onto_shelf(packed: IO[bytes], store: Store) -> tuple[int, Sha256, Path]:
     with store.fresh() as path:
         with path.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, hashing.CHUNK)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.bundle import hashing
+from bundler.bundle.hashing import Sha256
 from bundler.errors import FetchError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -59,7 +60,7 @@ class Store:
         hint = "run the build again: it brings home what is missing"
         raise FetchError(f"sha256 {sha256} is not on the shelf", where=str(self.root), hint=hint)
 
-    def put_bytes(self, data: bytes) -> str:
+    def put_bytes(self, data: bytes) -> Sha256:
         """Put ``data`` here; its SHA-256."""
         sha256 = hashing.digest_of(data)
         if not self.path_of(sha256, len(data)):
@@ -68,7 +69,7 @@ class Store:
                 self.adopt(path, sha256)
         return sha256
 
-    def copy_in(self, source: Path) -> tuple[int, str]:
+    def copy_in(self, source: Path) -> tuple[int, Sha256]:
         """Put a copy of a file here, sharing its extents where the file system can; size in bytes and SHA-256.
 
         Raises OSError when it can't be read, EOFError when it shrinks meanwhile.
@@ -87,7 +88,7 @@ class Store:
                 os.close(reading)
             return self.adopt(path, sha256)
 
-    def adopt(self, path: Path, sha256: str = "") -> tuple[int, str]:
+    def adopt(self, path: Path, sha256: Sha256 | None = None) -> tuple[int, Sha256]:
         """Take a whole file that was written below ``root``; it is gone from ``path``. Size in bytes and SHA-256.
 
         ``sha256`` spares hashing it again: give what was computed from the bytes in ``path`` and nothing else.

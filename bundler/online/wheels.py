@@ -14,6 +14,7 @@ import requests
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from bundler.bundle.entries import Resolver
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.target import Target, wheel_tags_of
 from bundler.errors import ResolveError
 from bundler.online import (
@@ -76,7 +77,7 @@ class ResolvedWheel:
     filename: str
     origin: str
     size: int
-    sha256: str
+    sha256: Sha256
     publisher: str
     published: bool
     built_from: str = ""
@@ -245,13 +246,13 @@ class _Desk:
         stated = [urlsplit(url).fragment.partition("sha256=")[2] for url in urls]
         return next(filter(None, [*stated, *self.asked.sha256_of(pin.name)]), "")
 
-    def _digests(self, files: Sequence[File]) -> list[str]:
+    def _digests(self, files: Sequence[File]) -> list[Sha256]:
         """The SHA-256 of each; what is published with another digest alone is brought home to be hashed."""
         away = [download.Wanted(url=file.url) for file in files if not file.sha256]
         computed = iter(self._fetched(away) if away else ())
-        return [file.sha256 or next(computed)[1] for file in files]
+        return [Sha256(file.sha256) if file.sha256 else next(computed)[1] for file in files]
 
-    def _fetched(self, away: Sequence[download.Wanted]) -> tuple[tuple[int, str], ...]:
+    def _fetched(self, away: Sequence[download.Wanted]) -> tuple[tuple[int, Sha256], ...]:
         known_to = [url for url, _ in self.indexes]
         config = self.asked.config
         return download.fetch(away, self.store, config, self.report, title="fetch packages", also=known_to)

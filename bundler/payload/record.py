@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,7 +72,10 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Writes the result as JSON under another name first: whoever sees `path` sees it whole."""
+        document = {name: value for name, value in asdict(self).items() if name != "phases"}
+        if self.norm is not None and not math.isfinite(self.norm):
+            document["norm"] = None  # JSON has no such number; the fault says what is wrong with the vector
         draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-        result = {name: value for name, value in asdict(self).items() if name != "phases"}
-        draft.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
         draft.replace(path)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
-from bundler import describe
+from bundler import describe, describe_smoke
+from bundler.bundle import fields
 from bundler.console import Console
 from bundler.errors import UnhealthyError, UsageError
 from bundler.offline import doctor as examining
 from bundler.offline import image, parts, releases, removal, smoke, trust
 from bundler.offline import install as installing
+from bundler.offline import rollback as rolling
 from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, THRESHOLD, TRUST, Answer, source, verb
 
 
@@ -64,7 +66,7 @@ def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
     """Load every model of the live release again, with the network cut."""
     release = releases.required_live(releases.at(prefix))
     results = [one.result for one in smoke.prove(release, release.lock(), device, report)]
-    return {"release": release.name, "smoke": results}, describe.proofs(results)
+    return {"release": release.name, "smoke": fields.encode(results)}, describe_smoke.proofs(results)
 
 
 @verb("bundle list --prefix /opt/demo")
@@ -72,20 +74,36 @@ def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
 def list_(*, prefix: Path, report: Console) -> Answer:
     """List the installed releases; the live one is marked."""
     root = releases.at(prefix)
-    for release in releases.unreadable(root):
-        report.warn(f"{releases.damaged_receipt(release)}: {release.receipt}")
+    releases.required_prefix(root)
+    for fault in releases.unreadable(root).values():
+        report.warn(f"{fault}: {fault.where}")
     return describe.listed(releases.receipts(root), releases.live(root))
+
+
+def complete_release(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The installed releases of the prefix that was typed before."""
+    prefix = context.params.get("prefix")
+    names = rolling.installed(releases.at(prefix)) if prefix else []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 @verb("bundle rollback --prefix /opt/demo")
 @PREFIX
-def rollback(*, prefix: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
-    """Make the release live that was installed before the live one."""
+@click.option(
+    "--to",
+    "release",
+    metavar="RELEASE",
+    shell_complete=complete_release,
+    help="Go to this installed release, older or newer: a name that 'bundle list' shows, or its beginning.",
+)
+def rollback(*, prefix: Path, release: str | None, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+    """Make the release live that was live before the live one was installed, or any other with --to."""
     root = releases.at(prefix)
-    releases.required_live(root)  # before a prefix that is not there would be made
+    releases.required_prefix(root)  # before a prefix that is not there would be made
     with releases.held(root):
-        now, then = releases.rollback(root)
-    return {"from": now.name, "to": then.name}, f"live now: {then.name} (before: {now.name})"
+        before, then = rolling.roll_back(root) if release is None else rolling.switch_to(root, release)
+    words = f"live now: {then} (before: {before or 'none'})" if then != before else f"{then} is live already"
+    return {"from": before, "to": then}, words
 
 
 @verb("bundle remove 1.0-3f2a91c0 --prefix /opt/demo")
@@ -195,6 +213,8 @@ def trust_(*, prefix: Path, added: tuple[Path, ...], removed: tuple[str, ...], f
     root = releases.at(prefix)
     if forget and (added or removed):
         raise UsageError("--forget goes alone", hint="then install with --trust, or use --add")
+    if not added:  # keys may be there before the first install
+        releases.required_prefix(root)
     if added or removed or forget:
         with releases.held(root):
             if forget:

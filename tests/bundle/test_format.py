@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bundler.bundle import archive, entries, lock, tarform
 from bundler.bundle.fields import Invalid
+from bundler.bundle.hashing import Sha256
 from bundler.errors import HostError, IntegrityError
 from bundler.progress import Collected
 from tests.conftest import ROOT, SMALL, Packed, as_nobody, lock_of, open_to_all, python_of_anyone, tool
@@ -254,7 +255,7 @@ def test_content_that_changed_since_it_was_locked_is_not_packed(pack: Pack, tmp_
 def test_eight_gibibytes_are_named_in_both_ways() -> None:
     size = 9 << 30
     big = lock_of({"bundle.pyz": b"x", "assets/big": b""})
-    artifact = entries.Artifact(path="assets/big", kind="asset", size=size, sha256="1" * 64, origin="a test")
+    artifact = entries.Artifact(path="assets/big", kind="asset", size=size, sha256=Sha256("1" * 64), origin="a test")
     plan = tarform.layout(lock.with_changes(big, artifacts=(big.artifacts[0], artifact)), None)
     header = plan.members[-1].header()
     assert b" size=%d\n" % size in header
@@ -270,7 +271,7 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
     size = 9 << 30
     small = lock_of({"bundle.pyz": b"x", "assets/big": b"", "assets/z": b"after"})
     artifacts = tuple(
-        entries.Artifact(path=a.path, kind=a.kind, size=size, sha256="1" * 64, origin="a test")
+        entries.Artifact(path=a.path, kind=a.kind, size=size, sha256=Sha256("1" * 64), origin="a test")
         if a.path == "assets/big"
         else a
         for a in small.artifacts

@@ -67,7 +67,7 @@ FROM_THE_REHEARSAL = ("goldens", "rehearsed", "unrehearsed")
 def changes(draw: st.DrawFn) -> dict[str, Any]:
     """Values for some fields of a lock that the rehearsal does not fill."""
     path = draw(st.from_regex(r"assets/[a-z]{1,8}", fullmatch=True))
-    digest = draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True))
+    digest = hashing.Sha256(draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)))
     origin = draw(st.from_regex(r"[a-z]{1,9}", fullmatch=True))
     extra = entries.Artifact(path=path, kind="asset", size=draw(st.integers(0, 99)), sha256=digest, origin=origin)
     base = lock_of(SMALL)

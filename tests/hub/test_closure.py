@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bundler.bundle import fields
-from bundler.bundle.hashing import digest_of_file
+from bundler.bundle.hashing import Sha256, digest_of_file
 from bundler.bundle.target import Target
 from bundler.errors import FetchError, ResolveError, UnsafeError
 from bundler.online import closure, models
@@ -79,7 +79,9 @@ class Site:
         )
 
     def closed(self, *asked: WantedModel, mode: str = "add") -> Closed:
-        whole = Asked(manifest=Manifest(name="n", version="1", models=asked), folder=self.folder, sha256="0" * 64)
+        whole = Asked(
+            manifest=Manifest(name="n", version="1", models=asked), folder=self.folder, sha256=Sha256("0" * 64)
+        )
         bench = Bench(target=TARGET, packages=self.wheels, shop=self.shop)
         return closure.closed(
             asked,
@@ -135,7 +137,7 @@ def test_a_kept_lock_finds_what_was_added_again(site: Site) -> None:
     added = site.closed(wanted()).carried[1]
     site.hub.repositories["org/code"].commit({"modeling.py": b"moved"})
     asked = closure.again(added.model, added.artifacts())
-    whole = Asked(manifest=Manifest(name="n", version="1"), folder=site.folder, sha256="0" * 64)
+    whole = Asked(manifest=Manifest(name="n", version="1"), folder=site.folder, sha256=Sha256("0" * 64))
     found = models.gather(asked, whole, TARGET, site.shop, pinned=added.model.source)
     assert sorted((file.path, file.sha256) for file in found.files) == [(f.path, f.sha256) for f in added.files]
 

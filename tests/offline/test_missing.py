@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bundler.bundle import calls, lock
+from bundler.bundle.smoke_result import SmokeResult
 from bundler.errors import CalledHomeError, SmokeError
 from bundler.offline import guard, hubcache, smoke
 from bundler.offline.releases import Release
@@ -88,7 +89,7 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
     ]
 
 
-def prove(release: Release, code: str) -> dict[str, object]:
+def prove(release: Release, code: str) -> SmokeResult:
     """A smoke load whose loader runs this code of a library's."""
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
@@ -141,9 +142,7 @@ def load():
 
 def test_a_file_that_a_load_does_without_is_no_call_home(release: Release) -> None:
     result = prove(release, SURVIVED)
-    assert (result["ok"], result["calls"]) == (True, [])
-    assert "absent" not in result
-    assert "missed" not in result
+    assert (result.ok, result.calls, result.absent) == (True, (), ())
 
 
 def test_of_a_load_that_failed_otherwise_it_is_told_and_is_not_the_reason(release: Release) -> None:

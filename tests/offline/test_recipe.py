@@ -13,10 +13,12 @@ from bundler.bundle import entries, lock
 from bundler.bundle.hashing import digest_of
 from bundler.bundle.lock import Lock
 from bundler.bundle.publickey import PublicKey
+from bundler.bundle.smoke_result import SmokeResult
 from bundler.offline import recipe, trust
 from tests.conftest import ROOT, SMALL, lock_of
+from tests.smoke_results import result_of
 
-SMOKE = [{"loader": "files", "peak_rss_bytes": 9 << 30}, {"loader": "x", "peak_rss_bytes": 700 << 20}]
+SMOKE = [result_of(loader="files", peak_rss_bytes=9 << 30), result_of(peak_rss_bytes=700 << 20)]
 
 
 def steps(locked: Lock) -> list[str]:
@@ -105,7 +107,7 @@ def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
     assert found.endswith(f'bundle.digest="sha256:{digest}"')
 
 
-def documents(results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def documents(results: list[SmokeResult]) -> tuple[dict[str, Any], dict[str, Any]]:
     texts = recipe.runner_texts(lock_of(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
     return yaml.safe_load(texts[recipe.COMPOSE]), yaml.safe_load(texts[recipe.KUBERNETES])
 
@@ -168,5 +170,5 @@ def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:
 
 @pytest.mark.parametrize(("peak", "request_", "limit"), [(1, 64, 64), (64 << 20, 64, 128), (1000 << 20, 1024, 1536)])
 def test_memory_is_rounded_up(peak: int, request_: int, limit: int) -> None:
-    found = recipe.memory([{"loader": "x", "peak_rss_bytes": peak}])
+    found = recipe.memory([result_of(peak_rss_bytes=peak)])
     assert found == recipe.Memory(request=request_, limit=limit)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bundler.bundle import json_files
+from bundler.bundle.hashing import Sha256
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
-from bundler.offline import marks, releases, removal
+from bundler.offline import marks, receipts, releases, removal, rollback
 from bundler.progress import Collected
 
 DIGEST = "d" * 64
@@ -18,18 +19,26 @@ DIGEST = "d" * 64
 
 def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()) -> None:
     before = releases.live(release.prefix)
-    receipt = {
-        "release": release.name,
-        "name": "test",
-        "version": "1",
-        "sequence": 1,
-        "digest": DIGEST,
-        "ordinal": ordinal,
-        "follows": before.name if before else "",
-        "models": list(models),
-        "homes": {f"{model}-{'1' * 12}": DIGEST for model in models},
-    }
-    release.receipt.write_text(json.dumps(receipt))
+    receipt = receipts.Receipt(
+        release=release.name,
+        name="test",
+        version="1",
+        sequence=1,
+        digest=Sha256(DIGEST),
+        target="",
+        prefix=str(release.prefix),
+        bundle="",
+        ordinal=ordinal,
+        follows=before.name if before else "",
+        rehearsed=False,
+        signed_by=(),
+        trusted=(),
+        installed_by="a test",
+        models=models,
+        homes={f"{model}-{'1' * 12}": Sha256(DIGEST) for model in models},
+        smoke=(),
+    )
+    json_files.write(release.receipt, receipt)
 
 
 def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
@@ -203,7 +212,8 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
     (tmp_path / "current" / "receipt.json").unlink()
     if text:
         (tmp_path / "current" / "receipt.json").write_text(text)
-    assert str(releases.damaged_receipt(*releases.unreadable(tmp_path))).endswith("damaged" if text else "gone")
+    (fault,) = releases.unreadable(tmp_path).values()
+    assert f"is {'damaged' if text else 'gone'}" in str(fault)
 
     def fail(name: str) -> None:
         with releases.begin(tmp_path, name, DIGEST) as release:
@@ -216,7 +226,7 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
             fail(name)
         assert kept.read_text() == "venv"
     install(tmp_path, "1-aaaaaaaa", 1)
-    assert (kept.read_text(), releases.receipts(tmp_path)[0]["release"]) == ("venv", "1-aaaaaaaa")
+    assert (kept.read_text(), releases.receipts(tmp_path)[0].release) == ("venv", "1-aaaaaaaa")
 
 
 def test_another_bundle_of_the_same_name_is_refused(tmp_path: Path) -> None:
@@ -246,14 +256,14 @@ def test_a_damaged_receipt_stops_only_what_needs_it(tmp_path: Path, damage: byte
     install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
     install(tmp_path, "2-bbbbbbbb", 2)
     (tmp_path / "releases" / "1-aaaaaaaa" / "receipt.json").write_bytes(damage)
-    assert [receipt["release"] for receipt in releases.receipts(tmp_path)] == ["2-bbbbbbbb"]
-    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
+    assert [receipt.release for receipt in releases.receipts(tmp_path)] == ["2-bbbbbbbb"]
+    assert [*releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
     with pytest.raises(IntegrityError, match="the receipt of a release is damaged") as caught:
-        releases.rollback(tmp_path)
+        rollback.roll_back(tmp_path)
     assert "install its bundle again" in caught.value.hint
     install(tmp_path, "3-cccccccc", 3)
     assert (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m" / "w").exists(), "nothing of it is touched"
-    assert releases.rollback(tmp_path)[1].name == "2-bbbbbbbb"
+    assert rollback.roll_back(tmp_path)[1] == "2-bbbbbbbb"
     install(tmp_path, "1-aaaaaaaa", 4, models=("m",))
     assert not releases.unreadable(tmp_path)
 
@@ -263,7 +273,7 @@ def test_a_receipt_of_another_release_is_none(tmp_path: Path) -> None:
     install(tmp_path, "2-bbbbbbbb", 2)
     there = tmp_path / "releases"
     (there / "1-aaaaaaaa" / "receipt.json").write_bytes((there / "2-bbbbbbbb" / "receipt.json").read_bytes())
-    assert [release.name for release in releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
+    assert [*releases.unreadable(tmp_path)] == ["1-aaaaaaaa"]
 
 
 def test_a_model_whose_link_was_lost_is_still_held(tmp_path: Path) -> None:
@@ -276,12 +286,12 @@ def test_a_model_whose_link_was_lost_is_still_held(tmp_path: Path) -> None:
 def test_rollback_goes_to_what_was_live_before(tmp_path: Path) -> None:
     install(tmp_path, "1-aaaaaaaa", 1)
     install(tmp_path, "2-bbbbbbbb", 2)
-    now, then = releases.rollback(tmp_path)
-    assert (now.name, then.name, releases.required_live(tmp_path).name) == ("2-bbbbbbbb", "1-aaaaaaaa", "1-aaaaaaaa")
+    now, then = rollback.roll_back(tmp_path)
+    assert (now, then, releases.required_live(tmp_path).name) == ("2-bbbbbbbb", "1-aaaaaaaa", "1-aaaaaaaa")
     with pytest.raises(UsageError, match="no release was live before 1-aaaaaaaa was installed"):
-        releases.rollback(tmp_path)
+        rollback.roll_back(tmp_path)
     install(tmp_path, "3-cccccccc", 3)
-    assert releases.rollback(tmp_path)[1].name == "1-aaaaaaaa", "not the one that was abandoned"
+    assert rollback.roll_back(tmp_path)[1] == "1-aaaaaaaa", "not the one that was abandoned"
 
 
 def test_nothing_installed(tmp_path: Path) -> None:

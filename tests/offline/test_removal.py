@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import UnsafeError, UsageError
-from bundler.offline import marks, releases, removal
+from bundler.offline import marks, releases, removal, rollback
 from bundler.progress import Collected
 from tests.offline.test_releases import install
 
@@ -59,14 +59,14 @@ def test_removing_the_way_back_is_said(tmp_path: Path) -> None:
     removal.remove(tmp_path, "1-aaaaaaaa", report)
     assert "1-aaaaaaaa is what rollback would go to" in report.warnings[0]
     with pytest.raises(UsageError, match="no release was live before"):
-        releases.rollback(tmp_path)
+        rollback.roll_back(tmp_path)
 
 
 def test_prune_keeps_the_live_one_then_the_ways_back_then_the_newest(tmp_path: Path) -> None:
     for number, name in enumerate(("1-aaaaaaaa", "2-bbbbbbbb", "3-cccccccc", "4-dddddddd"), start=1):
         install(tmp_path, name, number)
-    releases.rollback(tmp_path)
-    releases.rollback(tmp_path)  # 2-bbbbbbbb is live, 1-aaaaaaaa the way back, 4-dddddddd the newest
+    rollback.roll_back(tmp_path)
+    rollback.roll_back(tmp_path)  # 2-bbbbbbbb is live, 1-aaaaaaaa the way back, 4-dddddddd the newest
     assert removal.prune(tmp_path, 3, Collected()).releases == ("3-cccccccc",)
     assert removal.prune(tmp_path, 2, Collected()).releases == ("4-dddddddd",)
     assert there(tmp_path) == ["1-aaaaaaaa", "2-bbbbbbbb"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.target import Target, this_machine
 from bundler.errors import BundleError, HostError, ResolveError
 from bundler.online import convert
@@ -136,7 +136,7 @@ def asked(
             filename=f"{name}-{version}-{tag}.whl",
             origin="https://index.example/x",
             size=1,
-            sha256="0" * 64,
+            sha256=Sha256("0" * 64),
             publisher="index.example",
             published=True,
         )

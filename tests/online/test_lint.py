@@ -11,6 +11,7 @@ import pytest
 
 from bundler.bundle import lock
 from bundler.bundle.entries import Artifact, Package, Pickle, Python
+from bundler.bundle.hashing import Sha256
 from bundler.bundle.lock import Lock
 from bundler.errors import ManifestError, ResolveError
 from bundler.online import lint
@@ -30,7 +31,9 @@ def locked(
         Package(name=name, version=version, wheel=f"wheels/{name.replace('-', '_')}-{version}-{tag}.whl")
         for name, version in (packages or {}).items()
     )
-    wheels = tuple(Artifact(path=one.wheel, kind="wheel", size=0, sha256="0" * 64, origin="a test") for one in found)
+    wheels = tuple(
+        Artifact(path=one.wheel, kind="wheel", size=0, sha256=Sha256("0" * 64), origin="a test") for one in found
+    )
     contents = [*(f"models/m/{name}" for name in files), *(f"assets/{name}" for name in assets)]
     made = lock_of({"bundle.pyz": b"#!", **dict.fromkeys(contents, b"")})
     models = tuple(dataclasses.replace(model, loader=loader) for model in made.models)

@@ -94,9 +94,9 @@ name: again
 """
 SAID = """\
 1: name: 'Demo' must be lower-case
-2: version: must be a string, not float (3.10) (write it in quotes: "3.10")
+2: version: must be a string, not a number (3.10) (write it in quotes: "3.10")
 3: targett: unknown key; did you mean 'target'?
-3: target.python: must be a string, not float (3.10) (write it in quotes: "3.10")
+3: target.python: must be a string, not a number (3.10) (write it in quotes: "3.10")
 3: target.platform: must be one of linux-x86_64
 3: target.accelerator: must be such as cpu, cu126
 3: target.libc: must be such as glibc-2.28
@@ -246,7 +246,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: 2026.11\n",
-            'line 2: version: must be a string, not float (2026.11) (write it in quotes: "2026.11")',
+            'line 2: version: must be a string, not a number (2026.11) (write it in quotes: "2026.11")',
         ),
         ("name: a\nname: b\nversion: '1'\n", "line 2: name: stands twice, first in line 1"),
         ("name: a\nversion: '1'\ntarget: {python: '3'}\n", "target.python: must be a minor version such as '3.11'"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bundler.bundle.hashing import Sha256
 from bundler.errors import ResolveError
 from bundler.online import convert, models
 from bundler.online.manifest import Asked, Manifest, WantedModel
@@ -53,7 +54,9 @@ def in_wheel(bench: Bench) -> dict[str, str]:
 
 def carried(bench: Bench, **asked: Any) -> Carried:
     wanted = WantedModel(alias="m", **asked)
-    whole = Asked(manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256="0" * 64)
+    whole = Asked(
+        manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256=Sha256("0" * 64)
+    )
     shop = Workshop(store=bench.store, config=bench.config, report=bench.report)
     return models.carried(wanted, whole, shop, convert.Bench(target=LINUX, packages=(), shop=shop))
 

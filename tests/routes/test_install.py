@@ -17,6 +17,7 @@ from bundler.bundle import archive, entries, hashing, lock, tarform
 from bundler.offline import environment, releases
 from bundler.progress import Collected
 from tests.conftest import Installed, as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
+from tests.offline.test_interrupted import interrupt
 from tests.routes.conftest import Small, live
 from tests.wheelmaking import make_wheel
 
@@ -214,6 +215,25 @@ def test_installing_again_without_a_proof_keeps_the_one_there_is(demo: Installed
     assert done.returncode == 0, done.stderr
     assert (demo.current / "smoke.json").read_bytes() == kept
     assert json.loads((demo.current / "receipt.json").read_bytes())["smoke"] == json.loads(kept)
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_an_interrupted_install_keeps_an_environment_that_is_whole(
+    build: Build, far: Far, tmp_path: Path, altered: bool
+) -> None:
+    """Every file of it is compared with the wheels' RECORDs; where one differs it is made anew."""
+    bundle, prefix = build().path, tmp_path / "opt"
+    interrupt(bundle, prefix, "smoke load m", begins=True)
+    (package,) = prefix.glob("releases/*/venv/lib/*/site-packages/beta/__init__.py")
+    whole, before = package.read_bytes(), package.stat().st_ctime_ns
+    if altered:
+        package.chmod(0o644)
+        package.write_bytes(b"#" * len(whole))
+    done = far("install", bundle, "--prefix", prefix)
+    assert done.returncode == 0, done.stderr
+    assert package.read_bytes() == whole
+    assert (package.stat().st_ctime_ns == before) is not altered, "it was not unpacked again"
+    assert not list(prefix.glob("releases/*/.*s")), "nothing of the work is left"
 
 
 def test_assets_and_models_from_addresses(online: dict[str, str], far: Far, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_an_interruption_stops_the_clock_and_the_load_and_no_line_wraps_on_a_nar
     code, _, frames = on_a_terminal("smoke", "--prefix", prefix, columns=32, interrupt_at="weights")
     assert code == INTERRUPTED
     assert time.monotonic() - start < 20
-    assert frames[-1] == "interrupted: the same command goes on from here"
+    assert frames[-1] == "interrupted: run the same command again"
     clocks = [frame for frame in frames if re.search(r"\d\d:\d\d$", frame)]
     assert any("weights" in clock for clock in clocks)
     assert all(len(clock) <= 32 for clock in clocks), clocks

@@ -20,7 +20,7 @@ def test_remove_and_prune(build: Build, far: Far, tmp_path: Path) -> None:
     for version, files in (("1", None), ("2", other), ("3", None)):
         done = far("install", build(version, files).path, "--prefix", prefix)
         assert done.returncode == 0, done.stderr
-    first, second, third = (str(receipt["release"]) for receipt in releases.receipts(prefix))
+    first, second, third = (receipt.release for receipt in releases.receipts(prefix))
     done = far("remove", third, "--prefix", prefix)
     assert (done.returncode, f"{third} is the live release" in done.stderr) == (2, True)
     assert "what to do: make another live first" in done.stderr

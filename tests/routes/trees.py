@@ -43,8 +43,8 @@ def _content(path: Path) -> str:
 
 
 def _said(path: Path) -> str:
-    """A receipt less its measures and its number, which grows."""
+    """A receipt less its measures, whether they are new, and its number, which grows."""
     told = json.loads(path.read_bytes())
     if isinstance(told, list):
         return str(len(told))
-    return str({name: value for name, value in told.items() if name not in ("smoke", "ordinal")})
+    return str({name: value for name, value in told.items() if name not in ("smoke", "proof", "ordinal")})
