@@ -53,13 +53,15 @@ def run(
     folder: Path | None = None,
     accept: Sequence[int] = (0,),
     seconds: float | None = None,
+    user: int | None = None,
     hint: str = "",
 ) -> Finished:
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. On Linux it
-    ends with this process, also when that is killed: what is left behind would write where the next run works.
+    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. ``user`` is whom it
+    runs as, in no group but the one of that number; only root may ask for that. On Linux it ends
+    with this process, also when that is killed: what is left behind would write where the next run works.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -72,6 +74,9 @@ def run(
             capture_output=True,
             check=False,
             timeout=seconds,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
             preexec_fn=None if _libc is None else _end_with_parent,
         )
     except subprocess.TimeoutExpired as error:

@@ -17,7 +17,8 @@ from bundler.bundle.entries import Model
 from bundler.bundle.goldens import Golden
 from bundler.bundle.lock import Lock
 from bundler.errors import CalledHomeError, SmokeError
-from bundler.offline import emit, guard
+from bundler.offline import emit, findings, guard, integrity
+from bundler.offline.integrity import Part
 from bundler.offline.releases import Release
 from bundler.progress import Report
 
@@ -98,7 +99,9 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
         if result["ok"] and result["calls"]:
             report.warn(f"{result['alias']} loads, and called home:\n{calls.told(_calls(result))}")
     if failed:
-        raise _failure(failed, len(results))
+        aliases = [result["alias"] for result in failed]
+        damaged = integrity.damaged(release, locked, aliases, report, deep=release.finished)
+        raise _failure(failed, len(results), damaged)
     return proofs
 
 
@@ -116,9 +119,14 @@ def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
         report.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
 
 
-def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
+def _failure(failed: list[dict[str, Any]], count: int, damaged: list[Part]) -> SmokeError:
+    """What failed, and what to do: libraries that miss a file of their own say whatever comes of that, so files that
+    are not as installed go before any advice on the error."""
     listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
     message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
+    if damaged:
+        message += "".join(f"\n{part.name}: {part.message}" for part in damaged)
+        return SmokeError(message, hint=findings.MEND)
     hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
     asked = dict.fromkeys(call for result in failed for call in _calls(result))
     absent = dict.fromkeys(call for result in failed for call in _calls(result, "absent"))
@@ -157,7 +165,7 @@ def kept(release: Release) -> list[dict[str, Any]]:
 def _one(release: Release, locked: Lock, model: Model, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
-        variables = emit.library_variables(release.path, Path(folder, "var"))
+        variables = emit.library_variables(release.path) | emit.cache_variables(Path(folder, "var"))
         asked = _request(release, locked, model, device, variables)
         request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
         done = process.run(
@@ -197,8 +205,8 @@ def _request(release: Release, locked: Lock, model: Model, device: str, variable
 def _environment(release: Release, locked: Lock, variables: Mapping[str, str], log: Path) -> dict[str, str]:
     """What a load starts with. The guard has to set the rest: only paths must be given, since ``current`` does not
     lead to this release yet."""
-    by_guard = emit.library_variables(release.live, release.writable)
-    given = {name: value for name, value in variables.items() if value != by_guard[name]}
+    by_guard = emit.library_variables(release.live)
+    given = {name: value for name, value in variables.items() if value != by_guard.get(name)}
     return process.clean_environment(
         without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *emit.OLDER_CACHES, *variables),
         **given,
