@@ -23,7 +23,7 @@ _MOST_NAMED = 3
 class Altered:
     """An installed file that is not as it was installed, and why."""
 
-    path: Path
+    path: str
     message: str
 
 
@@ -79,14 +79,15 @@ def files(check: str, count: int, altered: Sequence[Altered], right: str, owners
     where none is."""
     if not altered:
         return healthy(check, f"{count} {'file' if count == 1 else 'files'}: {right}")
-    where = altered[0].path if len(altered) == 1 else os.path.commonpath([one.path.parent for one in altered])
+    paths = [one.path for one in altered]
+    where = paths[0] if len(paths) == 1 else os.path.commonpath(map(os.path.dirname, paths))
     return dataclasses.replace(critical(check, summary(altered, owners), where=where), files=tuple(altered))
 
 
 def summary(altered: Sequence[Altered], owners: Sequence[str] = ()) -> str:
     """``numpy: 24 files are not as installed: a.py is missing, b.py is missing, c.py is missing, and 21 more``."""
     of = f"{_listed(owners)}: " if owners else ""
-    shown = ", ".join(f"{one.path.name} {one.message}" for one in altered[:_MOST_NAMED])
+    shown = ", ".join(f"{Path(one.path).name} {one.message}" for one in altered[:_MOST_NAMED])
     if len(altered) == 1:
         return f"{of}{shown}"
     more = f", and {len(altered) - _MOST_NAMED} more" if len(altered) > _MOST_NAMED else ""

@@ -37,17 +37,17 @@ def create(release: Release, locked: Lock) -> None:
 def faults(release: Release, locked: Lock) -> list[Altered]:
     """Links and files of the cache that are not as ``create`` makes them, and why."""
     found = [
-        Altered(path=link, message="is no link, and must be one")
+        Altered(path=str(link), message="is no link, and must be one")
         for link in links(release, locked)
         if not link.is_symlink()
     ]
     found += [
-        Altered(path=link, message=f"must lead to {to}, and leads to {link.readlink()}")
+        Altered(path=str(link), message=f"must lead to {to}, and leads to {link.readlink()}")
         for link, to in links(release, locked).items()
         if link.is_symlink() and not _leads_to(link, to)
     ]
     return found + [
-        Altered(path=path, message="is not as it was written")
+        Altered(path=str(path), message="is not as it was written")
         for path, text in texts(release, locked).items()
         if not _says(path, text)
     ]

@@ -57,7 +57,7 @@ def environment(release: Release, locked: Lock, report: Report, *, deep: bool) -
     files, faults = packages.recorded(release, locked)
     faults += packages.altered(files, report) if deep else packages.missing(files)
     owners = dict.fromkeys(name for fault in faults for name in fault.packages)
-    altered = tuple(Altered(path=fault.path, message=fault.message) for fault in faults)
+    altered = tuple(Altered(path=str(fault.path), message=fault.message) for fault in faults)
     return Part(name="packages", count=len(files), altered=altered, packages=tuple(owners)), files
 
 
@@ -66,7 +66,9 @@ def damaged(release: Release, locked: Lock, aliases: Collection[str], report: Re
     models = {f"model {alias}" for alias in aliases}
     assets = release.path / "assets"
     parts = [
-        replace(part, altered=tuple(one for one in part.altered if part.name in models or assets in one.path.parents))
+        replace(
+            part, altered=tuple(one for one in part.altered if part.name in models or assets in Path(one.path).parents)
+        )
         for part in content(release, locked, report, deep=deep)
     ]
     if locked.python.packages:
@@ -85,11 +87,11 @@ def _fault_of_size(placed: Placed) -> Altered | None:
         status = path.lstat()
     except OSError as error:
         message = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        return Altered(path=path, message=message)
+        return Altered(path=str(path), message=message)
     if not stat.S_ISREG(status.st_mode):
-        return Altered(path=path, message="is no regular file, and must be one")
+        return Altered(path=str(path), message="is no regular file, and must be one")
     if status.st_size != artifact.size:
-        return Altered(path=path, message=f"has {status.st_size:,} bytes and must have {artifact.size:,}")
+        return Altered(path=str(path), message=f"has {status.st_size:,} bytes and must have {artifact.size:,}")
     return None
 
 
@@ -100,7 +102,7 @@ def _fault_of(placed: Placed, advance: Advance) -> Altered | None:
     try:
         _, digest = hashing.digest_of_file(path, advance)
     except (OSError, EOFError) as error:
-        return Altered(path=path, message=f"can't be read: {error}")
+        return Altered(path=str(path), message=f"can't be read: {error}")
     if digest == artifact.sha256:
         return None
-    return Altered(path=path, message=f"is damaged: sha256 {digest}, expected {artifact.sha256}")
+    return Altered(path=str(path), message=f"is damaged: sha256 {digest}, expected {artifact.sha256}")

@@ -124,32 +124,40 @@ def _is_ours(known: os.stat_result) -> bool:
 
 
 def _private_folder() -> str:
-    """A folder for temporary files that nobody else can enter, the same one at each start.
+    """A folder for temporary files that nobody else can enter, the same one at each start; "" where none can be made.
 
     Others can make folders beside it, so its name can't be foreseen, and the owner and the mode of one that is there
     decide whether it is ours.
     """
     start = f"{_FOLDER}-{os.geteuid() if hasattr(os, 'geteuid') else 'user'}-"
-    for above in (os.environ.get("TMPDIR"), os.environ.get("TEMP"), os.environ.get("TMP"), "/tmp", "/var/tmp"):  # noqa: S108 - their owners are looked at
+    for above in _temporary_folders():
         try:
-            if above and os.path.isabs(above) and _keeps_owners(os.stat(above)):
-                for name in sorted(os.listdir(above)):
-                    if name.startswith(start) and _is_private(os.path.join(above, name)):
-                        return os.path.join(above, name)
-                made = os.path.join(above, start + os.urandom(8).hex())
-                os.mkdir(made, 0o700)
-                return made
-        except OSError:  # not there, closed, full or read-only
+            for name in sorted(os.listdir(above)):
+                if name.startswith(start) and _is_private(os.path.join(above, name)):
+                    return os.path.join(above, name)
+            made = os.path.join(above, start + os.urandom(8).hex())
+            os.mkdir(made, 0o700)
+        except OSError:  # closed, full or read-only
             continue
+        return made
     return ""
 
 
-def _keeps_owners(known: os.stat_result) -> bool:
-    """Whether nobody but root can put another folder in the place of one of ours there."""
-    if not hasattr(os, "geteuid"):
-        return True
-    shared = known.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and not known.st_mode & stat.S_ISVTX
-    return known.st_uid in (0, os.geteuid()) and not shared
+def _temporary_folders() -> list[str]:
+    """Those of this user or of root; first such where others can't put another folder in the place of ours.
+
+    The last ones are not left out: in a container /tmp may be such a volume, with nobody else in it.
+    """
+    apart: list[str] = []
+    shared: list[str] = []
+    for folder in (os.environ.get("TMPDIR"), os.environ.get("TEMP"), os.environ.get("TMP"), "/tmp", "/var/tmp"):  # noqa: S108 - their owners are looked at
+        if not folder or not os.path.isabs(folder) or not os.path.isdir(folder):
+            continue
+        known = os.stat(folder)
+        if not hasattr(os, "geteuid") or known.st_uid in (0, os.geteuid()):
+            open_to_all = known.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and not known.st_mode & stat.S_ISVTX
+            (shared if open_to_all else apart).append(folder)
+    return apart + shared
 
 
 def _is_private(folder: str) -> bool:

@@ -148,7 +148,8 @@ def test_what_others_planted_is_not_used(release: Release, temporary: Path, home
     shared = temporary / "not sticky"
     shared.mkdir()
     shared.chmod(0o777)
-    assert folder_of(caches(release, {"TMPDIR": shared})).parent != shared, "others could put another in its place"
+    told = folder_of(caches(release, {"TMPDIR": shared, "TEMP": temporary}))
+    assert told == made, "in the other, others could put one of theirs in its place"
 
 
 @root_only
@@ -165,18 +166,28 @@ def test_a_child_of_another_user_has_a_folder_of_its_own(release: Release, home:
     assert variables["HF_HOME"] == "/data/hf"
 
 
-NOWHERE = 'mount --bind "$1" /tmp && mount -o remount,ro,bind /tmp && mount --bind "$1" /var/tmp && mount -o remount,ro,bind /var/tmp && shift && exec "$@"'
+def read_only_but(folder: Path) -> tuple[object, ...]:
+    """What goes before a command to run it on a host where one folder alone can be written to."""
+    mounted = (
+        'mount --bind "$1" "$1" && mount -o remount,ro,bind / && for one in /tmp /var/tmp; do '
+        'mount --rbind $one $one && mount -o remount,ro,bind $one || exit 9; done; shift; exec "$@"'
+    )
+    return (tool("unshare"), "-m", "sh", "-c", mounted, "sh", folder)
+
+
+@root_only
+def test_a_volume_for_tmp_that_is_not_sticky_is_better_than_none(release: Release, temporary: Path) -> None:
+    """As Kubernetes mounts an emptyDir, with a read-only root file system."""
+    temporary.chmod(0o777)
+    told = caches(release, {"TMPDIR": temporary}, *read_only_but(temporary))
+    assert folder_of(told).parent == temporary
 
 
 @root_only
 def test_who_can_write_nowhere_can_import_torch_all_the_same(release: Release, tmp_path: Path) -> None:
     """torch makes its folder when it is imported; one that is there already need not be made."""
-    (tmp_path / "empty").mkdir()
-    below = release.prefix.relative_to("/tmp").parts[0] if release.prefix.is_relative_to("/tmp") else "."
     code = f"{TELL}; os.makedirs(os.environ['TORCHINDUCTOR_CACHE_DIR'], exist_ok=True)"
-    (tmp_path / "empty" / below).mkdir(exist_ok=True)
-    named = f'mount --bind /tmp/{below} "$1/{below}" && {NOWHERE.replace("--bind", "--rbind", 1)}'
-    told = caches(release, {}, tool("unshare"), "-m", "sh", "-c", named, "sh", tmp_path / "empty", code=code)
+    told = caches(release, {}, *read_only_but(tmp_path), code=code)
     assert {told[name] for name in emit.CACHES} == {str(release.writable)}
 
 
