@@ -178,15 +178,25 @@ def permissions(release: Release, locked: Lock) -> list[Finding]:
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
     ]
     if os.name != "nt":
-        interpreter = release.python.resolve()
-        ways = [*release.prefix.parents, *entries, *interpreter.parents, *_existing([interpreter])]
-        shut = [path for path in ways if not _open_to_others(path)]
+        shut = [path for path in [*release.prefix.parents, *entries] if not _open_to_others(path)]
         hint = "a service of another user can't start from here: chmod o+rX, or choose a --prefix that others can reach"
         found += [
             findings.warning("permissions", f"{path} is closed to other users", where=path, hint=hint)
             for path in shut[:1]
         ]
+        found += [] if shut else _closed_interpreter(release)
     return found or [findings.healthy("permissions", "this user and others can read all")]
+
+
+def _closed_interpreter(release: Release) -> list[Finding]:
+    """Whether other users can start the Python that the environment was made from, which may be this user's own."""
+    interpreter = release.python.resolve()
+    for path in _existing([*reversed(interpreter.parents), interpreter]):
+        if not _open_to_others(path):
+            message = f"other users can't start {interpreter}: {path} is closed to them"
+            hint = "chmod o+rX, or install into another --prefix by a Python that they can start, such as the system's"
+            return [findings.warning("permissions", message, where=path, hint=hint)]
+    return []
 
 
 def _reached(release: Release, locked: Lock) -> Iterator[Path]:

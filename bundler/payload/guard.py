@@ -112,7 +112,9 @@ def _is_usable(folder: str) -> bool:
         known = os.stat(folder)
     except OSError:
         return False
-    return stat.S_ISDIR(known.st_mode) and _is_ours(known) and os.access(folder, os.W_OK | os.X_OK)
+    # a volume of a container is root's, and the user who names it says that it is theirs
+    named = folder == os.path.normpath(os.environ.get(_USER_CACHE, "")) and known.st_uid == 0
+    return stat.S_ISDIR(known.st_mode) and (named or _is_ours(known)) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _is_ours(known: os.stat_result) -> bool:

@@ -91,6 +91,23 @@ def test_a_user_who_may_only_read_has_a_folder_of_their_own(release: Release, ho
     assert (folder_of(told), told["XDG_CACHE_HOME"]) == (other / "airgap-guard", str(other))
 
 
+@root_only
+def test_a_volume_of_root_is_used_where_the_user_names_it_and_that_of_another_user_is_not(
+    release: Release, temporary: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    told = {"XDG_CACHE_HOME": f"{volume}/", "TMPDIR": temporary}
+    assert folder_of(caches(release, told)) == volume / "airgap-guard"
+    os.chown(volume, 1234, 1234)
+    assert folder_of(caches(release, told)).parent == temporary
+    os.chown(volume, 0, 0)
+    (volume / "airgap-guard").mkdir()  # of another user, whose files would be run
+    (volume / "airgap-guard").chmod(0o777)
+    assert folder_of(caches(release, told)).parent == temporary
+
+
 def test_values_that_the_user_set_win_each_for_itself(release: Release, home: Path) -> None:
     told = caches(release, {"HOME": home, "HF_HOME": "/data/hf", "TRITON_CACHE_DIR": "/data/triton"})
     assert (told["HF_HOME"], told["TRITON_CACHE_DIR"]) == ("/data/hf", "/data/triton")
@@ -215,3 +232,20 @@ def test_doctor_says_critical_where_torch_could_not_be_imported(
         True,
     )
     assert told.hint.startswith("unset them")
+
+
+def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path) -> None:
+    """As pyenv puts it below the home of root, which is closed."""
+    release = Release(prefix=tmp_path / "opt", name="1-a")
+    interpreter = tmp_path / "home" / "bin" / "python3.11"
+    for folder in (release.python.parent, interpreter.parent):
+        folder.mkdir(parents=True)
+    interpreter.touch()
+    interpreter.chmod(0o755)
+    release.python.symlink_to(interpreter)
+    open_to_all(interpreter)
+    assert soundness._closed_interpreter(release) == []
+    (tmp_path / "home").chmod(0o700)
+    (told,) = soundness._closed_interpreter(release)
+    assert (told.level, told.where) == ("warning", str(tmp_path / "home"))
+    assert told.message == f"other users can't start {interpreter}: {tmp_path}/home is closed to them"
