@@ -31,7 +31,7 @@ class Altered:
 class Finding:
     """One thing that was looked at: ``check`` names it, ``where`` is a file or folder, ``hint`` what to do.
 
-    ``files`` holds every altered file where there are several: the message names the first of them.
+    ``files`` holds every altered file; the message names the first of them.
     """
 
     level: Level

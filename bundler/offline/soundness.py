@@ -134,7 +134,7 @@ def _caches(release: Release, locked: Lock, found: Guard, user: str) -> list[Fin
     if not found.closed:
         return []
     message = f"{user} can't write where {', '.join(found.closed)} lead"
-    if set(found.closed) & os.environ.keys() and set(found.closed) != found.caches.keys():
+    if any(os.environ.get(name) == found.caches[name] for name in found.closed):
         hint = "unset them where the service starts, or have them lead to folders of the service's user"
     elif all(Path(found.caches[name]) == release.writable for name in found.closed):
         hint = "set XDG_CACHE_HOME to a folder of the service's user, or give it a folder for temporary files"
