@@ -137,13 +137,14 @@ def test_a_broken_interpreter_is_mended_where_it_stands(small: Small, far: Far, 
 
 
 def test_a_broken_package_is_one_line_and_smoke_says_the_same(far: Far, build: Build, prefix: Path) -> None:
-    """alpha has five files fewer, and the model's loader does not find the file that it reads."""
+    """The model is gone, so that its load fails, and with it some files of the package alpha."""
     assert far("install", build().path, "--prefix", prefix).returncode == 0
     open_to_all(prefix)
     gone = [path for path in packages_of(prefix).glob("alpha*/*") if path.name != "RECORD" and path.is_file()]
     for path in gone:
         path.unlink()
-    (prefix / "current" / "models" / "m" / "weights.bin").unlink()
+    for name in ("config.json", "weights.bin"):
+        (prefix / "current" / "models" / "m" / name).unlink()
     named = [path.name for path in gone]
     done = far("doctor", "--prefix", prefix)
     packages = next(line for line in done.stdout.splitlines() if line.startswith("critical  packages: "))
@@ -155,7 +156,7 @@ def test_a_broken_package_is_one_line_and_smoke_says_the_same(far: Far, build: B
     error = json.loads(smoke.stdout)["error"]
     assert smoke.returncode == 11, smoke.stdout
     assert packages.removeprefix("critical  ") in error["message"]
-    assert "model m: weights.bin is missing" in error["message"]
+    assert "model m: 2 files are not as installed: config.json is missing, weights.bin is missing" in error["message"]
     assert error["hint"] == finding["hint"] == MEND
 
 
