@@ -61,15 +61,16 @@ def run(
     folder: Path | None = None,
     accept: Sequence[int] = (0,),
     seconds: float | None = None,
+    user: int | None = None,
     hint: str = "",
     watch: Watch | None = None,
 ) -> Finished:
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. ``watch`` is
-    called in this thread while it runs. On Linux it ends with this process, also when that is killed: what is
-    left behind would write where the next run works.
+    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. ``user`` is whom it
+    runs as, in no group but the one of that number; only root may ask for that. ``watch`` is called in this thread
+    while it runs. On Linux it ends with this process, also when that is killed: what is left behind would write where the next run works.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -81,6 +82,9 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
             # it calls one function of C and takes no lock that another thread could hold
             preexec_fn=None if _prctl is None else _end_with_parent,  # noqa: PLW1509
         ) as child:

@@ -30,7 +30,10 @@ ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
 SHARING = ("tests/images/", "tests/payload/")
 WITH_DEMO = (
-    *(f"tests/{path}.py" for path in ("offline/test_missing", "online/test_convert", "routes/test_demo")),
+    *(
+        f"tests/{path}.py"
+        for path in ("offline/test_missing", "online/test_convert", "routes/test_demo", "routes/test_readers")
+    ),
     "tests/bundle/test_wheelcheck.py::test_no_real_wheel_is_refused",
     "tests/offline/test_guard.py::test_the_hub_s_client_fails_at_once_and_is_seen_offline_too",
     "tests/routes/test_install.py::test_installing_again_without_a_proof_keeps_the_one_there_is",
@@ -192,7 +195,10 @@ def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Builds the demo, and installs it with its own installer, umask 077, and a prefix that holds spaces and letters."""
+    """Builds the demo, and installs it with its own installer, umask 077, and a prefix that holds spaces and letters.
+
+    Its Python is one that other users may run too.
+    """
     folder = tmp_path_factory.mktemp("far side")
     packed = folder / "demo.bundle.tar"
     built = bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
@@ -201,7 +207,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     prefix = folder / "opt 데모"
     command = ["-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", prefix, "--json"]
     done = subprocess.run(
-        [tool("python3.11"), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
+        [python_of_anyone(), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
     )
     assert done.returncode == 0, done.stderr
     return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -15,8 +16,18 @@ OLDER_CACHES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRE
 """Where transformers 4 looks before HF_HUB_CACHE. None of them is set here: it would warn at each import."""
 
 
-def library_variables(home: Path, writable: Path) -> dict[str, str]:
-    """What makes the libraries stay on this host: the release at ``home``, and a folder they may write to."""
+CACHES: Mapping[str, str] = {
+    "HF_HOME": "huggingface",  # code that models bring along is below it
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "torch/inductor",
+    "TRITON_CACHE_DIR": "triton",
+}
+"""Where libraries write, below one folder. None is in ``.env.offline``: which folder that can be is another for each
+user, so the guard sets them when Python starts."""
+
+
+def library_variables(home: Path) -> dict[str, str]:
+    """What makes the libraries stay on this host, and find what the release at ``home`` carries."""
     return {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -24,17 +35,17 @@ def library_variables(home: Path, writable: Path) -> dict[str, str]:
         "DISABLE_SAFETENSORS_CONVERSION": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
+        "HF_HUB_VERBOSITY": "error",  # it warns at each load by id that it is offline, as it is meant to be
         "HF_HUB_CACHE": str(home / "hub"),
         "SENTENCE_TRANSFORMERS_HOME": str(home / "hub"),  # it looks here first
-        "HF_HOME": str(writable / "huggingface"),
-        "HF_MODULES_CACHE": str(writable / "huggingface" / "modules"),
-        "HF_DATASETS_CACHE": str(writable / "huggingface" / "datasets"),
-        "TORCH_HOME": str(writable / "torch"),
-        "TORCHINDUCTOR_CACHE_DIR": str(writable / "torch" / "inductor"),
-        "TRITON_CACHE_DIR": str(writable / "triton"),
         "TIKTOKEN_CACHE_DIR": str(home / "assets" / "tiktoken"),
         "NLTK_DATA": str(home / "assets" / "nltk_data"),
     }
+
+
+def cache_variables(folder: Path) -> dict[str, str]:
+    """What makes the libraries write below ``folder``."""
+    return {name: str(folder / part) for name, part in CACHES.items()}
 
 
 def asked_variables(locked: Lock, home: Path) -> dict[str, str]:
@@ -49,7 +60,7 @@ def asked_variables(locked: Lock, home: Path) -> dict[str, str]:
 def variables(locked: Lock, prefix: Path) -> dict[str, str]:
     """Every variable of ``.env.offline``; paths go through ``current``, so that an upgrade needs no edit."""
     release = Release(prefix=prefix, name=locked.release)
-    return library_variables(release.live, release.writable) | asked_variables(locked, release.live)
+    return library_variables(release.live) | asked_variables(locked, release.live)
 
 
 def env_text(locked: Lock, prefix: Path) -> str:

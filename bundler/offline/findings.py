@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,15 +16,30 @@ LEVELS: tuple[Level, ...] = ("healthy", "warning", "critical")
 MEND = "install the same bundle again: it mends what differs, file by file"
 
 
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Altered:
+    """An installed file that is not as it was installed, and why."""
+
+    path: str
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at: ``check`` names it, ``where`` is a file or folder, ``hint`` what to do."""
+    """One thing that was looked at: ``check`` names it, ``where`` is a file or folder, ``hint`` what to do.
+
+    ``files`` holds every altered file; the message names the first of them.
+    """
 
     level: Level
     check: str
     message: str
     where: str = ""
     hint: str = ""
+    files: tuple[Altered, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +74,26 @@ def critical(check: str, message: str, *, where: Path | str = "", hint: str = ME
     return Finding(level="critical", check=check, message=message, where=str(where), hint=hint)
 
 
-def files(check: str, count: int, wrong: Iterable[tuple[Path, str]], right: str) -> list[Finding]:
-    """A critical finding for each wrong file; one healthy one, in the words of ``right``, where none is."""
-    found = [critical(check, f"{path.name} {why}", where=path) for path, why in wrong]
-    return found or [healthy(check, f"{count} {'file' if count == 1 else 'files'}: {right}")]
+def files(check: str, count: int, altered: Sequence[Altered], right: str, owners: Sequence[str] = ()) -> Finding:
+    """One critical finding for all altered files, of these packages if any; a healthy one, in the words of ``right``,
+    where none is."""
+    if not altered:
+        return healthy(check, f"{count} {'file' if count == 1 else 'files'}: {right}")
+    paths = [one.path for one in altered]
+    where = paths[0] if len(paths) == 1 else os.path.commonpath(map(os.path.dirname, paths))
+    return dataclasses.replace(critical(check, summary(altered, owners), where=where), files=tuple(altered))
+
+
+def summary(altered: Sequence[Altered], owners: Sequence[str] = ()) -> str:
+    """``numpy: 24 files are not as installed: a.py is missing, b.py is missing, c.py is missing, and 21 more``."""
+    of = f"{_listed(owners)}: " if owners else ""
+    shown = ", ".join(f"{Path(one.path).name} {one.message}" for one in altered[:_MOST_NAMED])
+    if len(altered) == 1:
+        return f"{of}{shown}"
+    more = f", and {len(altered) - _MOST_NAMED} more" if len(altered) > _MOST_NAMED else ""
+    return f"{of}{len(altered)} files are not as installed: {shown}{more}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,10 +23,25 @@ PATH_FILE = "00-airgap-guard.pth"
 MODULE = "_airgap_guard"
 _VALUES = f"{MODULE}.env"
 _LINE = f"import {MODULE}; {MODULE}.begin()\n"
-_ASK = (
-    "import json, os, sys; g = sys.modules.get('" + MODULE + "'); "
-    "print(json.dumps([bool(g and g.began), g.kept if g else {}, {n: os.environ[n] for n in (g.kept if g else {})}]))"
-)
+_ASK = """
+import json, os, sys
+guard = sys.modules.get(sys.argv[1])
+def makes(folder):
+    while folder and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+kept = guard.kept if guard else {}
+print(json.dumps({
+    "ran": bool(guard and guard.began),
+    "overridden": {name: [os.environ[name], kept[name]] for name in kept},
+    "caches": {name: os.environ[name] for name in sys.argv[2:] if name in os.environ},
+    "closed": [name for name in sys.argv[2:] if name in os.environ and not makes(os.environ[name])],
+}))
+"""
+"""What a start of Python says of itself: also one that a guard of another version guards, or none."""
+
+READER = 65534
+"""The number of the user ``nobody``: as root, what a user sees who may only read is tried as this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +49,14 @@ class Guard:
     """What a start of a release's Python showed: whether the guard ran, and whose values won.
 
     ``overridden`` holds the variables that this process has set to something else than the release wants: name to
-    (value here, value of the release).
+    (value here, value of the release). ``caches`` says where libraries would write, by variable; ``closed`` names
+    those of them that the user can't write to, nor make.
     """
 
     ran: bool
     overridden: Mapping[str, tuple[str, str]]
+    caches: Mapping[str, str]
+    closed: Sequence[str]
 
 
 def lay_out(release: Release, locked: Lock) -> None:
@@ -75,11 +95,31 @@ def state(release: Release, locked: Lock) -> Guard:
     """Start the release's Python in the environment of this process and ask. A guard that is not there, or that fails,
     keeps no Python from starting, so only this shows it. Raises ProgramError when Python itself does not start."""
     plain = process.clean_environment(without=("PYTHON", "BUNDLE_GUARD"))
-    said = process.run([release.python, "-I", "-c", _ASK], environment=plain).stdout
-    ran, wanted, here = json.loads(said.strip().splitlines()[-1])
+    found = _asked(release, plain)
     hub = str(release.live / "hub")
     older = {name: (plain[name], hub) for name in _older_caches(locked) if plain.get(name, hub) != hub}
-    return Guard(ran=ran, overridden={name: (here[name], wanted[name]) for name in wanted} | older)
+    return dataclasses.replace(found, overridden={**found.overridden, **older})
+
+
+def state_for_reader(release: Release) -> Guard | None:
+    """The same for a user who has no home and may only read; None where Python does not start for that one, or this
+    process may not become another user."""
+    if os.name == "nt" or os.geteuid() != 0:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(prefix="bundle-doctor-") as folder:
+            Path(folder).chmod(0o1777)  # open to all as /tmp is, and gone afterwards with what the guard makes there
+            return _asked(release, {"TMPDIR": folder}, user=READER)
+    except (OSError, ProgramError):
+        return None
+
+
+def _asked(release: Release, environment: Mapping[str, str], user: int | None = None) -> Guard:
+    command: list[str | Path] = [release.python, "-I", "-c", _ASK, MODULE, *emit.CACHES]
+    said = process.run(command, environment=environment, user=user).stdout
+    told = json.loads(said.strip().splitlines()[-1])
+    overridden = {name: (here, wanted) for name, (here, wanted) in told["overridden"].items()}
+    return Guard(ran=told["ran"], overridden=overridden, caches=told["caches"], closed=tuple(told["closed"]))
 
 
 def _older_caches(locked: Lock) -> tuple[str, ...]:
@@ -89,6 +129,8 @@ def _older_caches(locked: Lock) -> tuple[str, ...]:
 
 
 def _values(release: Release) -> str:
-    """One ``NAME=value`` a line, the value as it is: the same variables as in ``.env.offline``."""
-    values = emit.library_variables(release.live, release.writable)
-    return "".join(f"{name}={value}\n" for name, value in values.items())
+    """The folder ``var``, then one ``NAME=value`` a line: the variables of ``.env.offline`` as they are, and those that
+    lead below the folder that the guard chooses at each start."""
+    fixed = [f"{name}={value}" for name, value in emit.library_variables(release.live).items()]
+    chosen = [f"{name}={{cache}}/{part}" for name, part in emit.CACHES.items()]
+    return "".join(f"{line}\n" for line in [str(release.writable), *fixed, *chosen])

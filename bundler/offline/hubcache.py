@@ -15,6 +15,7 @@ from bundler.bundle import disk
 from bundler.bundle.entries import Model
 from bundler.bundle.lock import Lock
 from bundler.errors import UnsafeError
+from bundler.offline.findings import Altered
 from bundler.offline.releases import Release
 
 _ASKED_FOR_IN_VAIN = ("adapter_config.json",)
@@ -33,16 +34,22 @@ def create(release: Release, locked: Lock) -> None:
         _write(path, text, mended=release.finished)
 
 
-def faults(release: Release, locked: Lock) -> list[tuple[Path, str]]:
+def faults(release: Release, locked: Lock) -> list[Altered]:
     """Links and files of the cache that are not as ``create`` makes them, and why."""
-    found = [(link, "is no link, and must be one") for link in links(release, locked) if not link.is_symlink()]
+    found = [
+        Altered(path=str(link), message="is no link, and must be one")
+        for link in links(release, locked)
+        if not link.is_symlink()
+    ]
     found += [
-        (link, f"must lead to {to}, and leads to {link.readlink()}")
+        Altered(path=str(link), message=f"must lead to {to}, and leads to {link.readlink()}")
         for link, to in links(release, locked).items()
         if link.is_symlink() and not _leads_to(link, to)
     ]
     return found + [
-        (path, "is not as it was written") for path, text in texts(release, locked).items() if not _says(path, text)
+        Altered(path=str(path), message="is not as it was written")
+        for path, text in texts(release, locked).items()
+        if not _says(path, text)
     ]
 
 

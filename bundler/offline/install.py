@@ -183,7 +183,7 @@ def _old_results(release: releases.Release, locked: lock.Lock, report: Report) -
 def _changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan) -> list[str]:
     """What an install changes in a release that stands there: paths in the prefix, and packages."""
     paths = [*(final for _, final in planned.moves), *planned.extra]
-    paths += [path for path, _ in hubcache.faults(release, locked)]
+    paths += [Path(altered.path) for altered in hubcache.faults(release, locked)]
     paths += guard.differing(release, locked)
     paths += [release.python] if environment.fault_of(release, locked) else []
     inside = [path.relative_to(release.prefix).as_posix() for path in paths]

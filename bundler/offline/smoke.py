@@ -19,7 +19,8 @@ from bundler.bundle.goldens import Golden
 from bundler.bundle.lock import Lock
 from bundler.bundle.smoke_result import LoadReport, SmokeResult
 from bundler.errors import CalledHomeError, IntegrityError, SmokeError
-from bundler.offline import emit, guard
+from bundler.offline import emit, findings, guard, integrity
+from bundler.offline.integrity import Part
 from bundler.offline.load_progress import LoadProgress
 from bundler.offline.releases import Release
 from bundler.progress import Report, Stage
@@ -102,7 +103,9 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
         if result.ok and result.calls:
             report.warn(f"{result.alias} loads, and called home:\n{calls.told(result.calls)}")
     if failed:
-        raise _failure(failed, len(results))
+        aliases = [result.alias for result in failed]
+        damaged = integrity.damaged(release, locked, aliases, report, deep=release.finished)
+        raise _failure(failed, len(results), damaged)
     return proofs
 
 
@@ -112,9 +115,14 @@ def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
         report.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
 
 
-def _failure(failed: list[SmokeResult], count: int) -> SmokeError:
+def _failure(failed: list[SmokeResult], count: int, damaged: list[Part]) -> SmokeError:
+    """What failed, and what to do: libraries that miss a file of their own say whatever comes of that, so files that
+    are not as installed go before any advice on the error."""
     listed = "\n".join(f"  {result.alias}: {result.fault}" for result in failed)
     message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
+    if damaged:
+        message += "".join(f"\n{part.name}: {part.message}" for part in damaged)
+        return SmokeError(message, hint=findings.MEND)
     hint = " ".join(dict.fromkeys(result.hint for result in failed if result.hint))
     asked = dict.fromkeys(call for result in failed for call in result.calls)
     absent = dict.fromkeys(call for result in failed for call in result.absent)
@@ -158,7 +166,7 @@ def read_kept(release: Release) -> tuple[SmokeResult, ...]:
 def _load(release: Release, locked: Lock, model: Model, device: str, stage: Stage) -> Proof:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
-        variables = emit.library_variables(release.path, Path(folder, "var"))
+        variables = emit.library_variables(release.path) | emit.cache_variables(Path(folder, "var"))
         phases = Path(folder, "phases.txt")
         asked = _request(release, locked, model, device, variables, phases)
         request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
@@ -221,8 +229,8 @@ def _request(
 def _environment(release: Release, locked: Lock, variables: Mapping[str, str], log: Path) -> dict[str, str]:
     """What a load starts with. The guard has to set the rest: only paths must be given, since ``current`` does not
     lead to this release yet."""
-    by_guard = emit.library_variables(release.live, release.writable)
-    given = {name: value for name, value in variables.items() if value != by_guard[name]}
+    by_guard = emit.library_variables(release.live)
+    given = {name: value for name, value in variables.items() if value != by_guard.get(name)}
     return process.clean_environment(
         without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *emit.OLDER_CACHES, *variables),
         **given,

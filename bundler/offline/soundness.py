@@ -7,9 +7,6 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bundler.bundle import hashing
-from bundler.bundle.entries import Artifact
-from bundler.bundle.hashing import Advance
 from bundler.bundle.lock import Lock
 from bundler.errors import ProgramError
 from bundler.offline import (
@@ -18,6 +15,7 @@ from bundler.offline import (
     findings,
     guard,
     hubcache,
+    integrity,
     packages,
     place,
     recipe,
@@ -26,29 +24,24 @@ from bundler.offline import (
     trust,
 )
 from bundler.offline.findings import Finding
+from bundler.offline.guard import Guard
 from bundler.offline.releases import Release
 from bundler.progress import Report
 
-Placed = tuple[Artifact, Path]
-"""A file of the bundle, and where it was placed."""
+_MADE_AT_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
+"""torch makes this folder when it is imported, and fails where it can't."""
+
+_RIGHT = "all there, of the right size"
 
 
 def content(release: Release, locked: Lock, report: Report, *, deep: bool) -> list[Finding]:
     """The files of the models, and of all that stands beside the environment as in the bundle: there, of the right
     size and, when ``deep``, of the right bytes."""
-    beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in place.IN_THE_RELEASE]
-    parts = [("files", beside)]
-    for model, artifacts in locked.by_model():
-        home = release.shared_models / model.home
-        placed = [(artifact, home / artifact.path[len(model.folder) :]) for artifact in artifacts]
-        parts.append((f"model {model.alias}", placed))
-    found: list[Finding] = []
-    for check, placed in parts:
-        if placed:
-            wrong = _altered(check, placed, report) if deep else filter(None, map(_fault_of_size, placed))
-            right = "every byte is what the bundle brought" if deep else "all there, of the right size"
-            found += findings.files(check, len(placed), wrong, right)
-    return found
+    right = "every byte is what the bundle brought" if deep else _RIGHT
+    return [
+        findings.files(part.name, part.count, part.altered, right)
+        for part in integrity.content(release, locked, report, deep=deep)
+    ]
 
 
 def interpreter(release: Release, locked: Lock) -> Finding:
@@ -63,12 +56,10 @@ def installed_packages(release: Release, locked: Lock, report: Report, *, deep: 
     """The installed packages against what their wheels' RECORDs say, and files that no wheel brought."""
     if not locked.python.packages:
         return []
-    files, faults = packages.recorded(release, locked)
-    faults += packages.altered(files, report) if deep else packages.missing(files)
-    right = "every byte is what the wheels brought" if deep else "all there, of the right size"
-    wrong = ((fault.path, f"of {' and '.join(fault.packages)} {fault.message}") for fault in faults)
-    found = findings.files("packages", len(files), wrong, right)
-    if not faults:
+    part, files = integrity.environment(release, locked, report, deep=deep)
+    right = "every byte is what the wheels brought" if deep else _RIGHT
+    found = [findings.files(part.name, part.count, part.altered, right, part.packages)]
+    if not part.altered:
         hint = "if nobody on this host put it there on purpose, remove it: Python may run it"
         found += [
             findings.warning("packages", f"{path.name} was brought by no wheel", where=path, hint=hint)
@@ -103,7 +94,7 @@ def hub_view(release: Release, locked: Lock) -> list[Finding]:
     count = len(hubcache.links(release, locked)) + len(hubcache.texts(release, locked))
     if not count:
         return []
-    return findings.files("hub view", count, hubcache.faults(release, locked), "every link leads where it must")
+    return [findings.files("hub view", count, hubcache.faults(release, locked), "every link leads where it must")]
 
 
 def payload(release: Release, locked: Lock) -> list[Finding]:
@@ -117,7 +108,8 @@ def payload(release: Release, locked: Lock) -> list[Finding]:
 
 
 def guarded(release: Release, locked: Lock) -> list[Finding]:
-    """Whether a start of the release's Python is guarded, and which variables of this environment win over it."""
+    """Whether a start of the release's Python is guarded, which variables of this environment win over it, and
+    whether libraries have a folder to write to: for this user, and for one who may only read."""
     try:
         found = guard.state(release, locked)
     except ProgramError:  # Python does not start, which is a finding of its own
@@ -125,13 +117,34 @@ def guarded(release: Release, locked: Lock) -> list[Finding]:
     if not found.ran:
         where = guard.site_packages(release, locked) / guard.PATH_FILE
         return [findings.critical("guard", "does not run: libraries may call home", where=where, hint=findings.MEND)]
-    if not found.overridden:
-        return [findings.healthy("guard", "each start of Python sets the offline variables")]
     hint = "unset it where the service starts, if that is not meant"
-    return [
+    told = [
         findings.warning("guard", f"{name}={here} is set here and wins over the release's {wanted}", hint=hint)
         for name, (here, wanted) in found.overridden.items()
     ]
+    told += _caches(release, locked, found, "this user")
+    if (reader := guard.state_for_reader(release)) is not None:
+        told += _caches(release, locked, reader, "a user who may only read what is installed")
+    return told or [findings.healthy("guard", "each start of Python sets the offline variables")]
+
+
+def _caches(release: Release, locked: Lock, found: Guard, user: str) -> list[Finding]:
+    """One finding for all folders that libraries write to and ``user`` can't, if any."""
+    if not found.closed:
+        return []
+    message = f"{user} can't write where {', '.join(found.closed)} lead"
+    if any(os.environ.get(name) == found.caches[name] for name in found.closed):
+        hint = "unset them where the service starts, or have them lead to folders of the service's user"
+    elif all(Path(found.caches[name]) == release.writable for name in found.closed):
+        hint = "set XDG_CACHE_HOME to a folder of the service's user, or give it a folder for temporary files"
+    else:
+        hint = findings.MEND
+    made_at_import = found.caches.get(_MADE_AT_IMPORT, "")
+    torch = any(package.name == "torch" for package in locked.python.packages)
+    if torch and _MADE_AT_IMPORT in found.closed and not Path(made_at_import).is_dir():
+        message = f"{message}; torch can't be imported: it makes {made_at_import}"
+        return [findings.critical("guard", message, where=made_at_import, hint=hint)]
+    return [findings.warning("guard", message, where=found.caches[found.closed[0]], hint=hint)]
 
 
 def leftovers(release: Release) -> list[Finding]:
@@ -154,7 +167,7 @@ def leftovers(release: Release) -> list[Finding]:
 
 
 def permissions(release: Release, locked: Lock) -> list[Finding]:
-    """Whether this user, and others such as a service's, can read the release, and write where libraries write."""
+    """Whether this user, and others such as a service's, can read the release."""
     entries = [*_reached(release, locked)]
     found = [
         findings.critical(
@@ -173,40 +186,19 @@ def permissions(release: Release, locked: Lock) -> list[Finding]:
             findings.warning("permissions", f"{path} is closed to other users", where=path, hint=hint)
             for path in shut[:1]
         ]
-    if not os.access(release.writable, os.W_OK | os.X_OK):
-        hint = "give it to the user that the service runs as, or set HF_HOME and the other folders elsewhere"
-        message = "this user can't write where libraries keep what they make"
-        found.append(findings.warning("permissions", message, where=release.writable, hint=hint))
-    return found or [findings.healthy("permissions", "all can be read, and var can be written")]
+        found += [] if shut else _closed_interpreter(release)
+    return found or [findings.healthy("permissions", "this user and others can read all")]
 
 
-def _altered(check: str, placed: list[Placed], report: Report) -> list[tuple[Path, str]]:
-    with report.stage(f"check {check}", sum(artifact.size for artifact, _ in placed)) as stage:
-        return [fault for fault in hashing.side_by_side(_fault_of, placed, stage.advance) if fault]
-
-
-def _fault_of_size(placed: Placed) -> tuple[Path, str] | None:
-    artifact, path = placed
-    try:
-        status = path.lstat()
-    except OSError as error:
-        return path, "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-    if not stat.S_ISREG(status.st_mode):
-        return path, "is no regular file, and must be one"
-    if status.st_size != artifact.size:
-        return path, f"has {status.st_size:,} bytes and must have {artifact.size:,}"
-    return None
-
-
-def _fault_of(placed: Placed, advance: Advance) -> tuple[Path, str] | None:
-    artifact, path = placed
-    if fault := _fault_of_size(placed):
-        return fault
-    try:
-        _, digest = hashing.digest_of_file(path, advance)
-    except (OSError, EOFError) as error:
-        return path, f"can't be read: {error}"
-    return None if digest == artifact.sha256 else (path, f"is damaged: sha256 {digest}, expected {artifact.sha256}")
+def _closed_interpreter(release: Release) -> list[Finding]:
+    """Whether other users can start the Python that the environment was made from, which may be this user's own."""
+    interpreter = release.python.resolve()
+    for path in _existing([*reversed(interpreter.parents), interpreter]):
+        if not _open_to_others(path):
+            message = f"other users can't start {interpreter}: {path} is closed to them"
+            hint = "chmod o+rX, or install into another --prefix by a Python that they can start, such as the system's"
+            return [findings.warning("permissions", message, where=path, hint=hint)]
+    return []
 
 
 def _reached(release: Release, locked: Lock) -> Iterator[Path]:

@@ -141,7 +141,7 @@ def _spot(frame: FrameType) -> str:
     """A line of code: ``transformers/utils/hub.py:412 in cached_files: the line itself``."""
     path = frame.f_code.co_filename
     line = linecache.getline(path, frame.f_lineno, frame.f_globals).strip()[:200]
-    for start in (os.environ.get("HF_MODULES_CACHE", ""), *sys.path):
+    for start in sys.path:  # the hub's client puts the folder of models' own code there
         if start and path.startswith(start.rstrip(os.sep) + os.sep):
             path = path[len(start.rstrip(os.sep)) + 1 :]
             break

@@ -29,6 +29,7 @@ SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DI
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Release:
     release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release)
     release.path.mkdir(parents=True)
+    release.writable.mkdir()
     subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
     (model,) = LOCK.models
     (release.shared_models / model.home).mkdir(parents=True)
@@ -59,13 +60,15 @@ TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 @pytest.mark.parametrize("options", [(), ("-I",), ("-E",), ("-s", "-P")])
 def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple[str, ...]) -> None:
     told = json.loads(start(release, TELL, *options).stdout)
-    wanted = emit.library_variables(release.live, release.writable)
+    wanted = emit.library_variables(release.live)
     assert wanted == {name: told.get(name) for name in wanted}
+    caches = emit.cache_variables(release.writable)
+    assert caches == {name: told.get(name) for name in caches}, "var belongs to this user"
+    assert not caches.keys() & emit.variables(LOCK, release.prefix).keys()
     assert [told.level for told in soundness.guarded(release, LOCK)] == ["healthy"]
     assert wanted.items() <= emit.variables(LOCK, release.prefix).items()
     assert [told[name] for name in SWITCHES] == ["1"] * 4
     assert told["HF_HUB_CACHE"] == f"{release.prefix}/current/hub"
-    assert told["HF_MODULES_CACHE"].startswith(f"{release.prefix}/var/")
 
 
 def test_python_without_site_is_not_guarded(release: Release) -> None:

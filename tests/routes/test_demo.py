@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bundler.bundle import lock
+from bundler.offline.findings import MEND
 from tests.conftest import ROOT, Installed, bundle, tool
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -152,6 +153,28 @@ def test_smoke_proves_the_live_release_again(demo: Installed) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["smoke"][0]["ok"]
+
+
+def test_a_broken_package_has_one_diagnosis(demo: Installed) -> None:
+    """numpy can't be imported, which libraries tell of in many ways; smoke and doctor tell of its file, and mend it."""
+    broken = next((demo.current / "venv").glob("lib/*/site-packages/numpy/_core/numeric.py"))
+    kept = broken.rename(demo.bundle.with_name("numeric.py"))
+    try:
+        said = {
+            verb: subprocess.run(
+                [tool("python3.11"), "-I", demo.installer, verb, "--prefix", demo.prefix],
+                check=False, capture_output=True, text=True,
+            )
+            for verb in ("smoke", "doctor")
+        }  # fmt: skip
+    finally:
+        kept.rename(broken)
+    assert {verb: done.returncode for verb, done in said.items()} == {"smoke": 11, "doctor": 14}
+    assert said["doctor"].stdout.count("critical  ") == 1
+    assert "critical  packages: numpy: numeric.py is missing\n" in said["doctor"].stdout
+    assert "packages: numpy: numeric.py is missing\n" in said["smoke"].stderr
+    assert all(MEND in done.stderr for done in said.values())
+    assert "build it again" not in said["smoke"].stderr
 
 
 def test_the_dockerfile_at_the_top_is_the_one_that_install_renders(demo: Installed) -> None:
