@@ -17,8 +17,12 @@ from packaging.specifiers import SpecifierSet
 from bundler.bundle import disk
 from bundler.errors import BundleError
 
-PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "tqdm")
-"""Distributions that travel inside; MarkupSafe's compiled speed-up stays behind, it has a pure form."""
+PACKAGES = (
+    *("annotated-doc", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "shellingham", "tqdm"),
+    "typer",
+)
+"""Distributions that travel inside. MarkupSafe's compiled speed-up stays behind, it has a pure form; so does rich,
+which typer imports only where its markup is used."""
 
 OLDEST_PYTHON = "3.10"
 """What the far side may have; bundler/__main__.py turns older ones away."""

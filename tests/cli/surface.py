@@ -10,14 +10,19 @@ import sys
 from pathlib import PurePath
 from typing import Any
 
+import typer.main
+
 from bundler import cli, errors
+
+_TYPES = {"str": "text", "int": "integer", "int range": "integer range"}
+"""Names of types in typer, and in click, which it replaced."""
 
 
 def parameter_line(parameter: Any) -> str:
     """What a person may type for one argument or option; its help and its name in the code are left out."""
     option = parameter.param_type_name == "option"
     kind = parameter.type
-    words = "flag" if option and parameter.is_flag else kind.name
+    words = "flag" if option and parameter.is_flag else _TYPES.get(kind.name, kind.name)
     words += "".join(f" {choice}" for choice in getattr(kind, "choices", ()))
     if getattr(kind, "min", None) is not None:
         words += f" from {kind.min}"
@@ -50,7 +55,8 @@ def exit_codes() -> dict[str, int]:
 
 def surface() -> dict[str, Any]:
     """The command line as it is now."""
-    verbs = {name: verb_lines(command) for name, command in sorted(cli.cli.commands.items())}
+    commands = typer.main.get_group(cli.app).commands
+    verbs = {name: verb_lines(command) for name, command in sorted(commands.items())}
     return {"exit codes": exit_codes(), "verbs": verbs}
 
 
