@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
-from bundler import process
+from bundler import colors, process
 from bundler.bundle import paths
 from bundler.errors import INTERRUPTED, BundleError, UnhealthyError
 from bundler.progress import Stage
@@ -85,7 +83,7 @@ class Console:
         _say(f"error: {message}{where}{hint}")
 
     def _words(self, words: str) -> None:
-        sys.stdout.write(paths.shown(words.rstrip("\n")) + "\n")
+        sys.stdout.write(colors.painted(paths.shown(words.rstrip("\n")), sys.stdout) + "\n")
         sys.stdout.flush()
 
     def _json(self, *, ok: bool, result: dict[str, Any], error: dict[str, Any] | None) -> None:
@@ -95,7 +93,12 @@ class Console:
 
 
 def _say(text: str) -> None:
-    tqdm.write(paths.shown(process.without_secrets(text)), file=sys.stderr)
+    line = colors.painted(paths.shown(process.without_secrets(text)), sys.stderr)
+    bars = sys.modules.get("tqdm")  # a bar that is on the screen has imported it
+    if bars:
+        bars.tqdm.write(line, file=sys.stderr)
+    else:
+        sys.stderr.write(f"{line}\n")
 
 
 class _Silent(AbstractContextManager["_Silent"]):
@@ -112,6 +115,8 @@ class _Bar(AbstractContextManager["_Bar"]):
     """A bar on a terminal: bytes, rate, time left."""
 
     def __init__(self, title: str, total: int) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 (a fourth of the program's start, for a terminal alone)
+
         layout = None if total else "{desc}: {elapsed}"
         self._bar = tqdm(
             desc=title, total=total or None, unit="B", unit_scale=True, unit_divisor=1024, bar_format=layout,

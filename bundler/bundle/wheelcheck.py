@@ -27,7 +27,7 @@ from bundler.bundle.entries import Artifact
 from bundler.bundle.lock import Lock
 from bundler.bundle.zipform import Entry, Malformed
 from bundler.errors import UnsafeError
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 _SCHEMES = ("purelib", "platlib", "scripts", "headers", "data")
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
@@ -122,7 +122,7 @@ def _warn_of_overwriting(read: Sequence[_Read], report: Report) -> None:
     if twice:
         place, by = next(iter(twice.items()))
         report.warn(
-            f"{len(twice)} files are written by more than one wheel, each otherwise, such as {place} "
+            f"{counted(len(twice), 'file')} with more than one wheel to write it, each otherwise, such as {place} "
             f"by {' and '.join(by)}: the last one stays"
         )
 

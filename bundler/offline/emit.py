@@ -8,7 +8,7 @@ from pathlib import Path
 from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 ENV_FILE = ".env.offline"
 OLDER_CACHES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
@@ -62,8 +62,8 @@ def write(release: Release, locked: Lock, report: Report) -> None:
     """Write it into the release."""
     if odd := [name for name, value in variables(locked, release.prefix).items() if not envfile.same_everywhere(value)]:
         report.warn(
-            f"the prefix's name makes {len(odd)} values of {ENV_FILE} need quotes: sh, dotenv and systemd read them "
-            "alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
+            f"{counted(len(odd), 'value')} of {ENV_FILE} can't do without quotes, for the prefix's name: sh, dotenv and systemd "
+            "read them alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
         )
     disk.write_whole(release.path / ENV_FILE, env_text(locked, release.prefix).encode())
 

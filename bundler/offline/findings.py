@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bundler.progress import counted
+
 Level = Literal["healthy", "warning", "critical"]
 LEVELS: tuple[Level, ...] = ("healthy", "warning", "critical")
 """From good to bad. With a warning it runs, and somebody should look; what is critical does not run, or not rightly."""
@@ -60,4 +62,4 @@ def critical(check: str, message: str, *, where: Path | str = "", hint: str = ME
 def files(check: str, count: int, wrong: Iterable[tuple[Path, str]], right: str) -> list[Finding]:
     """A critical finding for each wrong file; one healthy one, in the words of ``right``, where none is."""
     found = [critical(check, f"{path.name} {why}", where=path) for path, why in wrong]
-    return found or [healthy(check, f"{count} {'file' if count == 1 else 'files'}: {right}")]
+    return found or [healthy(check, f"{counted(count, 'file')}: {right}")]

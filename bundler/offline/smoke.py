@@ -19,7 +19,7 @@ from bundler.bundle.lock import Lock
 from bundler.errors import CalledHomeError, SmokeError
 from bundler.offline import emit, guard
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # not there before Python 3.11
@@ -118,7 +118,7 @@ def _tell_overridden(release: Release, locked: Lock, report: Report) -> None:
 
 def _failure(failed: list[dict[str, Any]], count: int) -> SmokeError:
     listed = "\n".join(f"  {result['alias']}: {result['fault']}" for result in failed)
-    message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
+    message = f"{len(failed)} of {counted(count, 'model')} failed the smoke load:\n{listed}"
     hint = " ".join(dict.fromkeys(result["hint"] for result in failed if result["hint"]))
     asked = dict.fromkeys(call for result in failed for call in _calls(result))
     absent = dict.fromkeys(call for result in failed for call in _calls(result, "absent"))

@@ -210,7 +210,7 @@ def test_files_that_two_wheels_write_differently_are_told(tmp_path: Path) -> Non
     report = Collected()
     wheelcheck.refuse([Wheel(path=p, name=p.name) for p in (first, second)], report, contents=True)
     assert len(report.warnings) == 1
-    assert report.warnings[0].startswith("1 files are written by more than one wheel")
+    assert report.warnings[0].startswith("1 file with more than one wheel to write it")
     assert "site-packages/tests/__init__.py by alpha-1.0-py3-none-any.whl and beta-1.0" in report.warnings[0]
 
 
