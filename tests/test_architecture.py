@@ -30,6 +30,7 @@ ARROWS = {
         "bundler.process",
         "bundler.errors",
         "bundler.progress",
+        "bundler.template_files",
         "bundler",
     },
     "bundler.offline": {
@@ -38,12 +39,14 @@ ARROWS = {
         "bundler.process",
         "bundler.errors",
         "bundler.progress",
+        "bundler.template_files",
         "bundler",
     },
     "bundler.payload": {"bundler.payload"},
     "bundler.errors": set(),
     "bundler.progress": set(),
     "bundler.process": {"bundler.errors"},
+    "bundler.template_files": {"bundler"},
 }
 """What each room may import of ours."""
 

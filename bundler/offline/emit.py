@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
+from bundler import template_files
 from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
@@ -72,11 +72,10 @@ def rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     import jinja2  # noqa: PLC0415 (a fourth of the program's start, and most verbs render nothing)
 
-    text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
     room = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (not HTML; the lock's checks keep values to what may stand here)
     )
-    return room.from_string(text).render(**values)
+    return room.from_string(template_files.read(template)).render(**values)
