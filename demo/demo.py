@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -34,17 +35,25 @@ def run(*command: str | Path, keep: bool = False) -> str:
 def main() -> None:
     """Online side, then the other side, then what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
-    sys.stdout.write("── the side with a network ──\n")
-    run(TOOL, "build", "manifests/demo.yaml", "-o", BUNDLE)
-    with tempfile.TemporaryDirectory(prefix="bundle demo ") as far:
+    with tempfile.TemporaryDirectory(prefix="bundle-demo-") as folder:
+        builder, host = Path(folder, "builder"), Path(folder, "host")
+        builder.mkdir()
+        host.mkdir()
+        passphrase = builder / "passphrase"
+        passphrase.write_text(secrets.token_urlsafe())
+        unlock: list[str | Path] = ["--passphrase-file", passphrase]
+        sys.stdout.write("── the side with a network ──\n")
+        run(TOOL, "keygen", "-o", builder / "demo", *unlock)
+        run(TOOL, "installer", "-o", builder / "bundle.pyz")
+        run(TOOL, "build", "manifests/demo.yaml", "-o", BUNDLE, "--key", builder / "demo.key", *unlock)
         sys.stdout.write("\n── the side without ──\n")
-        carried = Path(far, BUNDLE.name)
-        shutil.copyfile(BUNDLE, carried)
-        run("tar", "xf", carried, "-C", far, "bundle.pyz")
-        prefix = Path(far, "opt", "demo")
-        installer = [shutil.which("python3.11") or sys.executable, "-I", "-S", str(Path(far, "bundle.pyz"))]
-        run(*installer, "verify", carried)
-        told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
+        for carried in (BUNDLE, builder / "bundle.pyz", builder / "demo.pub"):
+            shutil.copy(carried, host)
+        carried, prefix = host / BUNDLE.name, host / "opt" / "demo"
+        trust: list[str | Path] = ["--trust", host / "demo.pub"]
+        installer: list[str | Path] = [shutil.which("python3.11") or sys.executable, "-I", "-S", host / "bundle.pyz"]
+        run(*installer, "verify", carried, *trust)
+        told = json.loads(run(*installer, "install", carried, "--prefix", prefix, *trust, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
         carried_lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
         say(told["result"]["smoke"][0], carried_lock)
