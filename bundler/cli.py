@@ -42,6 +42,7 @@ class Verbs(TyperGroup):
 app = typer.Typer(
     name="bundle",
     cls=Verbs,
+    no_args_is_help=True,
     rich_markup_mode=None,  # rich is slow to start and does not travel
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG if ONLINE_SIDE_IS_HERE else _EPILOG_OF_THE_INSTALLER,
