@@ -30,11 +30,11 @@ def output(*command: object, **options: str) -> bytes:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout, in which nothing was built yet."""
     folder = tmp_path_factory.mktemp("checkout") / "airgap-bundler"
-    names = output("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=str(ROOT)).decode()
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+    folder.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, folder / name)
+    for name in ("bundler", "templates"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

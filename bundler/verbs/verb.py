@@ -88,7 +88,7 @@ def verb(app: typer.Typer, panel: str, *, example: str, online: bool = False) ->
             console = Console(command=name, as_json=as_json, quiet=quiet)
             raise typer.Exit(_guarded(console, debug=debug, act=lambda: function(report=console, **arguments)))
 
-        _sign(run, function)
+        _set_signature(run, function)
         hidden = online and not ONLINE_SIDE_IS_HERE
         app.command(name, epilog=f"Example:  {example}", rich_help_panel=panel, hidden=hidden)(run)
         return function
@@ -96,7 +96,7 @@ def verb(app: typer.Typer, panel: str, *, example: str, online: bool = False) ->
     return register
 
 
-def _sign(run: Callable[..., None], function: Callable[..., Answer]) -> None:
+def _set_signature(run: Callable[..., None], function: Callable[..., Answer]) -> None:
     """Give ``run`` the parameters of the verb, which typer reads, and the shared ones instead of ``report``."""
     own = inspect.signature(function, eval_str=True).parameters.values()
     shared = (
