@@ -31,7 +31,7 @@ lint: $(VENV)/.installed  ## ruff and mypy
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(EDITABLE) '.[test]'

@@ -26,9 +26,24 @@ def newer_python():
     return ""
 
 
+def compile_once():
+    """Let imports out of bundle.pyz take half the time: zipimport compiles a module to learn the name of its file."""
+    import zipimport
+
+    class Importer(zipimport.zipimporter):
+        def get_filename(self, fullname):
+            path = os.path.join(self.archive, self.prefix + fullname.rpartition(".")[2])
+            return os.path.join(path, "__init__.py") if self.is_package(fullname) else path + ".py"
+
+    if isinstance(globals()["__loader__"], zipimport.zipimporter):
+        sys.path_hooks.insert(0, Importer)
+        sys.path_importer_cache.clear()
+
+
 def main():
     """Run the command line, under another Python where this one is too old."""
     if sys.version_info >= OLDEST:
+        compile_once()
         from bundler.cli import main as run
 
         return run()

@@ -13,10 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-from tqdm.utils import disp_len, disp_trim
-
-from bundler import process
+from bundler import colors, process
 from bundler.bundle import paths
 from bundler.errors import INTERRUPTED, BundleError, UnhealthyError
 from bundler.progress import PROGRESS_FILE, Stage
@@ -54,12 +51,6 @@ def size_text(count: float) -> str:
     while count >= 1024 and unit < len(_UNITS) - 1:
         count, unit = count / 1024, unit + 1
     return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
-
-
-class _Meter(tqdm):  # type: ignore[type-arg]
-    """A bar that is drawn when it is told to, and has no thread that watches it."""
-
-    monitor_interval = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,7 +113,7 @@ class Console:
         _say(f"error: {message}{where}{hint}")
 
     def _words(self, words: str) -> None:
-        sys.stdout.write(paths.shown(words.rstrip("\n")) + "\n")
+        sys.stdout.write(colors.painted(paths.shown(words.rstrip("\n")), sys.stdout) + "\n")
         sys.stdout.flush()
 
     def _json(self, *, ok: bool, result: dict[str, Any], error: dict[str, Any] | None) -> None:
@@ -132,7 +123,12 @@ class Console:
 
 
 def _say(text: str) -> None:
-    _Meter.write(paths.shown(process.without_secrets(text)), file=sys.stderr)
+    line = colors.painted(paths.shown(process.without_secrets(text)), sys.stderr)
+    bars = sys.modules.get("tqdm")  # a bar that is on the screen has imported it
+    if bars:
+        bars.tqdm.write(line, file=sys.stderr)
+    else:
+        sys.stderr.write(f"{line}\n")
 
 
 class _Silent(AbstractContextManager["_Silent"]):
@@ -231,8 +227,12 @@ class _Bar(_Clock):
 
     def __init__(self, title: str, total: int, opened: list[_Clock]) -> None:
         super().__init__(title, total, opened, DRAW_SECONDS)
+        # Imported here: it takes a fourth of the program's start, for a terminal alone.
+        from tqdm import tqdm  # noqa: PLC0415
+
+        tqdm.monitor_interval = 0  # no thread of its own has to watch a bar that a clock draws
         layout = None if total else "{desc}: {elapsed}"
-        self._meter = _Meter(
+        self._meter = tqdm(
             desc=title, total=total or None, unit="B", unit_scale=True, unit_divisor=1024, bar_format=layout,
             file=sys.stderr, leave=True, mininterval=0, miniters=0,
         )  # fmt: skip
@@ -292,6 +292,8 @@ class _Feed(_Clock):
 
 def _cut(words: str) -> str:
     """Words that leave room for a clock on one line of the terminal: a line that wraps can't be drawn over."""
+    from tqdm.utils import disp_len, disp_trim  # noqa: PLC0415 (imported with the bar, not at the program's start)
+
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:  # it was closed a moment ago

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bundler import describe_smoke, digests
 from bundler.bundle import entries, fields
-from bundler.bundle.difference import Change, Difference
-from bundler.bundle.entries import TRUSTED_INSTALLER, Artifact, Edge, Model
-from bundler.bundle.lock import Lock
+from bundler.bundle.entries import TRUSTED_INSTALLER
 from bundler.console import size_text
-from bundler.offline.findings import LEVELS, Examination, Finding
-from bundler.offline.image import Baked
-from bundler.offline.receipts import Receipt
-from bundler.offline.releases import Release
-from bundler.offline.removal import Removed
-from bundler.offline.trust import Trust
-from bundler.offline.verify import Vouched
+from bundler.offline.findings import LEVELS
 from bundler.progress import counted
+
+if TYPE_CHECKING:  # a verb that shows a lock does not import the installer
+    from bundler.bundle.difference import Change, Difference
+    from bundler.bundle.entries import Artifact, Edge, Model
+    from bundler.bundle.lock import Lock
+    from bundler.offline.findings import Examination, Finding
+    from bundler.offline.image import Baked
+    from bundler.offline.receipts import Receipt
+    from bundler.offline.releases import Release
+    from bundler.offline.removal import Removed
+    from bundler.offline.trust import Trust
+    from bundler.offline.verify import Vouched
 
 Answer = tuple[dict[str, Any], str]
 
 _FETCHED = ("tool", "wheel", "model", "asset")
 """Kinds of artifacts that somebody else may have published a digest for."""
+_WIDEST = 96
+"""Columns of a table, however wide the terminal is."""
 
 
 def summary(lock: Lock, signed_by: Sequence[str] = ()) -> dict[str, Any]:
@@ -208,9 +215,10 @@ def _rehearsed(lock: Lock) -> str:
     return f"yes, by the builder; golden outputs of {names}" if names else "yes, by the builder; nothing was loaded"
 
 
-def _columns(items: Sequence[str], width: int = 92) -> list[str]:
+def _columns(items: Sequence[str]) -> list[str]:
     if not items:
         return []
+    width = min(shutil.get_terminal_size().columns, _WIDEST) - 4
     cell = max(map(len, items)) + 2
     across = max(1, width // cell)
     rows = [items[n : n + across] for n in range(0, len(items), across)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -35,19 +36,28 @@ def run(*command: str | Path, keep: bool = False) -> str:
 def main() -> None:
     """Online side, then the other side, then what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
-    sys.stdout.write("── builder, with a network ──\n")
-    tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
-    run(tool, "build", "manifests/demo.yaml", "-o", BUNDLE.relative_to(ROOT))
-    with tempfile.TemporaryDirectory(prefix="bundle demo ") as far:
+    with tempfile.TemporaryDirectory(prefix="bundle-demo-") as folder:
+        builder, host = Path(folder, "builder"), Path(folder, "host")
+        builder.mkdir()
+        host.mkdir()
+        passphrase = builder / "passphrase"
+        passphrase.write_text(secrets.token_urlsafe())
+        unlock: list[str | Path] = ["--passphrase-file", passphrase]
+        sys.stdout.write("── builder, with a network ──\n")
+        tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
+        run(tool, "keygen", "-o", builder / "demo", *unlock)
+        run(tool, "installer", "-o", builder / "bundle-installer.pyz")
+        packed = BUNDLE.relative_to(ROOT)
+        run(tool, "build", "manifests/demo.yaml", "-o", packed, "--key", builder / "demo.key", *unlock)
         sys.stdout.write("\n── isolated host ──\n")
-        carried = Path(far, BUNDLE.name)
-        shutil.copyfile(BUNDLE, carried)
-        run("tar", "xf", carried, "-C", far, "bundle.pyz")
-        prefix = Path(far, "opt", "demo")
+        for carried in (BUNDLE, builder / "bundle-installer.pyz", builder / "demo.pub"):
+            shutil.copy(carried, host)
+        carried, prefix = host / BUNDLE.name, host / "opt" / "demo"
+        trust: list[str | Path] = ["--trust", host / "demo.pub"]
         python = "python3.11" if shutil.which("python3.11") else sys.executable
-        installer = [python, "-I", "-S", str(Path(far, "bundle.pyz"))]
-        run(*installer, "verify", carried)
-        told = json.loads(run(*installer, "install", carried, "--prefix", prefix, "--json", keep=True))
+        installer: list[str | Path] = [python, "-I", "-S", host / "bundle-installer.pyz"]
+        run(*installer, "verify", carried, *trust)
+        told = json.loads(run(*installer, "install", carried, "--prefix", prefix, *trust, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
         carried_lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
         say(told["result"]["smoke"][0], carried_lock)

@@ -9,6 +9,7 @@ from functools import cached_property
 from bundler.bundle import fields
 from bundler.bundle.tarform import Layout, Member
 from bundler.errors import IntegrityError
+from bundler.progress import counted
 
 CARRY_AGAIN = "the bundle is damaged or was altered: carry it across again and compare its sha256 with the builder's"
 
@@ -83,7 +84,7 @@ class Survey:
         if self.whole:
             unread = f"; {self.unread} were not read, as 'bundle verify' does" if self.unread else ""
             lines.append(
-                f"whole: {len(self.whole)} of {self.members} members, {self.whole_bytes:,} bytes of content{unread}"
+                f"whole: {len(self.whole)} of {counted(self.members, 'member')}, {self.whole_bytes:,} bytes of content{unread}"
             )
         return "\n".join(lines)
 

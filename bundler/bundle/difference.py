@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bundler.bundle.lock import Lock, digest_of_files
+from bundler.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ def _about(lock: Lock) -> dict[str, str]:
         told["base image"] = f"{lock.image.base} ({lock.image.digest[:19]})"
     if files := lock.of_kind("app"):
         digest = digest_of_files((one.sha256, one.path) for one in files)
-        told["application"] = f"{len(files)} files ({digest[:12]})"
+        told["application"] = f"{counted(len(files), 'file')} ({digest[:12]})"
     return told | {f"variable {name}": value for name, value in lock.env.items()}
 
 

@@ -87,6 +87,9 @@ def _lock_in(carrier: Carrier, where: str) -> tuple[bytes, Lock]:
     found = carrier.read(0, ALIGNMENT)
     size = tarform.size_in(found, lock.LOCK)
     try:
+        if not found:
+            hint = "the copy did not begin, or its disk was full: carry the bundle across again"
+            raise IntegrityError("the bundle is empty: it has no bytes at all", where=where, hint=hint)
         if size is None:
             raise IntegrityError(
                 "this is not a bundle: it does not begin with bundle.json as format 1 writes it",

@@ -25,7 +25,7 @@ from bundler.bundle.lock import Lock
 from bundler.bundle.record import read_record
 from bundler.bundle.zipform import Entry, Malformed
 from bundler.errors import UnsafeError
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 _SCHEMES = ("purelib", "platlib", "scripts", "headers", "data")
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
@@ -40,6 +40,9 @@ _PROGRAMS = {"console_scripts", "gui_scripts", "default"}
 """Groups of entry points that are written as programs; ``DEFAULT`` stands for every group where configparser reads."""
 _CLIMBS = re.compile(r"(^|[\\/=:\s])\.\.([\\/=:\s]|$)")
 _AT_START = ("sitecustomize.py", "usercustomize.py")
+_SHIM = "distutils-precedence.pth"
+_START_OF_SETUPTOOLS = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
+"""SHA-256 of that file, the same in each setuptools since 64: it only turns a shim of its own on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,7 @@ class _Read:
     faults: list[str] = field(default_factory=list)
     writes: dict[str, str] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
+    start_of_setuptools: bool = False
     contents: list[tuple[Entry, str]] = field(default_factory=list)
 
 
@@ -99,6 +103,8 @@ def refuse(wheels: Iterable[Wheel], report: Report, *, contents: bool) -> None:
     for one in read:
         if one.runs:
             report.warn(f"{one.wheel.name} runs code whenever this environment's Python starts: {', '.join(one.runs)}")
+        if one.start_of_setuptools:
+            report.note(f"{one.wheel.name} runs its usual line whenever this environment's Python starts: {_SHIM}")
     _warn_of_overwriting(read, report)
 
 
@@ -120,7 +126,7 @@ def _warn_of_overwriting(read: Sequence[_Read], report: Report) -> None:
     if twice:
         place, by = next(iter(twice.items()))
         report.warn(
-            f"{len(twice)} files are written by more than one wheel, each otherwise, such as {place} "
+            f"{counted(len(twice), 'file')} with more than one wheel to write it, each otherwise, such as {place} "
             f"by {' and '.join(by)}: the last one stays"
         )
 
@@ -299,8 +305,14 @@ def _note_start(found: _Read, entry: Entry) -> None:
         found.runs.append(name)
     if name.endswith(".pth"):
         text = zipform.text(found.wheel.path, entry)
-        if any(line.startswith((b"import ", b"import\t")) for line in text.splitlines()):
+        if name == _SHIM and _is_setuptools(found.wheel) and hashlib.sha256(text).hexdigest() == _START_OF_SETUPTOOLS:
+            found.start_of_setuptools = True
+        elif any(line.startswith((b"import ", b"import\t")) for line in text.splitlines()):
             found.runs.append(name)
+
+
+def _is_setuptools(wheel: Wheel) -> bool:
+    return wheel.name.rpartition("/")[2].startswith("setuptools-")
 
 
 def _check_entry_points(found: _Read, names: dict[str, Entry], stem: str) -> None:

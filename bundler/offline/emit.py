@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
+from bundler import template_files
 from bundler.bundle import disk, envfile
 from bundler.bundle.lock import Lock
 from bundler.offline.releases import Release
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 ENV_FILE = ".env.offline"
 OLDER_CACHES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
@@ -73,8 +73,8 @@ def write(release: Release, locked: Lock, report: Report) -> None:
     """Write it into the release."""
     if odd := [name for name, value in variables(locked, release.prefix).items() if not envfile.same_everywhere(value)]:
         report.warn(
-            f"the prefix's name makes {len(odd)} values of {ENV_FILE} need quotes: sh, dotenv and systemd read them "
-            "alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
+            f"{counted(len(odd), 'value')} of {ENV_FILE} can't do without quotes, for the prefix's name: sh, dotenv and systemd "
+            "read them alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
         )
     disk.write_whole(release.path / ENV_FILE, env_text(locked, release.prefix).encode())
 
@@ -83,11 +83,10 @@ def rendered(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     import jinja2  # noqa: PLC0415 (a fourth of the program's start, and most verbs render nothing)
 
-    text = resources.files("bundler").joinpath("templates", template).read_text(encoding="utf-8")
     room = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (not HTML; the lock's checks keep values to what may stand here)
     )
-    return room.from_string(text).render(**values)
+    return room.from_string(template_files.read(template)).render(**values)

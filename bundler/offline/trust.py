@@ -13,7 +13,7 @@ from bundler.bundle import disk, fields, json_files, lock, publickey
 from bundler.bundle.fields import Invalid
 from bundler.bundle.publickey import PublicKey
 from bundler.errors import HostError, TrustError, UsageError
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 VARIABLE = "BUNDLE_TRUST"
 REVOKED = "revoked"
@@ -187,7 +187,7 @@ def remove(prefix: Path, fingerprints: Sequence[str]) -> None:
     if known is not None:
         if len(keys) < known.threshold:
             hint = "add the key that takes its place first (--add KEY.pub), or have all forgotten (--forget)"
-            message = f"{len(keys)} keys would be left, and {known.threshold} must sign"
+            message = f"{counted(len(keys), 'key')} would be left, and {known.threshold} must sign"
             raise UsageError(message, where=str(prefix), hint=hint)
         _write(prefix, tuple(keys.values()), known.revoked, known.threshold)
 

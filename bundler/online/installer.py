@@ -15,12 +15,17 @@ from pathlib import Path, PurePosixPath
 
 from packaging.specifiers import SpecifierSet
 
+from bundler import template_files
 from bundler.bundle import disk
 from bundler.bundle.hashing import digest_of
 from bundler.errors import BundleError, HostError, UsageError
 
-PACKAGES = ("click", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "tqdm")
-"""Distributions that travel inside; MarkupSafe's compiled speed-up stays behind, it has a pure form."""
+PACKAGES = (
+    *("annotated-doc", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "shellingham", "tqdm"),
+    "typer",
+)
+"""Distributions that travel inside. MarkupSafe's compiled speed-up stays behind, it has a pure form; so does rich,
+which typer imports only where its markup is used."""
 
 OLDEST_PYTHON = "3.10"
 """What the far side may have; bundler/__main__.py turns older ones away."""
@@ -71,8 +76,11 @@ def _entries() -> Iterator[tuple[str, bytes]]:
         yield "__main__.py", (folder / "__main__.py").read_bytes()
         for path in folder.rglob("*"):
             inside = path.relative_to(folder)
-            if path.is_file() and inside.parts[0] not in _LEFT_OUT and path.suffix in (".py", ".j2"):
+            if path.is_file() and inside.parts[0] not in _LEFT_OUT and path.suffix == ".py":
                 yield str(PurePosixPath("bundler", *inside.parts)), path.read_bytes()
+    for template in template_files.folder().iterdir():
+        if template.name.endswith(".j2"):
+            yield f"bundler/templates/{template.name}", template.read_bytes()
     for package in PACKAGES:
         yield from _distribution(package)
 

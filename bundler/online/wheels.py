@@ -38,7 +38,7 @@ from bundler.online.routes import PYTORCH, Router
 from bundler.online.sourcebuild import Source
 from bundler.online.store import Store
 from bundler.online.uvlock import File, Pinned
-from bundler.progress import Report
+from bundler.progress import Report, counted
 
 Indexes = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of an index's address and the packages that come from there alone."""
@@ -97,7 +97,7 @@ def resolve(
     buildable = frozenset(canonicalize_name(name) for name in wanted.build_from_source)
     with _desk(asked, wanted.indexes, target, store, report, pytorch) as desk:
         found = desk.resolved(desk.rounds(buildable, by_pip=by_pip)) if asked.requirements else ()
-    report.note(f"resolved by {resolver}: {len(found)} packages")
+    report.note(f"resolved by {resolver}: {counted(len(found), 'package')}")
     return found
 
 

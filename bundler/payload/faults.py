@@ -129,7 +129,7 @@ def shortened(text: str, longest: int = LONGEST_LINE) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def counted(names: Sequence[str], noun: str = "weight") -> str:
+def counted(names: Sequence[object], noun: str = "weight") -> str:
     """How many there are, in words: ``1 weight``, ``2 weights``."""
     return f"{len(names)} {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
 

@@ -163,13 +163,26 @@ def _guarded(why_not: str, attempts: list[str]) -> Network:
     else:
         raise NotCutError(f"the network is not cut: the guard let {where} through")
     attempts.clear()  # that one was ours
+    interfaces = sorted(name for _, name in socket.if_nameindex())
     return Network(
         cut="guard",
-        interfaces=sorted(name for _, name in socket.if_nameindex()),
+        interfaces=interfaces,
         proof=proof,
-        statement=f"No network namespace could be had ({why_not}), so a guard inside Python refuses every connection "
-        "and name look-up except loopback. It can not see sockets that compiled code or another program opens.",
+        statement=_statement_of_guard(why_not, alone=interfaces == ["lo"]),
         attempts=attempts,
+    )
+
+
+def _statement_of_guard(why_not: str, *, alone: bool) -> str:
+    """What the guard proves; ``alone`` where this process already was in a place without a network, as in a container."""
+    if alone:
+        return (
+            "There is no network here: the only interface is lo. Besides, a guard inside Python refuses every connection "
+            f"and name look-up except loopback, instead of a network namespace for this process alone ({why_not})."
+        )
+    return (
+        f"No network namespace could be had ({why_not}), so a guard inside Python refuses every connection "
+        "and name look-up except loopback. It can not see sockets that compiled code or another program opens."
     )
 
 

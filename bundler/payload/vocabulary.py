@@ -75,7 +75,7 @@ def kept(files: Vocabulary, held: Mapping[str, int], rows: int | None) -> list[s
         )
     warnings = []
     if lost:
-        warnings.append(f"The loaded tokenizer leaves out {len(lost)} tokens of {files.source}: {listed(lost)}.")
+        warnings.append(f"The loaded tokenizer leaves out {counted(lost, 'token')} of {files.source}: {listed(lost)}.")
     if rows is None:
         return warnings
     if len(held) < FEW_ROWS * rows:

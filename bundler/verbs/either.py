@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
-from bundler import describe
-from bundler.bundle import archive, difference, sealing
-from bundler.bundle.lock import Lock
 from bundler.console import Console
 from bundler.errors import TrustError
-from bundler.offline import releases, trust, verify
-from bundler.verbs.verb import BUNDLE, THRESHOLD, TRUST, Answer, source, verb
+from bundler.verbs.verb import CARRY, Answer, Bundle, Threshold, Trusted, source, verb
+
+if TYPE_CHECKING:
+    from bundler.bundle.archive import OpenBundle
+    from bundler.bundle.lock import Lock
+
+app = typer.Typer()
 
 
-@verb("bundle inspect demo.bundle.tar")
-@BUNDLE
-def inspect(*, bundle: str, report: Console) -> Answer:
+@verb(app, CARRY, example="bundle inspect demo.bundle.tar")
+def inspect(*, bundle: Bundle, report: Console) -> Answer:
     """Say what a bundle holds; reads its head alone, however large it is."""
+    from bundler import describe
+    from bundler.bundle import archive
+
     with archive.opened(source(bundle)) as carried:
         carried.refuse_if_cut()
         signed_by = _claimed(carried, report)
         return describe.summary(carried.lock, signed_by), describe.words(carried.lock, signed_by)
 
 
-def _claimed(carried: archive.OpenBundle, report: Console) -> tuple[str, ...]:
+def _claimed(carried: OpenBundle, report: Console) -> tuple[str, ...]:
     """Who signed a bundle, as it says; what it says strangely is no reason not to show what it holds."""
+    from bundler.bundle import sealing
+
     try:
         envelope = sealing.envelope_of(carried)
     except TrustError as error:
@@ -35,13 +42,14 @@ def _claimed(carried: archive.OpenBundle, report: Console) -> tuple[str, ...]:
     return envelope.signed_by if envelope else ()
 
 
-@verb("bundle verify demo.bundle.tar --trust builder.pub")
-@BUNDLE
-@TRUST
-@THRESHOLD
-def verify_(*, bundle: str, trusted: tuple[Path, ...], threshold: int | None, report: Console) -> Answer:
+@verb(app, CARRY, example="bundle verify demo.bundle.tar --trust builder.pub")
+def verify_(*, bundle: Bundle, trusted: Trusted = None, threshold: Threshold = None, report: Console) -> Answer:
     """Say who vouches for a bundle, read every byte of it, and name all that is not what its lock says."""
-    told = trust.given(trusted, threshold)
+    from bundler import describe
+    from bundler.bundle import archive
+    from bundler.offline import trust, verify
+
+    told = trust.given(trusted or (), threshold)
     with archive.opened(source(bundle), damaged=True) as carried:
         lock, vouched = verify.verify(carried, [told] if told else [], report)
         archive.refuse(carried.check(report), carried.where)
@@ -50,23 +58,27 @@ def verify_(*, bundle: str, trusted: tuple[Path, ...], threshold: int | None, re
         return result, describe.whole(lock, size, vouched)
 
 
-@verb("bundle diff demo-1.0.bundle.tar demo-1.1.bundle.tar")
-@click.argument("old", metavar="OLD", type=click.Path(path_type=Path))
-@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
-def diff(*, old: Path, new: Path, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
-    """Say what changed between two bundles, and how many bytes that makes to carry.
+@verb(app, CARRY, example="bundle diff demo-1.0.bundle.tar demo-1.1.bundle.tar")
+def diff(
+    *,
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A bundle, or a prefix that a release is live in.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same, to compare with.")],
+    report: Console,  # noqa: ARG001 (every verb gets one)
+) -> Answer:
+    """Say what changed between two bundles, and how many bytes that makes to carry."""
+    from bundler import describe
+    from bundler.bundle import difference
 
-    OLD and NEW are bundles, or prefixes that a release is live in.
-    """
     return describe.changed(difference.between(_lock_at(old), _lock_at(new)))
 
 
 def _lock_at(place: Path) -> Lock:
     """The lock of a bundle, or of the live release of a prefix."""
     if place.is_dir():
+        from bundler.offline import releases
+
         return releases.required_live(releases.at(place)).lock()
+    from bundler.bundle import archive
+
     with archive.opened(place) as carried:
         return carried.lock
-
-
-VERBS = (inspect, verify_, diff)

@@ -3,53 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-import click
+import typer
 
-from bundler import describe, describe_smoke
-from bundler.bundle import fields
 from bundler.console import Console
 from bundler.errors import UnhealthyError, UsageError
-from bundler.offline import doctor as examining
-from bundler.offline import image, parts, releases, removal, smoke, trust
-from bundler.offline import install as installing
-from bundler.offline import rollback as rolling
-from bundler.verbs.verb import BUNDLE, FILE, FOLDER, PREFIX, THRESHOLD, TRUST, Answer, source, verb
+from bundler.verbs.verb import (
+    INSTALL,
+    OPERATE,
+    Answer,
+    Bundle,
+    NoPickles,
+    Prefix,
+    Threshold,
+    Trusted,
+    source,
+    verb,
+)
+
+app = typer.Typer()
+Device = Annotated[
+    Literal["cpu", "cuda", "auto"] | None,
+    typer.Option("--device", help="Where smoke loads run; default: the manifest's."),
+]
+EngineName = Literal["docker", "podman", "buildah"]
 
 
-@verb("bundle install demo.bundle.tar --prefix /opt/demo")
-@BUNDLE
-@PREFIX
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where smoke loads run; default: the manifest's."
-)
-@click.option("--no-smoke", is_flag=True, help="Leave the smoke loads out: nothing is proven then.")
-@click.option("--no-pickles", is_flag=True, help="Refuse models that hold pickles, which can run code when loaded.")
-@click.option(
-    "--only", metavar="PART", help="Place model:ALIAS, environment or app ahead of the rest; nothing goes live then."
-)
-@TRUST
-@THRESHOLD
-@click.option("--allow-downgrade", is_flag=True, help="Take a bundle that is older than the live one.")
+@verb(app, INSTALL, example="bundle install demo.bundle.tar --prefix /opt/demo")
 def install(
     *,
-    bundle: str,
-    prefix: Path,
-    device: str | None,
-    no_smoke: bool,
-    no_pickles: bool,
-    only: str | None,
-    trusted: tuple[Path, ...],
-    threshold: int | None,
-    allow_downgrade: bool,
+    bundle: Bundle,
+    prefix: Prefix,
+    device: Device = None,
+    no_smoke: Annotated[
+        bool, typer.Option("--no-smoke", help="Leave the smoke loads out: nothing is proven then.")
+    ] = False,
+    no_pickles: NoPickles = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="PART",
+            help="Place model:ALIAS, environment or app ahead of the rest; nothing goes live then.",
+        ),
+    ] = None,
+    trusted: Trusted = None,
+    threshold: Threshold = None,
+    allow_downgrade: Annotated[
+        bool, typer.Option("--allow-downgrade", help="Take a bundle that is older than the live one.")
+    ] = False,
     report: Console,
 ) -> Answer:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
 
-    BUNDLE is a file, or - for standard input. A prefix remembers the keys of the first install with --trust, and
-    takes only bundles of theirs from then on.
+    A prefix remembers the keys of the first install with --trust, and takes only bundles of theirs from then on.
     """
-    told = trust.given(trusted, threshold)
+    from bundler import describe
+    from bundler.offline import install as installing
+    from bundler.offline import parts, trust
+
+    told = trust.given(trusted or (), threshold)
     options = installing.Options(
         device=device, prove=not no_smoke, no_pickles=no_pickles, trust=told, downgrade=allow_downgrade
     )
@@ -59,20 +73,24 @@ def install(
     return describe.installed(receipt)
 
 
-@verb("bundle smoke --prefix /opt/demo")
-@PREFIX
-@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Where to load; default: the manifest's.")
-def smoke_(*, prefix: Path, device: str | None, report: Console) -> Answer:
+@verb(app, OPERATE, example="bundle smoke --prefix /opt/demo")
+def smoke_(*, prefix: Prefix, device: Device = None, report: Console) -> Answer:
     """Load every model of the live release again, with the network cut."""
+    from bundler import describe_smoke
+    from bundler.bundle import fields
+    from bundler.offline import releases, smoke
+
     release = releases.required_live(releases.at(prefix))
     results = [one.result for one in smoke.prove(release, release.lock(), device, report)]
     return {"release": release.name, "smoke": fields.encode(results)}, describe_smoke.proofs(results)
 
 
-@verb("bundle list --prefix /opt/demo")
-@PREFIX
-def list_(*, prefix: Path, report: Console) -> Answer:
+@verb(app, OPERATE, example="bundle list --prefix /opt/demo")
+def list_(*, prefix: Prefix, report: Console) -> Answer:
     """List the installed releases; the live one is marked."""
+    from bundler import describe
+    from bundler.offline import releases
+
     root = releases.at(prefix)
     releases.required_prefix(root)
     for fault in releases.unreadable(root).values():
@@ -80,24 +98,35 @@ def list_(*, prefix: Path, report: Console) -> Answer:
     return describe.listed(releases.receipts(root), releases.live(root))
 
 
-def complete_release(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_release(context: typer.Context, incomplete: str) -> list[str]:
     """The installed releases of the prefix that was typed before."""
+    from bundler.offline import releases
+    from bundler.offline import rollback as rolling
+
     prefix = context.params.get("prefix")
-    names = rolling.installed(releases.at(prefix)) if prefix else []
+    names = rolling.installed(releases.at(Path(prefix))) if prefix else []
     return [name for name in names if name.startswith(incomplete)]
 
 
-@verb("bundle rollback --prefix /opt/demo")
-@PREFIX
-@click.option(
-    "--to",
-    "release",
-    metavar="RELEASE",
-    shell_complete=complete_release,
-    help="Go to this installed release, older or newer: a name that 'bundle list' shows, or its beginning.",
-)
-def rollback(*, prefix: Path, release: str | None, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+@verb(app, OPERATE, example="bundle rollback --prefix /opt/demo")
+def rollback(
+    *,
+    prefix: Prefix,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="RELEASE",
+            autocompletion=complete_release,
+            help="Go to this installed release, older or newer: a name that 'bundle list' shows, or its beginning.",
+        ),
+    ] = None,
+    report: Console,  # noqa: ARG001 (every verb gets one)
+) -> Answer:
     """Make the release live that was live before the live one was installed, or any other with --to."""
+    from bundler.offline import releases
+    from bundler.offline import rollback as rolling
+
     root = releases.at(prefix)
     releases.required_prefix(root)  # before a prefix that is not there would be made
     with releases.held(root):
@@ -106,42 +135,58 @@ def rollback(*, prefix: Path, release: str | None, report: Console) -> Answer:  
     return {"from": before, "to": then}, words
 
 
-@verb("bundle remove 1.0-3f2a91c0 --prefix /opt/demo")
-@click.argument("release", metavar="RELEASE")
-@PREFIX
-def remove(*, release: str, prefix: Path, report: Console) -> Answer:
-    """Remove a release that is not live, with the models that no other holds.
+@verb(app, OPERATE, example="bundle remove 1.0-3f2a91c0 --prefix /opt/demo")
+def remove(
+    *,
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="A name that 'bundle list' shows.")],
+    prefix: Prefix,
+    report: Console,
+) -> Answer:
+    """Remove a release that is not live, with the models that no other holds."""
+    from bundler import describe
+    from bundler.offline import releases, removal
 
-    RELEASE is a name that 'bundle list' shows.
-    """
     root = releases.at(prefix)
     releases.required_live(root)
     with releases.held(root):
         return describe.removed(removal.remove(root, release, report))
 
 
-@verb("bundle prune --prefix /opt/demo")
-@PREFIX
-@click.option(
-    "--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Releases that stay, the live one too."
-)
-def prune(*, prefix: Path, keep: int, report: Console) -> Answer:
+@verb(app, OPERATE, example="bundle prune --prefix /opt/demo")
+def prune(
+    *,
+    prefix: Prefix,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Releases that stay, the live one too.")] = 2,
+    report: Console,
+) -> Answer:
     """Remove old releases, with the models that no other holds; what rollback would go to stays longest."""
+    from bundler import describe
+    from bundler.offline import releases, removal
+
     root = releases.at(prefix)
     releases.required_live(root)
     with releases.held(root):
         return describe.removed(removal.prune(root, keep, report))
 
 
-@verb("bundle doctor --prefix /opt/demo")
-@PREFIX
-@click.option("--quick", is_flag=True, help="A second's look, for a container's health check.")
-@click.option("--deep", is_flag=True, help="Read every byte that was placed, and name the damaged files.")
-def doctor(*, prefix: Path, quick: bool, deep: bool, report: Console) -> Answer:
+@verb(app, OPERATE, example="bundle doctor --prefix /opt/demo")
+def doctor(
+    *,
+    prefix: Prefix,
+    quick: Annotated[bool, typer.Option("--quick", help="A second's look, for a container's health check.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte that was placed, and name the damaged files.")
+    ] = False,
+    report: Console,
+) -> Answer:
     """Say whether this host, and what is installed on it, is fit to run; changes nothing.
 
     Ends with 14 when something is critical; warnings alone end with 0.
     """
+    from bundler import describe
+    from bundler.offline import doctor as examining
+    from bundler.offline import releases
+
     if quick and deep:
         raise UsageError("--quick and --deep exclude each other", hint="give one of them, or neither")
     depth: examining.Depth = "quick" if quick else "deep" if deep else "plain"
@@ -154,39 +199,50 @@ def doctor(*, prefix: Path, quick: bool, deep: bool, report: Console) -> Answer:
     return result, words
 
 
-@verb("bundle image demo.bundle.tar -t localhost/demo:1.0")
-@click.argument("bundle", metavar="[BUNDLE]", required=False, type=FILE)
-@click.option("--prefix", type=FOLDER, help="Bake what is live in this folder, from the bundle that it came from.")
-@click.option("-t", "--tag", metavar="NAME", default="", help="The image's name; default: localhost/NAME:VERSION.")
-@click.option("--engine", type=click.Choice(list(image.ENGINES)), help="Bake with this one; default: the first there.")
-@click.option(
-    "--base", metavar="NAME", default="", help="The base image, by the name that the engine here has it under."
-)
-@click.option("--output", metavar="oci-archive:FILE", help="Save the image as a file too, to be run elsewhere.")
-@TRUST
-@THRESHOLD
+@verb(app, INSTALL, example="bundle image demo.bundle.tar -t localhost/demo:1.0")
 def image_(
     *,
-    bundle: Path | None,
-    prefix: Path | None,
-    tag: str,
-    engine: str | None,
-    base: str,
-    output: str | None,
-    trusted: tuple[Path, ...],
-    threshold: int | None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="BUNDLE", dir_okay=False, help="The bundle's file, unless --prefix is given."),
+    ] = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefix", file_okay=False, help="Bake what is live in this folder, from the bundle that it came from."
+        ),
+    ] = None,
+    tag: Annotated[
+        str, typer.Option("-t", "--tag", metavar="NAME", help="The image's name; default: localhost/NAME:VERSION.")
+    ] = "",
+    engine: Annotated[
+        EngineName | None, typer.Option("--engine", help="Bake with this one; default: the first there.")
+    ] = None,
+    base: Annotated[
+        str,
+        typer.Option("--base", metavar="NAME", help="The base image, by the name that the engine here has it under."),
+    ] = "",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="oci-archive:FILE", help="Save the image as a file too, to be run elsewhere."),
+    ] = None,
+    trusted: Trusted = None,
+    threshold: Threshold = None,
     report: Console,
 ) -> Answer:
     """Bake a container image with no network, run it once, and say what that proved.
 
     Give a BUNDLE, or --prefix.
     """
+    from bundler import describe
+    from bundler.offline import image, releases, trust
+
     if (bundle is None) == (prefix is None):
         raise UsageError("give a BUNDLE or --prefix, one of the two", hint="bundle image --help")
     kind, _, file = (output or "").partition(":")
     if output and (kind != "oci-archive" or not file):
         raise UsageError(f"{output!r} is not such as oci-archive:FILE", where="--output")
-    told = trust.given(trusted, threshold)
+    told = trust.given(trusted or (), threshold)
     trusts = trust.told(releases.at(prefix), told) if prefix else (told,) if told else ()
     saved = Path(file) if file else None
     options = image.Options(engine=engine or "", image=tag, base=base, archive=saved, trusts=trusts)
@@ -194,22 +250,26 @@ def image_(
     return describe.baked(image.bake(carried, options, report))
 
 
-@verb("bundle trust --prefix /opt/demo --add builder-2027.pub")
-@PREFIX
-@click.option(
-    "--add",
-    "added",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="KEY.pub|FOLDER",
-    help="Trust this key as well.",
-)
-@click.option("--remove", "removed", multiple=True, metavar="FINGERPRINT", help="Trust this key no longer.")
-@click.option(
-    "--forget", is_flag=True, help="Forget all keys: any bundle is taken, until one is installed with --trust."
-)
-def trust_(*, prefix: Path, added: tuple[Path, ...], removed: tuple[str, ...], forget: bool, report: Console) -> Answer:  # noqa: ARG001 (every verb gets one)
+@verb(app, INSTALL, example="bundle trust --prefix /opt/demo --add builder-2027.pub")
+def trust_(
+    *,
+    prefix: Prefix,
+    added: Annotated[
+        list[Path] | None, typer.Option("--add", metavar="KEY.pub|FOLDER", help="Trust this key as well.")
+    ] = None,
+    removed: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="FINGERPRINT", help="Trust this key no longer.")
+    ] = None,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Forget all keys: any bundle is taken, until one is installed with --trust."),
+    ] = False,
+    report: Console,  # noqa: ARG001 (every verb gets one)
+) -> Answer:
     """Show whose bundles a prefix takes, or change that."""
+    from bundler import describe
+    from bundler.offline import releases, trust
+
     root = releases.at(prefix)
     if forget and (added or removed):
         raise UsageError("--forget goes alone", hint="then install with --trust, or use --add")
@@ -224,6 +284,3 @@ def trust_(*, prefix: Path, added: tuple[Path, ...], removed: tuple[str, ...], f
             if removed:
                 trust.remove(root, removed)
     return describe.trusting(trust.remembered(root), root)
-
-
-VERBS = (install, smoke_, list_, rollback, remove, prune, doctor, trust_, image_)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import click
+import typer
 
 from bundler.errors import UsageError
 
@@ -58,8 +58,8 @@ def _told(file: Path | None) -> bytes | None:
 
 def _ask(words: str) -> str:
     try:
-        return str(click.prompt(words, default="", hide_input=True, show_default=False, err=True))
-    except click.Abort as error:
+        return str(typer.prompt(words, default="", hide_input=True, show_default=False, err=True))
+    except typer.Abort as error:
         raise KeyboardInterrupt from error
 
 

@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
+import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
-import click
+import typer
 
 from bundler.console import Console
 from bundler.errors import INTERRUPTED, BundleError, HostError, UsageError
 
 Answer = tuple[dict[str, Any], str]
 """What a verb found out: for a program, and in words."""
+Verb = TypeVar("Verb", bound=Callable[..., Answer])
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-BUNDLE = click.argument("bundle", metavar="BUNDLE")
-MANIFEST = click.argument("manifest", metavar="MANIFEST", type=FILE)
-PREFIX = click.option("--prefix", required=True, type=FOLDER, help="Folder of the installation.")
-TRUST = click.option(
-    "--trust", "trusted", multiple=True, type=click.Path(path_type=Path), metavar="KEY.pub|FOLDER",
-    help="Take only what this key signed, or a key in this folder; repeatable. Also: BUNDLE_TRUST.",
-)  # fmt: skip
-THRESHOLD = click.option(
-    "--trust-threshold",
-    "threshold",
-    type=int,
-    metavar="N",
-    help="So many of the trusted keys must have signed; default: 1.",
-)
-KEYS = click.option("--key", "keys", multiple=True, type=FILE, help="Sign with this private key; repeatable.")
-PASSPHRASE = click.option(
-    "--passphrase-file",
-    type=FILE,
-    help="Holds the passphrase of the keys; also: BUNDLE_KEY_PASSPHRASE, or the terminal.",
-)
+BUILD = "Build, with a network"
+CARRY = "Carry, on either side"
+INSTALL = "Install, on the isolated host"
+OPERATE = "Operate, on the isolated host"
+PANELS = (BUILD, CARRY, INSTALL, OPERATE)
+"""The groups of verbs in the help, in the order of a bundle's way."""
+
+ONLINE_SIDE_IS_HERE = importlib.util.find_spec("bundler.online") is not None
+"""False in bundle.pyz, which has no online side."""
+
+Bundle = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="The bundle's file, or - for standard input.", show_default=False)
+]
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", dir_okay=False, help="The manifest's file.")]
+Prefix = Annotated[Path, typer.Option("--prefix", file_okay=False, help="Folder of the installation.")]
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="KEY.pub|FOLDER",
+        help="Take only what this key signed, or a key in this folder; repeatable. Also: BUNDLE_TRUST.",
+    ),
+]
+Threshold = Annotated[
+    int | None,
+    typer.Option("--trust-threshold", metavar="N", help="So many of the trusted keys must have signed; default: 1."),
+]
+Keys = Annotated[
+    list[Path] | None, typer.Option("--key", dir_okay=False, help="Sign with this private key; repeatable.")
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        dir_okay=False,
+        help="Holds the passphrase of the keys; also: BUNDLE_KEY_PASSPHRASE, or the terminal.",
+    ),
+]
+NoPickles = Annotated[
+    bool, typer.Option("--no-pickles", help="Refuse models that hold pickles, which can run code when loaded.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; warnings, errors and the result alone.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
+
+_SHARED = {"as_json": AsJson, "quiet": Quiet, "debug": Debug}
 
 
 def source(bundle: str) -> Path | BinaryIO:
@@ -48,26 +74,39 @@ def source(bundle: str) -> Path | BinaryIO:
     return sys.stdin.buffer if bundle == "-" else Path(bundle)
 
 
-def verb(example: str) -> Callable[[Callable[..., Answer]], click.Command]:
-    """A command with the options that all share; its function gets a Console as ``report``."""
+def verb(app: typer.Typer, panel: str, *, example: str, online: bool = False) -> Callable[[Verb], Verb]:
+    """Make a function a verb of ``app``, with the options that all share; it gets a Console as ``report``.
 
-    def made(function: Callable[..., Answer]) -> click.Command:
+    ``online`` is for a verb that bundle.pyz can't run: its help leaves such a verb out.
+    """
+
+    def register(function: Verb) -> Verb:
         name = function.__name__.rstrip("_")
 
         @functools.wraps(function)
-        def run(*, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> int:
+        def run(*, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
             console = Console(command=name, as_json=as_json, quiet=quiet)
-            return _guarded(console, debug=debug, act=lambda: function(report=console, **arguments))
+            raise typer.Exit(_guarded(console, debug=debug, act=lambda: function(report=console, **arguments)))
 
-        for option in (
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of words."),
-            click.option("--quiet", is_flag=True, help="No progress; warnings, errors and the result alone."),
-            click.option("--debug", is_flag=True, help="Show where in the program an error arose."),
-        ):
-            run = option(run)
-        return click.command(name=name, epilog=f"Example:  {example}")(run)
+        _set_signature(run, function)
+        hidden = online and not ONLINE_SIDE_IS_HERE
+        app.command(name, epilog=f"Example:  {example}", rich_help_panel=panel, hidden=hidden)(run)
+        return function
 
-    return made
+    return register
+
+
+def _set_signature(run: Callable[..., None], function: Callable[..., Answer]) -> None:
+    """Give ``run`` the parameters of the verb, which typer reads, and the shared ones instead of ``report``."""
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    shared = (
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in _SHARED.items()
+    )
+    parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "report"), *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    del run.__wrapped__  # type: ignore[attr-defined]
 
 
 def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int:
@@ -83,6 +122,8 @@ def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
         failure = _in_words(error)
         if debug:
+            import traceback
+
             console.traced("".join(traceback.format_exception(error)))
         console.failed(failure)
         return failure.code

@@ -180,7 +180,7 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: b"", "this is not a bundle"),
+        (lambda data: b"", "the bundle is empty: it has no bytes at all"),
         (lambda data: b"PK" + data, "this is not a bundle"),
         (lambda data: data[:-7000], "the bundle ends inside it"),
         (lambda data: data[:-1], "the bundle ends before it"),

@@ -200,7 +200,7 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
     "no bundle at all": (lambda: b"PK\3\4" + bytes(10_000), "this is not a bundle"),
-    "nothing": (lambda: b"", "this is not a bundle"),
+    "nothing": (lambda: b"", "the bundle is empty: it has no bytes at all"),
     "one zero": (lambda: b"\0", "this is not a bundle"),
 }
 

@@ -204,13 +204,31 @@ def test_code_that_runs_at_each_start_is_told_and_not_refused(tmp_path: Path) ->
     assert "runs code whenever this environment's Python starts: alpha-hook.pth, sitecustomize.py" in warned[0]
 
 
+def test_the_line_that_each_setuptools_runs_at_start_is_a_note(tmp_path: Path) -> None:
+    usual = (
+        b"import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local'; "
+        b"enabled and __import__('_distutils_hack').add_shim(); \n"
+    )
+    for name, line, warned in (
+        ("setuptools", usual, False),
+        ("setuptools", usual + b"import socket\n", True),
+        ("otherpackage", usual, True),
+    ):
+        wheel = make_wheel(tmp_path, name, "84.0", files={"distutils-precedence.pth": line})
+        report = Collected()
+        wheelcheck.refuse([Wheel(path=wheel, name=wheel.name)], report, contents=True)
+        assert bool(report.warnings) == warned
+        assert bool(report.notes) != warned
+        assert "distutils-precedence.pth" in [*report.warnings, *report.notes][0]
+
+
 def test_files_that_two_wheels_write_differently_are_told(tmp_path: Path) -> None:
     first = packed(tmp_path, members(tmp_path, {"tests/__init__.py": b"a", "same.py": b""}))
     second = make_wheel(tmp_path, "beta", "1.0", files={"tests/__init__.py": b"b", "same.py": b""})
     report = Collected()
     wheelcheck.refuse([Wheel(path=p, name=p.name) for p in (first, second)], report, contents=True)
     assert len(report.warnings) == 1
-    assert report.warnings[0].startswith("1 files are written by more than one wheel")
+    assert report.warnings[0].startswith("1 file with more than one wheel to write it")
     assert "site-packages/tests/__init__.py by alpha-1.0-py3-none-any.whl and beta-1.0" in report.warnings[0]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
+import typer
+from typer.core import TyperCommand
 
 from bundler.errors import IntegrityError, UsageError
 from bundler.offline import releases, rollback
@@ -61,11 +62,10 @@ def test_the_verb_and_its_completion(prefix: Path, run: Run) -> None:
     }
     code, told = run("rollback", "--prefix", prefix)
     assert (code, "bundle rollback --to RELEASE" in told["error"]["hint"]) == (2, True), "the way forth is named"
-    context = click.Context(click.Command("rollback"))
-    option = click.Option(["--to"])
-    assert complete_release(context, option, "") == []
+    context = typer.Context(TyperCommand("rollback"))
+    assert complete_release(context, "") == []
     context.params["prefix"] = prefix
-    assert complete_release(context, option, "1") == ["1.0-aaaaaaaa", "1.1-bbbbbbbb"]
+    assert complete_release(context, "1") == ["1.0-aaaaaaaa", "1.1-bbbbbbbb"]
 
 
 @pytest.mark.parametrize(

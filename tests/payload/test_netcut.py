@@ -136,6 +136,16 @@ def test_the_guard() -> None:
 
 
 @LINUX
+@ROOT
+def test_where_no_network_is_the_guard_says_so() -> None:
+    """As in a container without a network, which lets nobody make namespaces."""
+    result = cut("unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$0" "$@"', BUNDLE_NETCUT="guard")
+    assert result["network"]["interfaces"] == ["lo"]
+    assert result["network"]["statement"].startswith("There is no network here: the only interface is lo.")
+    assert "could be had" not in result["network"]["statement"]
+
+
+@LINUX
 def test_a_kernel_that_refuses_leads_to_the_guard() -> None:
     refusing = (PAYLOAD / "netcut.py").read_text(encoding="utf-8").replace("libc.unshare(", "libc.no_such_call(")
     result = cut(source=refusing)

@@ -163,7 +163,7 @@ def test_a_smoke_load_that_fails_leaves_the_live_release(build: Build, far: Far,
     }  # fmt: skip
     done = far("install", build("2", files, text).path, "--prefix", prefix, "--json")
     assert done.returncode == 11, done.stderr
-    assert "1 of 1 models did not prove themselves" in str(told(done)["error"])
+    assert "1 of 1 model failed the smoke load" in str(told(done)["error"])
     assert live(prefix).startswith("1-")
     assert [path.name[:2] for path in (prefix / "releases").iterdir()] == ["1-"]
 

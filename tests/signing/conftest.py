@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from bundler.bundle import publickey, sealing
 from bundler.bundle.publickey import PublicKey
-from bundler.cli import cli
+from bundler.cli import app
 from bundler.online import keys
 from bundler.online.keys import PrivateKey
 from bundler.progress import Collected
@@ -93,7 +94,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.Complet
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = list(map(str, arguments))
         capsys.readouterr()
-        code = cli.main(command, standalone_mode=False)
+        code = typer.main.get_command(app).main(command, standalone_mode=False)
         said = capsys.readouterr()
         return subprocess.CompletedProcess(command, int(code or 0), said.out, said.err)
 

@@ -17,7 +17,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .. import checks, loading, steps
-from ..faults import LIBRARIES, CheckFailed
+from ..faults import LIBRARIES, CheckFailed, counted
 from ..record import Record
 from ..request import Request
 
@@ -123,4 +123,4 @@ def _check_continued(writer: Writer, prompt: str, record: Record) -> None:
             LIBRARIES,
         )
     said = checks.quoted(writer.tokenizer.decode(first, skip_special_tokens=True))
-    record.passed(f"{checks.quoted(prompt)} is continued the same way twice, by {len(first)} tokens: {said}")
+    record.passed(f"{checks.quoted(prompt)} is continued the same way twice, by {counted(first, 'token')}: {said}")

@@ -3,7 +3,7 @@
 # ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
-from ..faults import REBUILD, CheckFailed
+from ..faults import REBUILD, CheckFailed, counted
 from ..record import Record
 from ..request import Request
 
@@ -15,8 +15,8 @@ def prove(request: Request, record: Record) -> None:
 
     :raises CheckFailed: it is not there, or empty
     """
-    count = sum(1 for path in request.path.rglob("*") if path.is_file()) if request.path.is_dir() else 0
-    if not count:
+    files = [path for path in request.path.rglob("*") if path.is_file()] if request.path.is_dir() else []
+    if not files:
         raise CheckFailed(f"The folder of {request.alias} holds no files.", REBUILD)
-    record.passed(f"{count} files are in place")
+    record.passed(f"in place: {counted(files, 'file')}")
     record.warn(f"not loaded: {request.alias} is carried as files, and nothing shows that a library can use it.")

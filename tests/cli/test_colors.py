@@ -1,0 +1,53 @@
+"""Colors: on a terminal that has them and where nobody forbids them, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bundler import describe
+from tests.cli.conftest import Type
+from tests.conftest import Packed
+
+PROGRAM = Path(sys.executable).with_name("bundle")
+RED, GREEN, YELLOW = "\033[31m", "\033[32m", "\033[33m"
+
+
+@pytest.fixture
+def packed(pack: Callable[..., Packed]) -> Path:
+    return pack().path
+
+
+def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
+    shown = terminal([PROGRAM, "verify", packed], env={"NO_COLOR": ""})
+    assert f"{YELLOW}warning:\033[0m nobody vouches" in shown
+    assert f"{GREEN}whole:\033[0m test 1" in shown
+    shown = terminal([PROGRAM, "inspect", packed.with_name("missing")], env={"NO_COLOR": ""})
+    assert f"{RED}error:\033[0m" in shown
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_who_wants_none_gets_none(variable: dict[str, str], packed: Path, terminal: Type) -> None:
+    shown = terminal([PROGRAM, "verify", packed], env=variable)
+    assert "warning: nobody vouches" in shown
+    assert "\033[3" not in shown
+
+
+def test_a_pipe_and_json_have_none(packed: Path, terminal: Type) -> None:
+    done = subprocess.run([PROGRAM, "verify", packed], check=True, capture_output=True)
+    assert b"\033" not in done.stdout + done.stderr
+    shown = terminal([PROGRAM, "list", "--prefix", packed.parent / "none", "--json"], env={"NO_COLOR": ""})
+    assert "\033[" not in shown.partition("}\n")[0]
+
+
+def test_the_table_of_inspect_keeps_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"a-package-of-some-name-{n} 1.{n}.0" for n in range(30)]
+    for columns, lines in ((40, 30), (80, 15), (300, 15)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        table = describe._columns(names)
+        assert max(map(len, table)) <= columns
+        assert len(table) == lines
