@@ -275,6 +275,12 @@ class _Feed(_Clock):
         self._write()
         return super().__enter__()
 
+    def set_phase(self, words: str, read: int = 0) -> None:
+        is_new = words != self._phase
+        super().set_phase(words, read)
+        if is_new:  # bytes alone wait for the next tick: a load reports them many times a second
+            self._draw()
+
     def _draw(self) -> None:
         if self._innermost:
             self._write()
