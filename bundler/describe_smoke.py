@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bundler.bundle.smoke_result import SmokeResult
 from bundler.console import size_text
-from bundler.offline.receipts import Receipt
 from bundler.progress import counted
+
+if TYPE_CHECKING:  # a verb that shows a lock does not import the installer
+    from bundler.bundle.smoke_result import SmokeResult
+    from bundler.offline.receipts import Receipt
 
 _SHOWN = 5
 """Changes that are named in words; --json has them all."""
