@@ -25,6 +25,8 @@ from bundler.bundle.hashing import digest_of
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.progress import Collected
+from tests.support import forks
+from tests.support.forks import Program
 
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
@@ -37,6 +39,8 @@ WITH_DEMO = (
 )
 """Those that go with payload's, for the sake of the demo bundle, which takes a minute to build and install."""
 LONG_ONES = {f"tests/routes/test_{name}.py" for name in ("crashes", "full_disks", "power_cuts", "worn_media")}
+INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
+"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
@@ -61,6 +65,10 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_unconfigure() -> None:
+    forks.close()
 
 
 def kind_of(path: str) -> entries.Kind:
@@ -184,10 +192,43 @@ class Installed:
         return self.current / "venv" / "bin" / "python"
 
 
+_BUNDLE = Program(
+    python=(sys.executable,),
+    path=Path(sys.executable).with_name("bundle"),
+    modules=("bundler.cli", "bundler.online.build", "bundler.online.rehearse", "cryptography.fernet"),
+)
+
+
 def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    command = [str(Path(sys.executable).with_name("bundle")), *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+    return _BUNDLE.run(*arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bundle.pyz``, as it is carried apart from any bundle."""
+    path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
+    assert bundle("installer", "-o", path).returncode == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def carried(installer: Path) -> Program:
+    """The installer as an isolated host runs it: a bare Python, no site packages."""
+    return Program(python=(tool("python3.11"), "-I", "-S"), path=installer, modules=INSTALLER)
+
+
+@pytest.fixture
+def far(carried: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the installer as an isolated host does; ``before`` are words that go before the command."""
+
+    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        if not before:
+            return carried.run(*arguments, **options)
+        command = [*map(str, before), *carried.python, str(carried.path), *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
+
+    return run
 
 
 @pytest.fixture(scope="session")

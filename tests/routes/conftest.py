@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import bundle, tool
+from tests.conftest import bundle
 from tests.wheelmaking import make_wheel
 
 MANIFEST = """\
@@ -76,25 +75,6 @@ def build(online: dict[str, str], tmp_path: Path) -> Callable[..., Small]:
         return Small(path, manifest, online)
 
     return built
-
-
-@pytest.fixture(scope="session")
-def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``bundle.pyz``, as it is carried apart from any bundle."""
-    path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
-    assert bundle("installer", "-o", path).returncode == 0
-    return path
-
-
-@pytest.fixture
-def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the installer as an isolated host does: a bare Python, no site packages."""
-
-    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [*map(str, before), tool("python3.11"), "-I", "-S", str(installer), *map(str, arguments)]
-        return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
-
-    return run
 
 
 def live(prefix: Path) -> str:
