@@ -21,9 +21,11 @@ _READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "OMP_", "MALLOC_")
 """Variables that a process reads before its program runs."""
 
 _SERVER = """
-import importlib, json, os, runpy, signal, socket, sys
+import importlib, json, os, runpy, select, signal, socket, sys
 def request(listener):  # given back in the fork that is to run it
     while True:
+        if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
+            sys.exit()  # the tests have ended, whatever ended them
         line, _ = listener.accept()
         while True:  # those that have ended
             try:
@@ -103,7 +105,7 @@ class _Server:
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
         self._address = str(Path(self._folder.name, "server"))
         command = [*program.python, "-c", _SERVER, self._address, " ".join(program.modules), str(program.path)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", command
 
@@ -133,7 +135,7 @@ class _Server:
 
     def close(self) -> None:
         with self._process as process:
-            process.terminate()
+            process.communicate()  # closes its standard input, and so ends it
         self._folder.cleanup()
 
 
