@@ -260,15 +260,23 @@ def tiny(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
     """A folder of good tiny models; do not change them, take a copy."""
 
     def make(out: Path) -> None:
-        run_script(payload_python, offline, MODELS / "tiny_models.py", out)
-        run_script(payload_python, offline, MODELS / "tiny_plain.py", out, out / "raw")
+        scripts = [(MODELS / "tiny_models.py", out), (MODELS / "tiny_plain.py", out, out / "raw")]
+        run_scripts(payload_python, offline, *scripts)
 
     return shared.made("tiny", make)
 
 
-def run_script(python: str, environment: dict[str, str], script: Path, *folders: Path) -> None:
-    """Run a script that makes models."""
-    command = [python, "-I", str(script), *map(str, folders)]
+_EACH = """
+import json, runpy, sys
+for argv in json.loads(sys.argv[1]):
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+"""
+
+
+def run_scripts(python: str, environment: dict[str, str], *scripts: tuple[Path, ...]) -> None:
+    """Run scripts that make models, each with its folders, in one process: they import the same libraries."""
+    command = [python, "-I", "-c", _EACH, json.dumps([[str(path) for path in script] for script in scripts])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

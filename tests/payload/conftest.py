@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Installed, bundle, run_script
+from tests.conftest import ROOT, Installed, bundle, run_scripts
 from tests.hub.hubserver import hub_running
 from tests.support.shared import Shared
 
@@ -59,9 +59,8 @@ class Answer:
 @pytest.fixture(scope="session")
 def flag_models(payload_python: str, offline: dict[str, str], tiny: Path, shared: Shared) -> Path:
     """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
-    return shared.made(
-        "flag models", lambda out: run_script(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "words")
-    )
+    script = HERE / "tiny_flag.py"
+    return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny / "words")))
 
 
 @pytest.fixture(scope="session")
