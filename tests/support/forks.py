@@ -105,7 +105,7 @@ class _Server:
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
         self._address = str(Path(self._folder.name, "server"))
         command = [*program.python, "-c", _SERVER, self._address, " ".join(program.modules), str(program.path)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", command
 
