@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # setuptools warns of each editable installation, at length.
 EDITABLE := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: help demo test test-all bench lint clean
+# Side by side; a process that has nothing left takes half of what waits for another.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+.PHONY: help demo test test-ci test-all bench lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,10 +17,13 @@ demo: $(VENV)/.installed  ## build a bundle, install it with the network cut, pr
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.installed lint  ## the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(PYTEST)
+
+test-ci: $(VENV)/.installed lint  ## the tests and most of the proofs that take minutes, as CI runs them
+	$(PYTEST) -m "not exhaustive" --durations=25
 
 test-all: $(VENV)/.installed lint  ## the tests and the proofs that take minutes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "long or not long"
+	$(PYTEST) -m "long or not long"
 
 bench: $(VENV)/.installed  ## measure speed, memory and disk as ratios within one run
 	$(EDITABLE) '.[bench]'

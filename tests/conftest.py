@@ -11,12 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from bundler import cli
 from bundler.bundle import archive, entries, lock, tarform
@@ -25,38 +25,22 @@ from bundler.bundle.hashing import Sha256, digest_of
 from bundler.bundle.lock import Lock
 from bundler.bundle.target import Target
 from bundler.progress import Collected
+from tests.support import forks
+from tests.support.forks import Program
+from tests.support.shared import Shared
 
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
-SHARING = ("tests/images/", "tests/payload/")
-WITH_DEMO = (
-    *(
-        f"tests/{path}.py"
-        for path in ("offline/test_missing", "online/test_convert", "routes/test_demo", "routes/test_readers")
-    ),
-    "tests/bundle/test_wheelcheck.py::test_no_real_wheel_is_refused",
-    "tests/offline/test_guard.py::test_the_hub_s_client_fails_at_once_and_is_seen_offline_too",
-    "tests/routes/test_install.py::test_installing_again_without_a_proof_keeps_the_one_there_is",
-)
-"""Those that go with payload's, for the sake of the demo bundle, which takes a minute to build and install."""
-LONG_ONES = {f"tests/routes/test_{name}.py" for name in ("crashes", "full_disks", "power_cuts", "worn_media")}
+MODELS = ROOT / "tests" / "payload"
+"""Where the scripts stand that make tiny models."""
+INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
+"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
-class Together(LoadScopeScheduling):  # type: ignore[misc]
-    """Tests side by side: those that share something costly in one process, the longest proofs each for itself."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        if nodeid.startswith(WITH_DEMO):
-            return "tests/payload"
-        if path.startswith(SHARING):
-            return str(Path(path).parent)
-        return nodeid if path in LONG_ONES else path
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
-    return Together(config, log)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_configure() -> None:
@@ -64,6 +48,10 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_unconfigure() -> None:
+    forks.close()
 
 
 def kind_of(path: str) -> entries.Kind:
@@ -187,42 +175,139 @@ class Installed:
         return self.current / "venv" / "bin" / "python"
 
 
+_BUNDLE = Program(
+    python=(sys.executable,),
+    path=Path(sys.executable).with_name("bundle"),
+    modules=("bundler.cli", "bundler.online.build", "bundler.online.rehearse", "cryptography.fernet"),
+)
+
+
 def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
-    command = [str(Path(sys.executable).with_name("bundle")), *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+    return _BUNDLE.run(*arguments, **options)
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Builds the demo, and installs it with its own installer, umask 077, and a prefix that holds spaces and letters.
+def installer(shared: Shared) -> Path:
+    """The installer, as it is carried apart from any bundle."""
+
+    def make(folder: Path) -> None:
+        assert bundle("installer", "-o", folder / "bundle-installer.pyz").returncode == 0
+
+    return shared.made("installer", make) / "bundle-installer.pyz"
+
+
+@pytest.fixture(scope="session")
+def carried(installer: Path) -> Program:
+    """The installer as an isolated host runs it: a bare Python, no site packages."""
+    return Program(python=(tool("python3.11"), "-I", "-S"), path=installer, modules=INSTALLER)
+
+
+@pytest.fixture
+def far(carried: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the installer as an isolated host does; ``before`` are words that go before the command."""
+
+    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        if not before:
+            return carried.run(*arguments, **options)
+        command = [*map(str, before), *carried.python, str(carried.path), *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """What all processes of this run have in common."""
+    return Shared(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def demo(shared: Shared) -> Installed:
+    """The demo, built and installed with its own installer, umask 077, and a prefix that holds spaces and letters.
 
     Its Python is one that other users may run too.
     """
-    folder = tmp_path_factory.mktemp("far side")
-    packed = folder / "demo.bundle.tar"
-    built = bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
-    assert built.returncode == 0, built.stderr
-    subprocess.run([tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
-    prefix = folder / "opt 데모"
-    command = ["-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", prefix, "--json"]
-    done = subprocess.run(
-        [python_of_anyone(), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
-    )
+
+    def make(folder: Path) -> None:
+        packed = folder / "demo.bundle.tar"
+        built = bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
+        assert built.returncode == 0, built.stderr
+        subprocess.run([tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
+        command = ["-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", folder / "opt 데모", "--json"]
+        done = subprocess.run(
+            [python_of_anyone(), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "told.json").write_text(done.stdout, encoding="utf-8")
+
+    folder = shared.made("demo", make)
+    told = json.loads((folder / "told.json").read_bytes())
+    return Installed(folder / "demo.bundle.tar", folder / "bundle.pyz", folder / "opt 데모", told)
+
+
+@pytest.fixture(scope="session")
+def payload_python(demo: Installed) -> str:
+    """The interpreter of the environment that the installer made for the demo."""
+    return str(demo.python)
+
+
+@pytest.fixture(scope="session")
+def offline() -> dict[str, str]:
+    """The environment in which the installer starts a smoke load."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+@pytest.fixture(scope="session")
+def tiny(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
+    """A folder of good tiny models; do not change them, take a copy."""
+
+    def make(out: Path) -> None:
+        scripts = [(MODELS / "tiny_models.py", out), (MODELS / "tiny_plain.py", out, out / "raw")]
+        run_scripts(payload_python, offline, *scripts)
+
+    return shared.made("tiny", make)
+
+
+_EACH = """
+import json, runpy, sys
+for argv in json.loads(sys.argv[1]):
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+"""
+
+
+def run_scripts(python: str, environment: dict[str, str], *scripts: tuple[Path, ...]) -> None:
+    """Run scripts that make models, each with its folders, in one process: they import the same libraries."""
+    command = [python, "-I", "-c", _EACH, json.dumps([[str(path) for path in script] for script in scripts])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
+
+
+@pytest.fixture(scope="session")
+def tools(shared: Shared) -> Path:
+    """A folder with the wheels of the real pip and uv, which every bundle with packages carries."""
+
+    def make(folder: Path) -> None:
+        command = ["pip", "download", "--quiet", "--no-deps", "pip", "uv", "--dest", str(folder)]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+
+    return shared.made("tools", make)
 
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def libraries(shared: Shared) -> Path:
     """A folder with the real tiktoken and NLTK and what they need."""
-    folder = tmp_path_factory.mktemp("libraries")
-    command = ["pip", "install", "--quiet", "--target", str(folder), "tiktoken==0.14.0", "nltk==3.10.4"]
-    subprocess.run([sys.executable, "-m", *command], check=True)
-    return folder
+    return shared.made("libraries", partial(install_packages, "tiktoken==0.14.0", "nltk==3.10.4"))
+
+
+def install_packages(*arguments: str | Path) -> None:
+    """Install packages with pip into the folder that is the last argument."""
+    *packages, folder = map(str, arguments)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, *packages], check=True)
 
 
 @pytest.fixture

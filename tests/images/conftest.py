@@ -134,7 +134,9 @@ class Bakery:
 
 
 @pytest.fixture(scope="session")
-def bakery(base: str, engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
+def bakery(
+    base: str, engine: dict[str, str], tools: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bakery]:
     folder = tmp_path_factory.mktemp("bakery")
     files = {"vendor/w.bin": b"w" * 300_000, "vendor/config.json": b"{}", "vendor/sub/w.bin": b"w" * 300_000}
     files |= {
@@ -144,10 +146,7 @@ def bakery(base: str, engine: dict[str, str], tmp_path_factory: pytest.TempPathF
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     wheels = folder / "wheels"
-    wheels.mkdir()
-    subprocess.run(
-        [tool("python3.11"), "-m", "pip", "download", "--quiet", "--no-deps", "pip", "uv", "--dest", wheels], check=True
-    )
+    shutil.copytree(tools, wheels)
     for version in ("1.0", "1.1"):
         make_wheel(wheels, "alpha", version)
     told = {name: value for name, value in engine.items() if not name.startswith(("PIP_", "UV_"))}

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from bundler.bundle.lock import Lock
 from bundler.offline import hubcache
 from bundler.offline.releases import Release
-from tests.conftest import lock_of, tool
+from tests.conftest import install_packages, lock_of, tool
+from tests.support.shared import Shared
 
 BUILD = "build/torch-cpu"
 METADATA = {"id": "flash_1", "name": "flash", "version": 1, "license": "MIT", "python-depends": []}
@@ -57,12 +59,9 @@ def release(tmp_path: Path) -> Release:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kernels(shared: Shared) -> Path:
     """A folder with the real package ``kernels``; what it needs besides is here already."""
-    folder = tmp_path_factory.mktemp("kernels")
-    command = ["pip", "install", "--quiet", "--no-deps", "--target", str(folder), "kernels==0.17.2", "tomlkit==0.15.2"]
-    subprocess.run([sys.executable, "-m", *command], check=True)
-    return folder
+    return shared.made("kernels", partial(install_packages, "--no-deps", "kernels==0.17.2", "tomlkit==0.15.2"))
 
 
 def run(release: Release, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Installed, bundle
+from tests.conftest import ROOT, Installed, bundle, run_scripts
 from tests.hub.hubserver import hub_running
+from tests.support.shared import Shared
 
 from .tensors import Weights
 
@@ -55,42 +57,10 @@ class Answer:
 
 
 @pytest.fixture(scope="session")
-def payload_python(demo: Installed) -> str:
-    """The interpreter of the environment that the installer made for the demo."""
-    return str(demo.python)
-
-
-@pytest.fixture(scope="session")
-def offline() -> dict[str, str]:
-    """The environment in which the installer starts a smoke load."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-
-
-def make(python: str, offline: dict[str, str], script: Path, *folders: Path) -> None:
-    """Runs a script that makes models."""
-    made = subprocess.run(
-        [python, "-I", str(script), *map(str, folders)], env=offline, capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
-
-
-@pytest.fixture(scope="session")
-def tiny(payload_python: str, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of good tiny models; do not change them, take a `copy`."""
-    out = tmp_path_factory.mktemp("tiny")
-    make(payload_python, offline, HERE / "tiny_models.py", out)
-    make(payload_python, offline, HERE / "tiny_plain.py", out, out / "raw")
-    return out
-
-
-@pytest.fixture(scope="session")
-def flag_models(
-    payload_python: str, offline: dict[str, str], tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def flag_models(payload_python: str, offline: dict[str, str], tiny: Path, shared: Shared) -> Path:
     """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
-    out = tmp_path_factory.mktemp("flag models")
-    make(payload_python, offline, HERE / "tiny_flag.py", out, tiny / "words")
-    return out
+    script = HERE / "tiny_flag.py"
+    return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny / "words")))
 
 
 @pytest.fixture(scope="session")
@@ -100,13 +70,18 @@ def sources(flag_models: Path, tiny: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def flagged(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def flagged(sources: dict[str, Path], shared: Shared) -> Installed:
     """A bundle with a model for each loader, from a hub, and the packages of a manifest to copy from; installed."""
-    folder = tmp_path_factory.mktemp("flag")
+    folder = shared.made("flag", partial(_make_flagged, sources))
+    told = json.loads((folder / "told.json").read_bytes())
+    return Installed(folder / "flag.bundle.tar", folder / "bundle.pyz", folder / "prefix", told)
+
+
+def _make_flagged(sources: dict[str, Path], folder: Path) -> None:
     lines = (ROOT / "manifests" / "ragtrace.yaml").read_text(encoding="utf-8").splitlines()
     packages = next(line for line in lines if "FlagEmbedding==" in line and "requirements:" in line).strip()
     models = ", ".join(f"{{repo: org/{name}{_TOLD.get(name, '')}}}" for name in LOADED_AS)
-    manifest, packed, prefix = folder / "flag.yaml", folder / "flag.bundle.tar", folder / "prefix"
+    manifest, packed = folder / "flag.yaml", folder / "flag.bundle.tar"
     manifest.write_text(
         'name: flag\nversion: "1"\n'
         "target: {python: '3.11', platform: linux-x86_64, libc: glibc-2.28, accelerator: cpu}\n"
@@ -122,9 +97,9 @@ def flagged(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
         built = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=env)
     assert built.returncode == 0, built.stderr
-    done = bundle("install", packed, "--prefix", prefix, "--json")
+    done = bundle("install", packed, "--prefix", folder / "prefix", "--json")
     assert done.returncode == 0, done.stderr
-    return Installed(packed, folder / "bundle.pyz", prefix, json.loads(done.stdout))
+    (folder / "told.json").write_text(done.stdout, encoding="utf-8")
 
 
 @pytest.fixture
@@ -198,20 +173,33 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hub")
 
 
+Ask = Callable[[str, str], str]
+
+
 @pytest.fixture(scope="session")
 def ask(
-    payload_python: str,
-    offline: dict[str, str],
-    hub_cache: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str, str], str]]:
+    payload_python: str, offline: dict[str, str], hub_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ask]:
     """Asks one long-lived process, and returns the text of its result."""
-    folder = tmp_path_factory.mktemp("worker")
+    with asked_of(payload_python, offline | {"HF_HUB_CACHE": str(hub_cache)}, tmp_path_factory.mktemp("worker")) as put:
+        yield put
+
+
+@pytest.fixture(scope="session")
+def ask_flagged(flagged: Installed, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """The same in an environment that has FlagEmbedding."""
+    with asked_of(str(flagged.python), offline, tmp_path_factory.mktemp("worker")) as put:
+        yield put
+
+
+@contextmanager
+def asked_of(python: str, environment: dict[str, str], folder: Path) -> Iterator[Ask]:
+    """A process of ``worker.py``, which imports the libraries once; files of its own go to ``folder``."""
     with (
         (folder / "noise").open("w+", encoding="utf-8") as noise,
         subprocess.Popen(
-            [payload_python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
-            env={**offline, "HF_HUB_CACHE": str(hub_cache)},
+            [python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
+            env={**environment, "HF_MODULES_CACHE": str(folder / "modules")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=noise,
@@ -235,17 +223,58 @@ def ask(
         worker.stdin.close()
 
 
+User = Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def served(command: Sequence[str | Path], *modules: str, **options: Any) -> Iterator[User]:
+    """Plain code of a user, each run a fork of one process that has imported ``modules``; ``command`` is its Python.
+
+    What a run gives is what it told, with its exit code.
+    """
+    with subprocess.Popen(
+        [*command, str(HERE / "plain_user.py"), "serve", *modules],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+
+        def ask(way: str, *places: object) -> dict[str, Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps([way, *map(str, places)]) + "\n")
+            process.stdin.flush()
+            told: dict[str, Any] = {}
+            for line in process.stdout:
+                what, _, value = line.partition(":")
+                if what == "told":
+                    told = json.loads(value)
+                if what == "ended":
+                    return told | {"code": int(value)}
+            pytest.fail(f"{command} ended")
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def user(payload_python: str, offline: dict[str, str]) -> Iterator[User]:
+    """Plain code of a user in the demo's environment."""
+    with served([payload_python, "-I"], "sentence_transformers", "transformers", env=offline) as ask:
+        yield ask
+
+
+def proved(ask: Ask, place: Path, folder: Path, **more: object) -> Result:
+    """What a long-lived process says of the model in ``folder``; the request goes to ``place``."""
+    request = place / "asked.json"
+    request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+    result: Result = json.loads(ask("load", str(request)))
+    return result
+
+
 @pytest.fixture
-def prove(ask: Callable[[str, str], str], tmp_path: Path) -> Callable[..., Result]:
+def prove(ask: Ask, tmp_path: Path) -> Callable[..., Result]:
     """One model through the same code as the command line, without starting a process for it."""
-
-    def start(folder: Path, **more: object) -> Result:
-        request = tmp_path / "asked.json"
-        request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
-        result: Result = json.loads(ask("load", str(request)))
-        return result
-
-    return start
+    return partial(proved, ask, tmp_path)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Code as a person writes it: loads a model from each place given and prints what it says, and who was called.
 
-``python plain_user.py HOW PLACE…``; a place is a repository's name or a folder. Knows nothing of this project.
+``python plain_user.py HOW PLACE…``; a place is a repository's name or a folder. After
+``serve MODULE…`` each line of standard input is a JSON list of these words. Knows nothing of this project.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -135,8 +137,23 @@ def _may_write(folder: str) -> bool:
     return True
 
 
+def _asked() -> list[str]:
+    """HOW and PLACE…, given back in a fork for each line where they are served: importing takes longer than the rest."""
+    if sys.argv[1] != "serve":
+        return sys.argv[1:]
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        if not os.fork():
+            return list(json.loads(line))
+        sys.stdout.write(f"ended:{os.waitstatus_to_exitcode(os.wait()[1])}\n")
+        sys.stdout.flush()
+    sys.exit()
+
+
 if __name__ == "__main__":
-    found = [WAYS[sys.argv[1]](place) for place in sys.argv[2:]]
+    how, *places = _asked()
+    found = [WAYS[how](place) for place in places]
     writable = {name: _may_write(os.environ[name]) for name in ("HF_HUB_CACHE", "HF_HOME") if name in os.environ}
     told = {"found": found, "calls": calls, "writable": writable}
     sys.stdout.write(f"told:{json.dumps(told)}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import Installed, tool
 
-from .conftest import HERE, LOADED_AS
+from .conftest import HERE, LOADED_AS, User, served
 
 pytestmark = pytest.mark.long
 
@@ -45,12 +46,27 @@ exec "$HF_HUB_CACHE/../venv/bin/python" "$@"
 SWITCHES = "HF_HUB_OFFLINE TRANSFORMERS_OFFLINE HF_DATASETS_OFFLINE"
 
 
-def run(flagged: Installed, way: str, *places: object, unset: str = "") -> dict[str, Any]:
-    """What plain code says of a model from each place, under nothing but .env.offline."""
-    alone = [tool("unshare"), "-rnm" if os.getuid() else "-nm", "sh", "-c", START, "sh", str(flagged.prefix), unset]
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+
+
+def command(flagged: Installed, unset: str = "") -> list[str]:
+    """Starts a Python under nothing but .env.offline."""
+    return [tool("unshare"), "-rnm" if os.getuid() else "-nm", "sh", "-c", START, "sh", str(flagged.prefix), unset]
+
+
+@pytest.fixture(scope="module")
+def user(flagged: Installed) -> Iterator[User]:
+    """What plain code says of a model from each place."""
+    libraries = ("FlagEmbedding", "sentence_transformers", "transformers")
+    with served(command(flagged), *libraries, cwd="/", env=ENVIRONMENT) as ask:
+        yield ask
+
+
+def run(flagged: Installed, way: str, *places: object, unset: str) -> dict[str, Any]:
+    """The same of a process that was started for it."""
     done = subprocess.run(
-        [*alone, str(HERE / "plain_user.py"), way, *map(str, places)],
-        check=False, capture_output=True, text=True, cwd="/", env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        [*command(flagged, unset), str(HERE / "plain_user.py"), way, *map(str, places)],
+        check=False, capture_output=True, text=True, cwd="/", env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(next(line for line in done.stdout.splitlines() if line.startswith("told:"))[5:]))
@@ -60,16 +76,18 @@ def test_every_loader_has_a_way() -> None:
     assert {name for name, _ in WAYS} == set(LOADED_AS)
 
 
-def test_calls_are_heard(flagged: Installed) -> None:
-    told = run(flagged, "caller", "x")
+def test_calls_are_heard(user: User) -> None:
+    told = user("caller", "x")
+    assert told["code"] == 0
     assert [call.split()[0] for call in told["calls"]] == ["socket.getaddrinfo", "socket.connect"]
 
 
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_by_name_and_by_folder_with_no_network(
-    flagged: Installed, sources: dict[str, Path], name: str, way: str
+    flagged: Installed, user: User, sources: dict[str, Path], name: str, way: str
 ) -> None:
-    told = run(flagged, way, f"org/{name}", flagged.current / "models" / name, sources[name])
+    told = user(way, f"org/{name}", flagged.current / "models" / name, sources[name])
+    assert told["code"] == 0
     by_name, by_folder, before = told["found"]
     assert by_name
     assert by_name == by_folder
@@ -86,8 +104,8 @@ def test_local_files_only_is_enough_without_the_switches(flagged: Installed) -> 
     assert told["calls"] == []
 
 
-def test_a_pipeline_without_a_task_says_so_at_once(flagged: Installed) -> None:
-    told = run(flagged, "guessing_pipe", "org/encoder", flagged.current / "models/encoder")
+def test_a_pipeline_without_a_task_says_so_at_once(flagged: Installed, user: User) -> None:
+    told = user("guessing_pipe", "org/encoder", flagged.current / "models/encoder")
     assert all("infer task automatically" in said and "offline" in said for (said,) in told["found"])
     assert told["calls"] == []
 

@@ -15,7 +15,7 @@ from bundler.online import loaders
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 
-from .conftest import HERE, TEXTS, Answer, Result
+from .conftest import TEXTS, Answer, Result, User
 from .test_broken import change, fault, shorten
 from .test_good import KEYS
 
@@ -70,9 +70,7 @@ BESIDE_CLIP = {
 }
 
 
-def test_a_model_of_words_and_pictures_comes_from_the_hub(
-    tiny: Path, tmp_path: Path, payload_python: str, offline: dict[str, str]
-) -> None:
+def test_a_model_of_words_and_pictures_comes_from_the_hub(tiny: Path, tmp_path: Path, user: User) -> None:
     manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.tar"))
     before = {one.name: one.read_bytes() for one in (tiny / "clip").iterdir()}
     manifest.write_text("name: n\nversion: '1'\nmodels: [{repo: org/clip}]\n")
@@ -97,28 +95,14 @@ def test_a_model_of_words_and_pictures_comes_from_the_hub(
         done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
         assert done.returncode == 0, done.stderr
     subprocess.run(["tar", "xf", packed, "-C", tmp_path, "models"], check=True)
-    command = [
-        payload_python,
-        "-I",
-        str(HERE / "plain_user.py"),
-        "clip",
-        str(tiny / "clip"),
-        str(tmp_path / "models/clip"),
-    ]
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ours, made = json.loads(done.stdout.partition("told:")[2])["found"]
+    said = user("clip", tiny / "clip", tmp_path / "models/clip")
+    assert said["code"] == 0
+    ours, made = said["found"]
     assert ours == made
     assert len(ours) == len(ours[0]) == 2
 
 
-def scored(python: str, offline: dict[str, str], *folders: Path) -> subprocess.CompletedProcess[str]:
-    """What plain code of a user says of rerankers."""
-    command = [python, "-I", str(HERE / "plain_user.py"), "cross", *map(str, folders)]
-    return subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
-
-
-def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, payload_python: str, offline: dict[str, str]) -> None:
+def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> None:
     folder, name = copy("reranker-folders"), "1_LogitScore/config.json"
     names = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
 
@@ -127,12 +111,11 @@ def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, payload_python:
 
     assert loaders.detected("m", sorted(names), read) == "cross-encoder"
     loaders.check("cross-encoder", "m", sorted(names), read)
-    done = scored(payload_python, offline, folder)
-    assert done.returncode == 0, done.stderr
+    assert user("cross", folder)["code"] == 0
     names.pop(name).unlink()
     with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
         loaders.check("cross-encoder", "m", sorted(names), read)
-    assert scored(payload_python, offline, folder).returncode != 0
+    assert user("cross", folder)["code"] == 1
 
 
 @EACH

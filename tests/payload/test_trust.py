@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import answered
+from .conftest import Result
 
 OWN = """
 from pathlib import Path
@@ -17,7 +17,6 @@ Path({mark!r}).touch()
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize(
     ("name", "loader", "kind"),
@@ -34,15 +33,13 @@ def test_code_runs_only_where_it_is_trusted(
     kind: str,
     trusted: bool,
     copy: Callable[[str], Path],
-    payload_python: str,
-    offline: dict[str, str],
+    prove: Callable[..., Result],
     tmp_path: Path,
 ) -> None:
     folder, mark = copy(name), tmp_path / "ran"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "own.Config"}}))
     (folder / "own.py").write_text(OWN.format(kind=kind, mark=str(mark)))
-    told = offline | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    answer = answered(payload_python, told, tmp_path, folder, loader=loader, trust_remote_code=trusted)
-    assert (answer.code, answer.result.get("fault")) == (0, ""), answer.printed
+    result = prove(folder, loader=loader, trust_remote_code=trusted)
+    assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     assert mark.exists() is trusted

@@ -138,6 +138,19 @@ def _redrawn_head(folder: str) -> None:
     probe._check_heads(Path(folder), model, SimpleNamespace())
 
 
+def _changed_head(line: str) -> None:
+    """Another revision of a head of a BGE-M3: values of the same shape, turned round or with less of a bias."""
+    import torch
+
+    path, verb, number = json.loads(line)
+    kept = torch.load(path, weights_only=True)
+    if verb == "turn round":
+        kept = {name: weight.flip(-1) for name, weight in kept.items()}
+    else:
+        kept["bias"] -= number
+    torch.save(kept, path)
+
+
 def _transformers_model(folder: str) -> Any:
     import transformers
 
@@ -153,6 +166,7 @@ _CASES: dict[str, Callable[[str], None]] = {
     "restored": _restored,
     "undecided": _undecided,
     "redrawn-head": _redrawn_head,
+    "changed-head": _changed_head,
 }
 
 if __name__ == "__main__":

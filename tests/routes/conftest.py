@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import bundle, tool
+from bundler.bundle.hashing import digest_of
+from tests.conftest import bundle
+from tests.support.shared import Shared
 from tests.wheelmaking import make_wheel
 
 MANIFEST = """\
@@ -28,14 +29,15 @@ sequence: {sequence}
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(tools: Path, shared: Shared) -> Path:
     """A find-links folder: the real pip and uv, and a small application in two versions with what it needs."""
-    folder = tmp_path_factory.mktemp("wheels")
-    command = ["pip", "download", "--quiet", "--no-deps", "pip", "uv", "--dest"]
-    subprocess.run([sys.executable, "-m", *command, folder], check=True)
-    make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
-    make_wheel(folder, "beta", "2.0")
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(tools, folder, dirs_exist_ok=True)
+        make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
+        make_wheel(folder, "beta", "2.0")
+
+    return shared.made("wheels", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +62,38 @@ def online(wheels: Path, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def build(online: dict[str, str], tmp_path: Path) -> Callable[..., Small]:
-    """Builds a small bundle of a version whose model holds the given files."""
+def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..., Small]:
+    """Builds a small bundle of a version whose model holds the given files: once, and then gives copies of it."""
 
     def built(version: str = "1", files: Mapping[str, bytes] | None = None, text: str = MANIFEST) -> Small:
         folder = tmp_path / f"online {version}"
-        for name, data in (files or {"config.json": b"{}", "weights.bin": b"w" * 100_000}).items():
+        files = files or {"config.json": b"{}", "weights.bin": b"w" * 100_000}
+        for name, data in files.items():
             (folder / "vendor" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "vendor" / name).write_bytes(data)
         manifest = folder / "small.yaml"
         manifest.write_text(text.format(version=version, sequence=version.partition(".")[0]))
+
+        def make(place: Path) -> None:
+            command = ("build", "--no-rehearse", manifest, "-o", place / "small.tar", "--quiet")
+            done = bundle(*command, env=online | {"BUNDLE_CACHE": str(place / "shelf")})
+            assert done.returncode == 0, done.stderr
+
+        digests = {name: digest_of(data) for name, data in files.items()}
+        key = digest_of(f"{manifest.read_text()} {sorted(digests.items())}".encode())
+        place = shared.made(f"small {key}", make)
         path = tmp_path / f"small-{version}.bundle.tar"
-        done = bundle("build", "--no-rehearse", manifest, "-o", path, "--quiet", env=online)
-        assert done.returncode == 0, done.stderr
+        shutil.copyfile(place / "small.tar", path)
+        shutil.copytree(place / "shelf", tmp_path / "shelf", copy_function=_link, dirs_exist_ok=True)
         return Small(path, manifest, online)
 
     return built
 
 
-@pytest.fixture(scope="session")
-def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installer, as it is carried apart from any bundle."""
-    path = tmp_path_factory.mktemp("trusted") / "bundle-installer.pyz"
-    assert bundle("installer", "-o", path).returncode == 0
-    return path
-
-
-@pytest.fixture
-def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the installer as an isolated host does: a bare Python, no site packages."""
-
-    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [*map(str, before), tool("python3.11"), "-I", "-S", str(installer), *map(str, arguments)]
-        return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
-
-    return run
+def _link(source: str, target: str) -> None:
+    """What stands on a shelf is never changed, so two may share it."""
+    if not Path(target).exists():
+        Path(target).hardlink_to(source)
 
 
 def live(prefix: Path) -> str:

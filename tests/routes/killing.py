@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 
-INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
-"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
-
 _PIPE = subprocess.PIPE
 _WATCHER = """
 import atexit, importlib, os, runpy, signal, sys, threading

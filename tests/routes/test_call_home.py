@@ -19,6 +19,7 @@ from bundler.progress import Collected
 from tests.conftest import ROOT, Installed, bundle
 from tests.hub.hubserver import hub_running
 from tests.payload.tensors import Weights
+from tests.support.shared import Shared
 
 CODE = """\
 import json
@@ -41,14 +42,9 @@ LINE = 'return json.loads(Path(hf_hub_download(repo, "table.json")).read_text())
 
 
 @pytest.fixture
-def scaled(demo: Installed, tmp_path: Path) -> Path:
-    """A tiny BERT with code of its own, made by the real libraries."""
-    made = subprocess.run(
-        [demo.python, "-I", ROOT / "tests" / "payload" / "tiny_models.py", tmp_path / "tiny"],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    folder = Path(shutil.move(tmp_path / "tiny" / "raw", tmp_path / "scaled"))
+def scaled(tiny: Path, tmp_path: Path) -> Path:
+    """A tiny BERT with code of its own."""
+    folder = Path(shutil.copytree(tiny / "raw", tmp_path / "scaled"))
     (folder / "modeling_scaled.py").write_text(CODE)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_scaled.ScaledModel"}}))
@@ -175,11 +171,9 @@ def relocked(known: lock.Lock, contents: Path) -> lock.Lock:
 
 
 @pytest.fixture(scope="module")
-def unpacked(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(demo: Installed, shared: Shared) -> Path:
     """The content of the demo bundle, for tests to take links and copies of."""
-    folder = tmp_path_factory.mktemp("unpacked")
-    subprocess.run(["tar", "xf", demo.bundle, "-C", folder], check=True)
-    return folder
+    return shared.made("unpacked", lambda folder: subprocess.run(["tar", "xf", demo.bundle, "-C", folder], check=True))
 
 
 @pytest.mark.long

@@ -16,9 +16,9 @@ import pytest
 from bundler.bundle import archive, hashing
 from bundler.offline import doctor, releases
 from bundler.progress import Collected
-from tests.conftest import bundle, tool
+from tests.conftest import INSTALLER, bundle, tool
 from tests.routes.conftest import Small, live
-from tests.routes.killing import INSTALLER, Killing, points, spread
+from tests.routes.killing import Killing, points, spread
 from tests.routes.trees import tree
 
 Build = Callable[..., Small]

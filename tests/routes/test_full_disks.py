@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import INSTALLER
 from tests.routes.conftest import Small, live
-from tests.routes.killing import INSTALLER, points, spread
+from tests.routes.killing import points, spread
 from tests.routes.test_crashes import FIRST, SECOND, Stage, staged, works
 from tests.routes.trees import tree
 

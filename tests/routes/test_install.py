@@ -16,7 +16,7 @@ import pytest
 from bundler.bundle import archive, entries, hashing, lock, tarform
 from bundler.offline import environment, releases
 from bundler.progress import Collected
-from tests.conftest import Installed, as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
+from tests.conftest import as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
 from tests.offline.test_interrupted import interrupt
 from tests.routes.conftest import Small, live
 from tests.wheelmaking import make_wheel
@@ -212,12 +212,15 @@ def test_where_uv_does_not_run_pip_installs(wheels: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_installing_again_without_a_proof_keeps_the_one_there_is(demo: Installed, far: Far) -> None:
-    kept = (demo.current / "smoke.json").read_bytes()
-    done = far("install", demo.bundle, "--prefix", demo.prefix, "--no-smoke", "--json")
+def test_installing_again_without_a_proof_keeps_the_one_there_is(build: Build, far: Far, tmp_path: Path) -> None:
+    prefix, current, small = tmp_path / "opt", tmp_path / "opt" / "current", build()
+    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    kept = (current / "smoke.json").read_bytes()
+    assert json.loads(kept)[0]["peak_rss_bytes"] > 0, "two loads do not measure the same"
+    done = far("install", small.path, "--prefix", prefix, "--no-smoke", "--json")
     assert done.returncode == 0, done.stderr
-    assert (demo.current / "smoke.json").read_bytes() == kept
-    assert json.loads((demo.current / "receipt.json").read_bytes())["smoke"] == json.loads(kept)
+    assert (current / "smoke.json").read_bytes() == kept
+    assert json.loads((current / "receipt.json").read_bytes())["smoke"] == json.loads(kept)
 
 
 @pytest.mark.parametrize("altered", [False, True])

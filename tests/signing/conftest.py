@@ -17,7 +17,8 @@ from bundler.cli import app
 from bundler.online import keys
 from bundler.online.keys import PrivateKey
 from bundler.progress import Collected
-from tests.conftest import SMALL, Packed, bundle, tool
+from tests.conftest import SMALL, Packed
+from tests.support.forks import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,14 @@ def signed(small: Packed, builder: Pair) -> Packed:
     return small
 
 
-@pytest.fixture(scope="session")
-def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installer, as it is carried apart from any bundle."""
-    path = tmp_path_factory.mktemp("trusted") / "bundle-installer.pyz"
-    assert bundle("installer", "-o", path).returncode == 0
-    return path
-
-
 @pytest.fixture
-def far(installer: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def far(carried: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the installer as an isolated host does: a bare Python, no site packages, no ``cryptography``."""
 
-    def run(*arguments: object, program: Path = installer, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [tool("python3.11"), "-I", "-S", str(program), *map(str, arguments)]
+    def run(*arguments: object, program: Path = carried.path, **options: Any) -> subprocess.CompletedProcess[str]:
+        if program == carried.path:
+            return carried.run(*arguments, **options)
+        command = [*carried.python, str(program), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, text=True, **options)
 
     return run
