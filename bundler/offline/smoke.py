@@ -23,7 +23,7 @@ from bundler.offline import emit, findings, guard, integrity
 from bundler.offline.integrity import Part
 from bundler.offline.load_progress import LoadProgress
 from bundler.offline.releases import Release
-from bundler.progress import Report, Stage
+from bundler.progress import Report, Stage, counted
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # not there before Python 3.11
@@ -119,7 +119,7 @@ def _failure(failed: list[SmokeResult], count: int, damaged: list[Part]) -> Smok
     """What failed, and what to do: libraries that miss a file of their own say whatever comes of that, so files that
     are not as installed go before any advice on the error."""
     listed = "\n".join(f"  {result.alias}: {result.fault}" for result in failed)
-    message = f"{len(failed)} of {count} models did not prove themselves:\n{listed}"
+    message = f"{len(failed)} of {counted(count, 'model')} failed the smoke load:\n{listed}"
     if damaged:
         message += "".join(f"\n{part.name}: {part.message}" for part in damaged)
         return SmokeError(message, hint=findings.MEND)
