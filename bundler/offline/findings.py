@@ -7,7 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # a verb that shows a lock does not import the installer
+    from bundler.offline.packages import Altered
 
 Level = Literal["healthy", "warning", "critical"]
 LEVELS: tuple[Level, ...] = ("healthy", "warning", "critical")
@@ -17,14 +20,6 @@ MEND = "install the same bundle again: it mends what differs, file by file"
 
 
 _MOST_NAMED = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Altered:
-    """An installed file that is not as it was installed, and why."""
-
-    path: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from bundler.bundle import disk
 from bundler.bundle.entries import Model
 from bundler.bundle.lock import Lock
 from bundler.errors import UnsafeError
-from bundler.offline.findings import Altered
+from bundler.offline.packages import Altered
 from bundler.offline.releases import Release
 
 _ASKED_FOR_IN_VAIN = ("adapter_config.json",)

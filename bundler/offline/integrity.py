@@ -12,8 +12,7 @@ from bundler.bundle.entries import Artifact
 from bundler.bundle.hashing import Advance
 from bundler.bundle.lock import Lock
 from bundler.offline import findings, packages, place
-from bundler.offline.findings import Altered
-from bundler.offline.packages import Recorded
+from bundler.offline.packages import Altered, Recorded
 from bundler.offline.releases import Release
 from bundler.progress import Report
 

@@ -18,6 +18,14 @@ from bundler.progress import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Altered:
+    """An installed file that is not as it was installed, and why."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """A file that is not as the wheels put it there, and the packages that it is of."""
 
