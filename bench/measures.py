@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.results import Row
-from bundler.bundle import archive
-from bundler.bundle.lock import Lock
-from bundler.online.workshop import Workshop
+from bundler.format.lock.lockfile import Lock
+from bundler.format.tar import archive
+from bundler.online.transfer.context import Workshop
 from bundler.progress import Collected, Stage
 
 BIN = Path(sys.executable).parent
@@ -181,7 +181,7 @@ def packing(folder: Path, locked: Lock, shop: Workshop, rounds: int) -> list[Row
 PLACE = """
 import json, sys, time
 from pathlib import Path
-from bundler.bundle import archive, disk
+from bundler.format import archive, disk
 from bundler.offline import place, releases, verify
 from bundler.progress import Collected, Stage
 bundle, prefix = Path(sys.argv[1]), Path(sys.argv[2])

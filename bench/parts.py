@@ -13,9 +13,9 @@ from pathlib import Path
 from bench.hub import from_the_hub
 from bench.measures import BIN, MIB, MeasureError, Timed, installing, packing, placing, resolving, sharing
 from bench.results import Row
-from bundler.bundle.lock import Lock
+from bundler.format.lock.lockfile import Lock
 from bundler.online import build as building
-from bundler.online.workshop import Workshop
+from bundler.online.transfer.context import Workshop
 
 SHARDS = 4
 MANIFEST = (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundler.bundle import disk
+from bundler.format import disk
 
 REACHED, MISSED, FAILED = 0, 1, 3
 """Exit codes: every bound is reached; one is not; a part could not be measured. argparse has 2 for itself."""

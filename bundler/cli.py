@@ -12,9 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 import bundler
-from bundler.console import Console
 from bundler.errors import UsageError
-from bundler.verbs import either, offline, online
+from bundler.output.console import Console
+from bundler.verbs import build, carry, install
 from bundler.verbs.verb import ONLINE_SIDE_IS_HERE, PANELS
 
 _EPILOG = "Shell completion: bundle --install-completion, or --show-completion to see what that would write."
@@ -47,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG if ONLINE_SIDE_IS_HERE else _EPILOG_OF_THE_INSTALLER,
 )
-for side in (online, either, offline):
+for side in (build, carry, install):
     app.add_typer(side.app)
 
 

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from bundler import cli
-from bundler.bundle import archive, entries, lock, tarform
-from bundler.bundle.entries import Artifact, Model
-from bundler.bundle.hashing import Sha256, digest_of
-from bundler.bundle.lock import Lock
-from bundler.bundle.target import Target
+from bundler.format.hashing import Sha256, digest_of
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.entries import Artifact, Model
+from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.target import Target
+from bundler.format.tar import archive, tar_layout
 from bundler.progress import Collected
 from tests.support import forks
 from tests.support.forks import Program
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
 MODELS = ROOT / "tests" / "payload"
 """Where the scripts stand that make tiny models."""
-INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.removal", "filelock", "jinja2")
+INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.prefix.removal", "filelock", "jinja2")
 """Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
@@ -72,7 +73,9 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     models = []
     for alias in aliases:
         start = f"models/{alias}/"
-        digest = lock.digest_of_files((a.sha256, a.path[len(start) :]) for a in artifacts if a.path.startswith(start))
+        digest = lockfile.digest_of_files(
+            (a.sha256, a.path[len(start) :]) for a in artifacts if a.path.startswith(start)
+        )
         models.append(Model(alias=alias, source="path:test", commit=digest[:40], loader="files", digest=digest))
     first = Lock(
         name="test",
@@ -83,16 +86,16 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
         target=TARGET,
         models=tuple(models),
         image=changes.get("image", entries.Image()),
-        head_size=lock.HEAD_UNIT,
+        head_size=lockfile.HEAD_UNIT,
         artifacts=artifacts,
     )
-    head_size = tarform.head_size_for(len(first.canonical) + 100, len(first.sums()), lock.HEAD_UNIT)
-    return lock.with_changes(first, **({"head_size": head_size} | changes))
+    head_size = tar_layout.head_size_for(len(first.canonical) + 100, len(first.sums()), lockfile.HEAD_UNIT)
+    return lockfile.with_changes(first, **({"head_size": head_size} | changes))
 
 
 def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
     """The bundle of a lock, in memory, whether or not the contents are what it says."""
-    plan = tarform.layout(locked, signature)
+    plan = tar_layout.layout(locked, signature)
     data = bytearray(plan.size)
     data[: len(plan.head)] = plan.head
     for member in plan.artifacts():
@@ -178,7 +181,7 @@ class Installed:
 _BUNDLE = Program(
     python=(sys.executable,),
     path=Path(sys.executable).with_name("bundle"),
-    modules=("bundler.cli", "bundler.online.build", "bundler.online.rehearse", "cryptography.fernet"),
+    modules=("bundler.cli", "bundler.online.build", "bundler.online.rehearsal", "cryptography.fernet"),
 )
 
 

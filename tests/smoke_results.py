@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bundler.bundle.smoke_result import SmokeResult
+from bundler.format.lock.smoke_result import SmokeResult
 
 _LEAST = SmokeResult(
     alias="m",

@@ -18,15 +18,15 @@ from bundler.online import installer
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "bundler"
 FILES = sorted(path for path in PROGRAM.rglob("*.py"))
-MAY_SPEAK = {"bundler.cli", "bundler.console", "bundler.verbs.verb", "bundler.__main__"}
+MAY_SPEAK = {"bundler.cli", "bundler.output.console", "bundler.verbs.verb", "bundler.__main__"}
 
-COMMAND_LINE = {"bundler.cli", "bundler.console", "bundler.describe", "bundler.verbs"}
+COMMAND_LINE = {"bundler.cli", "bundler.output.console", "bundler.output.lock_text", "bundler.verbs"}
 
 ARROWS = {
-    "bundler.bundle": {"bundler.bundle", "bundler.errors", "bundler.progress"},
+    "bundler.format": {"bundler.format", "bundler.errors", "bundler.progress"},
     "bundler.online": {
         "bundler.online",
-        "bundler.bundle",
+        "bundler.format",
         "bundler.process",
         "bundler.errors",
         "bundler.progress",
@@ -35,7 +35,7 @@ ARROWS = {
     },
     "bundler.offline": {
         "bundler.offline",
-        "bundler.bundle",
+        "bundler.format",
         "bundler.process",
         "bundler.errors",
         "bundler.progress",
@@ -150,7 +150,7 @@ def test_nothing_is_unpickled_in_this_program_s_own_process() -> None:
     unpickle = {"pickle", "marshal", "shelve", "torch", "joblib", "dill", "cloudpickle", "numpy"}
     for path in FILES:
         module = module_of(path)
-        if module.startswith("bundler.payload") or module == "bundler.online.tensors":
+        if module.startswith("bundler.payload") or module == "bundler.online.models.safetensors_worker":
             continue  # they run in the bundle's own environment
         assert not {name.split(".")[0] for name, _ in imports(path)} & unpickle, path
 

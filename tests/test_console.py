@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler import console
-from bundler.console import Console
+from bundler.output import console
+from bundler.output.console import Console
 from bundler.progress import PROGRESS_FILE, last_line
 
 

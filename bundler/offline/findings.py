@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # a verb that shows a lock does not import the installer
-    from bundler.offline.packages import Altered
+    from bundler.offline.environment.installed_files import Altered
 
 Level = Literal["healthy", "warning", "critical"]
 LEVELS: tuple[Level, ...] = ("healthy", "warning", "critical")

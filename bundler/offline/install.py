@@ -13,30 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import bundler
-from bundler.bundle import archive, disk, entries, json_files, lock
-from bundler.bundle.smoke_result import SmokeResult
 from bundler.errors import HostError, IntegrityError, ProgramError, SmokeError
-from bundler.offline import (
-    emit,
-    environment,
-    ground,
-    guard,
-    hubcache,
-    packages,
-    pickles,
-    place,
-    preflight,
-    receipts,
-    recipe,
-    releases,
-    sequence,
-    smoke,
-    trust,
-    verify,
-)
-from bundler.offline.receipts import Proof, Receipt
-from bundler.offline.trust import Trust
-from bundler.offline.verify import Vouched
+from bundler.format import disk, json_files
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.smoke_result import SmokeResult
+from bundler.format.tar import archive
+from bundler.offline import placement, preflight, smoke
+from bundler.offline.environment import guard, hub_cache, installed_files, venv
+from bundler.offline.prefix import permissions, receipts, releases
+from bundler.offline.prefix.receipts import Proof, Receipt
+from bundler.offline.rendering import dockerfile, env_file
+from bundler.offline.trust import pickle_policy, rollback_protection, trusted_keys, verification
+from bundler.offline.trust.trusted_keys import Trust
+from bundler.offline.trust.verification import Vouched
 from bundler.progress import Collected, Report
 
 
@@ -70,23 +59,23 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
             _told_of_a_full_disk(prefix),
         ):
             _discard_altered_environment(release, locked, report)
-            planned = place.plan(locked, release, report)
+            planned = placement.plan(locked, release, report)
             preflight.check_room(carried, planned, release)
             _note_changes(release, locked, planned, report)
             old = () if options.prove else _old_results(release, locked, report)
-            place.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
+            placement.place(carried, locked, planned, release, report, no_pickles=options.no_pickles)
             if release.finished:
-                environment.mend(release, locked, base, planned.broken, report)
+                venv.mend(release, locked, base, planned.broken, report)
             elif entries.ENVIRONMENT not in release.ahead(locked.digest):
-                environment.create(release, locked, base, report)
+                venv.create(release, locked, base, report)
                 parts = release.ahead(locked.digest) | {entries.ENVIRONMENT}
                 releases.list_parts(release, locked.digest, parts)  # a run after this one need not make it again
-            hubcache.create(release, locked)
+            hub_cache.create(release, locked)
             smoke.lay_out(release)
             guard.lay_out(release, locked)
             results = _prove(release, locked, options, report) if options.prove else old
             proof: Proof = "none" if not results else "new" if options.prove else "old"
-            trust.remember(prefix, options.trust, report)
+            trusted_keys.remember(prefix, options.trust, report)
             receipt = _receipt(release, locked, carried, vouched, results, proof)
             return _finish(release, locked, carried, receipt, report, downgrade=options.downgrade)
 
@@ -94,16 +83,16 @@ def install(bundle: Path | BinaryIO, prefix: Path, options: Options, report: Rep
 @contextmanager
 def opened(
     bundle: Path | BinaryIO, prefix: Path, options: Options, report: Report
-) -> Iterator[tuple[archive.OpenBundle, verify.VerifiedLock]]:
+) -> Iterator[tuple[archive.OpenBundle, verification.VerifiedLock]]:
     """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
     with _readable_by_others(), archive.opened(bundle) as carried:
-        ground.refuse_shared(prefix)  # before it is asked what it remembers
-        locked, _ = verify.verify(carried, trust.told(prefix, options.trust), report)
-        sequence.refuse_older(prefix, locked, report, allowed=options.downgrade)
+        permissions.refuse_shared(prefix)  # before it is asked what it remembers
+        locked, _ = verification.verify(carried, trusted_keys.told(prefix, options.trust), report)
+        rollback_protection.refuse_older(prefix, locked, report, allowed=options.downgrade)
         if not locked.rehearsed:
             report.warn(f"this bundle was not rehearsed: {locked.why_unrehearsed}")
         if options.no_pickles:
-            pickles.refuse_named(locked)
+            pickle_policy.refuse_named(locked)
         preflight.check_platform(locked)
         preflight.check_prefix(prefix)
         carried.refuse_if_cut()
@@ -116,33 +105,37 @@ def held(carried: archive.OpenBundle, prefix: Path, options: Options) -> Iterato
     and which bundle is the newest that it took. Raises BusyError, HostError, UnsafeError or TrustError."""
     with releases.held(prefix):
         said = Collected()  # what there is to say was said when the bundle was opened
-        locked, vouched = verify.verify(carried, trust.told(prefix, options.trust), said)
-        sequence.refuse_older(prefix, locked, said, allowed=options.downgrade)
+        locked, vouched = verification.verify(carried, trusted_keys.told(prefix, options.trust), said)
+        rollback_protection.refuse_older(prefix, locked, said, allowed=options.downgrade)
         yield vouched
 
 
-def _discard_altered_environment(release: releases.Release, locked: lock.Lock, report: Report) -> None:
+def _discard_altered_environment(release: releases.Release, locked: lockfile.Lock, report: Report) -> None:
     """Look at every byte of an environment that an earlier run made for this release; one that differs is made anew."""
     parts = release.ahead(locked.digest)
     if release.finished or entries.ENVIRONMENT not in parts:
         return
     for compiled in [*release.venv.rglob("__pycache__")]:  # nothing vouches for what Python compiled
         shutil.rmtree(compiled)
-    files, faults = packages.recorded(release, locked)
-    faults += packages.altered(files, report)
-    wrong = [fault.path for fault in faults] + packages.strangers(release, locked, files)
-    if wrong or environment.fault_of(release, locked):
+    files, faults = installed_files.recorded(release, locked)
+    faults += installed_files.altered(files, report)
+    wrong = [fault.path for fault in faults] + installed_files.strangers(release, locked, files)
+    if wrong or venv.fault_of(release, locked):
         releases.list_parts(release, locked.digest, parts - {entries.ENVIRONMENT})
         shutil.rmtree(release.venv)
 
 
-def _prove(release: releases.Release, locked: lock.Lock, options: Options, report: Report) -> tuple[SmokeResult, ...]:
+def _prove(
+    release: releases.Release, locked: lockfile.Lock, options: Options, report: Report
+) -> tuple[SmokeResult, ...]:
     proofs = smoke.prove(release, locked, options.device, report)
     smoke.write_goldens(release, proofs)
     return tuple(one.result for one in proofs)
 
 
-def _note_changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan, report: Report) -> None:
+def _note_changes(
+    release: releases.Release, locked: verification.VerifiedLock, planned: placement.Plan, report: Report
+) -> None:
     """Say in the stored proof what this install is about to change, so that no cut leaves a proof that claims too much."""
     if not release.finished or not (changes := _changes(release, locked, planned)):
         return
@@ -166,7 +159,7 @@ def _kept(release: releases.Release, report: Report) -> tuple[SmokeResult, ...]:
         return ()
 
 
-def _old_results(release: releases.Release, locked: lock.Lock, report: Report) -> tuple[SmokeResult, ...]:
+def _old_results(release: releases.Release, locked: lockfile.Lock, report: Report) -> tuple[SmokeResult, ...]:
     """What an earlier install measured; nothing where none did, and for other models than these."""
     results = _kept(release, report) if release.finished else ()
     if not results or {one.alias for one in results} != {model.alias for model in locked.models}:
@@ -180,19 +173,19 @@ def _old_results(release: releases.Release, locked: lock.Lock, report: Report) -
     return results
 
 
-def _changes(release: releases.Release, locked: verify.VerifiedLock, planned: place.Plan) -> list[str]:
+def _changes(release: releases.Release, locked: verification.VerifiedLock, planned: placement.Plan) -> list[str]:
     """What an install changes in a release that stands there: paths in the prefix, and packages."""
     paths = [*(final for _, final in planned.moves), *planned.extra]
-    paths += [Path(altered.path) for altered in hubcache.faults(release, locked)]
+    paths += [Path(altered.path) for altered in hub_cache.faults(release, locked)]
     paths += guard.differing(release, locked)
-    paths += [release.python] if environment.fault_of(release, locked) else []
+    paths += [release.python] if venv.fault_of(release, locked) else []
     inside = [path.relative_to(release.prefix).as_posix() for path in paths]
     return [*inside, *(f"package {name}" for name in planned.broken)]
 
 
 def _finish(
     release: releases.Release,
-    locked: lock.Lock,
+    locked: lockfile.Lock,
     carried: archive.OpenBundle,
     receipt: Receipt,
     report: Report,
@@ -200,18 +193,18 @@ def _finish(
     downgrade: bool,
 ) -> Receipt:
     """Write down what stands there, and see it safely on the disk."""
-    emit.write(release, locked, report)
-    recipe.write(release, locked, receipt.smoke)
+    env_file.write(release, locked, report)
+    dockerfile.write(release, locked, receipt.smoke)
     smoke.write(release, receipt.smoke)
     release.writable.mkdir(exist_ok=True)
-    disk.write_whole(release.path / lock.LOCK, locked.canonical)
+    disk.write_whole(release.path / lockfile.LOCK, locked.canonical)
     if carried.signature is not None:
-        disk.write_whole(release.path / lock.SIGNATURE, carried.signature)
+        disk.write_whole(release.path / lockfile.SIGNATURE, carried.signature)
     releases.clear_work(release)
     release.parts.unlink(missing_ok=True)
     with report.stage("sync"):
         disk.sync_file_system(release.prefix)
-        sequence.remember(release.prefix, locked, allowed=downgrade)
+        rollback_protection.remember(release.prefix, locked, allowed=downgrade)
         # last, and only once all that it speaks of is on the disk
         json_files.write(release.receipt, receipt)
     return receipt
@@ -219,7 +212,7 @@ def _finish(
 
 def _receipt(
     release: releases.Release,
-    locked: lock.Lock,
+    locked: lockfile.Lock,
     carried: archive.OpenBundle,
     vouched: Vouched,
     results: Sequence[SmokeResult],

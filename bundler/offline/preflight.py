@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bundler import process
-from bundler.bundle import disk, target
-from bundler.bundle.archive import OpenBundle
-from bundler.bundle.fields import Invalid
-from bundler.bundle.lock import Lock
-from bundler.bundle.paths import unprintable_in
-from bundler.bundle.target import Target
 from bundler.errors import HostError, ProgramError
-from bundler.offline.place import Plan, needed
-from bundler.offline.releases import Release
+from bundler.format import disk
+from bundler.format.documents import Invalid
+from bundler.format.lock import target
+from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.target import Target
+from bundler.format.paths import unprintable_in
+from bundler.format.tar.archive import OpenBundle
+from bundler.offline.placement import Plan, needed
+from bundler.offline.prefix.releases import Release
 
 _ASK = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.maxsize > 2**32, sys._base_executable)"
 

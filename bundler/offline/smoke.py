@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler import process
-from bundler.bundle import calls, disk, fields, json_files, smoke_result
-from bundler.bundle.calls import Call
-from bundler.bundle.entries import Model
-from bundler.bundle.goldens import Golden
-from bundler.bundle.lock import Lock
-from bundler.bundle.smoke_result import LoadReport, SmokeResult
 from bundler.errors import CalledHomeError, IntegrityError, SmokeError
-from bundler.offline import emit, findings, guard, integrity
-from bundler.offline.integrity import Part
+from bundler.format import blocked_requests, disk, documents, json_files
+from bundler.format.blocked_requests import Call
+from bundler.format.lock import smoke_result
+from bundler.format.lock.entries import Model
+from bundler.format.lock.goldens import Golden
+from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.smoke_result import LoadReport, SmokeResult
+from bundler.offline import altered_files, findings
+from bundler.offline.altered_files import Part
+from bundler.offline.environment import guard
 from bundler.offline.load_progress import LoadProgress
-from bundler.offline.releases import Release
+from bundler.offline.prefix.releases import Release
+from bundler.offline.rendering import env_file
 from bundler.progress import Report, Stage, counted
 
 if TYPE_CHECKING:
@@ -101,10 +104,10 @@ def prove(release: Release, locked: Lock, device: str | None, report: Report) ->
     failed = [result for result in results if not result.ok]
     for result in results:
         if result.ok and result.calls:
-            report.warn(f"{result.alias} loads, and called home:\n{calls.told(result.calls)}")
+            report.warn(f"{result.alias} loads, and called home:\n{blocked_requests.told(result.calls)}")
     if failed:
         aliases = [result.alias for result in failed]
-        damaged = integrity.damaged(release, locked, aliases, report, deep=release.finished)
+        damaged = altered_files.damaged(release, locked, aliases, report, deep=release.finished)
         raise _failure(failed, len(results), damaged)
     return proofs
 
@@ -127,11 +130,11 @@ def _failure(failed: list[SmokeResult], count: int, damaged: list[Part]) -> Smok
     asked = dict.fromkeys(call for result in failed for call in result.calls)
     absent = dict.fromkeys(call for result in failed for call in result.absent)
     if absent:
-        message += f"\nasked for in vain before it failed, which may be why:\n{calls.told(absent)}"
+        message += f"\nasked for in vain before it failed, which may be why:\n{blocked_requests.told(absent)}"
     if not asked:
         return SmokeError(message, hint=hint)
     hint = "have it built again with what is missing; the lines after 'cure' go into the manifest"
-    return CalledHomeError(f"{message}\ncalls home that were refused:\n{calls.told(asked)}", hint=hint)
+    return CalledHomeError(f"{message}\ncalls home that were refused:\n{blocked_requests.told(asked)}", hint=hint)
 
 
 def write(release: Release, results: Sequence[SmokeResult]) -> None:
@@ -158,7 +161,7 @@ def read_kept(release: Release) -> tuple[SmokeResult, ...]:
     except OSError as error:
         message = f"what the smoke loads measured can't be read: {error.strerror}"
         raise IntegrityError(message, where=str(path), hint=hint) from error
-    except fields.Faults as faults:
+    except documents.Faults as faults:
         message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
         raise IntegrityError(message, where=str(path), hint=hint) from faults
 
@@ -166,10 +169,10 @@ def read_kept(release: Release) -> tuple[SmokeResult, ...]:
 def _load(release: Release, locked: Lock, model: Model, device: str, stage: Stage) -> Proof:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
-        variables = emit.library_variables(release.path) | emit.cache_variables(Path(folder, "var"))
+        variables = env_file.library_variables(release.path) | env_file.cache_variables(Path(folder, "var"))
         phases = Path(folder, "phases.txt")
         asked = _request(release, locked, model, device, variables, phases)
-        request.write_text(json.dumps(fields.encode(asked)), encoding="utf-8")
+        request.write_text(json.dumps(documents.encode(asked)), encoding="utf-8")
         done = process.run(
             [release.python, "-I", release.path / "payload", request, result],
             environment=_environment(release, locked, variables, log),
@@ -179,8 +182,8 @@ def _load(release: Release, locked: Lock, model: Model, device: str, stage: Stag
             watch=LoadProgress(stage, phases),
         )
         report = _report(model, done, result)
-        ended_by = fields.decode(Call, report.missed) if report.missed else None
-        refused, absent = calls.of_load(calls.read(log), ended_by, ok=report.ok)
+        ended_by = documents.decode(Call, report.missed) if report.missed else None
+        refused, absent = blocked_requests.of_load(blocked_requests.read(log), ended_by, ok=report.ok)
     return Proof(
         result=smoke_result.of_report(report, calls=refused, absent=absent, proven_at=_now()),
         golden=_golden(report),
@@ -229,12 +232,12 @@ def _request(
 def _environment(release: Release, locked: Lock, variables: Mapping[str, str], log: Path) -> dict[str, str]:
     """What a load starts with. The guard has to set the rest: only paths must be given, since ``current`` does not
     lead to this release yet."""
-    by_guard = emit.library_variables(release.live)
+    by_guard = env_file.library_variables(release.live)
     given = {name: value for name, value in variables.items() if value != by_guard.get(name)}
     return process.clean_environment(
-        without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *emit.OLDER_CACHES, *variables),
+        without=("HF_", "TRANSFORMERS_", "PYTHON", "TORCH", "BUNDLE_GUARD", *env_file.OLDER_CACHES, *variables),
         **given,
-        **emit.asked_variables(locked, release.path),
+        **env_file.asked_variables(locked, release.path),
         BUNDLE_GUARD="strict",
         BUNDLE_GUARD_LOG=str(log),
         BUNDLE_GUARD_TOLERATE=",".join(locked.smoke.tolerate_calls),
@@ -250,7 +253,7 @@ def _report(model: Model, done: process.Finished, path: Path) -> LoadReport:
         return _failed_report(model, f"the load {ended} before it could say anything: {last}", hint)
     try:
         return json_files.read(LoadReport, path)
-    except fields.Faults as faults:
+    except documents.Faults as faults:
         hint = "install the same bundle again: that puts right what runs the load"
         return _failed_report(
             model, f"the load's report can't be read: {json_files.first_faults(faults)}; {last}", hint

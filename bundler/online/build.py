@@ -8,31 +8,28 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from bundler.bundle import archive, disk, entries, hashing, lock, signing, wheelcheck
-from bundler.bundle.disk import Draft
-from bundler.bundle.entries import Artifact, Kind
-from bundler.bundle.lock import Lock
-from bundler.bundle.signing import Signer
 from bundler.errors import FetchError, HostError, IntegrityError, ManifestError, UnsafeError
-from bundler.online import (
-    assets,
-    closure,
-    download,
-    installer,
-    manifest,
-    models,
-    pickles,
-    pipconfig,
-    rehearse,
-    resolve,
-    room,
-    wheels,
-)
-from bundler.online.convert import Bench
-from bundler.online.manifest import Asked
-from bundler.online.store import Store
-from bundler.online.wheels import ResolvedWheel
-from bundler.online.workshop import Workshop
+from bundler.format import disk, hashing
+from bundler.format.disk import Draft
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.entries import Artifact, Kind
+from bundler.format.lock.lockfile import Lock
+from bundler.format.scan import wheel_check
+from bundler.format.signing import signature_envelope
+from bundler.format.signing.signature_envelope import Signer
+from bundler.format.tar import archive
+from bundler.online import installer, rehearsal, resolve
+from bundler.online.assets import collect
+from bundler.online.inspection import pickle_scan
+from bundler.online.manifest import schema
+from bundler.online.manifest.schema import Asked
+from bundler.online.models import closure, model_resolution
+from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.packages import resolution
+from bundler.online.packages.resolution import ResolvedWheel
+from bundler.online.transfer import download, pip_config, remote_sizes
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
 from bundler.progress import Report
 
 WHEELS: tuple[Kind, ...] = ("tool", "wheel")
@@ -50,12 +47,12 @@ class Built:
 
 def workshop(report: Report) -> Workshop:
     """The shelf and pip's configuration of the person who runs this."""
-    return Workshop(store=Store.of_this_user(), config=pipconfig.read(), report=report)
+    return Workshop(store=Store.of_this_user(), config=pip_config.read(), report=report)
 
 
 def make_lock(path: Path, shop: Workshop) -> Lock:
     """Resolve a manifest."""
-    return resolve.resolve(manifest.load(path), shop)
+    return resolve.resolve(schema.load(path), shop)
 
 
 def to_fetch(locked: Lock, shop: Workshop) -> tuple[Artifact, ...]:
@@ -86,31 +83,31 @@ def build(
     name; golden outputs that come of it are added to the kept lock as well. Each of ``signers`` signs the bundle.
     Raises BundleError; then there is no file of that name, or the one that was there before.
     """
-    asked = manifest.load(path)
+    asked = schema.load(path)
     _require_folder(Path.cwd() if out is None else out if out.is_dir() else out.parent)
     locked = resolve.resolve(asked, shop) if kept is None else _kept(kept, asked)
     if no_pickles:
-        pickles.refuse(locked)
+        pickle_scan.refuse(locked)
     if kept is not None:
         _gather_again(locked, asked, shop)
     final = _file(out, locked)
-    why_not = rehearse.why_not(locked) if rehearsing else "the builder left it out (--no-rehearse)"
-    locked = rehearse.unrehearsed(locked, why_not) if why_not else locked
+    why_not = rehearsal.why_not(locked) if rehearsing else "the builder left it out (--no-rehearse)"
+    locked = rehearsal.unrehearsed(locked, why_not) if why_not else locked
     away, late = _away(locked, shop), _late(locked, shop)
-    coming = sum(one.size for one in away) + room.to_come(((one, one.size) for one in late), shop.store)
+    coming = sum(one.size for one in away) + remote_sizes.to_come(((one, one.size) for one in late), shop.store)
     _require_room(final, locked, coming, shop, rehearsing=not why_not)
     _fetch(away, locked, asked, shop)
     if late:
         download.fetch(late, shop.store, shop.config, shop.report, title="fetch models")
     _require_all(locked, shop)
     _look_into(locked, shop, late=True)
-    wheelcheck.refuse(wheelcheck.of(locked, shop.path_of), shop.report, contents=True)
+    wheel_check.refuse(wheel_check.of(locked, shop.path_of), shop.report, contents=True)
     if why_not and rehearsing:
         shop.report.warn(f"this bundle is not rehearsed: {why_not}")
     with disk.drafting(final) as draft:
         _pack(draft, locked, shop)
         sealed = locked if why_not else _rehearsed(draft, locked, shop)
-        signature = signing.signed(sealed, signers)
+        signature = signature_envelope.signed(sealed, signers)
         if sealed != locked or signature is not None:
             archive.seal(draft.path, sealed, signature)
     if kept is not None and sealed != locked:
@@ -132,7 +129,7 @@ def _pack(draft: Draft, locked: Lock, shop: Workshop) -> None:
 
 
 def _rehearsed(draft: Draft, locked: Lock, shop: Workshop) -> Lock:
-    return rehearse.rehearse(draft.path, locked, shop.path_of(locked.artifacts[0]), shop.store.root, shop.report)
+    return rehearsal.rehearse(draft.path, locked, shop.path_of(locked.artifacts[0]), shop.store.root, shop.report)
 
 
 def _file(out: Path | None, locked: Lock) -> Path:
@@ -143,7 +140,7 @@ def _file(out: Path | None, locked: Lock) -> Path:
 
 def _kept(path: Path, asked: Asked) -> Lock:
     try:
-        locked = lock.read(path.read_bytes(), str(path))
+        locked = lockfile.read(path.read_bytes(), str(path))
     except OSError as error:
         raise ManifestError(f"the lock can't be read: {error.strerror}", where=str(path)) from error
     if locked.manifest_sha256 != asked.sha256:
@@ -154,7 +151,7 @@ def _kept(path: Path, asked: Asked) -> Lock:
 
 def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
     """See that what a kept lock names still is what the lock says, and bring home what must be looked into for that."""
-    shop.store.put_bytes(lock.requirements_text(locked.python, locked.artifacts))
+    shop.store.put_bytes(lockfile.requirements_text(locked.python, locked.artifacts))
     if shop.store.path_of(locked.artifacts[0].sha256) is None:
         shop.store.put_bytes(installer.build())
     if any(model.convert for model in asked.manifest.models):
@@ -167,12 +164,12 @@ def _gather_again(locked: Lock, asked: Asked, shop: Workshop) -> None:
         if wanted.on_hub and all(shop.store.path_of(one.sha256, one.size) for one in locked.files_of(model)):
             continue  # a commit can't change: nothing is left to ask the hub
         with shop.report.stage(f"gather {model.alias}"):
-            found, _ = models.whole(wanted, asked, shop, bench, pinned=model.source)
-        if lock.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
+            found, _ = model_resolution.whole(wanted, asked, shop, bench, pinned=model.source)
+        if lockfile.digest_of_files((file.sha256, file.path) for file in found.files) != model.digest:
             hint = "run bundle lock again if the change is wanted; else restore the source"
             raise IntegrityError(f"the files of {model.alias} are not those of the lock", where=model.source, hint=hint)
     _look_into(locked, shop, late=False)
-    assets.bring_again(asked.manifest.assets, locked, shop)
+    collect.bring_again(asked.manifest.assets, locked, shop)
     if any(shop.store.path_of(blob.sha256, blob.size) is None for blob in locked.of_kind("image")):
         resolve.pull(asked, locked.target, shop, pinned=locked.image.digest)
     if tuple(resolve.app_files(asked, shop)) != locked.of_kind("app"):
@@ -194,7 +191,7 @@ def _require_room(final: Path, locked: Lock, coming: int, shop: Workshop, *, reh
         [
             (final.parent, archive.room_for(final, locked, here), "the bundle"),
             (shop.store.root, coming, "fetching packages and models"),
-            (shop.store.root, rehearse.room(locked) if rehearsing else 0, "the rehearsal"),
+            (shop.store.root, rehearsal.room(locked) if rehearsing else 0, "the rehearsal"),
         ]
     )
 
@@ -217,7 +214,7 @@ def _look_into(locked: Lock, shop: Workshop, *, late: bool) -> None:
     for model, files in locked.by_model():
         those = [one for one in files if (one.sha256 in shop.awaited) is late]
         contents = ((one.path[len(model.folder) :], shop.path_of(one)) for one in those)
-        found = pickles.scan(model.alias, contents, shop.report)
+        found = pickle_scan.scan(model.alias, contents, shop.report)
         if hidden := ", ".join(one.path for one in found if one.path not in listed):
             hint = "leave it out with exclude; bundle lock would list it now that it is here, for somebody to look at"
             raise UnsafeError(f"a pickle that the lock does not list: {hidden}", where=model.source, hint=hint)
@@ -244,7 +241,7 @@ def _fetch(away: list[Artifact], locked: Lock, asked: Asked, shop: Workshop) -> 
         raise FetchError(f"other files than the lock's are here: {', '.join(one.path for one in missing)}", hint=hint)
     known = [_as_wheel(artifact, _address(artifact, shop)) for artifact in addressed]
     known_to = [index.url for index in asked.manifest.python.indexes]  # their credentials serve their files too
-    wheels.fetch([*known, *found.values()], shop.store, shop.config, shop.report, also=known_to)
+    resolution.fetch([*known, *found.values()], shop.store, shop.config, shop.report, also=known_to)
 
 
 def _require_all(locked: Lock, shop: Workshop) -> None:
@@ -280,7 +277,7 @@ def _pinned(
         pins = [f"{pin} --hash=sha256:{digest}" for pin, digest in zip(pins, digests, strict=True)]
     sources = [name for name, _ in named] if build else []
     indexes = asked.manifest.python.tied if build else ()
-    return wheels.alone(pins, locked.target, shop.config, shop.store, shop.report, indexes=indexes, sources=sources)
+    return resolution.alone(pins, locked.target, shop.config, shop.store, shop.report, indexes=indexes, sources=sources)
 
 
 def _as_wheel(artifact: Artifact, address: str) -> ResolvedWheel:

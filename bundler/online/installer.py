@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from packaging.specifiers import SpecifierSet
 
 from bundler import template_files
-from bundler.bundle import disk
-from bundler.bundle.hashing import digest_of
 from bundler.errors import BundleError, HostError, UsageError
+from bundler.format import disk
+from bundler.format.hashing import digest_of
 
 PACKAGES = (
     *("annotated-doc", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "shellingham", "tqdm"),

@@ -8,21 +8,27 @@ from functools import partial as bound
 
 import bundler
 from bundler import process
-from bundler.bundle import entries, lock, tarform
-from bundler.bundle.entries import App, Artifact, Image, Package, Python, Upstream
-from bundler.bundle.fields import Invalid
-from bundler.bundle.lock import Lock
-from bundler.bundle.target import Target, this_machine
 from bundler.errors import UnsafeError
-from bundler.online import assets, closure, images, installer, lint, manifest, models, pages, sources, wheels
-from bundler.online.closure import Closed
-from bundler.online.convert import Bench
-from bundler.online.images import Pulled
-from bundler.online.manifest import Asked, WantedModel, WantedTarget
-from bundler.online.models import Carried
-from bundler.online.provided import Provided
-from bundler.online.wheels import ResolvedWheel, Wanted
-from bundler.online.workshop import Workshop
+from bundler.format.documents import Invalid
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.entries import App, Artifact, Image, Package, Python, Upstream
+from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.target import Target, this_machine
+from bundler.format.tar import tar_layout
+from bundler.online import installer
+from bundler.online.assets import collect
+from bundler.online.containers import base_image
+from bundler.online.containers.base_image import Pulled
+from bundler.online.manifest import lint, schema
+from bundler.online.manifest.schema import Asked, WantedModel, WantedTarget
+from bundler.online.models import closure, local_sources, model_resolution
+from bundler.online.models.closure import Closed
+from bundler.online.models.model_resolution import Carried
+from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.packages import resolution, simple_index
+from bundler.online.packages.bundled_packages import Provided
+from bundler.online.packages.resolution import ResolvedWheel, Wanted
+from bundler.online.transfer.context import Workshop
 from bundler.progress import Report
 
 _ROOM = 64 << 10
@@ -40,7 +46,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     _say_what_was_taken(wanted.target, target, shop.report)
     with shop.report.stage("resolve packages"):
         found = _wheels(asked, target, shop)
-        tools = wheels.alone(["pip", "uv"], target, shop.config, shop.store, shop.report)
+        tools = resolution.alone(["pip", "uv"], target, shop.config, shop.store, shop.report)
     packages = Python(
         requirements=_requirements(asked),
         packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
@@ -49,7 +55,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     carried = [_artifact_of_wheel(one, "wheel", shop) for one in found]
     artifacts = [
         _made(entries.INSTALLER, "installer", installer.build(), shop),
-        _made(entries.REQUIREMENTS, "requirements", lock.requirements_text(packages, carried), shop),
+        _made(entries.REQUIREMENTS, "requirements", lockfile.requirements_text(packages, carried), shop),
         *(_artifact_of_wheel(one, "tool", shop) for one in tools),
         *carried,
     ]
@@ -63,7 +69,7 @@ def resolve(asked: Asked, shop: Workshop) -> Lock:
     )
     for one in whole.carried:
         artifacts += one.artifacts()
-    artifacts += assets.gathered(wanted.assets, [one.name for one in found], shop)
+    artifacts += collect.gathered(wanted.assets, [one.name for one in found], shop)
     base = pull(asked, target, shop)
     artifacts += [*base.artifacts, *app_files(asked, shop)]
     locked = _locked(asked, target, packages, whole, base.image, artifacts)
@@ -89,7 +95,7 @@ def _say_what_was_taken(wanted: WantedTarget, target: Target, report: Report) ->
 
 def _carried(asked: Asked, shop: Workshop, bench: Bench, model: WantedModel) -> Carried:
     with shop.report.stage(f"resolve {model.name}"):
-        return models.carried(model, asked, shop, bench)
+        return model_resolution.carried(model, asked, shop, bench)
 
 
 def _locked(
@@ -111,7 +117,7 @@ def _lock_of(
         version=wanted.version,
         sequence=wanted.sequence if wanted.sequence is not None else _now(),
         created_by=f"airgap-bundler {bundler.__version__}",
-        source_date_epoch=lock.EPOCH,
+        source_date_epoch=lockfile.EPOCH,
         manifest_sha256=asked.sha256,
         target=target,
         models=tuple(one.model for one in whole.carried),
@@ -120,10 +126,10 @@ def _lock_of(
         conversions=tuple(made for one in whole.carried for made in one.conversions),
         python=packages,
         smoke=wanted.smoke.locked(),
-        env=manifest.variables(wanted),
+        env=schema.variables(wanted),
         image=base,
         app=wanted.app.locked() if wanted.app else App(),
-        head_size=lock.HEAD_UNIT,
+        head_size=lockfile.HEAD_UNIT,
         artifacts=tuple(artifacts),
     )
 
@@ -140,7 +146,7 @@ def _wheels(asked: Asked, target: Target, shop: Workshop) -> tuple[ResolvedWheel
         resolver=python.resolver,
         build_from_source=python.build_from_source,
     )
-    return wheels.resolve(wanted, target, shop.config, shop.store, shop.report)
+    return resolution.resolve(wanted, target, shop.config, shop.store, shop.report)
 
 
 def _requirements(asked: Asked) -> tuple[str, ...]:
@@ -157,7 +163,9 @@ def _requirements(asked: Asked) -> tuple[str, ...]:
 def _artifact_of_wheel(wheel: ResolvedWheel, kind: entries.Kind, shop: Workshop) -> Artifact:
     local = wheel.origin.startswith("file:")
     if wheel.built_from:
-        return _artifact_of_build(wheel, kind, f"{wheel.publisher}:{pages.filename_of(wheel.origin)}" if local else "")
+        return _artifact_of_build(
+            wheel, kind, f"{wheel.publisher}:{simple_index.filename_of(wheel.origin)}" if local else ""
+        )
     published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
     if local:
         shop.addresses[wheel.sha256] = wheel.origin
@@ -191,7 +199,7 @@ def _made(path: str, kind: entries.Kind, content: bytes, shop: Workshop) -> Arti
 
 def pull(asked: Asked, target: Target, shop: Workshop, pinned: str = "") -> Pulled:
     """The base image, pinned and where it is carried brought home."""
-    return images.pull(asked.manifest.image, target, shop.store, shop.config, shop.report, pinned=pinned)
+    return base_image.pull(asked.manifest.image, target, shop.store, shop.config, shop.report, pinned=pinned)
 
 
 def app_files(asked: Asked, shop: Workshop) -> list[Artifact]:
@@ -199,7 +207,7 @@ def app_files(asked: Asked, shop: Workshop) -> list[Artifact]:
     app = asked.manifest.app
     if app is None:
         return []
-    files = sources.of_app(app, asked.folder / app.path)
+    files = local_sources.of_app(app, asked.folder / app.path)
     shop.contents |= {file.sha256: file.content for file in files}
     return [
         Artifact(path=f"app/{file.path}", kind="app", size=file.size, sha256=file.sha256, origin=file.origin)
@@ -217,5 +225,5 @@ def _with_head(locked: Lock) -> Lock:
     """The same lock with a head that has room for golden outputs and signatures."""
     texts = max(3, len(locked.smoke.texts))
     room = _ROOM + len(locked.models) * texts * _ROOM_FOR_A_GOLDEN
-    size = len(locked.canonical) + len(str(lock.LARGEST_HEAD))
-    return lock.with_changes(locked, head_size=tarform.head_size_for(size, len(locked.sums()), room))
+    size = len(locked.canonical) + len(str(lockfile.LARGEST_HEAD))
+    return lockfile.with_changes(locked, head_size=tar_layout.head_size_for(size, len(locked.sums()), room))

@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import guarded, measure, netcut, probes, strict
-from . import request as requests
-from .faults import CheckFailed, explain
-from .record import Record
+from . import probes
+from .checks import guard_check
+from .load import measurement
+from .load import request as requests
+from .network import connection_blocker, netcut
+from .results.failures import CheckFailed, explain
+from .results.load_result import Record
 
 DONE, USAGE, FAILED = 0, 2, 3
 
@@ -33,19 +36,19 @@ def run(wanted: requests.Request, cut: Callable[[], netcut.Network] = netcut.cut
     """The network is cut before anything else: no library has been imported yet and there is one thread."""
     record = Record(alias=wanted.alias, loader=wanted.loader, phases=wanted.phases)
     try:
-        with strict.suspended():
+        with connection_blocker.suspended():
             record.network = cut()
         if wanted.variables:
-            guarded.prove(wanted.variables, record)
+            guard_check.prove(wanted.variables, record)
         prove(wanted, record)
     except Exception as error:  # noqa: BLE001 - the process boundary: whatever a library throws must become a result
         fault = explain(error)
         record.fault, record.hint = fault.sentence, fault.hint
-        if (call := strict.behind(error)) is not None:
+        if (call := connection_blocker.behind(error)) is not None:
             record.missed = asdict(call)
         if not isinstance(error, CheckFailed):
             record.traceback = "".join(traceback.format_exception(error))
-    record.peak_rss_bytes = record.peak_rss_bytes or measure.peak_rss_bytes()
+    record.peak_rss_bytes = record.peak_rss_bytes or measurement.peak_rss_bytes()
     return record
 
 
@@ -55,8 +58,8 @@ def prove(wanted: requests.Request, record: Record) -> None:
     :raises CheckFailed: the model does not keep a promise; errors of libraries pass
     """
     record.enter("import")
-    record.versions = measure.versions()
-    probe, record.import_seconds = measure.timed(lambda: probes.named(wanted.loader))
+    record.versions = measurement.versions()
+    probe, record.import_seconds = measurement.timed(lambda: probes.named(wanted.loader))
     record.enter("files")
     probe.prove(wanted, record)
     if record.network and record.network["attempts"]:

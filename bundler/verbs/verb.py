@@ -14,8 +14,8 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 
-from bundler.console import Console
 from bundler.errors import INTERRUPTED, BundleError, HostError, UsageError
+from bundler.output.console import Console
 
 Answer = tuple[dict[str, Any], str]
 """What a verb found out: for a program, and in words."""

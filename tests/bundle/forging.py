@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from bundler.bundle import entries, lock, tarform
-from bundler.bundle.entries import Artifact, Model
-from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Lock
-from bundler.bundle.tarform import ALIGNMENT, BLOCK
+from bundler.format.hashing import digest_of
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.entries import Artifact, Model
+from bundler.format.lock.lockfile import Lock
+from bundler.format.tar import tar_layout
+from bundler.format.tar.tar_layout import ALIGNMENT, BLOCK
 from tests.conftest import SMALL, bytes_of, lock_of
 
 T = TypeVar("T")
@@ -17,7 +18,7 @@ T = TypeVar("T")
 CONTENTS = SMALL | {"models/m/z.txt": b"{}", "assets/words.txt": b"words"}
 """With a hard link: z.txt is config.json again."""
 
-GOOD = bytes_of(lock_of(CONTENTS, head_size=lock.HEAD_UNIT), CONTENTS)
+GOOD = bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_UNIT), CONTENTS)
 
 
 def unchecked(made_as: type[T], known: T, /, **changes: Any) -> T:
@@ -31,7 +32,7 @@ def unchecked(made_as: type[T], known: T, /, **changes: Any) -> T:
 
 def forged(change: Callable[[list[tuple[str, entries.Kind, bytes]]], object], **changes: Any) -> bytes:
     """A bundle whose lock, sums, headers and content agree with each other after ``change``."""
-    good = lock_of(CONTENTS, head_size=lock.HEAD_UNIT)
+    good = lock_of(CONTENTS, head_size=lockfile.HEAD_UNIT)
     files = [(artifact.path, artifact.kind, CONTENTS[artifact.path]) for artifact in good.artifacts]
     change(files)
     artifacts = tuple(
@@ -39,7 +40,7 @@ def forged(change: Callable[[list[tuple[str, entries.Kind, bytes]]], object], **
         for path, kind, data in files
     )
     owned = [(a.sha256, a.path.removeprefix("models/m/")) for a in artifacts if a.kind == "model"]
-    digest = lock.digest_of_files(owned)
+    digest = lockfile.digest_of_files(owned)
     models = (unchecked(Model, good.models[0], digest=digest, commit=digest[:40]),)
     told = unchecked(Lock, good, artifacts=artifacts, models=models, **changes)
     return bytes_of(told, _Contents(files))
@@ -63,21 +64,21 @@ class _Contents(Mapping[str, bytes]):
 
 def headed(text: bytes, claimed: int | None = None) -> bytes:
     """The start of a bundle whose bundle.json is ``text``, or claims to be of another size; then zeros."""
-    good = tarform.layout(lock_of(CONTENTS), None).members[0]
+    good = tar_layout.layout(lock_of(CONTENTS), None).members[0]
     size = len(text) if claimed is None else claimed
-    header = unchecked(tarform.Member, good, size=size).header()
+    header = unchecked(tar_layout.Member, good, size=size).header()
     return header + text + bytes(-len(text) % BLOCK) + bytes(2 * ALIGNMENT)
 
 
-def member(name: str, data: bytes = GOOD) -> tarform.Member:
+def member(name: str, data: bytes = GOOD) -> tar_layout.Member:
     """A member of a good bundle."""
-    plan = tarform.layout(lock.read(text_of(data), ""), None)
+    plan = tar_layout.layout(lockfile.read(text_of(data), ""), None)
     return next(one for one in plan.members if one.name == name)
 
 
 def text_of(data: bytes) -> bytes:
     """The bytes of bundle.json."""
-    size = tarform.size_in(data[:ALIGNMENT], lock.LOCK)
+    size = tar_layout.size_in(data[:ALIGNMENT], lockfile.LOCK)
     assert size is not None
     return data[ALIGNMENT : ALIGNMENT + size]
 
@@ -121,4 +122,4 @@ def with_records(name: str, records: bytes, kind: bytes = b"x") -> bytes:
 
 
 def record(keyword: bytes, value: bytes) -> bytes:
-    return tarform._record(keyword, value)
+    return tar_layout._record(keyword, value)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import disk
 from bundler.errors import HostError
+from bundler.format import disk
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

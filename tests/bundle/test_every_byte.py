@@ -11,9 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from bundler.bundle import archive, lock, tarform
-from bundler.bundle.damage import DamagedError, Survey
 from bundler.errors import IntegrityError, UnsafeError
+from bundler.format.lock import lockfile
+from bundler.format.tar import archive, tar_layout
+from bundler.format.tar.damage import DamagedError, Survey
 from bundler.progress import Collected
 from tests.conftest import bytes_of, lock_of
 
@@ -32,7 +33,7 @@ Wrong = tuple[int, int, str]
 
 
 def small(*, signed: bool) -> bytes:
-    return bytes_of(lock_of(CONTENTS, head_size=lock.HEAD_UNIT), CONTENTS, SIGNATURE if signed else None)
+    return bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_UNIT), CONTENTS, SIGNATURE if signed else None)
 
 
 def survey_of(data: bytes) -> Survey | str:
@@ -47,14 +48,14 @@ def survey_of(data: bytes) -> Survey | str:
 
 
 def lock_of_range(data: bytes) -> range:
-    size = tarform.size_in(data[: tarform.ALIGNMENT], lock.LOCK)
+    size = tar_layout.size_in(data[: tar_layout.ALIGNMENT], lockfile.LOCK)
     assert size is not None
-    return range(tarform.ALIGNMENT, tarform.ALIGNMENT + size)
+    return range(tar_layout.ALIGNMENT, tar_layout.ALIGNMENT + size)
 
 
 def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     """The flips that a reader did not see, or laid at another byte's door."""
-    lock.read = functools.lru_cache(maxsize=8)(lock.read)  # a pure function; most flips leave the lock alone
+    lockfile.read = functools.lru_cache(maxsize=8)(lockfile.read)  # a pure function; most flips leave the lock alone
     data, wrong = bytearray(good), list[Wrong]()
     locked = lock_of_range(good)
     for at, bits in places:
@@ -72,7 +73,7 @@ def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
 
 def cut(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     """The lengths at which a reader did not see the cut, or did not say where it is."""
-    lock.read = functools.lru_cache(maxsize=8)(lock.read)
+    lockfile.read = functools.lru_cache(maxsize=8)(lockfile.read)
     wrong = list[Wrong]()
     after_lock = lock_of_range(good).stop
     for at, _ in places:

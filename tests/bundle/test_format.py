@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bundler.bundle import archive, entries, lock, tarform
-from bundler.bundle.fields import Invalid
-from bundler.bundle.hashing import Sha256
 from bundler.errors import HostError, IntegrityError
+from bundler.format.documents import Invalid
+from bundler.format.hashing import Sha256
+from bundler.format.lock import entries, lockfile
+from bundler.format.tar import archive, tar_layout
 from bundler.progress import Collected
 from tests.conftest import ROOT, SMALL, Packed, as_nobody, lock_of, open_to_all, python_of_anyone, tool
 
@@ -55,7 +56,7 @@ def test_any_tar_reads_it_and_sha256sum_checks_it(pack: Pack, tmp_path: Path, re
     done = subprocess.run([tool(command[0]), *command[1:]], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
-        *ODD, lock.LOCK, lock.SUMS, *([lock.SIGNATURE] if signed else []),
+        *ODD, lockfile.LOCK, lockfile.SUMS, *([lockfile.SIGNATURE] if signed else []),
     }  # fmt: skip
     checked = subprocess.run(
         [tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"],
@@ -71,7 +72,7 @@ def test_members_stand_in_order_aligned_and_anonymous(pack: Pack) -> None:
     packed = pack(ODD)
     with tarfile.open(packed.path) as tar:
         members = tar.getmembers()
-    assert [m.name for m in members] == [lock.LOCK, lock.SUMS, *(a.path for a in packed.lock.artifacts)]
+    assert [m.name for m in members] == [lockfile.LOCK, lockfile.SUMS, *(a.path for a in packed.lock.artifacts)]
     for member in members:
         assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
         assert member.mtime == packed.lock.source_date_epoch
@@ -86,7 +87,7 @@ def test_members_stand_in_order_aligned_and_anonymous(pack: Pack) -> None:
 
 def test_the_file_is_the_layout_and_nothing_else(pack: Pack) -> None:
     packed = pack(ODD)
-    plan = tarform.layout(packed.lock, None)
+    plan = tar_layout.layout(packed.lock, None)
     data = packed.path.read_bytes()
     assert len(data) == plan.size
     rebuilt = bytearray(len(data))
@@ -101,7 +102,7 @@ def test_the_file_is_the_layout_and_nothing_else(pack: Pack) -> None:
 def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path) -> None:
     packed = pack(ODD)
     script = (
-        "import os, sys; from pathlib import Path; from bundler.bundle import archive, lock; from bundler.progress import Collected\n"
+        "import os, sys; from pathlib import Path; from bundler.format import archive, lock; from bundler.progress import Collected\n"
         "locked = lock.read(Path(sys.argv[1]).read_bytes(), '')\n"
         "archive.write(Path(sys.argv[3]), locked, lambda a: Path(sys.argv[2]) / a.path, Collected())\n"
     )
@@ -168,7 +169,7 @@ def faults_of(data: bytes) -> str:
 
 def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
     packed = pack(ODD)
-    member = next(m for m in tarform.layout(packed.lock, None).artifacts() if m.name == "models/m/w.bin")
+    member = next(m for m in tar_layout.layout(packed.lock, None).artifacts() if m.name == "models/m/w.bin")
     data = bytearray(packed.path.read_bytes())
     data[member.content_at + 17] ^= 1
     data[-2000] ^= 1
@@ -208,7 +209,9 @@ def test_a_tar_packed_by_hand_is_not_a_bundle(pack: Pack, tmp_path: Path) -> Non
     folder.mkdir()
     subprocess.run([tool("tar"), "xf", packed.path, "-C", folder], check=True)
     again = tmp_path / "by-hand.tar"
-    subprocess.run([tool("tar"), "cf", again, "-C", folder, lock.LOCK, lock.SUMS, "bundle.pyz", "models"], check=True)
+    subprocess.run(
+        [tool("tar"), "cf", again, "-C", folder, lockfile.LOCK, lockfile.SUMS, "bundle.pyz", "models"], check=True
+    )
     with pytest.raises(IntegrityError, match="this is not a bundle"), archive.opened(again):
         pass
 
@@ -221,7 +224,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_seal_rewrites_the_head_alone(pack: Pack) -> None:
     packed = pack(ODD)
     before = packed.path.read_bytes()
-    rehearsed = lock.with_changes(packed.lock, rehearsed=True)
+    rehearsed = lockfile.with_changes(packed.lock, rehearsed=True)
     archive.seal(packed.path, rehearsed, b"a signature")
     after = packed.path.read_bytes()
     assert after[packed.lock.head_size :] == before[packed.lock.head_size :]
@@ -256,7 +259,7 @@ def test_eight_gibibytes_are_named_in_both_ways() -> None:
     size = 9 << 30
     big = lock_of({"bundle.pyz": b"x", "assets/big": b""})
     artifact = entries.Artifact(path="assets/big", kind="asset", size=size, sha256=Sha256("1" * 64), origin="a test")
-    plan = tarform.layout(lock.with_changes(big, artifacts=(big.artifacts[0], artifact)), None)
+    plan = tar_layout.layout(lockfile.with_changes(big, artifacts=(big.artifacts[0], artifact)), None)
     header = plan.members[-1].header()
     assert b" size=%d\n" % size in header
     assert header[-512:][124:136] == b"\x80" + size.to_bytes(11, "big")
@@ -276,7 +279,7 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
         else a
         for a in small.artifacts
     )
-    plan = tarform.layout(lock.with_changes(small, artifacts=artifacts), None)
+    plan = tar_layout.layout(lockfile.with_changes(small, artifacts=artifacts), None)
     path = tmp_path / "big.tar"
     with path.open("wb") as file:
         file.write(plan.head + b"x")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import hashing
-from bundler.bundle.hashing import FileSource, HashingCopier
+from bundler.format import hashing
+from bundler.format.hashing import FileSource, HashingCopier
 
 
 def open_files() -> int:

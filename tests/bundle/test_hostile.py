@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import entries, lock
+from bundler.format.lock import entries, lockfile
 from tests.bundle.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
 from tests.conftest import Run, bytes_of, lock_of
 
@@ -132,7 +132,7 @@ def test_values_that_a_forged_lock_holds(
     run: Run, tmp_path: Path, change: Callable[[Files], object], changes: dict[str, Any], message: str
 ) -> None:
     if changes.get("head_size") or changes.get("source_date_epoch"):
-        text = lock.canonical_json(json.loads(text_of(GOOD)) | changes)
+        text = lockfile.canonical_json(json.loads(text_of(GOOD)) | changes)
         refused(run, tmp_path, headed(text), 6, message)
     else:
         refused(run, tmp_path, forged(change, **changes), 6, message)
@@ -141,7 +141,7 @@ def test_values_that_a_forged_lock_holds(
 def crowd(count: int) -> bytes:
     document = json.loads(text_of(GOOD))
     document["artifacts"] = document["artifacts"][:1] * count
-    return lock.canonical_json(document)
+    return lockfile.canonical_json(document)
 
 
 def text(old: str, new: str) -> bytes:
@@ -295,7 +295,7 @@ def test_tars_that_say_other_than_their_lock(run: Run, tmp_path: Path, lie: str)
 
 
 def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
-    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lock.HEAD_UNIT), CONTENTS, b"s" * 100)
+    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lockfile.HEAD_UNIT), CONTENTS, b"s" * 100)
     at = signed.index(b"bundle.sig\0")
     block = bytearray(signed[at : at + 512])
     block[124:136] = b"%011o\0" % (2 << 20)

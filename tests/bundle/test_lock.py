@@ -11,8 +11,9 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bundler.bundle import entries, fields, goldens, hashing, lock, paths
 from bundler.errors import IntegrityError, UnsafeError
+from bundler.format import documents, hashing, paths
+from bundler.format.lock import entries, goldens, lockfile
 from tests.conftest import SMALL, lock_of
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -29,7 +30,7 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 )
 def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str], sequence: int) -> None:
     known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.Smoke(texts=tuple(texts)))
-    again = lock.read(known.canonical, "here")
+    again = lockfile.read(known.canonical, "here")
     assert again == known
     assert again.canonical == known.canonical
 
@@ -51,13 +52,13 @@ JSON = st.recursive(
 @given(JSON)
 @example({"\uffff": 1, "\U00010000": 2, "a": {"\ue000": 1, "\U0001f600": 2}})
 def test_canonical_json_is_that_of_rfc_8785(document: Any) -> None:
-    assert lock.canonical_json(document) == rfc8785.dumps(document) + b"\n"
+    assert lockfile.canonical_json(document) == rfc8785.dumps(document) + b"\n"
 
 
 def test_an_integer_that_is_not_exact_in_every_language_is_refused() -> None:
     data = lock_of(SMALL).canonical.replace(b'"size":5000', b'"size":9007199254740992')
     with pytest.raises(IntegrityError, match=r"artifacts\[2\]\.size: must be at most 9007199254740991"):
-        lock.read(data, "here")
+        lockfile.read(data, "here")
 
 
 FROM_THE_REHEARSAL = ("goldens", "rehearsed", "unrehearsed")
@@ -89,10 +90,10 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         "env": {"A": origin},
         "image": entries.Image(base=origin, digest=f"sha256:{digest}"),
         "app": entries.App(entrypoint=(origin,)),
-        "head_size": base.head_size + lock.HEAD_UNIT,
+        "head_size": base.head_size + lockfile.HEAD_UNIT,
         "artifacts": (*base.artifacts, extra),
     }
-    assert set(known) == {field.name for field in dataclasses.fields(lock.Lock)} - {"format", *FROM_THE_REHEARSAL}
+    assert set(known) == {field.name for field in dataclasses.fields(lockfile.Lock)} - {"format", *FROM_THE_REHEARSAL}
     names = draw(st.lists(st.sampled_from(sorted(known)), min_size=1, unique=True))
     return {name: known[name] for name in names}
 
@@ -104,19 +105,19 @@ def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
     known = lock_of(SMALL)
     golden = goldens.Golden(alias="m", device="cpu", dtype=why, machine="x", versions={}, outputs=())
     added = {"rehearsed": True, "goldens": (golden,)} if rehearsed else {"unrehearsed": why}
-    sealed = lock.with_changes(known, **added)
+    sealed = lockfile.with_changes(known, **added)
     assert (sealed.reviewed_digest, sealed.digest == known.digest) == (known.reviewed_digest, False)
-    other = lock.with_changes(known, **changed)
+    other = lockfile.with_changes(known, **changed)
     assert other.reviewed_digest != known.reviewed_digest
-    assert lock.with_changes(sealed, **changed).reviewed_digest == other.reviewed_digest
+    assert lockfile.with_changes(sealed, **changed).reviewed_digest == other.reviewed_digest
     left = {key: value for key, value in json.loads(other.canonical).items() if key not in FROM_THE_REHEARSAL}
     assert json.loads(other.reviewed) == left
 
 
 def broken(change: Any) -> bytes:
-    document = fields.encode(lock_of(SMALL))
+    document = documents.encode(lock_of(SMALL))
     change(document)
-    return lock.canonical_json(document)
+    return lockfile.canonical_json(document)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def broken(change: Any) -> bytes:
 )
 def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:
     with pytest.raises((IntegrityError, UnsafeError)) as caught:
-        lock.read(broken(change), "there")
+        lockfile.read(broken(change), "there")
     assert message in str(caught.value)
     assert isinstance(caught.value, UnsafeError) == any(bad in message for bad in ("is absolute", "'..'"))
     assert caught.value.where == "there"
@@ -170,14 +171,14 @@ def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) ->
 )
 def test_what_is_no_lock_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
-        lock.read(data, "there")
+        lockfile.read(data, "there")
 
 
 def test_another_spelling_of_the_same_lock_is_refused() -> None:
     known = lock_of(SMALL).canonical
     for other in (known[:-1], known + b"\n", known.replace(b'{"', b'{ "', 1)):
         with pytest.raises(IntegrityError):
-            lock.read(other, "there")
+            lockfile.read(other, "there")
 
 
 @pytest.mark.parametrize(
@@ -234,20 +235,20 @@ def test_names_that_do_not_clash() -> None:
 )
 def test_words_that_would_deceive_their_reader_are_refused(change: Any) -> None:
     with pytest.raises(IntegrityError, match="may not be shown") as caught:
-        lock.read(broken(change), "there")
+        lockfile.read(broken(change), "there")
     assert not paths.unprintable_in(str(caught.value).replace("\n", ""))
 
 
 def test_a_lone_surrogate_is_refused() -> None:
     data = lock_of(SMALL).canonical.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
     with pytest.raises(IntegrityError, match="may not be shown"):
-        lock.read(data, "there")
+        lockfile.read(data, "there")
 
 
 def test_a_deep_or_crowded_lock_is_refused_at_once() -> None:
     assert "folders deep" in paths.fault_of("/".join("a" * 40))
-    many = {f"models/m{n}/x": b"" for n in range(lock.MOST_MODELS + 1)}
-    with pytest.raises(fields.Invalid, match="more than 1000 models"):
+    many = {f"models/m{n}/x": b"" for n in range(lockfile.MOST_MODELS + 1)}
+    with pytest.raises(documents.Invalid, match="more than 1000 models"):
         lock_of({"bundle.pyz": b"x", **many})
 
 
@@ -255,11 +256,11 @@ def test_two_ids_of_one_hub_folder_are_refused() -> None:
     contents = {"bundle.pyz": b"x", "models/a/x": b"1", "models/b/x": b"2"}
     first, second = lock_of(contents).models
     models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
-    with pytest.raises(fields.Invalid, match="stands twice"):
+    with pytest.raises(documents.Invalid, match="stands twice"):
         lock_of(contents, models=models)
 
 
-def carried(name: str, digest: str) -> lock.Lock:
+def carried(name: str, digest: str) -> lockfile.Lock:
     """A lock with one blob of a base image."""
     image = entries.Image(base="python", digest=f"sha256:{digest}")
     return lock_of({"bundle.pyz": b"x", f"{entries.BLOBS}{name}": b"{}"}, image=image)
@@ -267,10 +268,10 @@ def carried(name: str, digest: str) -> lock.Lock:
 
 def test_a_carried_base_holds_the_manifest_that_is_pinned_and_blobs_by_their_digests() -> None:
     right = hashing.digest_of(b"{}")
-    assert lock.read(carried(right, right).canonical, "").image.loaded_name == f"localhost/bundle-base:{right[:12]}"
-    with pytest.raises(fields.Invalid, match=r"does not hold the manifest that image\.digest names"):
+    assert lockfile.read(carried(right, right).canonical, "").image.loaded_name == f"localhost/bundle-base:{right[:12]}"
+    with pytest.raises(documents.Invalid, match=r"does not hold the manifest that image\.digest names"):
         carried(right, "0" * 64)
-    with pytest.raises(fields.Invalid, match="is not named by its digest"):
+    with pytest.raises(documents.Invalid, match="is not named by its digest"):
         carried("0" * 64, "0" * 64)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Packed, tool
 
-LATE = ("rich", "tqdm", "jinja2", "bundler.offline", "bundler.bundle.archive", "bundler.bundle.lock")
+LATE = ("rich", "tqdm", "jinja2", "bundler.offline", "bundler.format.tar.archive", "bundler.format.lock.lockfile")
 SAYING = """
 import runpy, sys
 program, sys.argv = sys.argv[1], sys.argv[1:]
@@ -43,7 +43,7 @@ def test_the_help_imports_nothing_that_a_verb_runs(installer: Path, arguments: l
 
 def test_what_looks_at_a_bundle_does_not_import_the_installer(installer: Path, pack: Callable[..., Packed]) -> None:
     _, modules = told(installer, "inspect", pack().path)
-    assert "bundler.describe" in modules
+    assert "bundler.output.lock_text" in modules
     found = [name for name in modules if name.startswith(("bundler.offline.", "tqdm", "jinja2"))]
     assert found == ["bundler.offline.findings"]
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bundler.bundle import archive, lock, wheelcheck, zipform
-from bundler.bundle.damage import Survey
 from bundler.errors import BundleError, IntegrityError, UnsafeError
+from bundler.format.lock import lockfile
+from bundler.format.scan import strict_zip, wheel_check
+from bundler.format.tar import archive
+from bundler.format.tar.damage import Survey
 from bundler.progress import Collected
 
 
@@ -62,7 +64,7 @@ def watched() -> Iterator[Path]:
 def read_lock(data: bytes) -> None:
     """Read these bytes as bundle.json: what is accepted is the one form of what it says."""
     try:
-        known = lock.read(data, "fuzzed")
+        known = lockfile.read(data, "fuzzed")
     except (IntegrityError, UnsafeError) as error:
         check_words(error)
     else:
@@ -75,12 +77,12 @@ def read_wheel(data: bytes) -> None:
         path = folder / "alpha-1.0-py3-none-any.whl"
         path.write_bytes(data)
         try:
-            for entry in zipform.entries(path):
-                assert len(zipform.text(path, entry)) == entry.size
-        except zipform.Malformed:
+            for entry in strict_zip.entries(path):
+                assert len(strict_zip.text(path, entry)) == entry.size
+        except strict_zip.Malformed:
             pass  # it was said what is wrong; the next line says it to a person
         try:
-            wheelcheck.refuse([wheelcheck.Wheel(path=path, name=path.name)], Collected(), contents=False)
+            wheel_check.refuse([wheel_check.Wheel(path=path, name=path.name)], Collected(), contents=False)
         except UnsafeError as error:
             check_words(error)
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundler.bundle import lock, tarform
+from bundler.format.lock import lockfile
+from bundler.format.tar import tar_layout
 from tests.bundle.forging import GOOD, headed, member, text_of
 from tests.conftest import ROOT
 from tests.fuzz import harness
@@ -26,7 +27,7 @@ MOST_MEMORY = 64 << 20
 """Bytes that reading may take, for bundles of a tenth of a megabyte."""
 
 BOUNDED = settings(max_examples=120, deadline=None)
-PLAN = tarform.layout(lock.read(text_of(GOOD), ""), None)
+PLAN = tar_layout.layout(lockfile.read(text_of(GOOD), ""), None)
 OFFSETS = st.one_of(
     st.integers(0, len(GOOD)),
     st.sampled_from([at for one in PLAN.members for at in (one.header_at, one.content_at, one.end)]),

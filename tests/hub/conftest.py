@@ -15,12 +15,12 @@ import pytest
 os.environ["HF_TOKEN_PATH"] = os.devnull
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-from bundler.online.answers import Patience
-from bundler.online.manifest import WantedModel
-from bundler.online.pipconfig import PipConfig
-from bundler.online.sources import Gathered
-from bundler.online.store import Store
-from bundler.online.workshop import Workshop
+from bundler.online.manifest.schema import WantedModel
+from bundler.online.models.local_sources import Gathered
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.http import Patience
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.hub.hubserver import Hub, Repository, hub_running
 
@@ -64,12 +64,14 @@ class Errand:
 
     def locked(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
         """What a lock is told, and nothing more."""
-        from bundler.online import hub, models
+        from bundler.online.models import hub_download, model_resolution
 
         patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
         model = WantedModel(**(asked if {"repo", "dataset", "kernel"} & set(asked) else {"repo": NAME} | asked))
-        vet = functools.partial(models._vetted, model) if vetted or asked.get("loader") else lambda *_: None
-        return hub.gather(model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience)
+        vet = functools.partial(model_resolution._vetted, model) if vetted or asked.get("loader") else lambda *_: None
+        return hub_download.gather(
+            model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience
+        )
 
     def check(self, found: Gathered, files: dict[str, bytes] | None = None) -> None:
         """What was gathered is what the repository holds."""

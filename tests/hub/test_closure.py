@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bundler.bundle import fields
-from bundler.bundle.hashing import Sha256, digest_of_file
-from bundler.bundle.target import Target
 from bundler.errors import FetchError, ResolveError, UnsafeError
-from bundler.online import closure, models
-from bundler.online.closure import Closed
-from bundler.online.convert import Bench
-from bundler.online.manifest import Asked, Manifest, WantedModel
-from bundler.online.pipconfig import PipConfig
-from bundler.online.provided import Provided
-from bundler.online.store import Store
-from bundler.online.wheels import ResolvedWheel
-from bundler.online.workshop import Workshop
+from bundler.format import documents
+from bundler.format.hashing import Sha256, digest_of_file
+from bundler.format.lock.target import Target
+from bundler.online.manifest.schema import Asked, Manifest, WantedModel
+from bundler.online.models import closure, model_resolution
+from bundler.online.models.closure import Closed
+from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.packages.bundled_packages import Provided
+from bundler.online.packages.resolution import ResolvedWheel
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.hub.hubserver import Hub
 from tests.wheelmaking import make_wheel
@@ -86,7 +86,7 @@ class Site:
         return closure.closed(
             asked,
             mode,
-            lambda wanted: models.carried(wanted, whole, self.shop, bench),
+            lambda wanted: model_resolution.carried(wanted, whole, self.shop, bench),
             Provided(self.wheels, self.shop),
             self.report,
         )
@@ -138,7 +138,7 @@ def test_a_kept_lock_finds_what_was_added_again(site: Site) -> None:
     site.hub.repositories["org/code"].commit({"modeling.py": b"moved"})
     asked = closure.again(added.model, added.artifacts())
     whole = Asked(manifest=Manifest(name="n", version="1"), folder=site.folder, sha256=Sha256("0" * 64))
-    found = models.gather(asked, whole, TARGET, site.shop, pinned=added.model.source)
+    found = model_resolution.gather(asked, whole, TARGET, site.shop, pinned=added.model.source)
     assert sorted((file.path, file.sha256) for file in found.files) == [(f.path, f.sha256) for f in added.files]
 
 
@@ -156,7 +156,7 @@ BASE_AT_V2 = json.dumps({"base_model_name_or_path": "org/base", "revision": "v2"
 
 def pasted(line: str) -> WantedModel:
     """What a line that an error shows asks for, as the manifest reads it."""
-    return fields.decode(WantedModel, yaml.safe_load(line.strip().removeprefix("- ")))
+    return documents.decode(WantedModel, yaml.safe_load(line.strip().removeprefix("- ")))
 
 
 def test_another_revision_than_the_one_here_is_an_error_with_the_line_that_cures_it(site: Site) -> None:

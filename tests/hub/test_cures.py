@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.calls import Call
-from bundler.bundle.target import this_machine
-from bundler.online import manifest, models
-from bundler.online.convert import Bench
-from bundler.online.workshop import Workshop
+from bundler.format.blocked_requests import Call
+from bundler.format.lock.target import this_machine
+from bundler.online.manifest import schema
+from bundler.online.models import model_resolution
+from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.transfer.context import Workshop
 from tests.hub.conftest import Errand
 
 FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
@@ -25,10 +26,10 @@ def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
     repository = errand.hub.repository("org/codebook", FILES, kind=folder)
     repository.refs["2.0"] = repository.refs["main"]
     call = Call(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
-    asked = manifest.read(f"name: n\nversion: '1'\n{call.cure}\n".encode(), tmp_path / "m.yaml")
+    asked = schema.read(f"name: n\nversion: '1'\n{call.cure}\n".encode(), tmp_path / "m.yaml")
     shop = Workshop(store=errand.store, config=errand.config, report=errand.report)
     bench = Bench(target=this_machine(), packages=[], shop=shop)
-    (found,) = (models.carried(one, asked, shop, bench) for one in asked.manifest.models)
+    (found,) = (model_resolution.carried(one, asked, shop, bench) for one in asked.manifest.models)
     assert found.model.loader == "files"
     assert set(found.model.revisions) >= {revision}
     assert [file.path for file in found.files] == sorted(FILES)

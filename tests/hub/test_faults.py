@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, IntegrityError, ResolveError, UnsafeError
+from bundler.format.hashing import digest_of
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import Hub, git_sha1
 from tests.online import loopback

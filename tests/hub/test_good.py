@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import disk
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError, ManifestError, ResolveError
-from bundler.online import hub
-from bundler.online.answers import Patience
-from bundler.online.download import Wanted
-from bundler.online.store import Store
+from bundler.format import disk
+from bundler.format.hashing import digest_of
+from bundler.online.models import hub_download
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.http import Patience
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import git_sha1, hub_running
 from tests.online.certificates import make_certificates
@@ -107,7 +107,7 @@ def test_safetensors_without_a_published_sha256_come_for_the_lock(errand: Errand
 
 
 def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
-    patience = Patience(tries=hub._TRIES)
+    patience = Patience(tries=hub_download._TRIES)
     assert sum(patience.delay(failure) for failure in range(1, patience.tries)) >= 30
 
 

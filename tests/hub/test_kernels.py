@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.fields import Invalid
 from bundler.errors import ResolveError
+from bundler.format.documents import Invalid
 from tests.hub.conftest import Errand
 
 FILES = {

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError
-from bundler.online import repository
-from bundler.online.pipconfig import PipConfig
+from bundler.format.hashing import digest_of
+from bundler.online.models import hub_repository
+from bundler.online.transfer.pip_config import PipConfig
 from tests.hub.conftest import NAME, WEIGHTS, Errand
 from tests.hub.hubserver import HubHandler
 from tests.online import loopback
@@ -113,7 +113,7 @@ def test_a_list_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
 
 
 def test_a_list_without_an_end_is_left(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repository, "_MOST_PAGES", 5)
+    monkeypatch.setattr(hub_repository, "_MOST_PAGES", 5)
     again = linked(to=f"{errand.hub.url}{tree(errand)}?recursive=true&expand=false")
     errand.hub.faults[tree(errand)] = [again] * 20
     with pytest.raises(FetchError, match="the list of files has no end") as caught:

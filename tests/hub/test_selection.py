@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bundler.errors import ManifestError, ResolveError
-from bundler.online import selection
-from bundler.online.selection import Chosen
+from bundler.online.models import file_selection
+from bundler.online.models.file_selection import Chosen
 
 BGE_M3 = (
     *("1_Pooling/config.json", "README.md", "config.json", "modules.json", "sentence_bert_config.json"),
@@ -29,7 +29,7 @@ def shards(stem: str, end: str, *numbers: int, of: int) -> tuple[str, ...]:
 
 
 def chosen(*files: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Chosen:
-    return selection.choose(dict.fromkeys(files, 10), include, exclude, where="repo:org/m")
+    return file_selection.choose(dict.fromkeys(files, 10), include, exclude, where="repo:org/m")
 
 
 def left(*files: str) -> list[str]:

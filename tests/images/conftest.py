@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.online.store import Store
+from bundler.online.transfer.cache import Store
 from tests.conftest import bundle, tool
 from tests.online import registries
 from tests.wheelmaking import make_wheel

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import archive, lock
-from bundler.offline.engines.buildah import Buildah
-from bundler.offline.engines.engine import Trial
+from bundler.format.lock import lockfile
+from bundler.format.tar import archive
+from bundler.offline.container.engines.buildah import Buildah
+from bundler.offline.container.engines.engine import Trial
 from tests.conftest import Installed, bundle, tool
 from tests.images.conftest import BASE, Bakery, buildah
 
@@ -88,7 +89,7 @@ def test_a_model_s_layer_holds_its_folder_and_nothing_else(first: tuple[Path, Ba
     home = next(name for name in names if name.startswith("opt/small/models/m-"))
     expected = {"opt", "opt/small", "opt/small/models", home, f"{home}/config.json", f"{home}/sub"}
     assert set(names) - {"run"} == expected | {f"{home}/w.bin", f"{home}/sub/w.bin"}
-    assert {member.mtime for member in members} == {lock.EPOCH}
+    assert {member.mtime for member in members} == {lockfile.EPOCH}
 
 
 def _layers(saved: tarfile.TarFile) -> list[str]:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import hashing, lock
-from bundler.bundle.entries import Artifact, Package, Python
-from bundler.offline import emit, findings, guard, smoke, soundness
-from bundler.offline.releases import Release
+from bundler.format import hashing
+from bundler.format.lock import lockfile
+from bundler.format.lock.entries import Artifact, Package, Python
+from bundler.offline import findings, smoke
+from bundler.offline.doctor import release_checks
+from bundler.offline.environment import guard
+from bundler.offline.prefix.releases import Release
+from bundler.offline.rendering import env_file
 from tests.conftest import as_nobody, lock_of, open_to_all, python_of_anyone, tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
@@ -22,11 +26,11 @@ TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, and mount a folder")
 
 
-def with_torch() -> lock.Lock:
+def with_torch() -> lockfile.Lock:
     path = "wheels/torch-2.13.0-py3-none-any.whl"
     wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.digest_of(b""), origin="a test")
     package = Package(name="torch", version="2.13.0", wheel=path)
-    return lock.with_changes(LOCK, python=Python(packages=(package,)), artifacts=(*LOCK.artifacts[:1], wheel))
+    return lockfile.with_changes(LOCK, python=Python(packages=(package,)), artifacts=(*LOCK.artifacts[:1], wheel))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def caches(release: Release, variables: Mapping[str, object], *before: object, c
 def folder_of(told: Mapping[str, str]) -> Path:
     """The one folder that all variables lead below."""
     folder = Path(told["HF_HOME"]).parent
-    assert emit.cache_variables(folder) == {name: told[name] for name in emit.CACHES}
+    assert env_file.cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
     return folder
 
 
@@ -205,7 +209,7 @@ def test_who_can_write_nowhere_can_import_torch_all_the_same(release: Release, t
     """torch makes its folder when it is imported; one that is there already need not be made."""
     code = f"{TELL}; os.makedirs(os.environ['TORCHINDUCTOR_CACHE_DIR'], exist_ok=True)"
     told = caches(release, {}, *read_only_but(tmp_path), code=code)
-    assert {told[name] for name in emit.CACHES} == {str(release.writable)}
+    assert {told[name] for name in env_file.CACHES} == {str(release.writable)}
 
 
 @root_only
@@ -213,20 +217,20 @@ def test_doctor_says_critical_where_torch_could_not_be_imported(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = with_torch()
-    assert [one.level for one in soundness.guarded(release, locked)] == ["healthy"]
+    assert [one.level for one in release_checks.guarded(release, locked)] == ["healthy"]
     values = guard.site_packages(release, LOCK) / "_airgap_guard.env"
     whole = values.read_text()
     values.write_text(whole.replace("{cache}", str(release.writable)))  # as versions before this one did
     try:
-        (told,) = soundness.guarded(release, locked)
-        assert soundness.guarded(release, LOCK)[0].level == "warning", "without torch nothing fails"
+        (told,) = release_checks.guarded(release, locked)
+        assert release_checks.guarded(release, LOCK)[0].level == "warning", "without torch nothing fails"
     finally:
         values.write_text(whole)
     assert (told.level, told.hint) == ("critical", findings.MEND)
     assert "a user who may only read what is installed can't write where HF_HOME, " in told.message
     assert f"torch can't be imported: it makes {release.writable}/torch/inductor" in told.message
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/none")
-    (told,) = soundness.guarded(release, locked)
+    (told,) = release_checks.guarded(release, locked)
     assert (told.level, "this user can't write where TORCHINDUCTOR_CACHE_DIR lead" in told.message) == (
         "critical",
         True,
@@ -244,8 +248,8 @@ def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path)
     interpreter.chmod(0o755)
     release.python.symlink_to(interpreter)
     open_to_all(interpreter)
-    assert soundness._closed_interpreter(release) == []
+    assert release_checks._closed_interpreter(release) == []
     (tmp_path / "home").chmod(0o700)
-    (told,) = soundness._closed_interpreter(release)
+    (told,) = release_checks._closed_interpreter(release)
     assert (told.level, told.where) == ("warning", str(tmp_path / "home"))
     assert told.message == f"other users can't start {interpreter}: {tmp_path}/home is closed to them"

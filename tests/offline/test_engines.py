@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import lock
 from bundler.errors import HostError, ProgramError
-from bundler.offline import image
-from bundler.offline.engines.buildah import Buildah
-from bundler.offline.engines.docker import Docker
-from bundler.offline.engines.engine import Bake, Command, Engine, Trial
-from bundler.offline.engines.podman import Podman
-from bundler.offline.image import Options
-from bundler.offline.verify import VerifiedLock
+from bundler.format.lock import lockfile
+from bundler.offline.container import image_build
+from bundler.offline.container.engines.buildah import Buildah
+from bundler.offline.container.engines.docker import Docker
+from bundler.offline.container.engines.engine import Bake, Command, Engine, Trial
+from bundler.offline.container.engines.podman import Podman
+from bundler.offline.container.image_build import Options
+from bundler.offline.trust.verification import VerifiedLock
 from tests.conftest import SMALL, lock_of
 
 BAKE = Bake(
@@ -72,7 +72,7 @@ def test_docker_builds_with_buildkit_whatever_it_was_told() -> None:
 
 def test_a_builder_of_a_person_s_own_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDX_BUILDER", "mine")
-    told = image._environment(Docker().bake(BAKE))
+    told = image_build._environment(Docker().bake(BAKE))
     assert (told.get("BUILDX_BUILDER"), told["DOCKER_BUILDKIT"]) == (None, "1")
 
 
@@ -104,7 +104,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 @pytest.mark.usefixtures("host")
 def test_no_engine_at_all() -> None:
     with pytest.raises(HostError, match="no container engine here can bake an image") as error:
-        image.found(Options())
+        image_build.found(Options())
     assert str(error.value).splitlines()[1:] == [
         f"  {name}: is not on PATH" for name in ("docker", "podman", "buildah")
     ]
@@ -115,13 +115,13 @@ def test_an_engine_that_is_too_old_or_away_is_passed_over_with_its_reason(host: 
     host("docker", "Cannot connect to the Docker daemon", 1, 2)
     host("podman", "3.4.2")
     with pytest.raises(HostError) as error:
-        image.found(Options())
+        image_build.found(Options())
     assert "  docker: Cannot connect to the Docker daemon" in str(error.value)
     assert "  podman: is 3.4, and 4.2 is the oldest that will do" in str(error.value)
     host("podman", "5.0.3")
-    assert image.found(Options()).name == "podman"
+    assert image_build.found(Options()).name == "podman"
     with pytest.raises(HostError, match="docker: Cannot connect"):
-        image.found(Options(engine="docker"))
+        image_build.found(Options(engine="docker"))
 
 
 def test_docker_without_buildx_is_passed_over(host: Callable[..., None], tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_docker_without_buildx_is_passed_over(host: Callable[..., None], tmp_pat
         '#!/bin/sh\n[ $1 = buildx ] && { echo "unknown command: docker buildx" >&2; exit 1; }\necho 26.1.5\n'
     )
     host("podman", "5.0.3")
-    assert image.found(Options()).name == "podman"
+    assert image_build.found(Options()).name == "podman"
     with pytest.raises(HostError, match="docker: unknown command: docker buildx"):
-        image.found(Options(engine="docker"))
+        image_build.found(Options(engine="docker"))
 
 
 def test_layers_of_a_base_that_does_not_say_how_it_was_made() -> None:
@@ -144,15 +144,15 @@ def test_layers_of_a_base_that_does_not_say_how_it_was_made() -> None:
 
 def test_saving_needs_a_newer_docker_than_baking(host: Callable[..., None], tmp_path: Path) -> None:
     host("docker", "24.0.7")
-    assert image.found(Options()).name == "docker"
+    assert image_build.found(Options()).name == "docker"
     with pytest.raises(HostError, match=r"is 24\.0, and 25\.0 is the oldest that will do for --output"):
-        image.found(Options(engine="docker", archive=tmp_path / "x"))
+        image_build.found(Options(engine="docker", archive=tmp_path / "x"))
 
 
 def test_an_engine_that_does_not_say_its_version(host: Callable[..., None]) -> None:
     host("podman", "hello")
     with pytest.raises(HostError, match="does not say its version, but 'hello'"):
-        image.found(Options(engine="podman"))
+        image_build.found(Options(engine="podman"))
 
 
 @pytest.mark.parametrize(
@@ -165,31 +165,31 @@ def test_an_engine_that_does_not_say_its_version(host: Callable[..., None]) -> N
 def test_what_an_engine_says_means_something(host: Callable[..., None], printed: str, message: str) -> None:
     host("docker", printed, 1, 2)
     with pytest.raises(HostError, match=message) as error:
-        image._run(Docker().bake(BAKE))
+        image_build._run(Docker().bake(BAKE))
     assert error.value.hint
 
 
 def test_a_disk_that_is_too_small_for_the_layers(host: Callable[..., None], tmp_path: Path) -> None:
     locked = lock_of(SMALL)
     large = tuple(dataclasses.replace(one, size=1 << 50) if one.kind == "model" else one for one in locked.artifacts)
-    huge = VerifiedLock(lock.with_changes(locked, artifacts=large))
+    huge = VerifiedLock(lockfile.with_changes(locked, artifacts=large))
     host("docker", f"{tmp_path}\nvfs")
-    image._require_room(Docker(), VerifiedLock(locked), 1)
+    image_build._require_room(Docker(), VerifiedLock(locked), 1)
     with pytest.raises(HostError, match="the disk is too small"):  # docker keeps the bundle in its build cache
-        image._require_room(Docker(), VerifiedLock(locked), 1 << 60)
+        image_build._require_room(Docker(), VerifiedLock(locked), 1 << 60)
     with pytest.raises(HostError, match=r"the image's layers in docker's storage \(vfs\) needs") as error:
-        image._require_room(Docker(), huge, 1)
+        image_build._require_room(Docker(), huge, 1)
     assert error.value.where == str(tmp_path)
     host("docker", "/another/machine/s/folder\noverlay2")
-    image._require_room(Docker(), huge, 1)  # is for that machine to say
+    image_build._require_room(Docker(), huge, 1)  # is for that machine to say
 
 
 def test_the_text_of_the_look_at_the_network_is_no_finding(host: Callable[..., None]) -> None:
     host("docker", 'STEP: sys.exit(f"network not cut: {up}"): exit status 1', 1, 2)
     with pytest.raises(ProgramError):
-        image._run(Docker().bake(BAKE))
+        image_build._run(Docker().bake(BAKE))
 
 
-@pytest.mark.parametrize("engine", image.ENGINES.values())
+@pytest.mark.parametrize("engine", image_build.ENGINES.values())
 def test_every_engine_is_found_by_its_own_name(engine: Engine) -> None:
-    assert image.ENGINES[engine.name] is engine
+    assert image_build.ENGINES[engine.name] is engine

@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import calls, hashing, lock
-from bundler.bundle.entries import Artifact, Package, Python
 from bundler.errors import CalledHomeError, ProgramError, SmokeError
-from bundler.offline import emit, guard, hubcache, smoke, soundness
-from bundler.offline.releases import Release
+from bundler.format import blocked_requests, hashing
+from bundler.format.lock import lockfile
+from bundler.format.lock.entries import Artifact, Package, Python
+from bundler.offline import smoke
+from bundler.offline.doctor import release_checks
+from bundler.offline.environment import guard, hub_cache
+from bundler.offline.prefix.releases import Release
+from bundler.offline.rendering import env_file
 from bundler.progress import Collected
 from tests.conftest import Installed, lock_of, tool
 
@@ -34,7 +38,7 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Release:
     (model,) = LOCK.models
     (release.shared_models / model.home).mkdir(parents=True)
     (release.shared_models / model.home / "config.json").write_text("{}")
-    hubcache.create(release, LOCK)
+    hub_cache.create(release, LOCK)
     smoke.lay_out(release)
     guard.lay_out(release, LOCK)
     return release
@@ -60,13 +64,13 @@ TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 @pytest.mark.parametrize("options", [(), ("-I",), ("-E",), ("-s", "-P")])
 def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple[str, ...]) -> None:
     told = json.loads(start(release, TELL, *options).stdout)
-    wanted = emit.library_variables(release.live)
+    wanted = env_file.library_variables(release.live)
     assert wanted == {name: told.get(name) for name in wanted}
-    caches = emit.cache_variables(release.writable)
+    caches = env_file.cache_variables(release.writable)
     assert caches == {name: told.get(name) for name in caches}, "var belongs to this user"
-    assert not caches.keys() & emit.variables(LOCK, release.prefix).keys()
-    assert [told.level for told in soundness.guarded(release, LOCK)] == ["healthy"]
-    assert wanted.items() <= emit.variables(LOCK, release.prefix).items()
+    assert not caches.keys() & env_file.variables(LOCK, release.prefix).keys()
+    assert [told.level for told in release_checks.guarded(release, LOCK)] == ["healthy"]
+    assert wanted.items() <= env_file.variables(LOCK, release.prefix).items()
     assert [told[name] for name in SWITCHES] == ["1"] * 4
     assert told["HF_HUB_CACHE"] == f"{release.prefix}/current/hub"
 
@@ -89,7 +93,7 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
     assert guard.state(release, LOCK).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
-    (told,) = soundness.guarded(release, LOCK)
+    (told,) = release_checks.guarded(release, LOCK)
     assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and wins over the release's 1")
     report = Collected()
     smoke.prove(release, LOCK, None, report)
@@ -105,7 +109,7 @@ def test_caches_that_only_older_libraries_look_into_are_reported_where_those_are
     assert not guard.state(release, LOCK).overridden, "transformers 5 reads none of them"
     path = "wheels/transformers-4.57.6-py3-none-any.whl"
     wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.digest_of(b""), origin="a test")
-    older = lock.with_changes(
+    older = lockfile.with_changes(
         LOCK,
         python=Python(packages=(Package(name="transformers", version="4.57.6", wheel=path),)),
         artifacts=(LOCK.artifacts[0], wheel, *LOCK.artifacts[1:]),
@@ -121,7 +125,7 @@ def test_sentence_transformers_own_cache_is_the_hub_view_and_another_is_reported
     told = json.loads(start(release, TELL).stdout)
     assert told["SENTENCE_TRANSFORMERS_HOME"] == told["HF_HUB_CACHE"]
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", "/mnt/old")
-    (said,) = soundness.guarded(release, LOCK)
+    (said,) = release_checks.guarded(release, LOCK)
     assert said.message.startswith("SENTENCE_TRANSFORMERS_HOME=/mnt/old is set here and wins over")
 
 
@@ -131,7 +135,7 @@ def test_a_broken_path_file_is_ignored_by_python_and_noticed_by_us(release: Rele
     quiet = start(release, "print('started')")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "started\n", "")
     assert not guard.state(release, LOCK).ran
-    assert [told.level for told in soundness.guarded(release, LOCK)] == ["critical"]
+    assert [told.level for told in release_checks.guarded(release, LOCK)] == ["critical"]
     with pytest.raises(SmokeError, match="The guard of the environment did not run when Python started"):
         smoke.prove(release, LOCK, None, Collected())
 
@@ -172,7 +176,7 @@ GET = "import urllib.request\ndef fetch():\n    urllib.request.urlopen('http://u
 
 def strictly(
     release: Release, code: str, tmp_path: Path, *before: str, **variables: str
-) -> tuple[Any, tuple[calls.Call, ...]]:
+) -> tuple[Any, tuple[blocked_requests.Call, ...]]:
     log = tmp_path / "calls.jsonl"
     script = tmp_path / "app.py"
     script.write_text(code)
@@ -180,7 +184,7 @@ def strictly(
     done = subprocess.run(
         [*before, release.python, script], env=told, check=False, capture_output=True, text=True, timeout=60
     )
-    return done, calls.read(log)
+    return done, blocked_requests.read(log)
 
 
 def test_strict_names_host_address_line_and_what_is_missing(release: Release, tmp_path: Path) -> None:
@@ -329,7 +333,7 @@ def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: 
     assert "Network is unreachable" in passed, "the guard let it through, to where the kernel has no network"
     assert "the network is out of reach: tracker.example" in tolerated
     assert [call.host for call in found] == ["tracker.example"]
-    assert calls.untolerated(found, ["tracker.example"]) == ()
+    assert blocked_requests.untolerated(found, ["tracker.example"]) == ()
 
 
 LOOP = """

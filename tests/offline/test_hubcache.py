@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.lock import Lock
-from bundler.offline import hubcache
-from bundler.offline.releases import Release
+from bundler.format.lock.lockfile import Lock
+from bundler.offline.environment import hub_cache
+from bundler.offline.prefix.releases import Release
 from tests.conftest import install_packages, lock_of, tool
 from tests.support.shared import Shared
 
@@ -49,7 +49,7 @@ def installed(folder: Path, locked: Lock) -> Release:
             place = release.shared_models / model.home / artifact.path[len(model.folder) :]
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(CONTENTS[artifact.path])
-    hubcache.create(release, locked)
+    hub_cache.create(release, locked)
     return release
 
 
@@ -97,6 +97,6 @@ def test_a_model_of_the_same_id_keeps_its_folder(tmp_path: Path) -> None:
     locked = lock_with("org/flash")
     release = installed(tmp_path / "opt", locked)
     assert [locked.hub_folders(model) for model in locked.models] == [("kernels--org--flash",), ("models--org--flash",)]
-    assert not hubcache.faults(release, locked)
+    assert not hub_cache.faults(release, locked)
     assert run(release, SNAPSHOT, "model", "").stdout.strip().endswith(locked.models[1].commit)
     assert run(release, SNAPSHOT, "kernel", "v1").stdout.strip().endswith(locked.models[0].commit)

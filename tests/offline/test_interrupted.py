@@ -10,10 +10,12 @@ from types import TracebackType
 
 import pytest
 
-from bundler.bundle import json_files
-from bundler.offline import doctor, install, marks, parts, releases, removal
+from bundler.format import json_files
+from bundler.offline import install, part_install
+from bundler.offline.doctor import examination
 from bundler.offline.install import Options
-from bundler.offline.receipts import Receipt
+from bundler.offline.prefix import ownership_markers, releases, removal
+from bundler.offline.prefix.receipts import Receipt
 from bundler.progress import Collected, Stage
 from tests.conftest import Packed
 from tests.routes.trees import tree
@@ -66,7 +68,7 @@ def interrupt(bundle: Path, prefix: Path, title: str, *, begins: bool = False) -
 
 
 def partial_of(prefix: Path) -> Path:
-    (home,) = marks.marked(prefix / "models")
+    (home,) = ownership_markers.marked(prefix / "models")
     return releases.partial_of(home)
 
 
@@ -107,7 +109,7 @@ def test_what_differs_meanwhile_is_placed_again(pack: Pack, tmp_path: Path, titl
     receipt = install.install(bundle, prefix, Options(), Collected())
     assert (prefix / "models" / next(iter(receipt.homes)) / "w.bin").read_bytes() == FILES["models/m/w.bin"]
     assert (prefix / "current" / "assets" / "words.txt").read_bytes() == b"words"
-    assert not doctor.examine(prefix, "deep", Collected()).of("critical")
+    assert not examination.examine(prefix, "deep", Collected()).of("critical")
 
 
 def test_an_upgrade_leaves_the_live_release_and_can_be_given_up(pack: Pack, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_an_upgrade_leaves_the_live_release_and_can_be_given_up(pack: Pack, tmp_
     before = tree(prefix)
     interrupt(second, prefix, "place")
     assert releases.required_live(prefix).name == live
-    found = doctor.examine(prefix, "plain", Collected())
+    found = examination.examine(prefix, "plain", Collected())
     assert any("the same install goes on from it" in one.hint for one in found.findings if one.check == "leftovers")
     removal.prune(prefix, 1, Collected())
     assert tree(prefix) == before
@@ -134,11 +136,11 @@ def test_another_bundle_removes_what_was_begun(pack: Pack, tmp_path: Path) -> No
 def test_a_part_goes_on_too(pack: Pack, tmp_path: Path, part: str) -> None:
     bundle, prefix = pack(FILES).path, tmp_path / "opt"
     with pytest.raises(KeyboardInterrupt):
-        parts.install_only(bundle, prefix, part, Options(), Interrupting("place", begins=False))
-    _, path = parts.install_only(bundle, prefix, part, Options(), Collected())
+        part_install.install_only(bundle, prefix, part, Options(), Interrupting("place", begins=False))
+    _, path = part_install.install_only(bundle, prefix, part, Options(), Collected())
     assert path.is_dir()
     install.install(bundle, prefix, Options(), Collected())
-    assert not doctor.examine(prefix, "deep", Collected()).of("critical")
+    assert not examination.examine(prefix, "deep", Collected()).of("critical")
 
 
 def test_a_list_of_parts_that_is_no_text_is_none(pack: Pack, tmp_path: Path) -> None:

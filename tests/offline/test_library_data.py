@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import calls
-from bundler.offline import guard, smoke
-from bundler.offline.releases import Release
-from bundler.online import encodings
+from bundler.format import blocked_requests
+from bundler.offline import smoke
+from bundler.offline.environment import guard
+from bundler.offline.prefix.releases import Release
+from bundler.online.manifest import tiktoken_files
 from tests.conftest import lock_of, tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
@@ -93,7 +94,7 @@ def test_tiktoken_finds_the_encoding_that_was_carried(
     (fetched,) = (tmp_path / "cache").iterdir()
     name = hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()
     assert fetched.name == name, "the name that the cure gives is the one that tiktoken looks for"
-    assert encodings.path_of(origin) == f"tiktoken/{name}"
+    assert tiktoken_files.path_of(origin) == f"tiktoken/{name}"
     path = release.path / "assets" / "tiktoken" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(RANKS)
@@ -110,7 +111,7 @@ def test_an_encoding_that_is_not_carried_is_named_with_the_entry_that_carries_it
         release, ENCODE, libraries, plugin(tmp_path, url), BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log)
     )  # fmt: skip
     assert "CallRefused: tiktoken tiny is not carried" in done.stderr
-    (call,) = calls.read(log)
+    (call,) = blocked_requests.read(log)
     assert (call.kind, call.name, call.url) == ("tiktoken", "tiny", url)
     name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
     assert call.cure == f"assets: [{{url: {url}, sha256: …, path: tiktoken/{name}}}]"
@@ -137,7 +138,7 @@ def constructors(source: Path) -> dict[str, set[tuple[str, str]]]:
 
 
 def test_every_encoding_of_tiktoken_is_known_with_the_addresses_and_digests_that_it_gives(libraries: Path) -> None:
-    assert {name: set(files) for name, files in encodings.FILES.items()} == constructors(
+    assert {name: set(files) for name, files in tiktoken_files.FILES.items()} == constructors(
         libraries / "tiktoken_ext" / "openai_public.py"
     )
 
@@ -147,7 +148,8 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
 ) -> None:
     """A file that is not what it must be is taken away by tiktoken before it fetches anew: so it looked there."""
     firsts = {
-        name: tmp_path / name / Path(encodings.path_of(files[0][0])).name for name, files in encodings.FILES.items()
+        name: tmp_path / name / Path(tiktoken_files.path_of(files[0][0])).name
+        for name, files in tiktoken_files.FILES.items()
     }
     for path in firsts.values():
         path.parent.mkdir()
@@ -164,14 +166,16 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
         )
         assert "CallRefused" in done.stderr
         assert not path.exists()
-        (call,) = calls.read(log)
+        (call,) = blocked_requests.read(log)
         asked = call.cure.removeprefix("assets: [{tiktoken: [").removesuffix("]}]")
-        assert encodings.FILES[asked] == encodings.FILES[name], "what the cure names has the files that were missed"
+        assert tiktoken_files.FILES[asked] == tiktoken_files.FILES[name], (
+            "what the cure names has the files that were missed"
+        )
 
 
 def test_nltk_s_missing_archive_is_cured_by_its_name() -> None:
     url = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
-    call = calls.Call(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
+    call = blocked_requests.Call(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
     assert call.cure == "assets: [{nltk: [punkt_tab]}]"
 
 
@@ -186,7 +190,7 @@ def test_what_nltk_is_told_to_fetch_is_named_though_it_asks_for_its_index_first(
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     done = run(release, code, libraries, BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log))
     assert f"CallRefused: nltk {named} is not carried" in done.stderr
-    (call,) = calls.read(log)
+    (call,) = blocked_requests.read(log)
     assert call.url.endswith("/nltk_data/gh-pages/index.xml")
     assert call.cure == f"assets: [{{nltk: [{named}]}}]"
     assert call.asked == f"{script}:2 in <module>: nltk.download({asked})"

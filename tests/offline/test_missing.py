@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import calls, lock
-from bundler.bundle.smoke_result import SmokeResult
 from bundler.errors import CalledHomeError, SmokeError
-from bundler.offline import guard, hubcache, smoke
-from bundler.offline.releases import Release
+from bundler.format import blocked_requests
+from bundler.format.lock import lockfile
+from bundler.format.lock.smoke_result import SmokeResult
+from bundler.offline import smoke
+from bundler.offline.environment import guard, hub_cache
+from bundler.offline.prefix.releases import Release
 from bundler.progress import Collected
 from tests.conftest import Installed, lock_of
 
 CODEBOOK = "org/codebook"
 PLAIN = lock_of({"bundle.pyz": b"x", "models/codebook/config.json": b"{}"})
-LOCK = lock.with_changes(PLAIN, models=(dataclasses.replace(PLAIN.models[0], repo_id=CODEBOOK),))
+LOCK = lockfile.with_changes(PLAIN, models=(dataclasses.replace(PLAIN.models[0], repo_id=CODEBOOK),))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def release(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> Releas
     (model,) = LOCK.models
     (release.shared_models / model.home).mkdir(parents=True)
     (release.shared_models / model.home / "config.json").write_text("{}")
-    hubcache.create(release, LOCK)
+    hub_cache.create(release, LOCK)
     smoke.lay_out(release)
     guard.lay_out(release, LOCK)
     packages = demo.python.parent.parent / "lib" / "python3.11" / "site-packages"
@@ -69,7 +71,7 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
         [release.python, script, tmp_path / "cache"], env=told, check=True, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[1:] == ["LocalEntryNotFoundError"] * 6
-    found = calls.read(log)
+    found = blocked_requests.read(log)
     assert [(call.kind, call.name, call.revision, call.file) for call in found] == [
         ("file", CODEBOOK, "main", "deep/table.json"),
         ("file", CODEBOOK, "main", "table.json"),

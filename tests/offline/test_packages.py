@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import entries, lock
-from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Lock
-from bundler.offline import packages
-from bundler.offline.releases import Release
+from bundler.format.hashing import digest_of
+from bundler.format.lock import entries, lockfile
+from bundler.format.lock.lockfile import Lock
+from bundler.offline.environment import installed_files
+from bundler.offline.prefix.releases import Release
 from bundler.progress import Collected
 from tests.conftest import SMALL, lock_of
 
@@ -32,7 +32,7 @@ def locked(*names: str) -> Lock:
     )
     of = tuple(entries.Package(name=name, version="1", wheel=path) for name, path in zip(names, wheels, strict=True))
     first = lock_of(SMALL)
-    return lock.with_changes(
+    return lockfile.with_changes(
         first, python=entries.Python(packages=of), artifacts=(*first.artifacts[:1], *made, *first.artifacts[1:])
     )
 
@@ -50,17 +50,17 @@ def put(prefix: Path, package: str, files: dict[str, bytes], record: str | None 
 
 
 def faults(release: Release, of: Lock) -> list[tuple[str, str]]:
-    files, found = packages.recorded(release, of)
-    found += packages.altered(files, Collected())
+    files, found = installed_files.recorded(release, of)
+    found += installed_files.altered(files, Collected())
     return [(fault.path.name, fault.message) for fault in found]
 
 
 def test_what_is_as_it_was_installed(tmp_path: Path) -> None:
     release = put(tmp_path, "alpha", {"alpha/x.py": b"x", "../../../bin/alpha": b"#!", "alpha/empty.py": b""})
     assert faults(release, locked("alpha")) == []
-    files, _ = packages.recorded(release, locked("alpha"))
-    assert packages.missing(files) == []
-    assert packages.strangers(release, locked("alpha"), files) == []
+    files, _ = installed_files.recorded(release, locked("alpha"))
+    assert installed_files.missing(files) == []
+    assert installed_files.strangers(release, locked("alpha"), files) == []
     assert tmp_path / "releases/1-a/venv/bin/alpha" in {file.path for file in files}
 
 
@@ -75,8 +75,8 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
         ("b.py", "is missing"),
         ("c.py", "has 3 bytes and must have 2"),
     ]
-    files, _ = packages.recorded(release, locked("alpha"))
-    assert [fault.path.name for fault in packages.missing(files)] == ["b.py", "c.py"]
+    files, _ = installed_files.recorded(release, locked("alpha"))
+    assert [fault.path.name for fault in installed_files.missing(files)] == ["b.py", "c.py"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_file_that_two_packages_bring_is_right_in_either_form(tmp_path: Path) 
     both = locked("alpha", "beta")
     assert faults(release, both) == []
     (tmp_path / SITE / "tests" / "__init__.py").write_bytes(b"gamma")
-    files, _ = packages.recorded(release, both)
-    assert [fault.packages for fault in packages.altered(files, Collected())] == [("alpha", "beta")]
+    files, _ = installed_files.recorded(release, both)
+    assert [fault.packages for fault in installed_files.altered(files, Collected())] == [("alpha", "beta")]
 
 
 def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
@@ -117,5 +117,5 @@ def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
     for name in ("alpha/__pycache__/x.cpython-311.pyc", "evil.pth", "alpha/y.py"):
         (tmp_path / SITE / name).parent.mkdir(exist_ok=True)
         (tmp_path / SITE / name).write_bytes(b"")
-    files, _ = packages.recorded(release, locked("alpha"))
-    assert [path.name for path in packages.strangers(release, locked("alpha"), files)] == ["y.py", "evil.pth"]
+    files, _ = installed_files.recorded(release, locked("alpha"))
+    assert [path.name for path in installed_files.strangers(release, locked("alpha"), files)] == ["y.py", "evil.pth"]

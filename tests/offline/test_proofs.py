@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from bundler import describe_smoke
-from bundler.bundle import fields, json_files
-from bundler.bundle.smoke_result import LoadReport, SmokeResult
-from bundler.offline import doctor, install
+from bundler.format import documents, json_files
+from bundler.format.lock.smoke_result import LoadReport, SmokeResult
+from bundler.offline import install
+from bundler.offline.doctor import examination
 from bundler.offline.install import Options
-from bundler.payload import record
+from bundler.output import smoke_text
+from bundler.payload.results import load_result
 from bundler.progress import Collected
 from tests.conftest import Packed, Run
 from tests.offline.test_interrupted import Interrupting
@@ -56,7 +57,7 @@ def test_a_proof_has_its_time(prefix: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "said"), SMOKE_DAMAGES.values(), ids=SMOKE_DAMAGES)
 def test_damage_is_named(damage: bytes, said: str) -> None:
-    with pytest.raises(fields.Faults) as caught:
+    with pytest.raises(documents.Faults) as caught:
         json_files.parse(tuple[SmokeResult, ...], damage)
     assert said in json_files.first_faults(caught.value)
 
@@ -65,7 +66,7 @@ def test_a_damaged_proof_is_named_and_dropped_before_the_release_goes_live(prefi
     for name in ("missing keys", "other text"):
         damage, said = SMOKE_DAMAGES[name]
         (prefix / "current" / "smoke.json").write_bytes(damage)
-        (found,) = [one for one in doctor.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
+        (found,) = [one for one in examination.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
         assert (found.level, said in found.message, found.where.endswith("smoke.json")) == ("warning", True, True)
         report = Collected()
         receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, report)
@@ -100,8 +101,7 @@ def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path:
     (prefix / "current" / "smoke.json").write_text(json.dumps(results))
     receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
     assert (
-        "OLD PROOF, not of this install: smoke loads of a time that was not noted"
-        in describe_smoke.of_receipt(receipt)[0]
+        "OLD PROOF, not of this install: smoke loads of a time that was not noted" in smoke_text.of_receipt(receipt)[0]
     )
 
 
@@ -115,7 +115,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     assert any(
         "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
     )
-    lines = describe_smoke.of_receipt(receipt)
+    lines = smoke_text.of_receipt(receipt)
     assert lines[0] == f"  OLD PROOF, not of this install: smoke loads of {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"
     (prefix / "current" / "venv" / "bin" / "python").unlink()
@@ -126,7 +126,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     assert result["changed_since"][1].endswith("venv/bin/python")
     (row,) = run("list", "--prefix", prefix)[1]["result"]["releases"]
     assert (row["proof"], row["smoke"]) == ("old", [result])
-    (found,) = [one for one in doctor.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
+    (found,) = [one for one in examination.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
     assert (found.level, f"2 changes came since, such as {inside}" in found.message) == ("warning", True)
     again = install.install(bundle, prefix, Options(), Collected())
     assert (again.proof, again.smoke[0].changed_since) == ("new", ())
@@ -151,27 +151,29 @@ def test_a_proof_claims_nothing_of_what_a_run_changed_that_did_not_end(
 
 def test_a_release_that_was_never_proven_says_so(pack: Pack, tmp_path: Path) -> None:
     receipt = install.install(pack().path, tmp_path / "opt", AGAIN, Collected())
-    assert (receipt.proof, describe_smoke.of_receipt(receipt)) == (
+    assert (receipt.proof, smoke_text.of_receipt(receipt)) == (
         "none",
         ["  not proven: the smoke loads were left out"],
     )
-    (found,) = [one for one in doctor.examine(tmp_path / "opt", "plain", Collected()).findings if one.check == "proof"]
+    (found,) = [
+        one for one in examination.examine(tmp_path / "opt", "plain", Collected()).findings if one.check == "proof"
+    ]
     assert found.level == "warning"
 
 
 def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
     """Also where the vector is not made of numbers: JSON has none for that, and the fault must come through."""
-    written = record.Record(alias="m", loader="sentence-transformers", fault="NaN", norm=float("nan"))
-    written.closer.append(record.Closeness(query="q", nearer=1, farther=0.5))
+    written = load_result.Record(alias="m", loader="sentence-transformers", fault="NaN", norm=float("nan"))
+    written.closer.append(load_result.Closeness(query="q", nearer=1, farther=0.5))
     written.write(tmp_path / "result.json")
     report = json_files.read(LoadReport, tmp_path / "result.json")
     assert (report.fault, report.norm, report.network, report.closer[0].nearer) == ("NaN", None, None, 1.0)
-    assert fields.encode(report).keys() == json.loads((tmp_path / "result.json").read_bytes()).keys()
+    assert documents.encode(report).keys() == json.loads((tmp_path / "result.json").read_bytes()).keys()
 
 
 def test_many_changes_are_counted_in_words() -> None:
     result = result_of(proven_at="2026-01-02T03:04:05Z", changed_since=tuple(f"f{n}" for n in range(9)))
-    assert describe_smoke.age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
+    assert smoke_text.age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
 
 
 RECEIPT_DAMAGES = [

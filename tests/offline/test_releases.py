@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import json_files
-from bundler.bundle.hashing import Sha256
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
-from bundler.offline import marks, receipts, releases, removal, rollback
+from bundler.format import json_files
+from bundler.format.hashing import Sha256
+from bundler.offline.prefix import ownership_markers, receipts, releases, removal, rollback
 from bundler.progress import Collected
 
 DIGEST = "d" * 64
@@ -44,7 +44,7 @@ def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()
 def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
     with releases.begin(prefix, name, DIGEST) as release:
         for model in models:
-            marks.put(release.shared_models / f"{model}-{'1' * 12}")
+            ownership_markers.put(release.shared_models / f"{model}-{'1' * 12}")
             home = release.shared_models / f"{model}-{'1' * 12}"
             home.mkdir(parents=True, exist_ok=True)
             (home / "w").write_bytes(b"w" * 100)
@@ -74,9 +74,9 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     def fail() -> None:
         with releases.begin(tmp_path, "2-bbbbbbbb", DIGEST) as release:
             (release.path / "x").write_text("half")
-            marks.put(unfinished.with_name("m-222222222222"))
+            ownership_markers.put(unfinished.with_name("m-222222222222"))
             unfinished.mkdir()
-            marks.put(unheld)
+            ownership_markers.put(unheld)
             unheld.mkdir()
             raise RuntimeError
 
@@ -137,16 +137,16 @@ def test_a_release_is_not_made_in_a_folder_of_somebody_else(tmp_path: Path, begi
 
 def test_a_mark_stands_until_a_receipt_speaks_and_from_before_it_goes(tmp_path: Path) -> None:
     with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
-        assert marks.stands(release.path)
+        assert ownership_markers.stands(release.path)
         (tmp_path / "models").mkdir()
         finish(release, 1)
-        assert marks.stands(release.path)
-    assert not marks.stands(release.path)
+        assert ownership_markers.stands(release.path)
+    assert not ownership_markers.stands(release.path)
     install(tmp_path, "2-bbbbbbbb", 2, models=("m",))
-    assert [*marks.marked(tmp_path / "models"), *marks.marked(tmp_path / "releases")] == []
+    assert [*ownership_markers.marked(tmp_path / "models"), *ownership_markers.marked(tmp_path / "releases")] == []
     install(tmp_path, "3-cccccccc", 3)
     releases.discard(releases.Release(prefix=tmp_path, name="2-bbbbbbbb"))
-    assert [path.name for path in marks.marked(tmp_path / "models")] == ["m-111111111111"]
+    assert [path.name for path in ownership_markers.marked(tmp_path / "models")] == ["m-111111111111"]
     assert releases.unheld_models(tmp_path) == [tmp_path / "models" / "m-111111111111"]
     releases.discard_unheld_models(tmp_path)
     assert list((tmp_path / "models").iterdir()) == []
@@ -163,7 +163,7 @@ def test_what_an_older_version_was_killed_at_is_known_by_what_is_in_it(tmp_path:
 def test_marks_of_what_is_gone_or_finished_go(tmp_path: Path) -> None:
     install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
     for name in ("releases/1-aaaaaaaa", "releases/9-eeeeeeee", "models/m-111111111111", "models/m-999999999999"):
-        marks.put(tmp_path / name)
+        ownership_markers.put(tmp_path / name)
     releases.discard_unfinished(tmp_path)
     releases.discard_unheld_models(tmp_path)
     assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-aaaaaaaa"]
@@ -183,7 +183,7 @@ def test_what_a_killed_run_left_beside_parts_stops_no_next_one(tmp_path: Path) -
         releases.clear_work(release)
         finish(release, 1)
     assert releases.required_live(tmp_path).name == release.name
-    assert not marks.stands(release.path)
+    assert not ownership_markers.stands(release.path)
 
 
 def test_nobody_else_can_hold_a_prefix(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_nobody_else_can_hold_a_prefix(tmp_path: Path) -> None:
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     for left in ("releases/1-aaaaaaaa", "releases/9-eeeeeeee", "models/m-999999999999"):
-        marks.put(tmp_path / left)
+        ownership_markers.put(tmp_path / left)
         (tmp_path / left / "venv").mkdir(parents=True)
     with releases.begin(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert not (release.path / "venv").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import UnsafeError, UsageError
-from bundler.offline import marks, releases, removal, rollback
+from bundler.offline.prefix import ownership_markers, releases, removal, rollback
 from bundler.progress import Collected
 from tests.offline.test_releases import install
 
@@ -81,7 +81,7 @@ def test_prune_clears_what_killed_runs_left_and_leaves_what_it_does_not_know(tmp
     (tmp_path / "releases" / "1-aaaaaaaa" / "receipt.json").write_text("{")
     (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m").unlink()
     for left in ("releases/9-eeeeeeee", "models/m-999999999999", "models/m-222222222222"):
-        marks.put(tmp_path / left)
+        ownership_markers.put(tmp_path / left)
     for left in ("releases/9-eeeeeeee/venv", "models/.m-999999999999.partial"):
         (tmp_path / left).mkdir(parents=True)
     (tmp_path / "models" / "m-111111111111").replace(

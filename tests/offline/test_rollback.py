@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from bundler.errors import IntegrityError, UsageError
-from bundler.offline import releases, rollback
-from bundler.verbs.offline import complete_release
+from bundler.offline.prefix import releases, rollback
+from bundler.verbs.install import complete_release
 from tests.conftest import Run
 from tests.offline.test_releases import install
 

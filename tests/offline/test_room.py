@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bundler.bundle import archive
-from bundler.bundle.carrier import FileCarrier
-from bundler.offline import place
+from bundler.format.tar import archive
+from bundler.format.tar.reader import FileCarrier
+from bundler.offline import placement
 from tests.conftest import Packed
 
 WHEEL = "tools/a-1-py3-none-any.whl"
@@ -41,6 +41,6 @@ def test_a_table_of_contents_that_is_too_large_is_not_read(
     with archive.opened(packed.path) as carried:
         (artifact,) = carried.lock.of_kind("tool")
         monkeypatch.setattr(FileCarrier, "read", counted)
-        taken = place._unpacked(carried, artifact)
+        taken = placement._unpacked(carried, artifact)
     assert taken == (0 if count == 100 else 4 * len(content))
     assert sum(seen) < 1 << 20

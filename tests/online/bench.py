@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.target import Target
 from bundler.errors import ResolveError
-from bundler.online import wheels
-from bundler.online.pipconfig import PipConfig
-from bundler.online.store import Store
-from bundler.online.wheels import ResolvedWheel, Wanted
+from bundler.format.lock.target import Target
+from bundler.online.packages import resolution
+from bundler.online.packages.resolution import ResolvedWheel, Wanted
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.online.loopback import Loopback
 from tests.wheelmaking import make_wheel
@@ -57,7 +57,7 @@ class Bench:
         self.pytorch.offer(wheel, f"/whl/{accelerator}")
 
     def resolve(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, ResolvedWheel]:
-        found = wheels.resolve(
+        found = resolution.resolve(
             Wanted(requirements=requirements, **wanted),
             target,
             self.config,

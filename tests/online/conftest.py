@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bundler.online import download
-from bundler.online.download import Wanted
-from bundler.online.pipconfig import PipConfig
-from bundler.online.store import Store
+from bundler.online.transfer import download
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, serving

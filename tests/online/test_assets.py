@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.entries import Artifact
-from bundler.bundle.hashing import digest_of
-from bundler.bundle.lock import Lock
 from bundler.errors import FetchError, IntegrityError, ManifestError, ResolveError
-from bundler.online import assets, build, encodings, manifest
-from bundler.online.store import Store
-from bundler.online.workshop import Workshop
+from bundler.format.hashing import digest_of
+from bundler.format.lock.entries import Artifact
+from bundler.format.lock.lockfile import Lock
+from bundler.online import build
+from bundler.online.assets import collect
+from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, instead
 
@@ -73,7 +75,7 @@ def wanted(tmp_path: Path, text: str) -> Path:
 
 
 def gathered(tmp_path: Path, shop: Workshop, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
-    return assets.gathered(manifest.load(wanted(tmp_path, text)).manifest.assets, packages, shop)
+    return collect.gathered(schema.load(wanted(tmp_path, text)).manifest.assets, packages, shop)
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
@@ -162,7 +164,7 @@ def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
     with pytest.raises(IntegrityError) as caught:
         gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
     assert digest_of(b"IQ== 0\n") in str(caught.value)
-    assert encodings.FILES["cl100k_base"][0][1] in str(caught.value)
+    assert tiktoken_files.FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
 
 
@@ -170,13 +172,13 @@ def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_
     tmp_path: Path, shop: Workshop, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = (("https://data.example/x/shared.tiktoken", digest_of(b"ranks")),)
-    monkeypatch.setattr(encodings, "FILES", {"one": shared, "two": shared, "three": shared})
+    monkeypatch.setattr(tiktoken_files, "FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
     (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
-    assert [one.publisher for one in found.upstream] == [f"tiktoken {encodings.READ_FROM}"]
+    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.READ_FROM}"]
 
 
 def test_data_for_a_library_that_does_not_travel_is_said(
@@ -251,20 +253,20 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
         ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
         ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
         (
-            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {encodings.path_of(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
-            f"assets[1].tiktoken: '{encodings.path_of(CL100K)}' is taken by assets[0]",
+            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.path_of(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
+            f"assets[1].tiktoken: '{tiktoken_files.path_of(CL100K)}' is taken by assets[0]",
         ),
     ],
 )  # fmt: skip
 def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        manifest.load(wanted(tmp_path, text))
+        schema.load(wanted(tmp_path, text))
     assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
 def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
-    (asset,) = manifest.load(wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")).manifest.assets
+    (asset,) = schema.load(wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")).manifest.assets
     assert [file.url for file in asset.pinned] == [
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
         "http://m.example/t/gpt-2/encodings/main/encoder.json",

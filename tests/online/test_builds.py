@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import digest_of_file
-from bundler.online import pages, pipconfig
-from bundler.online.answers import Patience
-from bundler.online.pages import Offer, Pages
-from bundler.online.pipconfig import PipConfig
+from bundler.format.hashing import digest_of_file
+from bundler.online.packages import simple_index
+from bundler.online.packages.simple_index import Offer, Pages
+from bundler.online.transfer import pip_config
+from bundler.online.transfer.http import Patience
+from bundler.online.transfer.pip_config import PipConfig
 from tests.online.bench import LINUX, MACOS, ON_LINUX, Bench
 from tests.wheelmaking import make_wheel
 
@@ -101,7 +102,7 @@ def test_a_build_for_another_platform_is_no_offer(bench: Bench) -> None:
 
 
 def test_pypi_is_not_asked_for_builds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PYPI", "127.0.0.1")
+    monkeypatch.setattr(simple_index, "PYPI", "127.0.0.1")
     bench.wheel("torch", "9.0", tag=ON_LINUX)
     bench.build("torch", "1.0")
     assert bench.versions("torch") == {"torch": "1.0+cpu"}
@@ -126,8 +127,8 @@ def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) ->
         dataclasses.replace(far, filename=path.name, url=path.as_uri(), sha256=digest_of_file(path)[1]),
     )
     unhashed = dataclasses.replace(offers[2], sha256="")
-    index = pages.as_index(tmp_path / "index", "one", [*offers[:2], unhashed])
-    with pipconfig.session(PipConfig()) as session:
+    index = simple_index.as_index(tmp_path / "index", "one", [*offers[:2], unhashed])
+    with pip_config.session(PipConfig()) as session:
         shelf = Pages(PipConfig(index_url=index), session, Patience())
         assert shelf.offers("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from bundler import describe
-from bundler.bundle.entries import Artifact, Upstream
-from bundler.bundle.hashing import digest_of_file
-from bundler.bundle.lock import Lock
-from bundler.bundle.target import this_machine
 from bundler.errors import IntegrityError, ResolveError
+from bundler.format.hashing import digest_of_file
+from bundler.format.lock.entries import Artifact, Upstream
+from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.target import this_machine
 from bundler.online import build
 from bundler.online.build import Built
-from bundler.online.workshop import Workshop
+from bundler.online.transfer.context import Workshop
+from bundler.output import lock_text
 from tests.online.bench import Bench
 from tests.sourcemaking import backend_of, make_source
 
@@ -85,7 +85,7 @@ def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: Works
     assert wheel.origin == f"built here from {address}#sha256={sha256}"
     published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=bench.index.host)
     assert wheel.upstream == (published,)
-    assert "built from source code by the builder: sourced-1.0-py3-none-any.whl" in describe.words(found)
+    assert "built from source code by the builder: sourced-1.0-py3-none-any.whl" in lock_text.words(found)
     first = built(path, tmp_path / "a.tar", kept, shop)
     bench.store.drop(wheel.sha256)
     again = built(path, tmp_path / "b.tar", kept, shop)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from bundler.errors import ResolveError, UnsafeError
-from bundler.online import code, kernels, references
+from bundler.online.inspection import kernels, references, remote_code
 
 
 def reading(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
@@ -21,11 +21,11 @@ FILES = {"config.json": CONFIG, "modeling.py": "from .layers import L\n", "layer
 
 def test_code_is_refused_until_someone_has_said_so() -> None:
     with pytest.raises(UnsafeError) as caught:
-        code.refuse_untold("m", *reading(FILES))
+        remote_code.refuse_untold("m", *reading(FILES))
     assert str(caught.value).splitlines()[1:] == ["  modeling.py", "  layers.py", "  configuration.py of org/code"]
     assert "config.json: auto_map AutoModel" in str(caught.value)
     assert "'trust_remote_code: true'" in caught.value.hint
-    code.refuse_untold("m", *reading({"config.json": "{}", "unused.py": ""}))
+    remote_code.refuse_untold("m", *reading({"config.json": "{}", "unused.py": ""}))
 
 
 def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> None:
@@ -68,7 +68,7 @@ def test_a_configuration_that_is_no_json_is_named() -> None:
 
 def test_imports_among_the_files_are_followed_and_lost_ones_named() -> None:
     files = {"sub/a.py": "from .b import x\nfrom .gone import y\n", "sub/b.py": "from .a import z\n"}
-    assert code.running(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
+    assert remote_code.running(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
 
 
 def test_packages_are_those_that_transformers_asks_for() -> None:
@@ -85,12 +85,12 @@ if is_xformers_available():
 def late():
     from torchvision import ops
 """
-    assert code.packages("a.py", reading({"a.py": text})[1]) == {"os", "einops", "flash_attn", "torchvision"}
+    assert remote_code.packages("a.py", reading({"a.py": text})[1]) == {"os", "einops", "flash_attn", "torchvision"}
 
 
 def test_code_that_is_no_python_is_named() -> None:
     with pytest.raises(references.UnreadableError, match=r"a\.py is no Python"):
-        code.packages("a.py", reading({"a.py": "def ("})[1])
+        remote_code.packages("a.py", reading({"a.py": "def ("})[1])
 
 
 def test_models_that_code_fetches_are_found() -> None:
@@ -101,7 +101,7 @@ CLIP.from_pretrained(self.config.tower)
 AutoModel.from_pretrained(path)
 AutoModel.from_pretrained("./folder")
 """
-    found = list(code.fetched("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
+    found = list(remote_code.fetched("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
     said = [(one.reason, one.repo, one.revision) for one in found]
     assert said == [
         ("line 2 calls from_pretrained", "org/one", "v1"),
@@ -122,7 +122,7 @@ get_kernel("org/flash", version=2)
 snapshot_download("org/shown", repo_type="space")
 hf_hub_download("org/model", "x", repo_type=None)
 """
-    found = code.fetched("a.py", reading({"a.py": text})[1], {})
+    found = remote_code.fetched("a.py", reading({"a.py": text})[1], {})
     assert [(one.repo_type, one.repo, one.revision) for one in found] == [
         ("dataset", "org/words", "v2"),
         ("dataset", "org/more", ""),

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.hashing import Sha256, digest_of
-from bundler.bundle.target import Target, this_machine
 from bundler.errors import BundleError, HostError, ResolveError
-from bundler.online import convert
-from bundler.online.convert import Bench
-from bundler.online.pipconfig import PipConfig
-from bundler.online.sources import Gathered, SourceFile
-from bundler.online.store import Store
-from bundler.online.wheels import ResolvedWheel
-from bundler.online.workshop import Workshop
+from bundler.format.hashing import Sha256, digest_of
+from bundler.format.lock.target import Target, this_machine
+from bundler.online.models import safetensors_conversion
+from bundler.online.models.local_sources import Gathered, SourceFile
+from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.packages.resolution import ResolvedWheel
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.conftest import ROOT, Installed
 
@@ -70,7 +70,7 @@ print(json.dumps(said))
 def said(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program says of every case, in one process with the real torch; and the folder that it worked in."""
     out = tmp_path_factory.mktemp("tensors")
-    program = ROOT / "bundler" / "online" / "tensors.py"
+    program = ROOT / "bundler" / "online" / "models" / "safetensors_worker.py"
     done = subprocess.run([demo.python, "-c", CASES, program, out], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout)) | {"folder": out}
@@ -165,14 +165,14 @@ def test_what_conversion_lacks_is_named(
     files: dict[str, bytes], packages: dict[str, str], kind: type[BundleError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind, match=words):
-        convert.converted("m", *asked(tmp_path, files, packages))
+        safetensors_conversion.converted("m", *asked(tmp_path, files, packages))
 
 
 def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     far = Target(python=HERE.python, platform="windows-x86_64", libc="", accelerator="cpu")
     given = asked(tmp_path, BIN, WHOLE, tag=f"cp3{sys.version_info.minor}-none-win_amd64", target=far)
     with pytest.raises(HostError, match=r"convert can't run the bundle's torch-2\.13\.0.*on this machine"):
-        convert.converted("m", *given)
+        safetensors_conversion.converted("m", *given)
 
 
 @pytest.mark.parametrize(
@@ -190,4 +190,4 @@ def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_weights_are_called_as_transformers_calls_them(name: str, becomes: str) -> None:
-    assert convert._converted_name(name) == becomes
+    assert safetensors_conversion._converted_name(name) == becomes

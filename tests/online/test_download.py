@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, IntegrityError
-from bundler.online import download
-from bundler.online.download import Wanted
-from bundler.online.pipconfig import PipConfig
-from bundler.online.store import Store
+from bundler.format.hashing import digest_of
+from bundler.online.transfer import download
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.pip_config import PipConfig
 from tests.online import loopback
 from tests.online.loopback import Loopback
 from tests.online.watched import DATA, DIGEST, NAME, Watched

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.entries import BLOBS
-from bundler.bundle.fields import Invalid
-from bundler.bundle.target import Target
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.online import answers, images, ocinames, registry, registryauth, skopeo
-from bundler.online.images import Pulled
-from bundler.online.pipconfig import PipConfig
-from bundler.online.store import Store
-from bundler.online.wanted import WantedImage
+from bundler.format.documents import Invalid
+from bundler.format.lock.entries import BLOBS
+from bundler.format.lock.target import Target
+from bundler.online.containers import base_image, oci_manifest, registry, registry_auth, skopeo
+from bundler.online.containers.base_image import Pulled
+from bundler.online.manifest.image_spec import WantedImage
+from bundler.online.transfer import http
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.conftest import TARGET, tool
 from tests.online import registries
@@ -63,12 +64,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pulled]:
-    quick = answers.Patience(tries=2, first=0.01)
+    quick = http.Patience(tries=2, first=0.01)
     monkeypatch.setattr(registry, "PATIENCE", quick)
 
     def pulled(base: str, target: Target = TARGET, pinned: str = "", **options: bool) -> Pulled:
         wanted = WantedImage(base=base, **options)
-        return images.pull(wanted, target, Store(tmp_path / "shelf"), PipConfig(retries=1), Collected(), pinned=pinned)
+        return base_image.pull(
+            wanted, target, Store(tmp_path / "shelf"), PipConfig(retries=1), Collected(), pinned=pinned
+        )
 
     return pulled
 
@@ -275,14 +278,14 @@ def test_helpers_of_docker_s_own_registry_are_known_by_each_of_its_names(tmp_pat
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"credHelpers": {key: "vault"}}))
     with pytest.raises(FetchError, match="kept by a helper"):
-        registryauth.credentials(ocinames.parsed("team/private:1"))
+        registry_auth.credentials(oci_manifest.parsed("team/private:1"))
 
 
 def test_where_no_session_was_begun_podman_keeps_its_file_below_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Path(f"/run/containers/{os.getuid()}/auth.json")
-    assert kept in registryauth._files()
+    assert kept in registry_auth._files()
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
-    assert kept not in registryauth._files()
+    assert kept not in registry_auth._files()
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def test_where_no_session_was_begun_podman_keeps_its_file_below_run(monkeypatch:
 def test_names_are_taken_apart_as_docker_does(
     base: str, host: str, repository: str, reference: str, loopback: bool
 ) -> None:
-    name = ocinames.parsed(base)
+    name = oci_manifest.parsed(base)
     assert (name.host, name.repository, name.reference, name.on_loopback) == (host, repository, reference, loopback)
 
 
@@ -313,7 +316,7 @@ def test_plain_http_is_for_loopback_unless_told_otherwise(tmp_path: Path) -> Non
     def root(base: str, *, plain_http: bool) -> str:
         store = Store(tmp_path)
         made = registry.Registry(
-            name=ocinames.parsed(base), plain_http=plain_http, config=PipConfig(), store=store, report=Collected()
+            name=oci_manifest.parsed(base), plain_http=plain_http, config=PipConfig(), store=store, report=Collected()
         )
         return made._root.partition(":")[0]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import lock
-from bundler.bundle.entries import Artifact, Package, Pickle, Python
-from bundler.bundle.hashing import Sha256
-from bundler.bundle.lock import Lock
 from bundler.errors import ManifestError, ResolveError
-from bundler.online import lint
+from bundler.format.hashing import Sha256
+from bundler.format.lock import lockfile
+from bundler.format.lock.entries import Artifact, Package, Pickle, Python
+from bundler.format.lock.lockfile import Lock
+from bundler.online.manifest import lint
 from bundler.progress import Collected
 from tests.conftest import lock_of
 
@@ -38,7 +38,7 @@ def locked(
     made = lock_of({"bundle.pyz": b"#!", **dict.fromkeys(contents, b"")})
     models = tuple(dataclasses.replace(model, loader=loader) for model in made.models)
     pickles = tuple(Pickle(path=f"models/m/{name}", scanner="s", verdict="innocuous") for name in files if pickled)
-    return lock.with_changes(
+    return lockfile.with_changes(
         made,
         artifacts=(made.artifacts[0], *wheels, *made.artifacts[1:]),
         python=Python(packages=found),

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online import loaders, manifest, models, needs, selection
-from bundler.online.manifest import WantedModel
+from bundler.online.inspection import loader_detection, required_files
+from bundler.online.manifest import schema
+from bundler.online.manifest.schema import WantedModel
+from bundler.online.models import file_selection, model_resolution
 
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
@@ -21,14 +23,14 @@ def configured(architecture: str, **more: Any) -> dict[str, bytes]:
 
 
 def seen(files: dict[str, bytes]) -> str:
-    return loaders.detected("m", sorted(files), files.__getitem__)
+    return loader_detection.detected("m", sorted(files), files.__getitem__)
 
 
 def vetted(files: dict[str, bytes], **asked: Any) -> str:
     """The loader of a model whose source has these files, of which the patterns of a manifest may remove some."""
     wanted = WantedModel(**{"path": "m"} | asked)
-    names = sorted(set(files) - selection.removed(files, wanted.include, wanted.exclude))
-    return models._vetted(wanted, wanted.source, names, tuple(files), files.__getitem__)
+    names = sorted(set(files) - file_selection.removed(files, wanted.include, wanted.exclude))
+    return model_resolution._vetted(wanted, wanted.source, names, tuple(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ ROUTER = {
 
 
 def test_what_stands_behind_a_router_is_looked_for() -> None:
-    loaders.check("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
+    loader_detection.check("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
     for without, named in (
         ("query_0_Static/model.safetensors", r"query_0_Static/model\.safetensors"),
         ("query_0_Static/tokenizer.json", r"query_0_Static/tokenizer\.json"),
@@ -109,7 +111,7 @@ def test_what_stands_behind_a_router_is_looked_for() -> None:
     ):
         files = {name: content for name, content in ROUTER.items() if name != without}
         with pytest.raises(ResolveError, match=named):
-            loaders.check("sentence-transformers", "m", sorted(files), files.__getitem__)
+            loader_detection.check("sentence-transformers", "m", sorted(files), files.__getitem__)
 
 
 OF_A_CROSS_ENCODER = {
@@ -142,7 +144,7 @@ def test_of_another_s_modules_a_cross_encoder_takes_none() -> None:
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
-    loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+    loader_detection.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
 def test_a_pattern_that_removes_a_head_of_bge_m3_makes_no_other_model_of_it(
     patterns: dict[str, tuple[str, ...]], lost: str, modules: dict[str, bytes]
 ) -> None:
-    files = configured("XLMRobertaModel") | dict.fromkeys(needs.M3_HEADS, b"") | modules
+    files = configured("XLMRobertaModel") | dict.fromkeys(required_files.M3_HEADS, b"") | modules
     other = "sentence-transformers" if modules else "transformers"
     with pytest.raises(ResolveError, match=f"is a model for flag-embedding-m3, and .* removes {lost}$") as caught:
         vetted(files, **patterns)
@@ -171,12 +173,12 @@ def test_a_pattern_that_removes_the_list_of_modules_makes_no_other_model_of_it()
     with pytest.raises(ResolveError, match=r"is a model for sentence-transformers, and .* removes modules\.json$"):
         vetted(files, exclude=("modules.json",))
     assert vetted(files, exclude=("modules.json",), loader="transformers") == "transformers"
-    files |= dict.fromkeys(needs.M3_HEADS, b"")  # by which it is seen in any case, and which do without
+    files |= dict.fromkeys(required_files.M3_HEADS, b"")  # by which it is seen in any case, and which do without
     assert vetted(files, exclude=("modules.json",)) == "flag-embedding-m3"
 
 
 def test_either_head_of_bge_m3_tells_its_loader() -> None:
-    for head in needs.M3_HEADS:
+    for head in required_files.M3_HEADS:
         assert seen(configured("XLMRobertaModel") | {head: b"", "modules.json": b"[]"}) == "flag-embedding-m3"
 
 
@@ -185,16 +187,16 @@ def test_a_head_of_bge_m3_is_missing(head: str) -> None:
     files = {**PLAIN, "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     del files[head]
     with pytest.raises(ResolveError, match=rf"{head} \(without it the sparse and ColBERT vectors are random"):
-        loaders.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+        loader_detection.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
 
 
 @pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder", "flag-reranker"])
 @pytest.mark.parametrize("without", sorted(PLAIN))
 def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> None:
-    loaders.check(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
+    loader_detection.check(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
     files = {name: data for name, data in PLAIN.items() if name != without}
     with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
-        loaders.check(loader, "m", sorted(files), files.__getitem__)
+        loader_detection.check(loader, "m", sorted(files), files.__getitem__)
 
 
 def listed(*modules: tuple[str, str]) -> bytes:
@@ -299,7 +301,7 @@ def test_half_a_vocabulary_is_none() -> None:
     ],
 )
 def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: str) -> None:
-    files = {**DENSE, **dict.fromkeys(needs.M3_HEADS, b"")}
+    files = {**DENSE, **dict.fromkeys(required_files.M3_HEADS, b"")}
     assert vetted(files, loader=loader) == loader  # where the source has none, none is missed
     files[name] = b"{}"
     assert vetted(files, loader=loader) == loader
@@ -312,16 +314,18 @@ def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: st
 
 
 def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
-    taken = {name.replace("*", "x") for patterns in needs.TAKEN.values() for name in patterns}
-    files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *needs.M3_HEADS], 1)
-    assert {one.path for one in selection.choose(files, (), (), where="m").left_out} == {"2_Dense/pytorch_model.bin"}
+    taken = {name.replace("*", "x") for patterns in required_files.TAKEN.values() for name in patterns}
+    files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *required_files.M3_HEADS], 1)
+    assert {one.path for one in file_selection.choose(files, (), (), where="m").left_out} == {
+        "2_Dense/pytorch_model.bin"
+    }
 
 
 def test_every_loader_has_a_list_of_what_it_takes() -> None:
-    assert {*needs.TAKEN, "files"} == set(manifest.LOADERS)
+    assert {*required_files.TAKEN, "files"} == set(schema.LOADERS)
 
 
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:
     probes = resources.files("bundler") / "payload" / "probes"
     names = {path.name.removesuffix(".py").replace("_", "-") for path in probes.iterdir() if path.name.endswith(".py")}
-    assert names - {"--init--"} == set(manifest.LOADERS)
+    assert names - {"--init--"} == set(schema.LOADERS)

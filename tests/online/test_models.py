@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.hashing import Sha256
 from bundler.errors import ResolveError
-from bundler.online import convert, models
-from bundler.online.manifest import Asked, Manifest, WantedModel
-from bundler.online.models import Carried
-from bundler.online.workshop import Workshop
+from bundler.format.hashing import Sha256
+from bundler.online.manifest.schema import Asked, Manifest, WantedModel
+from bundler.online.models import model_resolution, safetensors_conversion
+from bundler.online.models.model_resolution import Carried
+from bundler.online.transfer.context import Workshop
 from tests.online.bench import LINUX, Bench
 
 M3 = {
@@ -58,7 +58,9 @@ def carried(bench: Bench, **asked: Any) -> Carried:
         manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256=Sha256("0" * 64)
     )
     shop = Workshop(store=bench.store, config=bench.config, report=bench.report)
-    return models.carried(wanted, whole, shop, convert.Bench(target=LINUX, packages=(), shop=shop))
+    return model_resolution.carried(
+        wanted, whole, shop, safetensors_conversion.Bench(target=LINUX, packages=(), shop=shop)
+    )
 
 
 @pytest.mark.parametrize("source", [in_folder, in_archive, in_wheel])

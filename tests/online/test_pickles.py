@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundler.bundle import opcodes, unpickler
-from bundler.bundle import pickles as telling
 from bundler.errors import UnsafeError
-from bundler.offline import pickles as arriving
-from bundler.online import pickles
+from bundler.format.scan import pickle_detection as telling
+from bundler.format.scan import pickle_machine, pickle_opcodes
+from bundler.offline.trust import pickle_policy as arriving
+from bundler.online.inspection import pickle_scan
 from bundler.progress import Collected
 from tests.picklemaking import (
     ARRAY,
@@ -198,8 +198,8 @@ def scanned(
     tmp_path: Path, name: str, data: bytes, report: Collected | None = None
 ) -> list[tuple[str, tuple[str, ...]]]:
     (tmp_path / "content").write_bytes(data)
-    found = pickles.scan("m", [(name, tmp_path / "content")], report or Collected())
-    assert {one.scanner for one in found} <= {pickles.SCANNER}
+    found = pickle_scan.scan("m", [(name, tmp_path / "content")], report or Collected())
+    assert {one.scanner for one in found} <= {pickle_scan.SCANNER}
     assert {one.path for one in found} <= {f"models/m/{name}"}
     return [(one.verdict, one.globals) for one in found]
 
@@ -218,7 +218,7 @@ def test_all_that_is_dangerous_is_named_at_once(tmp_path: Path) -> None:
     for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_bytes(pickle.dumps(SYSTEM))
     with pytest.raises(UnsafeError) as caught:
-        pickles.scan("m", [(name, tmp_path / name) for name in ("a.bin", "b.bin")], Collected())
+        pickle_scan.scan("m", [(name, tmp_path / name) for name in ("a.bin", "b.bin")], Collected())
     assert str(caught.value).count("imports posix.system") == 2
 
 
@@ -347,7 +347,7 @@ def test_whatever_an_unpickler_asks_for_was_read(value: object, protocol: int, j
         ended = False
     else:
         ended = True
-    read = opcodes.read(io.BytesIO(data))
+    read = pickle_opcodes.read(io.BytesIO(data))
     found = {f"{one.module}.{one.name}" for one in read.imports}
     assert recording.asked <= found or not all(one.known for one in read.imports)
     assert read.ended or not ended
@@ -355,38 +355,38 @@ def test_whatever_an_unpickler_asks_for_was_read(value: object, protocol: int, j
 
 def test_random_weights_are_none() -> None:
     numbers = random.Random(7)
-    read = [opcodes.read(io.BytesIO(numbers.randbytes(2000))) for _ in range(5000)]
+    read = [pickle_opcodes.read(io.BytesIO(numbers.randbytes(2000))) for _ in range(5000)]
     assert sum(bool(one.imports or (one.ended and one.extended)) for one in read) <= 5
 
 
 def test_values_below_marks_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpickler, "_MOST_VALUES", 1000)
-    with pytest.raises(unpickler.TooLargeError):
-        opcodes.read(io.BytesIO(b"NNNNNNNNN(" * 200))
-    assert opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
+    monkeypatch.setattr(pickle_machine, "_MOST_VALUES", 1000)
+    with pytest.raises(pickle_machine.TooLargeError):
+        pickle_opcodes.read(io.BytesIO(b"NNNNNNNNN(" * 200))
+    assert pickle_opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
 
 
 def test_a_file_that_goes_on_and_on_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one pickle or in many: somebody waits for this."""
-    monkeypatch.setattr(opcodes, "MOST_STEPS", 1000)
+    monkeypatch.setattr(pickle_opcodes, "MOST_STEPS", 1000)
     for data in (b"N0" * 2000 + b"N.", b"N." * 2000):
-        with pytest.raises(unpickler.TooLargeError, match="more steps than are followed"):
-            list(opcodes.read_all(io.BytesIO(data)))
+        with pytest.raises(pickle_machine.TooLargeError, match="more steps than are followed"):
+            list(pickle_opcodes.read_all(io.BytesIO(data)))
 
 
 def test_data_that_is_no_pickle_does_not_keep_the_scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte is an opcode that fails; the scanner alone would go on, at some microseconds for each."""
     asked: list[int] = []
-    inner = pickles._Bounded.read
+    inner = pickle_scan._Bounded.read
 
-    def heard(self: pickles._Bounded, size: int = -1) -> bytes:
+    def heard(self: pickle_scan._Bounded, size: int = -1) -> bytes:
         asked.append(size)
         return inner(self, size)
 
-    monkeypatch.setattr(pickles._Bounded, "read", heard)
+    monkeypatch.setattr(pickle_scan._Bounded, "read", heard)
     content = tmp_path / "b.bin"
     content.write_bytes(b"b" * (3 << 20))
-    assert pickles.scan("m", [("b.bin", content)], Collected()) == ()
+    assert pickle_scan.scan("m", [("b.bin", content)], Collected()) == ()
     assert 0 < len(asked) < 1 << 20
 
 
@@ -395,7 +395,7 @@ def test_data_that_is_no_pickle_is_read_to_no_harm(data: bytes) -> None:
     recording = Recording(data)
     with suppress(Exception):
         recording.load()
-    read = opcodes.read(io.BytesIO(data))
+    read = pickle_opcodes.read(io.BytesIO(data))
     assert recording.asked <= {f"{one.module}.{one.name}" for one in read.imports} or not all(
         one.known for one in read.imports
     )
@@ -411,5 +411,5 @@ def test_tensors_are_not_read(tmp_path: Path) -> None:
         return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
 
     before = read()
-    assert pickles.scan("m", [("w.bin", path)], Collected())
+    assert pickle_scan.scan("m", [("w.bin", path)], Collected())
     assert read() - before < 1 << 20

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import tomllib
 
-from bundler.bundle.hashing import digest_of_file
-from bundler.bundle.target import this_machine
 from bundler.errors import ProgramError
-from bundler.online.wheels import ResolvedWheel
+from bundler.format.hashing import digest_of_file
+from bundler.format.lock.target import this_machine
+from bundler.online.packages.resolution import ResolvedWheel
 from tests.conftest import ROOT
 from tests.online import loopback
 from tests.online.bench import ON_LINUX, Bench, sdist

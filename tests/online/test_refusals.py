@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bundler.online import wheels
-from bundler.online.wheels import Wanted
+from bundler.online.packages import resolution
+from bundler.online.packages.resolution import Wanted
 from tests.online import loopback
 from tests.online.bench import LINUX, Bench, sdist
 from tests.online.certificates import make_certificates
@@ -92,7 +92,7 @@ def test_an_index_that_wants_a_password(bench: Bench) -> None:
     bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:p%40ss')}/simple")
     found = bench.resolve("one")["one"]
     assert (found.publisher, found.origin.count("@")) == (bench.index.host, 0)
-    wheels.fetch([found], bench.store, bench.config, bench.report)
+    resolution.fetch([found], bench.store, bench.config, bench.report)
     assert bench.store.path_of(found.sha256)
 
 
@@ -124,6 +124,6 @@ def test_a_certificate_of_its_own(bench: Bench, tmp_path: Path) -> None:
         assert "global.cert" in error.hint
         for told in ({"cert": str(certificates.authority)}, {"trusted_hosts": ("127.0.0.1",)}):
             config = dataclasses.replace(bench.config, **told)
-            found = wheels.resolve(Wanted(requirements=("one",)), LINUX, config, bench.store, bench.report)
-            wheels.fetch(found, bench.store, config, bench.report)
+            found = resolution.resolve(Wanted(requirements=("one",)), LINUX, config, bench.store, bench.report)
+            resolution.fetch(found, bench.store, config, bench.report)
             bench.store.drop(found[0].sha256)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.target import Target
 from bundler.errors import ResolveError
-from bundler.online import requirements
-from bundler.online.pipconfig import PipConfig
+from bundler.format.lock.target import Target
+from bundler.online.packages import requirements_txt
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.online.loopback import Loopback
 
@@ -21,12 +21,12 @@ def report() -> Collected:
     return Collected()
 
 
-def read(path: Path, text: str, report: Collected, config: PipConfig | None = None) -> requirements.Read:
+def read(path: Path, text: str, report: Collected, config: PipConfig | None = None) -> requirements_txt.Read:
     path.write_text(text, encoding="utf-8")
-    return requirements.read((), [path], (), config or PipConfig(), report)
+    return requirements_txt.read((), [path], (), config or PipConfig(), report)
 
 
-def asked(found: requirements.Read) -> list[str]:
+def asked(found: requirements_txt.Read) -> list[str]:
     return [str(line.requirement) for line in found.requirements]
 
 
@@ -138,11 +138,11 @@ def test_wheels_by_address_and_path(tmp_path: Path, report: Collected, line: str
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path, report: Collected) -> None:
     with pytest.raises(ResolveError, match="can't be read: No such file") as caught:
-        requirements.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
+        requirements_txt.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
     assert caught.value.where == str(tmp_path / "r.txt")
     (tmp_path / "r.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResolveError, match="not a text"):
-        requirements.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
+        requirements_txt.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def test_markers_are_those_of_the_target(report: Collected, platform: str, libc:
         f"one; {holds} and python_version == '3.12'",
         f"two; not_{holds}".replace("not_", "python_version < '3.12' and "),
     )
-    lines = requirements.read(wanted, (), (), PipConfig(), report).requirements
+    lines = requirements_txt.read(wanted, (), (), PipConfig(), report).requirements
     assert [line.applies(target) for line in lines] == [True, False]

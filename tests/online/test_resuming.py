@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bundler.errors import FetchError
-from bundler.online.download import Wanted
-from bundler.online.store import Store
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.download import Wanted
 from tests.online import loopback
 from tests.online.loopback import Loopback
 from tests.online.watched import DATA, DIGEST, NAME, Watched, begun

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import disk
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError, HostError
-from bundler.online import assets, manifest, models, pipconfig, room
-from bundler.online.download import Wanted
-from bundler.online.pipconfig import PipConfig
-from bundler.online.store import Store
-from bundler.online.workshop import Workshop
+from bundler.format import disk
+from bundler.format.hashing import digest_of
+from bundler.online.assets import collect
+from bundler.online.manifest import schema
+from bundler.online.models import model_resolution
+from bundler.online.transfer import pip_config, remote_sizes
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Collected
 from tests.online.bench import LINUX
 from tests.online.loopback import Handler, Loopback, status, without_length
@@ -36,13 +39,13 @@ def shop(store: Store) -> Workshop:
     return Workshop(store=store, config=PipConfig(retries=0), report=Collected())
 
 
-def asked(tmp_path: Path, text: str) -> manifest.Asked:
+def asked(tmp_path: Path, text: str) -> schema.Asked:
     path = tmp_path / "m.yaml"
     path.write_text(f"name: t\nversion: '1'\n{text}\n")
-    return manifest.load(path)
+    return schema.load(path)
 
 
-def of_a_model(tmp_path: Path, server: Loopback) -> manifest.Asked:
+def of_a_model(tmp_path: Path, server: Loopback) -> schema.Asked:
     server.files["/m.gguf"] = DATA
     return asked(tmp_path, f"models: [{{url: '{server.url}/m.gguf', sha256: {digest_of(DATA)}, alias: m}}]")
 
@@ -51,7 +54,7 @@ def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(tmp_path: Path, se
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [vast]
     with pytest.raises(HostError, match=r"the disk is too small: fetching http://127.*/m\.gguf needs") as caught:
-        models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+        model_resolution.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert "free" in caught.value.hint
     assert server.asked("GET") == []
 
@@ -63,17 +66,17 @@ def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
     server.files["/a"] = DATA
     server.faults["/a"] = [vast]
     with pytest.raises(HostError, match="the disk is too small"):
-        assets.bring(wanted.manifest.assets, shop)
+        collect.bring(wanted.manifest.assets, shop)
     assert server.asked("GET") == []
 
 
 def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, shop: Workshop) -> None:
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [without_length, without_length]
-    found = models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    found = model_resolution.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert [file.size for file in found.files] == [len(DATA)]
     asked_before = len(server.seen)
-    models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+    model_resolution.gather(wanted.manifest.models[0], wanted, LINUX, shop)
     assert len(server.seen) == asked_before, "what is on the shelf is asked of nobody"
 
 
@@ -81,7 +84,7 @@ def test_what_is_not_there_is_said_before_anything_is_fetched(tmp_path: Path, se
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [status(404), status(404)]
     with pytest.raises(FetchError, match="404"):
-        models.gather(wanted.manifest.models[0], wanted, LINUX, shop)
+        model_resolution.gather(wanted.manifest.models[0], wanted, LINUX, shop)
 
 
 def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -> None:
@@ -91,20 +94,20 @@ def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -
     server.faults["/silent"] = [without_length] * 3
     (tmp_path / "local").write_bytes(b"12345")
     urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
-    with pipconfig.session(PipConfig()) as session:
-        assert list(room.sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
+    with pip_config.session(PipConfig()) as session:
+        assert list(remote_sizes.sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
     assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
 
 
 def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
     server.faults[NAME] = [status(503)] * 9
-    with pipconfig.session(PipConfig()) as session:
+    with pip_config.session(PipConfig()) as session:
         with pytest.raises(FetchError, match="the server answers 404"):
-            room.sizes([f"{server.url}/missing"], session)
+            remote_sizes.sizes([f"{server.url}/missing"], session)
         with pytest.raises(FetchError, match="given up after 3 tries"):
-            room.sizes([server.url + NAME], session, watched.patience)
+            remote_sizes.sizes([server.url + NAME], session, watched.patience)
         with pytest.raises(FetchError, match="No such file"):
-            room.sizes([str(tmp_path / "nothing")], session)
+            remote_sizes.sizes([str(tmp_path / "nothing")], session)
     assert os.environ["HOME"] not in str(watched.notes)
 
 
@@ -118,7 +121,7 @@ def test_a_shelf_that_can_not_be_read_is_said_in_words(server: Loopback, tmp_pat
     (tmp_path / "file").write_bytes(b"")
     wanted = Wanted(url=server.url + NAME, sha256=digest_of(DATA), size=len(DATA))
     with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
-        room.require([wanted], Store(tmp_path / "file"), PipConfig())
+        remote_sizes.require([wanted], Store(tmp_path / "file"), PipConfig())
     assert "BUNDLE_CACHE" in caught.value.hint
 
 
@@ -137,7 +140,9 @@ def test_nobody_waits_for_a_server_that_tells_no_size(server: Loopback, shop: Wo
     server.faults |= {"/held": [held], "/missing": [missing, status(404)]}
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
-        room.require([Wanted(url=f"{server.url}/{name}") for name in ("held", "missing")], shop.store, shop.config)
+        remote_sizes.require(
+            [Wanted(url=f"{server.url}/{name}") for name in ("held", "missing")], shop.store, shop.config
+        )
     assert time.monotonic() - started < 5
     over.set()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.target import this_machine
 from bundler.errors import BundleError, HostError, ManifestError, UsageError
-from bundler.online import encodings, manifest, scaffold
-from bundler.online.manifest import Manifest, WantedModel
-from bundler.online.manifestdraft import Scaffold
+from bundler.format.lock.target import this_machine
+from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.manifest.schema import Manifest, WantedModel
+from bundler.online.scaffold import manifest_writer
+from bundler.online.scaffold.manifest_draft import Scaffold
 
 
 @pytest.fixture
@@ -28,11 +29,11 @@ def made(project: Path, **files: str) -> Scaffold:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (project / "bundle.yaml").unlink(missing_ok=True)
-    return scaffold.write(project, None)
+    return manifest_writer.write(project, None)
 
 
 def loaded(scaffolded: Scaffold) -> Manifest:
-    return manifest.load(scaffolded.path).manifest
+    return schema.load(scaffolded.path).manifest
 
 
 def models(project: Path, code: str, name: str = "app.py") -> tuple[WantedModel, ...]:
@@ -219,8 +220,8 @@ def test_the_encodings_of_models_are_the_library_s_own(libraries: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(libraries)})
     for known in json.loads(done.stdout):
         assert known
-        assert {name: encodings.of_model(name) for name in known} == known
-    assert encodings.of_model("claude") == ""
+        assert {name: tiktoken_files.of_model(name) for name in known} == known
+    assert tiktoken_files.of_model("claude") == ""
 
 
 def test_a_constant_of_another_file(project: Path) -> None:
@@ -601,7 +602,7 @@ def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
     (project / "vendor" / "config.json").write_text("{}")
     (project / "requirements.txt").write_text("torch\n")
     (project / ".env").write_text("LLM_PATH=./vendor\n")
-    asked = loaded(scaffold.write(project, tmp_path / "manifests" / "mine.yaml"))
+    asked = loaded(manifest_writer.write(project, tmp_path / "manifests" / "mine.yaml"))
     assert (asked.models[0].path, asked.python.requirements_files) == (
         "../project/vendor",
         ("../project/requirements.txt",),
@@ -612,7 +613,7 @@ def test_a_file_that_is_there_is_left_alone(project: Path) -> None:
     first = made(project, **{"requirements.txt": "torch\n"})
     first.path.write_text("mine")
     with pytest.raises(UsageError, match="it is there already"):
-        scaffold.write(project, None)
+        manifest_writer.write(project, None)
     assert first.path.read_text() == "mine"
 
 
@@ -637,4 +638,4 @@ def test_nothing_is_written_where_there_is_nothing_to_say(
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="there is no such folder"):
-        scaffold.write(tmp_path / "none", None)
+        manifest_writer.write(tmp_path / "none", None)

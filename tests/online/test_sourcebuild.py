@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.entries import Resolver
-from bundler.bundle.hashing import digest_of_file
-from bundler.bundle.target import this_machine
 from bundler.errors import IntegrityError, ProgramError, ResolveError, UnsafeError
-from bundler.online import sourcebuild, wheels
-from bundler.online.sourcebuild import Source
-from bundler.online.store import Store
-from bundler.online.wheels import Wanted
+from bundler.format.hashing import digest_of_file
+from bundler.format.lock.entries import Resolver
+from bundler.format.lock.target import this_machine
+from bundler.online.packages import resolution, source_build
+from bundler.online.packages.resolution import Wanted
+from bundler.online.packages.source_build import Source
+from bundler.online.transfer.cache import Store
 from tests.conftest import tool
 from tests.online.bench import LINUX, WINDOWS, Bench
 from tests.sourcemaking import backend_of, make_source
@@ -63,7 +63,7 @@ def test_a_package_of_source_code_alone(bench: Bench, mark: Path, target: Any) -
     assert digest_of_file(bench.store.required(one.sha256)) == (one.size, one.sha256)
     assert runs(mark) == {"sourced"}
     assert "building sourced 1.0 from source code" in " ".join(bench.report.notes)
-    wheels.fetch(list(found.values()), bench.store, bench.config, bench.report)
+    resolution.fetch(list(found.values()), bench.store, bench.config, bench.report)
 
 
 def test_the_same_bytes_each_time(bench: Bench, mark: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_build_that_gives_another_package(bench: Bench, tmp_path: Path, built:
     path = make_source(tmp_path, "sourced", "1.0", backend=backend_of(*built))
     source = Source(name="sourced", version="1.0", filename=path.name, sha256=bench.store.copy_in(path)[1])
     with pytest.raises(UnsafeError, match=f"the source code of sourced 1.0 builds {'-'.join(built)}-py3"):
-        sourcebuild.built(source, HERE, bench.config, bench.store, bench.report)
+        source_build.built(source, HERE, bench.config, bench.store, bench.report)
 
 
 def test_a_wheel_is_preferred(bench: Bench, mark: Path) -> None:
@@ -266,11 +266,11 @@ def test_source_code_with_another_digest_than_is_demanded_is_not_run(
     path = tmp_path / "r.txt"
     wanted = Wanted(requirements_files=(path,), build_from_source=("sourced",), resolver=resolver)
     path.write_text(f"sourced==1.0 --hash=sha256:{digest_of_file(good)[1]}\n")
-    (found,) = wheels.resolve(wanted, HERE, bench.config, bench.store, bench.report)
+    (found,) = resolution.resolve(wanted, HERE, bench.config, bench.store, bench.report)
     assert (found.built_from, found.publisher) == (digest_of_file(good)[1], "find-links")
     path.write_text(f"sourced==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed"):
-        wheels.resolve(wanted, HERE, bench.config, bench.store, bench.report)
+        resolution.resolve(wanted, HERE, bench.config, bench.store, bench.report)
     assert runs(mark) == set()
 
 

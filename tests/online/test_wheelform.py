@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import UnsafeError
-from bundler.online import wheelform
+from bundler.online.packages import wheel_rewrite
 from tests.wheelmaking import make_wheel
 
 NAME = "one-1.0-py3-none-any.whl"
@@ -28,7 +28,7 @@ def packed(folder: Path, members: dict[str, bytes], modes: dict[str, int] | None
 def rewritten(path: Path, tmp_path: Path, platform: str = "") -> zipfile.ZipFile:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    return zipfile.ZipFile(wheelform.rewritten(path, out, platform))
+    return zipfile.ZipFile(wheel_rewrite.rewritten(path, out, platform))
 
 
 def test_order_time_and_umask_leave_no_trace(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_order_time_and_umask_leave_no_trace(tmp_path: Path) -> None:
     program = {"one-1.0.data/scripts/x": stat.S_IFREG | 0o700}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = wheelform.rewritten(packed(tmp_path, members, program), tmp_path / "a")
+    first = wheel_rewrite.rewritten(packed(tmp_path, members, program), tmp_path / "a")
     other = dict(reversed(members.items()))
-    assert wheelform.rewritten(packed(tmp_path, other, program), tmp_path / "b").read_bytes() == first.read_bytes()
+    assert wheel_rewrite.rewritten(packed(tmp_path, other, program), tmp_path / "b").read_bytes() == first.read_bytes()
     with zipfile.ZipFile(first) as made:
         assert {one.filename: one.external_attr >> 16 & 0o777 for one in made.infolist()} == {
             "one-1.0.data/scripts/x": 0o755,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bundler import process
-from bundler.bundle.hashing import digest_of_file
-from bundler.bundle.target import Target
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.online import pages, uvlock, wheels
-from bundler.online.wheels import ResolvedWheel
+from bundler.format.hashing import digest_of_file
+from bundler.format.lock.target import Target
+from bundler.online.packages import resolution, simple_index, uv_compile
+from bundler.online.packages.resolution import ResolvedWheel
 from tests.online.bench import LINUX, MACOS, ON_LINUX, WINDOWS, Bench, sdist
 from tests.wheelmaking import make_wheel
 
@@ -104,7 +104,7 @@ def test_of_equal_wheels_the_later_build(bench: Bench) -> None:
     ],
 )
 def test_what_uv_calls_a_platform(platform: str, libc: str, name: str) -> None:
-    assert uvlock.platform_of(Target(python="3.11", platform=platform, libc=libc, accelerator="cpu")) == name
+    assert uv_compile.platform_of(Target(python="3.11", platform=platform, libc=libc, accelerator="cpu")) == name
 
 
 def test_a_c_library_that_is_too_old(bench: Bench) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_laid_out_as_an_index(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_files_name_has_no_folders_in_it() -> None:
     assert (
-        pages.filename_of("https://host.test/a/..%2F..%2Fone-1.0%2Bcpu-py3-none-any.whl?x#y")
+        simple_index.filename_of("https://host.test/a/..%2F..%2Fone-1.0%2Bcpu-py3-none-any.whl?x#y")
         == "one-1.0+cpu-py3-none-any.whl"
     )
 
@@ -225,11 +225,11 @@ def test_wheels_are_brought_home_once(bench: Bench) -> None:
     bench.wheel("one", "1.0", requires=["two"])
     bench.link("two", "1.0")
     found = list(bench.resolve("one").values())
-    wheels.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch(found, bench.store, bench.config, bench.report)
     for wheel in found:
         assert digest_of_file(bench.store.required(wheel.sha256)) == (wheel.size, wheel.sha256)
     bench.index.seen.clear()
-    wheels.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch(found, bench.store, bench.config, bench.report)
     assert bench.index.seen == []
 
 
@@ -238,7 +238,7 @@ def test_a_wheel_that_changed_meanwhile(bench: Bench) -> None:
     found = bench.resolve("one")["one"]
     bench.index.files[f"/simple/files/{path.name}"] = b"x" * found.size
     with pytest.raises(IntegrityError, match=found.sha256):
-        wheels.fetch([found], bench.store, bench.config, bench.report)
+        resolution.fetch([found], bench.store, bench.config, bench.report)
 
 
 def test_a_wheel_that_is_gone(bench: Bench) -> None:
@@ -246,22 +246,22 @@ def test_a_wheel_that_is_gone(bench: Bench) -> None:
     wheel = bench.resolve("one")["one"]
     found.unlink()
     with pytest.raises(FetchError, match="No such file"):
-        wheels.fetch([wheel], bench.store, bench.config, bench.report)
+        resolution.fetch([wheel], bench.store, bench.config, bench.report)
 
 
 def test_the_tools_of_the_far_side(bench: Bench) -> None:
     bench.wheel("pip", "26.0")
     bench.wheel("uv", "0.13", tag="py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64")
     bench.wheel("uv", "0.13", tag="py3-none-win_amd64")
-    found = wheels.alone(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
+    found = resolution.alone(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
     assert [wheel.filename for wheel in found] == ["pip-26.0-py3-none-any.whl", "uv-0.13-py3-none-win_amd64.whl"]
 
 
 def test_a_wheel_that_carries_something(bench: Bench) -> None:
     bench.wheel("carrier", "1.0", requires=["torch"])
-    assert wheels.alone(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[0].version == "1.0"
+    assert resolution.alone(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[0].version == "1.0"
     with pytest.raises(ResolveError, match="asks for less"):
-        wheels.alone(["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report)
+        resolution.alone(["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report)
 
 
 def test_what_uv_was_told_by_itself_does_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,5 +291,5 @@ def test_pip_installs_what_was_brought(bench: Bench, installed: Callable[[list[R
     bench.wheel("one", "1.0", requires=["two-parts"])
     bench.wheel("two-parts", "1.0")
     found = list(bench.resolve("one").values())
-    wheels.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch(found, bench.store, bench.config, bench.report)
     assert "Successfully installed one-1.0 two-parts-1.0" in installed(found)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundler.bundle.hashing import digest_of
-from bundler.online.answers import Patience
-from bundler.online.download import Wanted
-from bundler.online.store import Store
+from bundler.format.hashing import digest_of
+from bundler.online.transfer.cache import Store
+from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.http import Patience
 
 DATA = random.Random(7).randbytes(600_000)
 DIGEST = digest_of(DATA)

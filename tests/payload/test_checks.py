@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bundler.payload import checks
-from bundler.payload.faults import CheckFailed, explain
+from bundler.payload.checks import model_checks
+from bundler.payload.results.failures import CheckFailed, explain
 
 TEXTS = ("one", "two")
 GOOD = ([0.6, 0.8, 0.0], [0.0, -0.6, 0.8])
@@ -18,43 +18,55 @@ NAN, INFINITE = math.nan, math.inf
 
 
 def test_good_vectors_pass_every_check() -> None:
-    checks.finite(TEXTS, GOOD)
-    checks.not_zero(TEXTS, GOOD)
-    checks.not_constant(TEXTS, GOOD)
-    assert checks.different(TEXTS, GOOD, TOKENS) == []
-    checks.norm_one(TEXTS, GOOD)
-    checks.width(GOOD, 3, "config.json")
-    checks.same_again(TEXTS, GOOD, [[number + 9e-6 for number in vector] for vector in GOOD])
-    assert checks.closer(("q", "n", "f"), [1, 0], [1, 1], [0, 1]) == pytest.approx((2**-0.5, 0))
-    checks.memory(10, 0)
-    checks.memory(10, 10)
-    assert checks.weights([("matrix", [[1.0, 2.0], [3.0, 4.0]]), ("bias", [0.0, 0.0]), ("none", [])]) == []
+    model_checks.finite(TEXTS, GOOD)
+    model_checks.not_zero(TEXTS, GOOD)
+    model_checks.not_constant(TEXTS, GOOD)
+    assert model_checks.different(TEXTS, GOOD, TOKENS) == []
+    model_checks.norm_one(TEXTS, GOOD)
+    model_checks.width(GOOD, 3, "config.json")
+    model_checks.same_again(TEXTS, GOOD, [[number + 9e-6 for number in vector] for vector in GOOD])
+    assert model_checks.closer(("q", "n", "f"), [1, 0], [1, 1], [0, 1]) == pytest.approx((2**-0.5, 0))
+    model_checks.memory(10, 0)
+    model_checks.memory(10, 10)
+    assert model_checks.weights([("matrix", [[1.0, 2.0], [3.0, 4.0]]), ("bias", [0.0, 0.0]), ("none", [])]) == []
 
 
 @pytest.mark.parametrize(
     ("check", "says"),
     [
-        (lambda: checks.finite(TEXTS, ([1.0], [NAN])), "“two” is not made of numbers: 1 of 1"),
-        (lambda: checks.finite(TEXTS, ([-INFINITE, 1.0], [1.0, 1.0])), "“one” is not made of numbers: 1 of 2"),
-        (lambda: checks.not_zero(TEXTS, ([1.0], [0.0])), "“two” is all zero"),
-        (lambda: checks.not_zero(TEXTS, ([1.0], [])), "all zero (0 components)"),
-        (lambda: checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1, 0.1])), "“two” is constant"),
-        (lambda: checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1 + 1e-9, 0.1])), "“two” is constant"),
-        (lambda: checks.different(TEXTS, (GOOD[0], GOOD[0]), TOKENS), "get the same vector"),
-        (lambda: checks.different(("one", "one"), GOOD, TOKENS), "No two of the texts differ"),
-        (lambda: checks.different(("One", "one"), GOOD, ([1], [1])), "No two of the texts differ"),
-        (lambda: checks.norm_one(TEXTS, (GOOD[0], [0.6, 0.9])), "promises vectors of length 1, and that of “two”"),
-        (lambda: checks.norm_one(TEXTS, ([5.3, 0.0], GOOD[1])), "length 5.3000"),
-        (lambda: checks.width(GOOD, 4, "config.json"), "config.json promises vectors 4 wide, and they are 3 wide"),
-        (lambda: checks.same_again(TEXTS, GOOD, (GOOD[0], [0.0, -0.6, 0.80002])), "“two” got two different vectors"),
-        (lambda: checks.closer(("q", "n", "f"), [1, 0], [0, 1], [1, 1]), "“q” should be closer to “n” (cosine 0.0000)"),
-        (lambda: checks.closer(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "and is not"),
-        (lambda: checks.memory(3 * 2**20, 2**20), "took 3.0 MiB (3145728 bytes) of memory at its peak"),
-        (lambda: checks.weights([("m", [[0.0, 0.0], [0.0, 0.0]])]), "matrix m is all zero"),
-        (lambda: checks.weights([("m", [[2.5, 2.5]])]), "matrix m is one constant, 2.5"),
-        (lambda: checks.weights([("b", [1.0, NAN])]), "weight b holds NaN or infinite"),
-        (lambda: checks.weights([("b", [[1.0, INFINITE]])]), "weight b holds NaN or infinite"),
-        (lambda: checks.on_a_device([("w", SimpleNamespace(is_meta=True))]), "left 1 weight on the meta device"),
+        (lambda: model_checks.finite(TEXTS, ([1.0], [NAN])), "“two” is not made of numbers: 1 of 1"),
+        (lambda: model_checks.finite(TEXTS, ([-INFINITE, 1.0], [1.0, 1.0])), "“one” is not made of numbers: 1 of 2"),
+        (lambda: model_checks.not_zero(TEXTS, ([1.0], [0.0])), "“two” is all zero"),
+        (lambda: model_checks.not_zero(TEXTS, ([1.0], [])), "all zero (0 components)"),
+        (lambda: model_checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1, 0.1])), "“two” is constant"),
+        (lambda: model_checks.not_constant(TEXTS, (GOOD[0], [0.1, 0.1 + 1e-9, 0.1])), "“two” is constant"),
+        (lambda: model_checks.different(TEXTS, (GOOD[0], GOOD[0]), TOKENS), "get the same vector"),
+        (lambda: model_checks.different(("one", "one"), GOOD, TOKENS), "No two of the texts differ"),
+        (lambda: model_checks.different(("One", "one"), GOOD, ([1], [1])), "No two of the texts differ"),
+        (
+            lambda: model_checks.norm_one(TEXTS, (GOOD[0], [0.6, 0.9])),
+            "promises vectors of length 1, and that of “two”",
+        ),
+        (lambda: model_checks.norm_one(TEXTS, ([5.3, 0.0], GOOD[1])), "length 5.3000"),
+        (
+            lambda: model_checks.width(GOOD, 4, "config.json"),
+            "config.json promises vectors 4 wide, and they are 3 wide",
+        ),
+        (
+            lambda: model_checks.same_again(TEXTS, GOOD, (GOOD[0], [0.0, -0.6, 0.80002])),
+            "“two” got two different vectors",
+        ),
+        (
+            lambda: model_checks.closer(("q", "n", "f"), [1, 0], [0, 1], [1, 1]),
+            "“q” should be closer to “n” (cosine 0.0000)",
+        ),
+        (lambda: model_checks.closer(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "and is not"),
+        (lambda: model_checks.memory(3 * 2**20, 2**20), "took 3.0 MiB (3145728 bytes) of memory at its peak"),
+        (lambda: model_checks.weights([("m", [[0.0, 0.0], [0.0, 0.0]])]), "matrix m is all zero"),
+        (lambda: model_checks.weights([("m", [[2.5, 2.5]])]), "matrix m is one constant, 2.5"),
+        (lambda: model_checks.weights([("b", [1.0, NAN])]), "weight b holds NaN or infinite"),
+        (lambda: model_checks.weights([("b", [[1.0, INFINITE]])]), "weight b holds NaN or infinite"),
+        (lambda: model_checks.on_a_device([("w", SimpleNamespace(is_meta=True))]), "left 1 weight on the meta device"),
     ],
 )
 def test_each_check_fails_for_its_reason(check: Callable[[], object], says: str) -> None:
@@ -65,22 +77,22 @@ def test_each_check_fails_for_its_reason(check: Callable[[], object], says: str)
 
 
 def test_texts_that_differ_only_for_the_eye_may_share_a_vector() -> None:
-    found = checks.different(("One", "one", "two"), (GOOD[0], GOOD[0], GOOD[1]), ([1], [1], [2]))
+    found = model_checks.different(("One", "one", "two"), (GOOD[0], GOOD[0], GOOD[1]), ([1], [1], [2]))
     assert found == ["To this model's tokenizer, “One” and “one” are the same."]
 
 
 def test_whether_vectors_moved() -> None:
-    assert not checks.moved(GOOD, GOOD)
-    assert not checks.moved([[100.0]], [[100.0005]])
-    assert checks.moved([[1.0]], [[1.0001]])
-    assert checks.moved([[1.0, 2.0]], [[1.0, NAN]])
+    assert not model_checks.moved(GOOD, GOOD)
+    assert not model_checks.moved([[100.0]], [[100.0005]])
+    assert model_checks.moved([[1.0]], [[1.0001]])
+    assert model_checks.moved([[1.0, 2.0]], [[1.0, NAN]])
 
 
 def test_only_token_types_may_be_zero() -> None:
     table = "embeddings.token_type_embeddings.weight"
-    assert checks.weights([(table, [[0.0, 0.0], [0.0, 0.0]])]) == [table]
+    assert model_checks.weights([(table, [[0.0, 0.0], [0.0, 0.0]])]) == [table]
     with pytest.raises(CheckFailed):
-        checks.weights([(table, [[1.0, 1.0], [1.0, 1.0]])])
+        model_checks.weights([(table, [[1.0, 1.0], [1.0, 1.0]])])
 
 
 @pytest.mark.parametrize(

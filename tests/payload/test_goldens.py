@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import fields
-from bundler.bundle.goldens import Golden, GoldenVector
-from bundler.payload import goldens
+from bundler.format import documents
+from bundler.format.lock.goldens import Golden, GoldenVector
+from bundler.payload.checks import goldens
 
 from .conftest import Result
 from .tensors import Weights
@@ -52,8 +52,8 @@ def test_each_kind_of_model_gives_its_golden_outputs_again(tiny: Path, prove: Pr
     golden = rehearsed(prove(tiny / model, loader=loader))
     assert [kept["name"] for kept in golden["outputs"][0]["vectors"]] == kinds
     assert all(output["tokens"] > 3 for output in golden["outputs"])
-    kept = fields.decode(Golden, golden)  # the lock takes it
-    again = held(prove, tiny / model, fields.encode(kept), loader=loader)
+    kept = documents.decode(Golden, golden)  # the lock takes it
+    again = held(prove, tiny / model, documents.encode(kept), loader=loader)
     assert again["ok"], again["fault"]
     assert "the tokens of every text are those of the rehearsal" in again["checks"]
 
@@ -206,7 +206,7 @@ def test_a_wide_vector_travels_by_evenly_spaced_components_and_can_be_thinned_fu
     ("values", "width"), [("!", 4), ("AAAA", 4), ("", 4), (base64.b64encode(bytes(8)).decode(), 1)]
 )
 def test_a_golden_vector_that_makes_no_sense(values: str, width: int) -> None:
-    with pytest.raises(fields.Invalid):
+    with pytest.raises(documents.Invalid):
         GoldenVector(name="vector", width=width, values=values)
 
 

@@ -70,7 +70,7 @@ print(json.dumps({
 
 def cut(*before: str, python: str = sys.executable, source: str = "", **environment: str) -> dict[str, Any]:
     """What happened in a process that cut its network; `before` is put before the interpreter."""
-    code = (source or (PAYLOAD / "netcut.py").read_text(encoding="utf-8")) + TRIALS
+    code = (source or (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8")) + TRIALS
     done = subprocess.run(
         [*before, python, "-I", "-"],
         input=code,
@@ -147,7 +147,9 @@ def test_where_no_network_is_the_guard_says_so() -> None:
 
 @LINUX
 def test_a_kernel_that_refuses_leads_to_the_guard() -> None:
-    refusing = (PAYLOAD / "netcut.py").read_text(encoding="utf-8").replace("libc.unshare(", "libc.no_such_call(")
+    refusing = (
+        (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8").replace("libc.unshare(", "libc.no_such_call(")
+    )
     result = cut(source=refusing)
     assert result["network"]["cut"] == "guard"
     assert "No network namespace could be had" in result["network"]["statement"]
@@ -157,7 +159,7 @@ def test_a_kernel_that_refuses_leads_to_the_guard() -> None:
 @LINUX
 @ROOT
 def test_a_namespace_with_another_interface_is_a_failure() -> None:
-    more = (PAYLOAD / "netcut.py").read_text(encoding="utf-8")
+    more = (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8")
     more = more.replace("socket.if_nameindex()", '[*socket.if_nameindex(), (7, "eth0")]')
     with pytest.raises(AssertionError, match="the network is not cut: beside lo"):
         cut(source=more)

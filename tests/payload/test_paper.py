@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from bundler.payload import inventory, promises, request, tensorfiles, vocabulary
-from bundler.payload.faults import CheckFailed
+from bundler.payload.files import declared_config, tensor_files, vocabulary, weight_names
+from bundler.payload.load import request
+from bundler.payload.results.failures import CheckFailed
 
 
 def safetensors(path: Path, entries: dict[str, Any], content: bytes) -> Path:
@@ -25,7 +26,7 @@ def entry(begin: int, end: int, *shape: int) -> dict[str, Any]:
 
 def test_a_header_says_where_each_tensor_is(tmp_path: Path) -> None:
     path = safetensors(tmp_path / "model.safetensors", {"__metadata__": {}, "a": entry(0, 8, 2)}, b"01234567")
-    (found,) = tensorfiles.header(path)
+    (found,) = tensor_files.header(path)
     assert (found.name, found.dtype, found.shape) == ("a", "F32", (2,))
     assert path.read_bytes()[found.start : found.end] == b"01234567"
 
@@ -42,7 +43,7 @@ def test_a_header_says_where_each_tensor_is(tmp_path: Path) -> None:
 def test_a_header_that_lies(tmp_path: Path, entries: dict[str, Any], content: bytes, says: str) -> None:
     path = safetensors(tmp_path / "model.safetensors", entries, content)
     with pytest.raises(CheckFailed, match=says):
-        tensorfiles.header(path)
+        tensor_files.header(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05", bytes(100), b"\xff" * 100, struct.pack("<Q", 4) + b"{,,}"])
@@ -50,14 +51,14 @@ def test_no_header_at_all(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckFailed, match=r"cut short or damaged|is damaged"):
-        tensorfiles.header(path)
+        tensor_files.header(path)
 
 
 def test_safetensors_come_before_pickles(tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "model.safetensors"):
         (tmp_path / name).touch()
-    assert tensorfiles.weight_files(tmp_path) == (tmp_path / "model.safetensors",)
-    assert tensorfiles.weight_files(tmp_path / "none") == ()
+    assert tensor_files.weight_files(tmp_path) == (tmp_path / "model.safetensors",)
+    assert tensor_files.weight_files(tmp_path / "none") == ()
 
 
 def test_shards(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     (tmp_path / "1.safetensors").touch()
     with pytest.raises(CheckFailed, match=r"split over 2 files, .* missing: 2\.safetensors"):
-        tensorfiles.weight_files(tmp_path)
+        tensor_files.weight_files(tmp_path)
 
 
 # Vocabularies ---------------------------------------------------------------------------------------------------------
@@ -148,31 +149,35 @@ def test_unknown_tokens() -> None:
 
 
 def test_names_are_matched_through_prefixes_and_old_names() -> None:
-    stored: dict[str, inventory.Shape] = {
+    stored: dict[str, weight_names.Shape] = {
         "bert.a.LayerNorm.gamma": (4,),
         "bert.b.weight": (4, 4),
         "cls.predictions.bias": (9,),
         "bert.embeddings.position_ids": (1, 9),
     }
-    held: dict[str, inventory.Shape] = {"a.LayerNorm.weight": (4,), "b.weight": (4, 4), "pooler.dense.weight": (4, 4)}
-    found = inventory.match(stored, held, "bert")
+    held: dict[str, weight_names.Shape] = {
+        "a.LayerNorm.weight": (4,),
+        "b.weight": (4, 4),
+        "pooler.dense.weight": (4, 4),
+    }
+    found = weight_names.match(stored, held, "bert")
     assert dict(found.pairs) == {"bert.a.LayerNorm.gamma": "a.LayerNorm.weight", "bert.b.weight": "b.weight"}
     assert found.only_stored == ("cls.predictions.bias",)
     assert found.only_held == ("pooler.dense.weight",)
 
 
 def test_what_a_library_fuses_counts_as_found() -> None:
-    stored: dict[str, inventory.Shape] = {"e.0.q": (4, 4), "e.0.k": (4, 4), "cls.bias": (3,)}
-    found = inventory.match(stored, {"e.0.qk": (8, 4)}, "")
+    stored: dict[str, weight_names.Shape] = {"e.0.q": (4, 4), "e.0.k": (4, 4), "cls.bias": (3,)}
+    found = weight_names.match(stored, {"e.0.qk": (8, 4)}, "")
     assert (found.remade, found.only_stored, found.only_held) == (("e.0.q", "e.0.k"), ("cls.bias",), ())
     stored["e.1.q"] = (4, 4)
-    found = inventory.match(stored, {"e.0.qk": (8, 4)}, "")
+    found = weight_names.match(stored, {"e.0.qk": (8, 4)}, "")
     assert (found.remade, len(found.only_stored)) == ((), 4)
     assert found.only_held == ("e.0.qk",)
 
 
 def test_another_shape_is_no_match() -> None:
-    found = inventory.match({"a": (4, 4)}, {"a": (4, 5)}, "")
+    found = weight_names.match({"a": (4, 4)}, {"a": (4, 5)}, "")
     assert (found.pairs, found.only_held) == ((), ("a",))
 
 
@@ -186,11 +191,11 @@ def test_what_is_left_over_is_told_apart() -> None:
         "stranger.weight",
         "position_ids",
     ]
-    found = inventory.leftover(names, "bert", ["encoder", "embeddings"], two_towers=True)
+    found = weight_names.leftover(names, "bert", ["encoder", "embeddings"], two_towers=True)
     assert found.heads == ("bert.pooler.dense.weight", "decoder.block.0.w", "lm_head.bias")
     assert found.body == ("bert.embeddings.extra", "bert.encoder.layer.6.w")
     assert found.other == ("stranger.weight",)
-    alone = inventory.leftover(["decoder.block.0.w"], "", [], two_towers=False)
+    alone = weight_names.leftover(["decoder.block.0.w"], "", [], two_towers=False)
     assert alone.body == ("decoder.block.0.w",)
 
 
@@ -203,10 +208,10 @@ def module(folder: Path, kind: str, path: str, **config: object) -> dict[str, st
     return {"type": f"sentence_transformers.models.{kind}", "path": path}
 
 
-def promised(folder: Path, *entries: dict[str, str]) -> promises.Promises:
+def promised(folder: Path, *entries: dict[str, str]) -> declared_config.Promises:
     (folder / "modules.json").write_text(json.dumps(entries), encoding="utf-8")
     safetensors(folder / "model.safetensors", {}, b"")
-    return promises.read(folder)
+    return declared_config.read(folder)
 
 
 def test_width_and_norm_of_a_chain(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online import loaders
+from bundler.online.inspection import loader_detection
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 
@@ -109,12 +109,12 @@ def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> 
     def read(one: str) -> bytes:
         return names[one].read_bytes()
 
-    assert loaders.detected("m", sorted(names), read) == "cross-encoder"
-    loaders.check("cross-encoder", "m", sorted(names), read)
+    assert loader_detection.detected("m", sorted(names), read) == "cross-encoder"
+    loader_detection.check("cross-encoder", "m", sorted(names), read)
     assert user("cross", folder)["code"] == 0
     names.pop(name).unlink()
     with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
-        loaders.check("cross-encoder", "m", sorted(names), read)
+        loader_detection.check("cross-encoder", "m", sorted(names), read)
     assert user("cross", folder)["code"] == 1
 
 

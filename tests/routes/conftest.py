@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
+from bundler.format.hashing import digest_of
 from tests.conftest import bundle
 from tests.support.shared import Shared
 from tests.wheelmaking import make_wheel

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive
-from bundler.offline import releases
+from bundler.format.tar import archive
+from bundler.offline.prefix import releases
 from bundler.progress import Collected
 from tests.conftest import SMALL, bundle, lock_of, tool
 from tests.routes.conftest import MANIFEST, Small, live, told
@@ -100,13 +100,13 @@ def test_a_bundle_for_another_host(
 @pytest.fixture
 def pack_for(tmp_path: Path) -> Callable[[str], Path]:
     """A bundle without packages for the target of a manifest: no index has wheels for hosts that do not exist."""
-    from bundler.online import manifest
+    from bundler.online.manifest import schema
 
     def packed(text: str) -> Path:
         (tmp_path / "vendor").mkdir()
         asked = tmp_path / "m.yaml"
         asked.write_text(text.format(version="1", sequence="1"))
-        target = manifest.load(asked).manifest.target.resolved()
+        target = schema.load(asked).manifest.target.resolved()
         for name, data in SMALL.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive, hashing, lock
+from bundler.format import hashing
+from bundler.format.lock import lockfile
+from bundler.format.tar import archive
 from bundler.progress import Collected
 from tests.conftest import ROOT, Installed, bundle
 from tests.hub.hubserver import hub_running
@@ -155,7 +157,7 @@ def without_a_module(folder: Path, _python: Path) -> None:
     path.write_text(json.dumps(kept), encoding="utf-8")
 
 
-def relocked(known: lock.Lock, contents: Path) -> lock.Lock:
+def relocked(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
     """The lock over changed content, as somebody would write it who wants it to be taken for the same."""
     (model,) = known.models
     artifacts = tuple(
@@ -163,11 +165,11 @@ def relocked(known: lock.Lock, contents: Path) -> lock.Lock:
         for one in known.artifacts
         for size, digest in [hashing.digest_of_file(contents / one.path)]
     )
-    digest = lock.digest_of_files(
+    digest = lockfile.digest_of_files(
         (one.sha256, one.path[len(model.folder) :]) for one in artifacts if one.path.startswith(model.folder)
     )
     named = dataclasses.replace(model, digest=digest, commit=digest[:40])
-    return lock.with_changes(known, artifacts=artifacts, models=(named,))
+    return lockfile.with_changes(known, artifacts=artifacts, models=(named,))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
 
 @pytest.mark.long
 def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Path, tmp_path: Path) -> None:
-    known = lock.read((unpacked / lock.LOCK).read_bytes(), "the demo's")
+    known = lockfile.read((unpacked / lockfile.LOCK).read_bytes(), "the demo's")
     (golden,) = known.goldens
     first, *others = golden.outputs
     (vector,) = first.vectors
@@ -222,7 +224,7 @@ def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Pa
     turned = struct.pack(f"<{len(values) // 4}f", *reversed(struct.unpack(f"<{len(values) // 4}f", values)))
     moved = dataclasses.replace(vector, values=base64.b64encode(turned).decode())
     outputs = (dataclasses.replace(first, vectors=(moved,)), *others)
-    promised = lock.with_changes(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
+    promised = lockfile.with_changes(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
     kept = tmp_path / "demo.lock.json"
     kept.write_bytes(promised.canonical)
     done = bundle("build", ROOT / "manifests" / "demo.yaml", "--lock", kept, "-o", tmp_path / "demo.tar")

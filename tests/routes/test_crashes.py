@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive, hashing
-from bundler.offline import doctor, releases
+from bundler.format import hashing
+from bundler.format.tar import archive
+from bundler.offline.doctor import examination
+from bundler.offline.prefix import releases
 from bundler.progress import Collected
 from tests.conftest import INSTALLER, bundle, tool
 from tests.routes.conftest import Small, live
@@ -46,7 +48,7 @@ class Stage:
 
 def works(prefix: Path) -> None:
     """The live release is whole, every byte of it, and its Python imports what was installed."""
-    found = doctor.examine(prefix, "deep", Collected())
+    found = examination.examine(prefix, "deep", Collected())
     assert not found.of("critical"), found.of("critical")
     python = releases.required_live(prefix).python
     done = subprocess.run([python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
@@ -80,7 +82,10 @@ def damage(prefix: Path) -> set[str]:
     sound = tree(prefix)
     current = prefix / "current"
     damaged = [next((prefix / "models").iterdir()) / "weights.bin"]
-    damaged += [next(current.glob("venv/lib/*/site-packages/beta/__init__.py")), current / "payload" / "netcut.py"]
+    damaged += [
+        next(current.glob("venv/lib/*/site-packages/beta/__init__.py")),
+        current / "payload" / "network" / "netcut.py",
+    ]
     for path in damaged:
         path.write_bytes(b"rotten")
     return {name for name, content in tree(prefix).items() if sound.get(name) != content}

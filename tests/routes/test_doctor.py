@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bundler.offline import marks, releases
 from bundler.offline.findings import MEND
+from bundler.offline.prefix import ownership_markers, releases
 from tests.conftest import as_nobody, open_to_all, python_of_anyone
 from tests.routes.conftest import MANIFEST, Small
 from tests.routes.trees import tree
@@ -83,7 +83,7 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, p
     (packages_of(prefix) / "alpha" / "__init__.py").write_text("import nothing")
     (snapshot / "config.json").unlink()
     (current / ".env.offline").unlink()
-    (current / "payload" / "netcut.py").write_text("")
+    (current / "payload" / "network" / "netcut.py").write_text("")
     (current / "Dockerfile.offline").write_text("FROM scratch\n")
     inodes = {path: path.stat().st_ino for path in (packages_of(prefix) / "beta-2.0.dist-info").iterdir()}
     done = far("doctor", "--prefix", prefix, "--deep", "--json")
@@ -193,7 +193,7 @@ def test_a_lost_receipt_and_a_lock_that_is_another_s(small: Small, far: Far, pre
 @pytest.mark.usefixtures("small")
 def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
     (prefix / "releases" / "2-bbbbbbbb" / ".work").mkdir(parents=True)
-    marks.put(prefix / "models" / f"m-{'2' * 12}")
+    ownership_markers.put(prefix / "models" / f"m-{'2' * 12}")
     (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
     (prefix / "models" / "somebody-s own").mkdir()
     (packages_of(prefix) / "evil.pth").write_text("import nothing\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import entries, lock
-from bundler.bundle.hashing import digest_of
+from bundler.format.hashing import digest_of
+from bundler.format.lock import entries, lockfile
 from tests.conftest import Run, bundle, bytes_of, lock_of
 from tests.wheelmaking import make_wheel
 
@@ -28,11 +28,11 @@ def carrying(wheel: Path) -> bytes:
     python = entries.Python(packages=(entries.Package(name="alpha", version="1.0", wheel=name),))
     first = lock_of({"bundle.pyz": b"x"})
     artifact = entries.Artifact(path=name, kind="wheel", size=len(data), sha256=digest_of(data), origin="a test")
-    text = lock.requirements_text(python, [artifact])
+    text = lockfile.requirements_text(python, [artifact])
     listed = entries.Artifact(
         path="requirements.txt", kind="requirements", size=len(text), sha256=digest_of(text), origin="a test"
     )
-    locked = lock.with_changes(first, python=python, artifacts=(first.artifacts[0], listed, artifact))
+    locked = lockfile.with_changes(first, python=python, artifacts=(first.artifacts[0], listed, artifact))
     return bytes_of(locked, {"bundle.pyz": b"x", "requirements.txt": text, name: data})
 
 

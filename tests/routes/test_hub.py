@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
 from bundler.errors import HostError, IntegrityError, UnsafeError
+from bundler.format.hashing import digest_of
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 from tests.online import loopback

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bundler.bundle import lock
+from bundler.format.lock import lockfile
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 from tests.routes.test_hub import of_the_hub
@@ -41,7 +41,7 @@ def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> N
         done = bundle("lock", project / "bundle.yaml", "-o", kept, env=of_the_hub(online, hub.url, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
-    found = lock.read(kept.read_bytes(), "the lock")
+    found = lockfile.read(kept.read_bytes(), "the lock")
     assert [model.source for model in found.models] == [
         f"repo:org/other@{commits[0]}",
         f"repo:sentence-transformers/all-tiny-v1@{commits[1]}",

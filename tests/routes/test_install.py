@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive, entries, hashing, lock, tarform
-from bundler.offline import environment, releases
+from bundler.format import hashing
+from bundler.format.lock import entries, lockfile
+from bundler.format.tar import archive, tar_layout
+from bundler.offline.environment import venv
+from bundler.offline.prefix import releases
 from bundler.progress import Collected
 from tests.conftest import as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
 from tests.offline.test_interrupted import interrupt
@@ -201,12 +204,12 @@ def test_where_uv_does_not_run_pip_installs(wheels: Path, tmp_path: Path) -> Non
         for n in names
     )
     python = entries.Python(packages=packages)
-    locked = lock.with_changes(locked, python=python, artifacts=(*locked.artifacts, *wheel_artifacts))
-    for name, data in (contents | {"requirements.txt": lock.requirements_text(python, locked.artifacts)}).items():
+    locked = lockfile.with_changes(locked, python=python, artifacts=(*locked.artifacts, *wheel_artifacts))
+    for name, data in (contents | {"requirements.txt": lockfile.requirements_text(python, locked.artifacts)}).items():
         (release.work / name).parent.mkdir(parents=True, exist_ok=True)
         (release.work / name).write_bytes(data)
     report = Collected()
-    environment.create(release, locked, Path(sys.executable), report)
+    venv.create(release, locked, Path(sys.executable), report)
     assert "uv does not run on this host, pip installs instead" in report.warnings[0]
     done = subprocess.run([release.python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -313,7 +316,7 @@ def test_offsets_follow_from_the_head(build: Build) -> None:
     """Members can be read in parallel without looking at what stands between them."""
     small = build()
     with archive.opened(small.path) as carried:
-        assert carried.layout.members == tarform.layout(carried.lock, None).members
+        assert carried.layout.members == tar_layout.layout(carried.lock, None).members
         member = next(m for m in carried.layout.artifacts() if m.name == "models/m/weights.bin")
     with small.path.open("rb") as file:
         file.seek(member.content_at)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle.hashing import digest_of
+from bundler.format.hashing import digest_of
 from bundler.online import installer as making
 from tests.conftest import SMALL, Packed, Run, bundle, tool
 

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from bundler.bundle import lock
-from bundler.bundle.lock import Lock
+from bundler.format.lock import lockfile
+from bundler.format.lock.lockfile import Lock
 from tests.conftest import ROOT, bundle
 from tests.hub.hubserver import hub_running
 
@@ -34,7 +34,7 @@ def locked(folder: Path, name: str, files: dict[str, bytes]) -> tuple[Lock, str]
         told = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder), "BUNDLE_CACHE": str(folder / "shelf")}
         done = bundle("lock", manifest, "-o", folder / "lock.json", "--quiet", env=told)
     assert done.returncode == 0, done.stderr
-    return lock.read((folder / "lock.json").read_bytes(), "the lock"), commit
+    return lockfile.read((folder / "lock.json").read_bytes(), "the lock"), commit
 
 
 def test_ragtrace_locks_with_a_vendor_s_files_beside_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive
+from bundler.format.tar import archive
 from tests import faultydisk
 from tests.routes.conftest import Small, live
 from tests.routes.killing import points, spread

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler import cli, console
-from bundler.bundle import archive
+from bundler import cli
 from bundler.errors import INTERRUPTED
+from bundler.format.tar import archive
 from bundler.offline import load_progress
+from bundler.output import console
 from bundler.progress import Collected
 from tests.conftest import SMALL, bundle, lock_of
 from tests.routes.conftest import MANIFEST

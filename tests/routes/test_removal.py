@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bundler.offline import releases
+from bundler.offline.prefix import releases
 from tests.offline.test_releases import THEIRS
 from tests.routes.conftest import Small, live, told
 

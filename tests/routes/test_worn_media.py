@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import archive
+from bundler.format.tar import archive
 from tests import faultydisk
 from tests.routes.conftest import Small, live
 

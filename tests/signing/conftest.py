@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import typer.main
 
-from bundler.bundle import publickey, sealing
-from bundler.bundle.publickey import PublicKey
 from bundler.cli import app
-from bundler.online import keys
-from bundler.online.keys import PrivateKey
+from bundler.format.signing import public_key, sign_in_place
+from bundler.format.signing.public_key import PublicKey
+from bundler.online import private_keys
+from bundler.online.private_keys import PrivateKey
 from bundler.progress import Collected
 from tests.conftest import SMALL, Packed
 from tests.support.forks import Program
@@ -30,7 +30,7 @@ class Pair:
 
     @property
     def key(self) -> PublicKey:
-        return publickey.of_file(self.public)
+        return public_key.of_file(self.public)
 
     @property
     def fingerprint(self) -> str:
@@ -38,7 +38,7 @@ class Pair:
 
     @property
     def signer(self) -> PrivateKey:
-        return keys.load(self.private, lambda path: b"", Collected())
+        return private_keys.load(self.private, lambda path: b"", Collected())
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def pair(tmp_path: Path) -> Callable[[str], Pair]:
     """Makes a key pair of a name."""
 
     def made(name: str) -> Pair:
-        private, public, _ = keys.generate(tmp_path / name, None)
+        private, public, _ = private_keys.generate(tmp_path / name, None)
         return Pair(private, public)
 
     return made
@@ -65,7 +65,7 @@ def small(pack: Callable[..., Packed]) -> Packed:
 @pytest.fixture
 def signed(small: Packed, builder: Pair) -> Packed:
     """A bundle that the builder signed."""
-    sealing.add(small.path, sealing.by([builder.signer]))
+    sign_in_place.add(small.path, sign_in_place.by([builder.signer]))
     return small
 
 

@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bundler.bundle import archive, signing
-from bundler.bundle.signing import Envelope, Signature
+from bundler.format.signing import signature_envelope
+from bundler.format.signing.signature_envelope import Envelope, Signature
+from bundler.format.tar import archive
 from tests.conftest import SMALL, Packed, tool
 from tests.signing.conftest import Pair
 
@@ -23,7 +24,7 @@ def forged_installer(true: Path) -> bytes:
     with zipfile.ZipFile(true) as good, zipfile.ZipFile(forged, "a") as bad:
         for info in good.infolist():
             data = good.read(info)
-            if info.filename == "bundler/bundle/publickey.py":
+            if info.filename == "bundler/format/signing/public_key.py":
                 text = data.decode()
                 assert text.count("if (\n            len(signature) != 64") == 1
                 data = text.replace(
@@ -40,11 +41,11 @@ def test_a_forged_bundle_with_its_own_installer(
 ) -> None:  # fmt: skip
     """What its builder signed, with other weights, another installer, and the signature's name on it."""
     true = pack(SMALL | {"bundle.pyz": installer.read_bytes()}, "true.tar")
-    archive.seal(true.path, true.lock, signing.signed(true.lock, [builder.signer]))
+    archive.seal(true.path, true.lock, signature_envelope.signed(true.lock, [builder.signer]))
     assert far("install", true.path, "--prefix", tmp_path / "true", "--trust", builder.public).returncode == 0
 
     evil = pack(SMALL | {"bundle.pyz": forged_installer(installer), WEIGHTS: b"evil" * 1250}, "forged.tar")
-    statement = signing.statement(evil.lock)
+    statement = signature_envelope.statement(evil.lock)
     forged = Envelope(statement, (Signature(builder.fingerprint, bytes(range(64))),))
     archive.seal(evil.path, evil.lock, forged.encoded)
     subprocess.run([tool("tar"), "xf", evil.path, "-C", tmp_path, "bundle.pyz"], check=True)

@@ -13,9 +13,10 @@ from typing import cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from bundler.bundle import lock, publickey, signing
-from bundler.bundle.lock import Lock
-from bundler.bundle.signing import Envelope, Signature
+from bundler.format.lock import lockfile
+from bundler.format.lock.lockfile import Lock
+from bundler.format.signing import public_key, signature_envelope
+from bundler.format.signing.signature_envelope import Envelope, Signature
 from tests.conftest import ROOT, Packed
 from tests.signing.conftest import Pair
 
@@ -30,7 +31,7 @@ def blocks(kind: str) -> list[str]:
 def test_the_example_holds() -> None:
     (pem,) = [block for block in blocks("") if "PUBLIC KEY" in block]
     statement, envelope = (block.encode() for block in blocks("json"))
-    key = publickey.read(pem.encode())
+    key = public_key.read(pem.encode())
     assert f"Its fingerprint is `{key.fingerprint}`." in SECTION
     assert f"The statement, {len(statement)} bytes with the LF" in SECTION
     document = json.loads(envelope)
@@ -48,12 +49,12 @@ def test_the_example_holds() -> None:
 def test_the_example_is_in_the_form_that_follows_from_a_lock() -> None:
     statement = blocks("json")[0].encode()
     said = json.loads(statement)
-    assert signing.statement(cast("Lock", SimpleNamespace(**said["predicate"]))) == statement
-    assert lock.canonical_json(said) == statement
-    for name in (signing.PAYLOAD_TYPE, signing.PREDICATE_TYPE, signing.STATEMENT_TYPE):
+    assert signature_envelope.statement(cast("Lock", SimpleNamespace(**said["predicate"]))) == statement
+    assert lockfile.canonical_json(said) == statement
+    for name in (signature_envelope.PAYLOAD_TYPE, signature_envelope.PREDICATE_TYPE, signature_envelope.STATEMENT_TYPE):
         assert f"`{name}`" in SECTION
-    assert f"at most {signing.LARGEST_ENVELOPE:,} bytes" in SECTION
-    assert f"1 to {signing.MOST_SIGNATURES} of them" in SECTION
+    assert f"at most {signature_envelope.LARGEST_ENVELOPE:,} bytes" in SECTION
+    assert f"1 to {signature_envelope.MOST_SIGNATURES} of them" in SECTION
 
 
 def test_a_bundle_is_checked_as_the_page_says(signed: Packed, builder: Pair, tmp_path: Path) -> None:

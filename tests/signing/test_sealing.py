@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.bundle import archive, journal, sealing
+from bundler.format.signing import sign_in_place
+from bundler.format.tar import archive, journal
 from bundler.progress import Collected
 from tests.conftest import SMALL, Packed, tool
 from tests.signing.conftest import Pair
@@ -23,7 +24,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def claimed(path: Path) -> set[str]:
     with archive.opened(path) as carried:
         assert carried.check(Collected()).damages == ()
-        envelope = sealing.envelope_of(carried)
+        envelope = sign_in_place.envelope_of(carried)
         return set(envelope.signed_by) if envelope else set()
 
 
@@ -122,7 +123,7 @@ def test_two_runs_at_once(here: Run, small: Packed, builder: Pair) -> None:
 
 KILLED = """
 import os, signal, sys
-from bundler.bundle import hashing
+from bundler.format import hashing
 from bundler.cli import main
 left, real = int(sys.argv.pop(1)), os.pwrite
 def pwrite(fd, data, at):  # the head is written in pieces, and the power goes within one
@@ -144,7 +145,7 @@ def bytes_until(moment: str, bundle_path: Path, signer: Pair) -> int:
     """Bytes of the new head that are written before the kill: the same lock and keys give the same head."""
     again = bundle_path.with_name("again.tar")
     again.write_bytes(bundle_path.read_bytes())
-    sealing.add(again, sealing.by([signer.signer]))
+    sign_in_place.add(again, sign_in_place.by([signer.signer]))
     pairs = zip(bundle_path.read_bytes(), again.read_bytes(), strict=True)
     differ = [at for at, (old, new) in enumerate(pairs) if old != new]
     again.unlink()

@@ -20,11 +20,13 @@ from securesystemslib._vendor.ed25519 import ed25519
 from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
-from bundler.bundle import archive, lock, signing, tarform
-from bundler.bundle.fields import Invalid
-from bundler.bundle.publickey import PublicKey
 from bundler.errors import TrustError
-from bundler.offline import trust, verify
+from bundler.format.documents import Invalid
+from bundler.format.lock import lockfile
+from bundler.format.signing import signature_envelope
+from bundler.format.signing.public_key import PublicKey
+from bundler.format.tar import archive, tar_layout
+from bundler.offline.trust import trusted_keys, verification
 from bundler.progress import Collected
 from tests.conftest import SMALL, Packed, bundle, lock_of, tool
 from tests.signing.conftest import Pair
@@ -34,7 +36,7 @@ PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 
 def envelope_in(path: Path) -> bytes:
     """``bundle.sig`` by GNU tar."""
-    return subprocess.run([tool("tar"), "xOf", path, lock.SIGNATURE], check=True, capture_output=True).stdout
+    return subprocess.run([tool("tar"), "xOf", path, lockfile.SIGNATURE], check=True, capture_output=True).stdout
 
 
 def test_any_dsse_verifier_can_check_it(signed: Packed, builder: Pair) -> None:
@@ -48,7 +50,7 @@ def test_any_dsse_verifier_can_check_it(signed: Packed, builder: Pair) -> None:
     assert statement == {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": "bundle.json", "digest": {"sha256": signed.lock.digest}}],
-        "predicateType": signing.PREDICATE_TYPE,
+        "predicateType": signature_envelope.PREDICATE_TYPE,
         "predicate": {"name": "test", "version": "1", "sequence": 1, "digest": signed.lock.digest},
     }
 
@@ -82,13 +84,13 @@ def test_signing_again_gives_the_same_bytes(small: Packed, pair: Callable[[str],
 
 def changed(data: bytes, **changes: Any) -> bytes:
     """An envelope with other values in some fields."""
-    return lock.canonical_json(json.loads(data) | changes)
+    return lockfile.canonical_json(json.loads(data) | changes)
 
 
 def restated(data: bytes, **changes: Any) -> bytes:
     """An envelope whose statement has other values in some fields."""
     statement = json.loads(base64.b64decode(json.loads(data)["payload"])) | changes
-    return changed(data, payload=base64.b64encode(lock.canonical_json(statement)).decode())
+    return changed(data, payload=base64.b64encode(lockfile.canonical_json(statement)).decode())
 
 
 def resigned(data: bytes, **changes: Any) -> bytes:
@@ -158,12 +160,12 @@ STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("strangely", STRANGE)
 def test_what_is_strangely_signed_is_refused(signed: Packed, builder: Pair, strangely: str) -> None:
     change, message = STRANGE[strangely]
-    data = signing.signed(signed.lock, [builder.signer])
+    data = signature_envelope.signed(signed.lock, [builder.signer])
     assert data is not None
     archive.seal(signed.path, signed.lock, change(data))
-    for trusts in ([], [trust.Trust(keys=(builder.key,), revoked=frozenset(), threshold=1, told_by="a test")]):
+    for trusts in ([], [trusted_keys.Trust(keys=(builder.key,), revoked=frozenset(), threshold=1, told_by="a test")]):
         with archive.opened(signed.path) as carried, pytest.raises(TrustError) as caught:
-            verify.verify(carried, trusts, Collected())
+            verification.verify(carried, trusts, Collected())
         assert str(caught.value).startswith("bundle.sig is strange: ")
         assert message in str(caught.value)
         assert (caught.value.code, caught.value.where) == (7, str(signed.path))
@@ -255,7 +257,7 @@ def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pai
     good = base64.b64decode(document["signatures"][0]["sig"])
     other = good[:32] + (int.from_bytes(good[32:], "little") + ORDER).to_bytes(32, "little")
     ed25519.checkvalid(  # type: ignore[no-untyped-call]  # the library takes it
-        other, signing.Envelope(signing.statement(signed.lock)).message, builder.key.raw
+        other, signature_envelope.Envelope(signature_envelope.statement(signed.lock)).message, builder.key.raw
     )  # it would pass
     archive.seal(signed.path, signed.lock, resigned(envelope_in(signed.path), sig=base64.b64encode(other).decode()))
     done = bundle("verify", signed.path, "--trust", builder.public)
@@ -279,14 +281,14 @@ def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
     assert bundle("sign", small.path, *command).returncode == 0
     done = bundle("verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public)))
     assert done.returncode == 0, done.stderr
-    envelope = signing.Envelope(signing.statement(small.lock))
-    for number in range(signing.MOST_SIGNATURES):
-        envelope = signing.Envelope(
-            envelope.payload, (*envelope.signatures, signing.Signature(f"{number:064x}", bytes([1] * 64)))
+    envelope = signature_envelope.Envelope(signature_envelope.statement(small.lock))
+    for number in range(signature_envelope.MOST_SIGNATURES):
+        envelope = signature_envelope.Envelope(
+            envelope.payload, (*envelope.signatures, signature_envelope.Signature(f"{number:064x}", bytes([1] * 64)))
         )
     archive.seal(small.path, small.lock, envelope.encoded)
     before = small.path.read_bytes()
-    assert signing.read(envelope.encoded, small.lock, "") == envelope
+    assert signature_envelope.read(envelope.encoded, small.lock, "") == envelope
     done = bundle("sign", small.path, "--key", three[0].private)
     assert (done.returncode, "the bundle has no room for another signature" in done.stderr) == (2, True)
     assert small.path.read_bytes() == before
@@ -308,9 +310,9 @@ def test_a_head_without_room_is_said_in_words(pack: Callable[..., Packed], build
     assert packed.path.read_bytes() == before
 
 
-def fits(locked: lock.Lock, signature: bytes | None) -> bool:
+def fits(locked: lockfile.Lock, signature: bytes | None) -> bool:
     try:
-        tarform.layout(locked, signature)
+        tar_layout.layout(locked, signature)
     except Invalid:
         return False
     return True

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from bundler.bundle import archive, lock, signing
-from bundler.bundle.target import Target
+from bundler.format.lock import lockfile
+from bundler.format.lock.target import Target
+from bundler.format.signing import signature_envelope
+from bundler.format.tar import archive
 from bundler.offline import preflight
 from tests.conftest import SMALL, Packed, bundle, tool
 from tests.signing.conftest import Pair
@@ -24,7 +26,7 @@ Pairs = Callable[[str], Pair]
 
 
 def sign(packed: Packed, *pairs: Pair) -> Packed:
-    envelope = signing.signed(packed.lock, [pair.signer for pair in pairs])
+    envelope = signature_envelope.signed(packed.lock, [pair.signer for pair in pairs])
     archive.seal(packed.path, packed.lock, envelope)
     return packed
 
@@ -70,7 +72,7 @@ def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
     assert done.returncode == 0, done.stderr
     receipt = json.loads((prefix / "current" / "receipt.json").read_bytes())
     assert (receipt["signed_by"], receipt["trusted"]) == (claimed, [builder.fingerprint])
-    assert (prefix / "current" / "bundle.sig").read_bytes() == signing.signed(
+    assert (prefix / "current" / "bundle.sig").read_bytes() == signature_envelope.signed(
         signed.lock, [builder.signer, other.signer]
     )
 
@@ -88,11 +90,11 @@ def by_another(packed: Packed, pair: Pairs) -> str:
 
 def forged(packed: Packed, pair: Pairs) -> str:
     """The keyid of the trusted key, over the bytes of another one's signature."""
-    known = json.loads(signing.signed(packed.lock, [pair("forger").signer]) or b"")
+    known = json.loads(signature_envelope.signed(packed.lock, [pair("forger").signer]) or b"")
     with archive.opened(packed.path) as carried:
         real = json.loads(carried.signature or b"")["signatures"][0]
     known["signatures"][0]["keyid"] = real["keyid"]
-    archive.seal(packed.path, packed.lock, lock.canonical_json(known))
+    archive.seal(packed.path, packed.lock, lockfile.canonical_json(known))
     return f"a signature names the key {real['keyid']} and is not by it"
 
 
@@ -102,7 +104,7 @@ def half_forged(packed: Packed, _: Pairs) -> str:
         document = json.loads(carried.signature or b"")
     good = document["signatures"][0]
     document["signatures"].append({"keyid": good["keyid"], "sig": "A" * 85 + "Q" + "=="})
-    archive.seal(packed.path, packed.lock, lock.canonical_json(document))
+    archive.seal(packed.path, packed.lock, lockfile.canonical_json(document))
     return "and is not by it"
 
 
@@ -178,7 +180,7 @@ def test_a_threshold_counts_different_trusted_keys(signed: Packed, builder: Pair
     with archive.opened(signed.path) as carried:
         document = json.loads(carried.signature or b"")
     twice = [entry for entry in document["signatures"] if entry["keyid"] == builder.fingerprint] * 2
-    archive.seal(signed.path, signed.lock, lock.canonical_json(document | {"signatures": twice}))
+    archive.seal(signed.path, signed.lock, lockfile.canonical_json(document | {"signatures": twice}))
     assert here("verify", signed.path, *trusted).returncode == 7
     again = here("verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2)
     assert (again.returncode, "the threshold is 2, and the different keys that are given: 1" in again.stderr) == (
@@ -499,7 +501,7 @@ def test_another_bundle_of_the_same_sequence_is_warned_about(
 def pack_named(pack: Callable[..., Packed], name: str, sequence: int) -> Packed:
     """A bundle of another name; the fixture's own ``name`` is the file's."""
     packed = pack(SMALL, f"{name}.tar")
-    locked = lock.with_changes(packed.lock, name=name, sequence=sequence)
+    locked = lockfile.with_changes(packed.lock, name=name, sequence=sequence)
     archive.seal(packed.path, locked, None)
     return Packed(packed.path, locked, packed.contents)
 

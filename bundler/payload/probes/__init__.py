@@ -14,16 +14,15 @@ is in ``checks``; what holds for anything that transformers loads is in ``loadin
 ``steps`` puts them in order and notes what they showed, and ``scores`` is the whole proof of a reranker.
 """
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from typing import Protocol, cast
 
-from ..faults import CheckFailed
-from ..record import Record
-from ..request import Request
+from ..load.request import Request
+from ..results.failures import CheckFailed
+from ..results.load_result import Record
 
 
 class Probe(Protocol):

@@ -5,7 +5,6 @@ the row of them after the first prompt. Triples of texts that should be closer a
 asked of this one.
 """
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 import inspect
@@ -16,10 +15,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .. import checks, loading, steps
-from ..faults import LIBRARIES, CheckFailed, counted
-from ..record import Record
-from ..request import Request
+from ..checks import model_checks
+from ..files import load_report
+from ..load import steps
+from ..load.request import Request
+from ..results.failures import LIBRARIES, CheckFailed, counted
+from ..results.load_result import Record
 
 LOADER = "causal-lm"
 LOGITS = "logit row"
@@ -90,18 +91,18 @@ def prove(request: Request, record: Record) -> None:
     logits = writer.logits(texts)
     record.width = len(logits[0])
     steps.same_twice(texts, logits, writer.logits(texts), record, LOGITS)
-    record.norm = round(checks.norm(logits[0]), 6)
+    record.norm = round(model_checks.norm(logits[0]), 6)
     steps.weights_proved(writer.model, loads, request.path, lambda: writer.logits(texts[:2]), record)
-    steps.vocabulary_held(promised.tokens, writer.tokenizer, loading.within(writer.model, loads), record)
+    steps.vocabulary_held(promised.tokens, writer.tokenizer, load_report.within(writer.model, loads), record)
     steps.telling(texts, logits, [each[: writer.longest()] for each in tokens], record, LOGITS)
     if promised.vocabulary_size is not None:
-        checks.width(logits, promised.vocabulary_size, "config.json", LOGITS)
+        model_checks.width(logits, promised.vocabulary_size, "config.json", LOGITS)
         record.passed(f"there are {promised.vocabulary_size} logits, as config.json promises")
     steps.golden(request, record, texts, steps.whole(writer.tokenizer), {"logits": logits})
     steps.within_memory(request, record)
 
 
-def _load(request: Request, record: Record) -> tuple[Writer, tuple[loading.Load, ...]]:
+def _load(request: Request, record: Record) -> tuple[Writer, tuple[load_report.Load, ...]]:
     told = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(str(request.path), **told)
     found = steps.opened(
@@ -118,9 +119,11 @@ def _check_continued(writer: Writer, prompt: str, record: Record) -> None:
     first, again = steps.twice(lambda: writer.continued(prompt), record)
     if first != again:
         raise CheckFailed(
-            f"{checks.quoted(prompt)} was continued in two ways where nothing was left to chance: part of the model is "
+            f"{model_checks.quoted(prompt)} was continued in two ways where nothing was left to chance: part of the model is "
             "drawn at random.",
             LIBRARIES,
         )
-    said = checks.quoted(writer.tokenizer.decode(first, skip_special_tokens=True))
-    record.passed(f"{checks.quoted(prompt)} is continued the same way twice, by {counted(first, 'token')}: {said}")
+    said = model_checks.quoted(writer.tokenizer.decode(first, skip_special_tokens=True))
+    record.passed(
+        f"{model_checks.quoted(prompt)} is continued the same way twice, by {counted(first, 'token')}: {said}"
+    )

@@ -1,6 +1,5 @@
 """Proves a reranker of sentence-transformers: two texts in, one score out."""
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,25 +8,25 @@ from functools import partial
 import torch
 from sentence_transformers import CrossEncoder
 
-from .. import scores
-from ..record import Record
-from ..request import Request
+from ..load import reranking
+from ..load.request import Request
+from ..results.load_result import Record
 
 LOADER = "cross-encoder"
 
 
 def prove(request: Request, record: Record) -> None:
     """As `scores.prove`, with the library's own class."""
-    scores.prove(request, record, partial(_made, request.trust_remote_code))
+    reranking.prove(request, record, partial(_made, request.trust_remote_code))
 
 
-def _made(trust: bool, path: str, device: str) -> scores.Reranker:
+def _made(trust: bool, path: str, device: str) -> reranking.Reranker:
     model = CrossEncoder(path, device=device, local_files_only=True, trust_remote_code=trust)
 
-    def score(pairs: Sequence[scores.Pair]) -> list[float]:
+    def score(pairs: Sequence[reranking.Pair]) -> list[float]:
         raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
         return [float(each) for each in raw.reshape(-1)]
 
     # a language model's own configuration says nothing of the score that is made of its logits
     labels = int(getattr(model, "num_labels", model.config.num_labels))
-    return scores.Reranker(model=model, tokenizer=model.tokenizer, labels=labels, score=score)
+    return reranking.Reranker(model=model, tokenizer=model.tokenizer, labels=labels, score=score)

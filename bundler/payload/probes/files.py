@@ -1,11 +1,10 @@
 """Files that are carried and not loaded: the result says so, so that nobody takes them for proved."""
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
-from ..faults import REBUILD, CheckFailed, counted
-from ..record import Record
-from ..request import Request
+from ..load.request import Request
+from ..results.failures import REBUILD, CheckFailed, counted
+from ..results.load_result import Record
 
 LOADER = "files"
 

@@ -1,6 +1,5 @@
 """Proves a BGE-M3 of FlagEmbedding: dense, sparse and ColBERT vectors, and no head of it drawn at random."""
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,10 +11,12 @@ from typing import Any
 import torch
 from FlagEmbedding import BGEM3FlagModel  # type: ignore[import-not-found]
 
-from .. import checks, loading, steps, tensorfiles
-from ..faults import DAMAGED, LIBRARIES, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
-from ..record import Record
-from ..request import Request
+from ..checks import model_checks
+from ..files import load_report, tensor_files
+from ..load import steps
+from ..load.request import Request
+from ..results.failures import DAMAGED, LIBRARIES, NOT_THIS_MODEL, REBUILD, CheckFailed, listed
+from ..results.load_result import Record
 
 LOADER = "flag-embedding-m3"
 HEADS = ("colbert_linear", "sparse_linear")
@@ -52,8 +53,8 @@ class Embedder:
             list(texts), max_length=self.longest, return_dense=True, return_sparse=True, return_colbert_vecs=True
         )
         return Embedded(
-            dense=checks.numbers(found["dense_vecs"]),
-            colbert=checks.numbers([each.mean(axis=0) for each in found["colbert_vecs"]]),
+            dense=model_checks.numbers(found["dense_vecs"]),
+            colbert=model_checks.numbers([each.mean(axis=0) for each in found["colbert_vecs"]]),
             sparse=[self._weights(*each) for each in zip(texts, found["lexical_weights"], strict=True)],
         )
 
@@ -86,13 +87,13 @@ def prove(request: Request, record: Record) -> None:
     _check_numbers(texts, first, again, record)
     _check_heads(folder, model, record)
     steps.weights_proved(model, found.loads, folder, lambda: embedder.embed(texts[:2]).together(), record)
-    steps.vocabulary_held(promised.tokens, tokenizer, loading.within(model, found.loads), record)
-    record.norm = round(checks.norm(first.dense[0]), 6)
+    steps.vocabulary_held(promised.tokens, tokenizer, load_report.within(model, found.loads), record)
+    record.norm = round(model_checks.norm(first.dense[0]), 6)
     tokens = [each[: embedder.longest] for each in tokens]
     steps.telling(texts, first.dense, tokens, record)
     steps.telling(texts, first.colbert, tokens, record, COLBERT)
     if promised.width is not None:
-        checks.width(first.dense, promised.width, "config.json")
+        model_checks.width(first.dense, promised.width, "config.json")
         record.passed(f"vectors are {promised.width} wide, as config.json promises")
     kinds = {"dense": first.dense, "colbert": first.colbert, "sparse": first.sparse}
     steps.golden(request, record, texts, steps.whole(tokenizer), kinds)
@@ -115,7 +116,7 @@ def _heads_there(folder: Path) -> None:
             raise CheckFailed(
                 f"{name} {what}: FlagEmbedding would draw the sparse and ColBERT heads at random at each load.", REBUILD
             )
-        tensorfiles.whole(path)
+        tensor_files.whole(path)
 
 
 def _check_heads(folder: Path, model: Any, record: Record) -> None:
@@ -142,10 +143,10 @@ def _check_heads(folder: Path, model: Any, record: Record) -> None:
 def _check_numbers(texts: tuple[str, ...], first: Embedded, again: Embedded, record: Record) -> None:
     steps.same_twice(texts, first.dense, again.dense, record)
     steps.same_twice(texts, first.colbert, again.colbert, record, COLBERT)
-    checks.finite(texts, first.sparse, SPARSE)
+    model_checks.finite(texts, first.sparse, SPARSE)
     if not any(any(weights) for weights in first.sparse):
         raise CheckFailed(
             "No text has a sparse vector: the head of sparse_linear.pt gives no token a weight.", NOT_THIS_MODEL
         )
-    checks.same_again(texts, first.sparse, again.sparse, SPARSE)
+    model_checks.same_again(texts, first.sparse, again.sparse, SPARSE)
     record.passed(f"{SPARSE}s are made of finite numbers, and the same again")

@@ -1,6 +1,5 @@
 """Proves a model of sentence-transformers: texts in, vectors out, and nothing of it guessed."""
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,10 +7,12 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from .. import checks, loading, promises, steps, vocabulary
-from ..faults import LIBRARIES, CheckFailed
-from ..record import Record
-from ..request import Request
+from ..checks import model_checks
+from ..files import declared_config, load_report, vocabulary
+from ..load import steps
+from ..load.request import Request
+from ..results.failures import LIBRARIES, CheckFailed
+from ..results.load_result import Record
 
 LOADER = "sentence-transformers"
 
@@ -21,12 +22,12 @@ class Loaded:
     """A model in memory, what its files promise, and what transformers said as it loaded."""
 
     model: Any
-    promised: promises.Promises
-    loads: tuple[loading.Load, ...]
+    promised: declared_config.Promises
+    loads: tuple[load_report.Load, ...]
 
     def embed(self, texts: tuple[str, ...]) -> list[list[float]]:
         """One vector for each text."""
-        return checks.numbers(self.model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False))
+        return model_checks.numbers(self.model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False))
 
 
 def prove(request: Request, record: Record) -> None:
@@ -34,10 +35,10 @@ def prove(request: Request, record: Record) -> None:
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
-    promised = promises.read(steps.folder(request))
+    promised = declared_config.read(steps.folder(request))
     files = _vocabulary(promised)
     record.passed("every file that modules.json promises is there and whole")
-    record.warn(*promises.unsaid(request.path))
+    record.warn(*declared_config.unsaid(request.path))
     steps.found_offline(request, record)
     texts = steps.texts(request)
     loaded = _load(request, record, promised)
@@ -53,12 +54,12 @@ def prove(request: Request, record: Record) -> None:
     steps.within_memory(request, record)
 
 
-def _vocabulary(promised: promises.Promises) -> vocabulary.Vocabulary | None:
+def _vocabulary(promised: declared_config.Promises) -> vocabulary.Vocabulary | None:
     first = promised.modules[0]
     return vocabulary.promised(first.folder) if first.kind in ("Transformer", "StaticEmbedding") else None
 
 
-def _load(request: Request, record: Record, promised: promises.Promises) -> Loaded:
+def _load(request: Request, record: Record, promised: declared_config.Promises) -> Loaded:
     found = steps.opened(
         request,
         record,
@@ -72,7 +73,7 @@ def _load(request: Request, record: Record, promised: promises.Promises) -> Load
     return Loaded(model=found.model, promised=promised, loads=found.loads)
 
 
-def _check_modules(model: Any, promised: promises.Promises) -> None:
+def _check_modules(model: Any, promised: declared_config.Promises) -> None:
     wanted = [module.kind for module in promised.modules]
     held = [type(module).__name__ for module in model]
     kinds = [{parent.__name__ for parent in type(module).__mro__} for module in model]
@@ -98,7 +99,7 @@ def _infer(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list[
 def _check_weights(loaded: Loaded, texts: tuple[str, ...], record: Record) -> None:
     steps.weights_learned(loaded.model, loaded.loads, record)
     for module, kept in zip(loaded.model, loaded.promised.modules, strict=True):
-        load = loading.within(module, loaded.loads)
+        load = load_report.within(module, loaded.loads)
         held = load.model if load else module
         steps.weights_of_files(held, load, kept.folder, lambda: loaded.embed(texts), record)
     record.passed("the weights in memory are those of the files: none random, none left out")
@@ -106,7 +107,7 @@ def _check_weights(loaded: Loaded, texts: tuple[str, ...], record: Record) -> No
 
 def _check_tokenizer(loaded: Loaded, files: vocabulary.Vocabulary | None, record: Record) -> None:
     tokenizer = getattr(loaded.model, "tokenizer", None)
-    steps.vocabulary_held(files, tokenizer, loading.within(loaded.model[0], loaded.loads), record)
+    steps.vocabulary_held(files, tokenizer, load_report.within(loaded.model[0], loaded.loads), record)
 
 
 def _check_vectors(
@@ -116,13 +117,13 @@ def _check_vectors(
     vectors: list[list[float]],
     record: Record,
 ) -> None:
-    record.norm = round(checks.norm(vectors[0]), 6)
+    record.norm = round(model_checks.norm(vectors[0]), 6)
     steps.telling(texts, vectors, tokens, record)
     promised = loaded.promised
     if promised.width is not None:
-        checks.width(vectors, promised.width, promised.width_source)
+        model_checks.width(vectors, promised.width, promised.width_source)
         record.passed(f"vectors are {promised.width} wide, as {promised.width_source} promises")
     if promised.normalised:
         half = record.dtype in ("float16", "bfloat16")
-        checks.norm_one(texts, vectors, checks.NORM_SLACK_HALF if half else checks.NORM_SLACK)
+        model_checks.norm_one(texts, vectors, model_checks.NORM_SLACK_HALF if half else model_checks.NORM_SLACK)
         record.passed("vectors have length 1, as modules.json promises")

@@ -1,6 +1,5 @@
 """Proves an encoder of transformers: texts in, hidden states out; their mean stands for the text in what is measured."""
 
-# ruff: noqa: TID252 - the folder runs under two names, so its files can only name each other relatively
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,9 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from .. import checks, loading, steps
-from ..record import Record
-from ..request import Request
+from ..checks import model_checks
+from ..files import load_report
+from ..load import steps
+from ..load.request import Request
+from ..results.load_result import Record
 
 LOADER = "transformers"
 MOST_TOKENS = 512  # of a text; more of it would prove no more
@@ -52,18 +53,18 @@ def prove(request: Request, record: Record) -> None:
     record.width = len(vectors[0])
     steps.same_twice(texts, vectors, again, record)
     steps.weights_proved(encoder.model, loads, request.path, lambda: encoder.embed(texts[:2]), record)
-    steps.vocabulary_held(promised.tokens, encoder.tokenizer, loading.within(encoder.model, loads), record)
-    record.norm = round(checks.norm(vectors[0]), 6)
+    steps.vocabulary_held(promised.tokens, encoder.tokenizer, load_report.within(encoder.model, loads), record)
+    record.norm = round(model_checks.norm(vectors[0]), 6)
     steps.telling(texts, vectors, [each[: encoder.longest()] for each in tokens], record)
     if promised.width is not None:
-        checks.width(vectors, promised.width, "config.json")
+        model_checks.width(vectors, promised.width, "config.json")
         record.passed(f"vectors are {promised.width} wide, as config.json promises")
     steps.golden(request, record, texts, steps.whole(encoder.tokenizer), {"vector": vectors})
     steps.closer(request, encoder.embed, record)
     steps.within_memory(request, record)
 
 
-def _load(request: Request, record: Record) -> tuple[Encoder, tuple[loading.Load, ...]]:
+def _load(request: Request, record: Record) -> tuple[Encoder, tuple[load_report.Load, ...]]:
     told = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(str(request.path), **told)
     found = steps.opened(request, record, lambda path, device: AutoModel.from_pretrained(path, **told).to(device))

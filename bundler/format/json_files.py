@@ -1,0 +1,70 @@
+"""The one way in which JSON that this program wrote is read again: as the dataclass that it was written from.
+
+Whatever a disk, an editor or another version made of such a file, a reader gets a value of the right type or
+``Faults``, which names each wrong field.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from bundler.format import disk, documents
+from bundler.format.documents import Fault, Faults
+
+T = TypeVar("T")
+
+LARGEST = 64 << 20
+"""Bytes that are read of a file: the largest that this program writes has a few MiB."""
+
+_MOST_DIGITS = 20
+"""Of an integer: one with millions takes hours to read on Pythons before 3.10.7."""
+
+_SHOWN = 5
+
+
+def parse(kind: type[T], data: bytes) -> T:
+    """Read bytes of JSON as a ``kind``. Raises Faults."""
+    if len(data) > LARGEST:
+        raise Faults([Fault((), f"it has more than {LARGEST:,} bytes")])
+    if not data.strip():
+        raise Faults([Fault((), "it is empty")])
+    try:
+        text = data.decode("utf-8")  # given bytes, json would read other encodings too
+        document = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise Faults([Fault((), f"it is not UTF-8 text, from byte {error.start} on")]) from error
+    except RecursionError as error:
+        raise Faults([Fault((), "it is nested too deeply")]) from error
+    except ValueError as error:
+        raise Faults([Fault((), f"it is not JSON: {error}")]) from error
+    return documents.decode(kind, document)
+
+
+def read(kind: type[T], path: Path) -> T:
+    """Read a file of JSON as a ``kind``. Raises OSError and Faults."""
+    with path.open("rb") as file:
+        return parse(kind, file.read(LARGEST + 1))
+
+
+def write(path: Path, value: object) -> None:
+    """Write a value as JSON that a person can read: the file is there whole, or as it was before. Raises OSError."""
+    text = json.dumps(documents.encode(value), ensure_ascii=False, indent=2) + "\n"
+    disk.write_whole(path, text.encode())
+
+
+def first_faults(faults: Faults) -> str:
+    """Spell the first faults in one line, for an error."""
+    more = len(faults.faults) - _SHOWN
+    return "; ".join(map(str, faults.faults[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"an integer has more than {_MOST_DIGITS} digits")
+    return int(text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,140 @@
+"""The machine that a bundle is for, and the wheels that fit it."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from packaging import tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from bundler.format import documents
+from bundler.format.documents import Invalid, about
+
+PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
+_LIBC = re.compile(r"(glibc|musl)-([0-9]{1,3})\.([0-9]{1,3})")
+_ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?|xpu")
+_OLDEST_MACOS = (14, 0)
+"""The macOS release that wheels are chosen for; named because a Target has no field for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The isolated host: what decides which wheel fits.
+
+    ``libc`` is the oldest C library that the host may have (``glibc-2.28``, ``musl-1.2``), empty
+    outside Linux. ``accelerator`` picks the build of PyTorch.
+    """
+
+    python: str = about("minor version of CPython on the host, such as '3.11'")
+    platform: str = about("operating system and machine: " + ", ".join(PLATFORMS))
+    libc: str = about("oldest C library of a Linux host: glibc-2.28, musl-1.2")
+    accelerator: str = about("cpu, cu126, rocm6.4 …: which build of PyTorch")
+
+    def __post_init__(self) -> None:
+        documents.refuse(self._faults())
+
+    def _faults(self) -> Iterator[Invalid]:
+        if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
+            yield Invalid(f"must be a minor version such as '3.11', not {self.python!r}", "python")
+        if self.platform not in PLATFORMS:
+            yield Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
+        misplaced = self.platform in PLATFORMS and bool(self.libc) != self.platform.startswith("linux-")
+        if misplaced or (self.libc and not _LIBC.fullmatch(self.libc)):
+            yield Invalid(
+                f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
+            )
+        if not _ACCELERATOR.fullmatch(self.accelerator):
+            yield Invalid(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
+
+    @property
+    def system(self) -> str:
+        """linux, macos or windows."""
+        return self.platform.partition("-")[0]
+
+    @property
+    def machine(self) -> str:
+        """x86_64, aarch64 or arm64."""
+        return self.platform.partition("-")[2]
+
+    @property
+    def libc_version(self) -> tuple[str, int, int]:
+        """Name, major and minor of the C library; raises ValueError outside Linux."""
+        match = _LIBC.fullmatch(self.libc)
+        if match is None:
+            raise ValueError("this target has no C library floor")
+        return match[1], int(match[2]), int(match[3])
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, [self.platform, self.libc, f"py{self.python}", self.accelerator]))
+
+    @property
+    def slug(self) -> str:
+        """Names the target in a file name: ``linux-x86_64-py311-cpu``."""
+        return f"{self.platform}-py{self.python.replace('.', '')}-{self.accelerator}"
+
+    def platform_tags(self) -> Iterator[str]:
+        """Platform parts of the tags that fit, best first."""
+        if self.system == "macos":
+            yield from tags.mac_platforms(_OLDEST_MACOS, self.machine)
+        elif self.system == "windows":
+            yield "win_amd64"
+        else:
+            name, major, minor = self.libc_version
+            legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+            for n in range(minor, 4, -1) if name == "glibc" else ():
+                yield f"manylinux_{major}_{n}_{self.machine}"
+                if n in legacy and (self.machine == "x86_64" or n == 17):
+                    yield f"{legacy[n]}_{self.machine}"
+            for n in range(minor, -1, -1) if name == "musl" else ():
+                yield f"musllinux_{major}_{n}_{self.machine}"
+            yield f"linux_{self.machine}"
+
+    def fits(self, wheel: str) -> bool:
+        """Whether a wheel of this file name installs there; False where it is no wheel's name."""
+        try:
+            *_, wheel_tags = parse_wheel_filename(wheel)
+        except InvalidWheelFilename:
+            return False
+        return not wheel_tags_of(self).keys().isdisjoint(wheel_tags)
+
+
+@functools.lru_cache
+def wheel_tags_of(target: Target) -> dict[tags.Tag, int]:
+    """Every tag that fits and its rank, 0 the best (packaging.python.org, "Platform compatibility tags")."""
+    version = (3, int(target.python.partition(".")[2]))
+    platforms = list(target.platform_tags())
+    fitting = [
+        *tags.cpython_tags(version, platforms=platforms),
+        *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
+    ]
+    return {tag: rank for rank, tag in reversed(list(enumerate(fitting)))}
+
+
+def this_machine() -> Target:
+    """The machine and Python that run this, without an accelerator."""
+    return Target(python=f"3.{sys.version_info.minor}", platform=_platform(), libc=_libc(), accelerator="cpu")
+
+
+def _platform() -> str:
+    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
+    machine = platform.machine().lower()
+    machine = {"amd64": "x86_64"}.get(machine, machine)
+    if system == "linux" and machine == "arm64":
+        machine = "aarch64"
+    return f"{system}-{machine}"
+
+
+def _libc() -> str:
+    if not sys.platform.startswith("linux"):
+        return ""
+    name, version = platform.libc_ver()
+    if name == "glibc":
+        return "glibc-" + ".".join(version.split(".")[:2])
+    # platform.libc_ver knows glibc alone; CPython's build says where it was built for musl
+    return "musl-1.2" if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or "") else "glibc-2.17"

@@ -1,0 +1,80 @@
+"""What a finished release says of itself: ``receipt.json``, written last and read again before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bundler.errors import IntegrityError
+from bundler.format import documents, json_files
+from bundler.format.documents import about
+from bundler.format.hashing import Sha256
+from bundler.format.lock.smoke_result import SmokeResult
+
+NAME = "receipt.json"
+
+Proof = Literal["new", "old", "none", "unknown"]
+"""Whether the smoke loads of a receipt ran in the install that wrote it; an older version did not note that."""
+
+
+@documents.allow_unknown_keys
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What was installed, where, and what the smoke loads measured."""
+
+    release: str
+    name: str
+    version: str
+    sequence: int
+    digest: Sha256 = about("of the lock as it travels")
+    reviewed_digest: str = about(
+        "of the lock without what the rehearsal added; empty: an older version installed it", default=""
+    )
+    target: str
+    prefix: str
+    bundle: str = about("the file that it came from; empty: a pipe")
+    ordinal: int = about("counts the installs of a prefix")
+    follows: str = about("the release that was live before; empty: none")
+    rehearsed: bool
+    signed_by: tuple[str, ...] = about("fingerprints that its signatures name")
+    trusted: tuple[str, ...] = about("those of them that were trusted, and checked")
+    installed_by: str
+    models: tuple[str, ...] = about("aliases")
+    homes: Mapping[str, Sha256] = about("shared model folders, and the digests of what is in them")
+    proof: Proof = about("whether the smoke loads ran in this install", default="unknown")
+    smoke: tuple[SmokeResult, ...]
+
+
+def read(path: Path) -> Receipt:
+    """Read the receipt of a release. Raises IntegrityError where it is gone, damaged, or of another release."""
+    name = path.parent.name
+    try:
+        receipt = json_files.read(Receipt, path)
+    except FileNotFoundError as error:
+        raise _unreadable(path, "gone") from error
+    except OSError as error:
+        raise _unreadable(path, f"unreadable ({error.strerror})") from error
+    except documents.Faults as faults:
+        raise _unreadable(path, f"damaged: {json_files.first_faults(faults)}") from faults
+    if receipt.release != name:
+        raise _unreadable(path, f"damaged: release: must be {name}, the folder that it lies in")
+    return receipt
+
+
+def fault_of(path: Path) -> IntegrityError | None:
+    """Why a receipt can't be read; None where it can."""
+    try:
+        read(path)
+    except IntegrityError as error:
+        return error
+    return None
+
+
+def _unreadable(path: Path, what: str) -> IntegrityError:
+    hint = (
+        f"install its bundle again: that mends it; or, where another is live, bundle remove {path.parent.name}; "
+        "where a newer version of this program wrote it, use that version's bundle.pyz"
+    )
+    return IntegrityError(f"the receipt of a release is {what}", where=str(path), hint=hint)

@@ -1,0 +1,201 @@
+"""One resolution by uv, for a machine that is not this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uv
+from packaging.utils import canonicalize_name
+
+from bundler import process
+from bundler.errors import ProgramError, ResolveError
+from bundler.format.lock.target import Target
+from bundler.online.packages import simple_index
+from bundler.online.packages.requirements_txt import Line, Read
+from bundler.online.transfer import pip_config
+from bundler.online.transfer.pip_config import PipConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+WANTED = "your-request"
+"""What uv calls the whole of what was asked for when it explains a conflict."""
+_GLIBCS = (17, 28, *range(31, 41))
+"""Minor versions of glibc 2 that uv knows as platforms."""
+_KEPT = ("UV_CACHE_DIR",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """A wheel that uv found: its address, and its SHA-256 ("" where there is another digest alone)."""
+
+    url: str
+    sha256: str = ""
+
+    @property
+    def filename(self) -> str:
+        """The file's name, which says what it fits."""
+        return simple_index.filename_of(self.url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned:
+    """A package at one version, with the wheels of it that uv thinks fit; ``by_address``: asked for as one file.
+
+    ``source`` is the source code to build it from, where it has no wheel and may be built.
+    """
+
+    name: str
+    version: str
+    files: tuple[File, ...]
+    by_address: bool = False
+    source: File | None = None
+
+
+class RefusalError(Exception):
+    """No solution was found, or it could not be looked for: the resolver's own words, without passwords."""
+
+
+def compile_lock(
+    asked: Read,
+    target: Target,
+    routes: Mapping[str, str],
+    folder: Path,
+    *,
+    alone: bool = False,
+    sources: Iterable[str] = (),
+    pins: Iterable[str] = (),
+) -> tuple[tuple[Pinned, ...], list[str]]:
+    """Every package at the version that fits the others and the target, and what uv warns of.
+
+    ``routes`` says of some packages from which index alone they come; each becomes a direct dependency, for only
+    of those does uv heed it. ``folder`` is private: passwords stand in the files there. ``alone`` leaves
+    dependencies out. ``sources`` are packages to take as source code, which uv runs to learn what they need; of no
+    other package is any code run. ``pins`` are versions that are chosen already. Raises RefusalError.
+    """
+    out = folder / "pylock.found.toml"
+    out.unlink(missing_ok=True)  # uv would prefer the versions that it finds there
+    (folder / "pyproject.toml").write_text(_project(routes, target), encoding="utf-8")
+    (folder / "requirements.in").write_text(_text(asked.requirements), encoding="utf-8")
+    (folder / "constraints.txt").write_text(_text(asked.constraints), encoding="utf-8")
+    chosen = "".join(f"{pin}\n" for pin in pins)
+    (folder / "pins.txt").write_text(chosen, encoding="utf-8")
+    command = [
+        *(program(), "pip", "compile", "--no-header", "--no-progress", "--color", "never"),
+        *("pyproject.toml", "requirements.in"),
+        *(["--constraints", "constraints.txt"] if asked.constraints else []),
+        *(["--constraints", "pins.txt"] if chosen else []),
+        *("--format", "pylock.toml", "--output-file", out.name, "--only-binary", ":all:"),
+        *(part for name in sorted(sources) for part in ("--no-binary", name)),
+        *("--python", sys.executable, "--python-version", target.python, "--python-platform", platform_of(target)),
+        *(["--no-deps"] if alone else []),
+    ]
+    done = process.run(command, environment=_environment(asked.config, target, folder), folder=folder, accept=range(3))
+    said = process.without_secrets(done.stderr.replace(str(folder) + os.sep, "")).strip()
+    if done.code:
+        raise RefusalError(said)
+    with out.open("rb") as file:
+        document = tomllib.load(file)
+    pinned = tuple(_pinned(package, folder) for package in document.get("packages", []))
+    return pinned, [line.removeprefix("warning: ") for line in said.splitlines() if line.startswith("warning: ")]
+
+
+def platform_of(target: Target) -> str:
+    """uv's name for a platform, with the newest C library that is not above the target's floor."""
+    if target.system == "macos":
+        return ("aarch64" if target.machine == "arm64" else "x86_64") + "-apple-darwin"
+    if target.system == "windows":
+        return "x86_64-pc-windows-msvc"
+    name, major, minor = target.libc_version
+    if name == "musl":
+        return f"{target.machine}-unknown-linux-musl"
+    fitting = [known for known in _GLIBCS if (2, known) <= (major, minor)]
+    if not fitting:
+        hint = "wheels are made for glibc 2.17 and newer: take a host with that, or another floor in target.libc"
+        raise ResolveError(f"packages can't be resolved for {target.libc}", where="target.libc", hint=hint)
+    return f"{target.machine}-manylinux_2_{max(fitting)}"
+
+
+def program() -> str:
+    """Where uv is; raises ProgramError."""
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError as error:
+        raise ProgramError("uv is not installed beside this tool", where="uv", hint="pip install uv") from error
+
+
+def _environment(config: PipConfig, target: Target, folder: Path) -> dict[str, str]:
+    nothing = folder / "nothing"
+    nothing.mkdir(exist_ok=True)
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    told = pip_config.uv_environment(config, nothing)
+    if target.system == "macos":
+        # uv would assume an older macOS than the one whose tags fit the target.
+        _, major, minor, _ = next(target.platform_tags()).split("_", 3)
+        told["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
+    return process.clean_environment(without=("UV_", "HF_")) | kept | told
+
+
+def _project(routes: Mapping[str, str], target: Target) -> str:
+    """A project whose dependencies are the packages that are to come from an index of their own."""
+    names = sorted(routes)
+    lines = [
+        "[project]",
+        f"name = {_quoted(WANTED)}",
+        'version = "0"',
+        f"requires-python = {_quoted(f'>={target.python}')}",
+        f"dependencies = {json.dumps(names)}",
+        "[tool.uv.sources]",
+        *(f"{_quoted(name)} = {{ index = {_quoted(f'index-{n}')} }}" for n, name in enumerate(names)),
+    ]
+    for n, name in enumerate(names):
+        lines += [
+            "[[tool.uv.index]]",
+            f"name = {_quoted(f'index-{n}')}",
+            f"url = {_quoted(routes[name])}",
+            "explicit = true",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)  # a JSON string is a TOML basic string as well
+
+
+def _text(lines: Iterable[Line]) -> str:
+    return "".join(f"{line.requirement}\n" for line in lines)
+
+
+def _pinned(package: Mapping[str, Any], folder: Path) -> Pinned:
+    """A package of pylock.toml (packaging.python.org, "pylock.toml Specification")."""
+    listed, archive, source = package.get("wheels", []), package.get("archive"), package.get("sdist")
+    if not listed and not archive and not source:
+        raise ProgramError(f"uv resolved {package['name']} to something that is no wheel", where="uv pip compile")
+    wheels = listed or ([archive] if archive else [])
+    return Pinned(
+        name=canonicalize_name(package["name"]),
+        version=package["version"],
+        files=tuple(_file(one, folder) for one in wheels),
+        by_address=bool(archive),
+        source=_file(source, folder) if source and not wheels else None,
+    )
+
+
+def _file(entry: Mapping[str, Any], folder: Path) -> File:
+    url = entry.get("url") or (folder / entry["path"]).resolve().as_uri()
+    return File(url=pip_config.bare(url), sha256=entry.get("hashes", {}).get("sha256", "").lower())
+
+
+def packages_named(words: str, names: Iterable[str]) -> set[str]:
+    """Which of these packages an explanation speaks of."""
+    spoken = set(re.findall(r"[a-z0-9]+(?:[._-][a-z0-9]+)*", words.lower()))
+    return {name for name in names if name in spoken}

@@ -1,0 +1,116 @@
+"""Private keys: made, read and signed with; the only room that holds a secret."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bundler.errors import HostError, UsageError
+from bundler.format import disk
+from bundler.format.signing import public_key
+from bundler.format.signing.public_key import PublicKey
+from bundler.progress import Report
+
+Ask = Callable[[Path], bytes]
+"""Gives the passphrase of a key's file; called only for a key that is encrypted."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PrivateKey:
+    """An Ed25519 key that can sign; it is never shown."""
+
+    secret: Ed25519PrivateKey
+
+    @property
+    def public(self) -> PublicKey:
+        raw = serialization.PublicFormat.Raw
+        return PublicKey(self.secret.public_key().public_bytes(serialization.Encoding.Raw, raw))
+
+    def sign(self, message: bytes) -> bytes:
+        return self.secret.sign(message)
+
+
+def generate(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKey]:
+    """Make a key pair: ``NAME.key``, which only its owner may read, and ``NAME.pub``.
+
+    The private key is PKCS #8 in PEM, encrypted where a passphrase is given. Raises HostError when one of the
+    files is there already: nothing is ever overwritten.
+    """
+    key = PrivateKey(Ed25519PrivateKey.generate())
+    private, public = (name.with_name(name.name + suffix) for suffix in (".key", ".pub"))
+    for path in (private, public):
+        if path.exists() or path.is_symlink():
+            raise _there(path)
+    _write_new(private, _pem(key, passphrase), 0o600)
+    try:
+        _write_new(public, key.public.pem.encode(), 0o644)
+    except BaseException:  # Ctrl-C too leaves no half of a pair
+        private.unlink()
+        raise
+    disk.sync_folder(private.parent)
+    return private, public, key.public
+
+
+def load(path: Path, ask: Ask, report: Report) -> PrivateKey:
+    """Read a private key in PEM, of this program or of OpenSSL.
+
+    Raises UsageError when it is no such key, or the passphrase is not its own; no message repeats either.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(public_key.LARGEST_PEM)
+            others = os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO) if os.name == "posix" else 0
+    except OSError as error:
+        raise UsageError(f"the private key can't be read: {error.strerror}", where=str(path)) from error
+    if others:
+        report.warn(f"other users of this machine may use this private key: chmod 600 {path}")
+    return PrivateKey(_secret(data, path, ask))
+
+
+def _secret(data: bytes, path: Path, ask: Ask) -> Ed25519PrivateKey:
+    if b"-----BEGIN PUBLIC KEY-----" in data:
+        raise UsageError("this is a public key: sign with the private one", where=str(path))
+    passphrase = ask(path) if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data else None
+    try:
+        secret = serialization.load_pem_private_key(data, passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if passphrase is not None:
+            hint = "check the passphrase; no copy of it is kept anywhere"
+            raise UsageError("the passphrase is not that of this key", where=str(path), hint=hint) from None
+        hint = "'bundle keygen -o NAME' makes one, and so does 'openssl genpkey -algorithm ed25519 -out NAME.key'"
+        raise UsageError("this is no private key in PEM", where=str(path), hint=hint) from None
+    if not isinstance(secret, Ed25519PrivateKey):
+        raise UsageError("this is not an Ed25519 key; no others are used here", where=str(path))
+    return secret
+
+
+def _pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
+    cipher = serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
+    return key.secret.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, cipher)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    except FileExistsError:
+        raise _there(path) from None
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:  # Ctrl-C too leaves no half of a key
+        path.unlink()
+        raise
+
+
+def _there(path: Path) -> HostError:
+    hint = "a key is never overwritten: choose another name, or move that one away"
+    return HostError("there is already a file of this name", where=str(path), hint=hint)

@@ -1,0 +1,133 @@
+"""What the installer asks of one smoke load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..checks import goldens
+from ..checks.goldens import Golden
+
+DEVICES = ("cpu", "cuda", "auto")
+TRIPLE = 3
+
+
+class RequestError(ValueError):
+    """The request can not be understood; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One model to be proved.
+
+    ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
+    ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
+    texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
+    those that the guard of the environment must have set; empty where there is no guard. Without
+    ``trust_remote_code`` no code of the model's own may run. ``golden`` is what the model gave at the rehearsal, None
+    where there was none, and ``tolerance`` how far from it the outputs may be. ``phases`` is a file that gets a line
+    whenever the load goes on to something else; None where nobody watches.
+    """
+
+    alias: str
+    loader: str
+    path: Path
+    repo_id: str = ""
+    device: str = "auto"
+    texts: tuple[str, ...] = ()
+    closer: tuple[tuple[str, str, str], ...] = ()
+    ram_limit: int = 0
+    any_language: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    golden: Golden | None = None
+    tolerance: float = 0.0
+    phases: Path | None = None
+
+    def __post_init__(self) -> None:
+        # A relative folder reads as a repository id to the libraries, which then call home.
+        if not self.path.is_absolute():
+            raise RequestError(f"path: {self.path} is not an absolute folder")
+        if self.device not in DEVICES:
+            raise RequestError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
+
+
+def read(path: Path) -> Request:
+    """The request in a JSON file.
+
+    :raises RequestError: a field is missing or has the wrong type
+    :raises OSError: the file can not be read
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path.name} is not a JSON file: {error}") from error
+    if not isinstance(document, dict):
+        raise RequestError(f"{path.name} holds no object")
+    return Request(
+        alias=_text(document, "alias"),
+        loader=_text(document, "loader"),
+        path=Path(_text(document, "path")),
+        repo_id=_text(document, "repo_id", ""),
+        device=_text(document, "device", "auto"),
+        texts=_texts(document.get("texts", []), "texts"),
+        closer=tuple(_triple(each) for each in _list(document.get("closer", []), "closer")),
+        ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
+        any_language=document.get("any_language") is True,
+        variables=_strings(document.get("variables", {}), "variables"),
+        trust_remote_code=document.get("trust_remote_code") is True,
+        golden=_golden(document.get("golden")),
+        tolerance=float(_text(document, "tolerance", "0")),
+        phases=Path(phases) if (phases := _text(document, "phases", "")) else None,
+    )
+
+
+def _text(document: dict[str, object], name: str, default: str | None = None) -> str:
+    value = document.get(name, default)
+    if not isinstance(value, str):
+        raise RequestError(f"{name}: a string is needed")
+    return value
+
+
+def _strings(value: object, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise RequestError(f"{name}: an object of strings is needed")
+    return value
+
+
+def _list(value: object, name: str) -> list[object]:
+    if not isinstance(value, list):
+        raise RequestError(f"{name}: a list is needed")
+    return value
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    items = _list(value, name)
+    texts = tuple(item for item in items if isinstance(item, str))
+    if len(texts) != len(items):
+        raise RequestError(f"{name}: only strings may stand in it")
+    return texts
+
+
+def _triple(value: object) -> tuple[str, str, str]:
+    texts = _texts(value, "closer")
+    if len(texts) != TRIPLE:
+        raise RequestError("closer: each entry is [query, nearer, farther]")
+    return texts[0], texts[1], texts[2]
+
+
+def _golden(value: object) -> Golden | None:
+    if value is None:
+        return None
+    try:
+        return goldens.parsed(value)  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"golden: not what a rehearsal writes: {error!r}") from error
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise RequestError(f"{name}: a number of bytes is needed, 0 for none")
+    return value
