@@ -17,7 +17,7 @@ from bench.measures import BIN, Timed, median, program, ratio, seconds
 from bench.results import Row
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
-from bundler.online.transfer.cache import Store
+from bundler.online.transfer.cache import FileCache
 
 NAME = "bench/large"
 RECIPE = """
@@ -123,7 +123,7 @@ def locked_of(manifest: Path, work: Path, told: dict[str, str]) -> Path:
 
 def pack_alone(path: Path, shelf: Path, bundle: Path) -> float:
     """Seconds of packing what a lock names out of the shelf, the final sync among them."""
-    locked, store = lockfile.read(path.read_bytes(), str(path)), Store(shelf)
+    locked, store = lockfile.read_lock(path.read_bytes(), str(path)), FileCache(shelf)
     bundle.unlink(missing_ok=True)
     os.sync()
-    return seconds(lambda: archive.write(bundle, locked, lambda one: store.required(one.sha256), Timed()))
+    return seconds(lambda: archive.write_bundle(bundle, locked, lambda one: store.require(one.sha256), Timed()))

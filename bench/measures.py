@@ -21,8 +21,8 @@ from types import TracebackType
 from bench.results import Row
 from bundler.format.lock.lockfile import Lock
 from bundler.format.tar import archive
-from bundler.online.transfer.context import Workshop
-from bundler.progress import Collected, Stage
+from bundler.online.transfer.context import BuildContext
+from bundler.progress import RecordingReporter, Stage
 
 BIN = Path(sys.executable).parent
 MIB = 1 << 20
@@ -33,7 +33,7 @@ class MeasureError(Exception):
 
 
 @dataclass(slots=True)
-class Timed(Collected):
+class Timed(RecordingReporter):
     """A report that keeps how long each stage took, in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -154,9 +154,9 @@ def resolving(folder: Path, asked: Path, rounds: int) -> Iterator[Row]:
         yield Row(f"pip-compile / lock, {state} caches", faster, "×", "≥ 20", faster >= 20, detail)
 
 
-def packing(folder: Path, locked: Lock, shop: Workshop, rounds: int) -> list[Row]:
+def packing(folder: Path, locked: Lock, shop: BuildContext, rounds: int) -> list[Row]:
     """Pack, and verify on every core, against hashing the same bytes on one."""
-    contents = [shop.path_of(artifact) for artifact in locked.artifacts]
+    contents = [shop.require_path(artifact) for artifact in locked.artifacts]
     bundle = folder / "again.bundle.tar"
     hashed, packed, synced, whole, verified = [], [], [], [], []
     for _ in range(rounds):
@@ -164,12 +164,12 @@ def packing(folder: Path, locked: Lock, shop: Workshop, rounds: int) -> list[Row
         os.sync()
         hashed.append(seconds(lambda: hash_alone(contents)))
         report = Timed()
-        archive.write(bundle, locked, shop.path_of, report)
+        archive.write_bundle(bundle, locked, shop.require_path, report)
         packed.append(report.seconds["pack"])
         synced.append(report.seconds["sync"])
         whole.append(seconds(lambda: hash_alone([bundle])))
-        with archive.opened(bundle) as carried:
-            verified.append(seconds(lambda carried=carried: archive.refuse(carried.check(Timed()), "")))  # type: ignore[misc]
+        with archive.open_bundle(bundle) as carried:
+            verified.append(seconds(lambda carried=carried: archive.require_intact(carried.check_content(Timed()), "")))  # type: ignore[misc]
     bundle.unlink()
     slower, faster = ratio(packed, hashed), ratio(whole, verified)
     return [
@@ -181,16 +181,21 @@ def packing(folder: Path, locked: Lock, shop: Workshop, rounds: int) -> list[Row
 PLACE = """
 import json, sys, time
 from pathlib import Path
-from bundler.format import archive, disk
-from bundler.offline import place, releases, verify
-from bundler.progress import Collected, Stage
+from bundler.format import disk
+from bundler.format.tar import archive
+from bundler.offline import placement
+from bundler.offline.prefix import releases
+from bundler.offline.prefix.release import Release
+from bundler.offline.trust import verification
+from bundler.progress import RecordingReporter
 bundle, prefix = Path(sys.argv[1]), Path(sys.argv[2])
-with archive.opened(bundle) as carried, releases.held(prefix):
-    locked, _ = verify.verify(carried, [], Collected())
-    release = releases.Release(prefix=prefix, name=locked.release)
-    release.work.mkdir(parents=True)
+reporter = RecordingReporter()
+with archive.open_bundle(bundle) as opened, releases.lock_prefix(prefix):
+    lock, _ = verification.verify_bundle(opened, [], reporter)
+    release = Release(prefix=prefix, name=lock.release)
+    release.work_folder.mkdir(parents=True)
     start = time.perf_counter()
-    place.place(carried, locked, place.plan(locked, release, Collected()), release, Collected())
+    placement.place_files(opened, lock, placement.make_plan(lock, release, reporter), release, reporter)
     placed = time.perf_counter()
     disk.sync_file_system(prefix)
     print(json.dumps({"place": placed - start, "sync": time.perf_counter() - placed}))

@@ -15,7 +15,7 @@ from bench.measures import BIN, MIB, MeasureError, Timed, installing, packing, p
 from bench.results import Row
 from bundler.format.lock.lockfile import Lock
 from bundler.online import build as building
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.context import BuildContext
 
 SHARDS = 4
 MANIFEST = (
@@ -33,7 +33,7 @@ class Bundle:
 
     path: Path
     lock: Lock
-    shop: Workshop
+    shop: BuildContext
     rehearsed: float
 
 
@@ -86,8 +86,8 @@ class Workplace:
     def _build(self) -> Bundle:
         self.model()
         report = Timed()
-        shop = building.workshop(report)
-        built = building.build(self.manifest(), self.folder, None, shop, rehearsing=self.rehearsing)
+        shop = building.make_context(report)
+        built = building.build_bundle(self.manifest(), self.folder, None, shop, with_rehearsal=self.rehearsing)
         return Bundle(path=built.path, lock=built.lock, shop=shop, rehearsed=report.seconds.get("rehearse", 0.0))
 
     @contextmanager

@@ -81,4 +81,4 @@ class Results:
         rows = [{"part": part, **asdict(row)} for part, row in self.rows]
         document = {**self.about, "rows": rows, "left_out": self.left_out, "failed": self.failed}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_whole(self.path, (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())
+        disk.write_atomically(self.path, (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode())

@@ -80,7 +80,7 @@ def main() -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except typer.TyperException as error:
-        Console(as_json=True).failed(UsageError(error.format_message()))
+        Console(as_json=True).show_error(UsageError(error.format_message()))
         return error.exit_code
 
 

@@ -90,7 +90,7 @@ class SmokeError(BundleError):
     code = 11
 
 
-class CalledHomeError(SmokeError):
+class BlockedRequestError(SmokeError):
     """A load asked for something that is not on this host; the message names every call."""
 
     code = 12
@@ -107,9 +107,9 @@ class UnhealthyError(BundleError):
 
     code = 14
 
-    def __init__(self, message: str, *, where: str, hint: str, words: str, result: dict[str, object]) -> None:
+    def __init__(self, message: str, *, where: str, hint: str, text: str, result: dict[str, object]) -> None:
         super().__init__(message, where=where, hint=hint)
-        self.words = words
+        self.text = text
         self.result = result
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from bundler.errors import ProgramError
 
-_USERINFO = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/]*)(?=@)")
+_URL_LOGIN = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/]*)(?=@)")
 """What stands before the host of an address; a password with a slash or an @ in it counts whole."""
 
-_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:token|sig|secret|key|passw|credential|auth)[^=&\s]*=)[^&\s'\"]+")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-_LAST_LINES = 40
+_SECRET_PARAMETER = re.compile(r"(?i)([?&][^=&\s]*(?:token|sig|secret|key|passw|credential|auth)[^=&\s]*=)[^&\s'\"]+")
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_MAX_OUTPUT_LINES = 40
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when the one that started it ends."""
@@ -36,35 +36,35 @@ Watch = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
+class CompletedProcess:
     """A program that has ended: its exit code and what it printed."""
 
-    code: int
+    returncode: int
     stdout: str
     stderr: str
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     """``text`` with tokens, and the user, password and signature of every address in it, masked."""
-    return _TOKEN.sub("hf_***", _QUERY.sub(r"\1***", _USERINFO.sub("***", text)))
+    return _HUB_TOKEN.sub("hf_***", _SECRET_PARAMETER.sub(r"\1***", _URL_LOGIN.sub("***", text)))
 
 
-def clean_environment(*, without: Sequence[str] = (), **extra: str) -> dict[str, str]:
+def inherit_env(*, drop_prefixes: Sequence[str] = (), **extra: str) -> dict[str, str]:
     """This process's environment less the variables that start with a prefix in ``without``, plus ``extra``."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(tuple(without))} | extra
+    return {k: v for k, v in os.environ.items() if not k.startswith(tuple(drop_prefixes))} | extra
 
 
 def run(
     command: Sequence[str | Path],
     *,
-    environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-    accept: Sequence[int] = (0,),
-    seconds: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    accepted_codes: Sequence[int] = (0,),
+    timeout: float | None = None,
     user: int | None = None,
     hint: str = "",
     watch: Watch | None = None,
-) -> Finished:
+) -> CompletedProcess:
     """Run a program to its end without standard input.
 
     Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
@@ -77,8 +77,8 @@ def run(
     try:
         with subprocess.Popen(
             argv,
-            env=None if environment is None else dict(environment),
-            cwd=folder,
+            env=None if env is None else dict(env),
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,26 +86,30 @@ def run(
             group=user,
             extra_groups=None if user is None else [],
             # it calls one function of C and takes no lock that another thread could hold
-            preexec_fn=None if _prctl is None else _end_with_parent,  # noqa: PLW1509
+            preexec_fn=None if _prctl is None else _die_with_parent,  # noqa: PLW1509
         ) as child:
             try:
-                stdout, stderr = _wait(child, seconds, watch)
+                stdout, stderr = _wait(child, timeout, watch)
             except BaseException:
                 child.kill()
                 raise
     except subprocess.TimeoutExpired as error:
-        raise ProgramError(f"{name} did not end within {seconds:.0f} s", where=argv[0], hint=hint) from error
+        raise ProgramError(f"{name} did not end within {timeout:.0f} s", where=argv[0], hint=hint) from error
     except OSError as error:
         raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
-    finished = Finished(
-        code=child.returncode,
+    finished = CompletedProcess(
+        returncode=child.returncode,
         stdout=stdout.decode("utf-8", "replace"),
         stderr=stderr.decode("utf-8", "replace"),
     )
-    if finished.code not in accept:
-        said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-_LAST_LINES:]
-        ended = f"ended with code {finished.code}" if finished.code >= 0 else f"was ended by signal {-finished.code}"
-        raise ProgramError(without_secrets("\n".join([f"{name} {ended}:", *said])), where=argv[0], hint=hint)
+    if finished.returncode not in accepted_codes:
+        said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-_MAX_OUTPUT_LINES:]
+        ended = (
+            f"ended with code {finished.returncode}"
+            if finished.returncode >= 0
+            else f"was ended by signal {-finished.returncode}"
+        )
+        raise ProgramError(redact("\n".join([f"{name} {ended}:", *said])), where=argv[0], hint=hint)
     return finished
 
 
@@ -123,7 +127,7 @@ def _wait(child: subprocess.Popen[bytes], seconds: float | None, watch: Watch | 
         watch(child.pid)
 
 
-def _end_with_parent() -> None:
+def _die_with_parent() -> None:
     """Runs in the child before the program does. Where this call fails, the program outlives a kill, as elsewhere."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

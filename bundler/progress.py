@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """A number of things for a reader: ``1 file``, ``2 files``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
@@ -45,7 +45,7 @@ class Stage(AbstractContextManager["Stage"], Protocol):
     def set_phase(self, words: str, read: int = 0) -> None: ...
 
 
-class Report(Protocol):
+class Reporter(Protocol):
     """Where a room says what it does. ``note`` is a line of words, ``warn`` one that matters."""
 
     def stage(self, title: str, total: int = 0) -> Stage: ...
@@ -55,7 +55,7 @@ class Report(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-class _Unheard(AbstractContextManager["_Unheard"]):
+class SilentStage(AbstractContextManager["SilentStage"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -69,14 +69,14 @@ class _Unheard(AbstractContextManager["_Unheard"]):
 
 
 @dataclass(slots=True)
-class Collected:
+class RecordingReporter:
     """A report that draws nothing and keeps the words: for callers that are programs."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def stage(self, title: str, total: int = 0) -> Stage:
-        return _Unheard()
+        return SilentStage()
 
     def note(self, text: str) -> None:
         self.notes.append(text)

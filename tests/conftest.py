@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from bundler import cli
-from bundler.format.hashing import Sha256, digest_of
+from bundler.format.hashing import Sha256, compute_sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.lock.entries import Artifact, Model
 from bundler.format.lock.lockfile import Lock
 from bundler.format.lock.target import Target
 from bundler.format.tar import archive, tar_layout
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.support import forks
 from tests.support.forks import Program
 from tests.support.shared import Shared
@@ -55,17 +55,21 @@ def pytest_unconfigure() -> None:
     forks.close()
 
 
-def kind_of(path: str) -> entries.Kind:
+def kind_of(path: str) -> entries.ArtifactKind:
     """What an artifact is, from where it stands."""
-    return next(kind for kind, home in entries.FOLDERS.items() if path == home or path.startswith(home))
+    return next(kind for kind, home in entries.KIND_FOLDERS.items() if path == home or path.startswith(home))
 
 
 def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     """A lock over these files, with a model for each folder below ``models/``."""
-    paths = sorted(contents, key=lambda path: list(entries.FOLDERS).index(kind_of(path)))
+    paths = sorted(contents, key=lambda path: list(entries.KIND_FOLDERS).index(kind_of(path)))
     artifacts = tuple(
         Artifact(
-            path=path, kind=kind_of(path), size=len(contents[path]), sha256=digest_of(contents[path]), origin="a test"
+            path=path,
+            kind=kind_of(path),
+            size=len(contents[path]),
+            sha256=compute_sha256(contents[path]),
+            origin="a test",
         )
         for path in paths
     )
@@ -73,7 +77,7 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     models = []
     for alias in aliases:
         start = f"models/{alias}/"
-        digest = lockfile.digest_of_files(
+        digest = lockfile.compute_files_digest(
             (a.sha256, a.path[len(start) :]) for a in artifacts if a.path.startswith(start)
         )
         models.append(Model(alias=alias, source="path:test", commit=digest[:40], loader="files", digest=digest))
@@ -86,22 +90,24 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
         target=TARGET,
         models=tuple(models),
         image=changes.get("image", entries.Image()),
-        head_size=lockfile.HEAD_UNIT,
+        head_size=lockfile.HEAD_ALIGNMENT,
         artifacts=artifacts,
     )
-    head_size = tar_layout.head_size_for(len(first.canonical) + 100, len(first.sums()), lockfile.HEAD_UNIT)
-    return lockfile.with_changes(first, **({"head_size": head_size} | changes))
+    head_size = tar_layout.compute_head_size(
+        len(first.canonical_bytes) + 100, len(first.make_sums()), lockfile.HEAD_ALIGNMENT
+    )
+    return lockfile.replace_fields(first, **({"head_size": head_size} | changes))
 
 
 def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
     """The bundle of a lock, in memory, whether or not the contents are what it says."""
-    plan = tar_layout.layout(locked, signature)
+    plan = tar_layout.compute_layout(locked, signature)
     data = bytearray(plan.size)
-    data[: len(plan.head)] = plan.head
-    for member in plan.artifacts():
-        data[member.header_at : member.content_at] = member.header()
+    data[: len(plan.head_bytes)] = plan.head_bytes
+    for member in plan.iter_artifacts():
+        data[member.header_offset : member.content_offset] = member.make_header()
         if not member.link:
-            data[member.content_at : member.end] = contents[member.name].ljust(member.size, b"\0")[: member.size]
+            data[member.content_offset : member.end] = contents[member.name].ljust(member.size, b"\0")[: member.size]
     return bytes(data)
 
 
@@ -125,7 +131,7 @@ def pack(tmp_path: Path) -> Callable[..., Packed]:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
         locked = lock_of(contents, **changes)
-        archive.write(tmp_path / name, locked, lambda artifact: folder / artifact.path, Collected())
+        archive.write_bundle(tmp_path / name, locked, lambda artifact: folder / artifact.path, RecordingReporter())
         return Packed(tmp_path / name, locked, folder)
 
     return packed

@@ -24,34 +24,34 @@ except ImportError:  # Windows
 _FICLONE = 0x40049409
 """ioctl_ficlone(2): make one file share the blocks of another."""
 
-_AS_IT_IS: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_SAFE_OPEN_FLAGS: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 """Opens what anybody may have put there: no link is followed, and no pipe waited for."""
 
-MARGIN = 64 << 20
+FREE_SPACE_MARGIN = 64 << 20
 """Bytes that must stay free besides: folders, journals, receipts."""
 
 
-_LEAST = 1 << 20
+_MIN_FREE_BYTES = 1 << 20
 """Bytes: with fewer free, a failure to write is for want of room."""
 
 
-def existing(path: Path) -> Path:
+def find_existing_folder(path: Path) -> Path:
     """The nearest folder above ``path``, or itself, that exists."""
     return next(folder for folder in [path, *path.absolute().parents] if folder.exists())
 
 
-def require(needs: Sequence[tuple[Path, int, str]]) -> None:
+def require_free_space(needs: Sequence[tuple[Path, int, str]]) -> None:
     """Raises HostError when a disk has less free than is needed of it.
 
     Each need is a folder on the disk, bytes, and what they are for; needs of one disk add up.
     """
     by_disk: dict[int, list[tuple[Path, int, str]]] = {}
     for folder, needed, what in needs:
-        by_disk.setdefault(existing(folder).stat().st_dev, []).append((folder, needed, what))
+        by_disk.setdefault(find_existing_folder(folder).stat().st_dev, []).append((folder, needed, what))
     for together in by_disk.values():
         folder = together[0][0]
-        needed = sum(need for _, need, _ in together) + MARGIN
-        free = shutil.disk_usage(existing(folder)).free
+        needed = sum(need for _, need, _ in together) + FREE_SPACE_MARGIN
+        free = shutil.disk_usage(find_existing_folder(folder)).free
         if free < needed:
             what = " and ".join(what for _, _, what in together)
             raise HostError(
@@ -61,20 +61,20 @@ def require(needs: Sequence[tuple[Path, int, str]]) -> None:
             )
 
 
-def full(folder: Path) -> bool:
+def is_full(folder: Path) -> bool:
     """Whether a disk has no room left for as much as a small file, or no place for its name."""
     if hasattr(os, "statvfs"):
-        there = os.statvfs(existing(folder))
+        there = os.statvfs(find_existing_folder(folder))
         if there.f_files and not there.f_favail:
             return True
-    return shutil.disk_usage(existing(folder)).free < _LEAST
+    return shutil.disk_usage(find_existing_folder(folder)).free < _MIN_FREE_BYTES
 
 
-def shares_blocks(source: Path, folder: Path) -> bool:
+def can_share_blocks(source: Path, folder: Path) -> bool:
     """Whether copies of ``source`` into ``folder`` share its blocks (XFS, btrfs), found out by trying."""
     if fcntl is None or not sys.platform.startswith("linux"):
         return False
-    with source.open("rb") as there, tempfile.TemporaryFile(dir=existing(folder)) as here:
+    with source.open("rb") as there, tempfile.TemporaryFile(dir=find_existing_folder(folder)) as here:
         try:
             fcntl.ioctl(here.fileno(), _FICLONE, there.fileno())
         except OSError:
@@ -109,17 +109,17 @@ def sync_file_system(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, mode: int = 0o644) -> Iterator[int]:
+def replace_file(path: Path, mode: int = 0o644) -> Iterator[int]:
     """A descriptor to write what will stand at ``path``: it appears there whole and synced, or not at all.
 
     It grows beside ``path`` under a name that no other run has; what killed runs left there is removed.
     """
-    with drafting(path, mode) as draft:
+    with draft_file(path, mode) as draft:
         yield draft.fd
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class DraftFile:
     """A file that is not yet what it will be: a descriptor to write it, and its name until then."""
 
     fd: int
@@ -127,15 +127,15 @@ class Draft:
 
 
 @contextmanager
-def drafting(path: Path, mode: int = 0o644) -> Iterator[Draft]:
+def draft_file(path: Path, mode: int = 0o644) -> Iterator[DraftFile]:
     """As ``replacing``, for what must be looked at by name, by this program or another, before it may stand there."""
-    _remove_left(path)
+    _remove_leftovers(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         try:
-            _hold(fd)
-            yield Draft(fd, partial)
+            _try_lock(fd)
+            yield DraftFile(fd, partial)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -147,9 +147,9 @@ def drafting(path: Path, mode: int = 0o644) -> Iterator[Draft]:
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a small file so that it is there whole and synced, or as it was before."""
-    with replacing(path, mode) as fd:
+    with replace_file(path, mode) as fd:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
@@ -163,7 +163,7 @@ def holds(path: Path, data: bytes) -> bool:
         return False
 
 
-def busy(fd: int) -> bool:
+def is_locked_elsewhere(fd: int) -> bool:
     """Whether another run holds this file; where none does, this one holds it until it closes it.
 
     Never where that can't be known: on a system, or a file system, that has no such locks.
@@ -177,18 +177,18 @@ def busy(fd: int) -> bool:
     return False
 
 
-def _remove_left(path: Path) -> None:
+def _remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with suppress(OSError):  # another run may end, and remove it, at this moment
-            fd = os.open(left, os.O_RDONLY | _AS_IT_IS)
+            fd = os.open(left, os.O_RDONLY | _SAFE_OPEN_FLAGS)
             try:
-                if _hold(fd):
+                if _try_lock(fd):
                     left.unlink()
             finally:
                 os.close(fd)
 
 
-def _hold(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     """Take a file for this run; False where another run, which is alive, holds it, or where that can't be known."""
     if fcntl is None:
         return False

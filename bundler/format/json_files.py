@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from bundler.format import disk, documents
-from bundler.format.documents import Fault, Faults
+from bundler.format.documents import DocumentError, FieldProblem
 
 T = TypeVar("T")
 
@@ -27,18 +27,18 @@ _SHOWN = 5
 def parse(kind: type[T], data: bytes) -> T:
     """Read bytes of JSON as a ``kind``. Raises Faults."""
     if len(data) > LARGEST:
-        raise Faults([Fault((), f"it has more than {LARGEST:,} bytes")])
+        raise DocumentError([FieldProblem((), f"it has more than {LARGEST:,} bytes")])
     if not data.strip():
-        raise Faults([Fault((), "it is empty")])
+        raise DocumentError([FieldProblem((), "it is empty")])
     try:
         text = data.decode("utf-8")  # given bytes, json would read other encodings too
         document = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise Faults([Fault((), f"it is not UTF-8 text, from byte {error.start} on")]) from error
+        raise DocumentError([FieldProblem((), f"it is not UTF-8 text, from byte {error.start} on")]) from error
     except RecursionError as error:
-        raise Faults([Fault((), "it is nested too deeply")]) from error
+        raise DocumentError([FieldProblem((), "it is nested too deeply")]) from error
     except ValueError as error:
-        raise Faults([Fault((), f"it is not JSON: {error}")]) from error
+        raise DocumentError([FieldProblem((), f"it is not JSON: {error}")]) from error
     return documents.decode(kind, document)
 
 
@@ -51,13 +51,13 @@ def read(kind: type[T], path: Path) -> T:
 def write(path: Path, value: object) -> None:
     """Write a value as JSON that a person can read: the file is there whole, or as it was before. Raises OSError."""
     text = json.dumps(documents.encode(value), ensure_ascii=False, indent=2) + "\n"
-    disk.write_whole(path, text.encode())
+    disk.write_atomically(path, text.encode())
 
 
-def first_faults(faults: Faults) -> str:
+def first_faults(faults: DocumentError) -> str:
     """Spell the first faults in one line, for an error."""
-    more = len(faults.faults) - _SHOWN
-    return "; ".join(map(str, faults.faults[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+    more = len(faults.problems) - _SHOWN
+    return "; ".join(map(str, faults.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 
 
 def _integer(text: str) -> int:

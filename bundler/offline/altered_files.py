@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bundler.format import hashing
-from bundler.format.hashing import Advance
+from bundler.format.hashing import AdvanceCallback
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
 from bundler.offline import findings, placement
 from bundler.offline.environment import installed_files
-from bundler.offline.environment.installed_files import Altered, Recorded
+from bundler.offline.environment.installed_files import Altered, InstalledFile
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Report
+from bundler.progress import Reporter
 
-Placed = tuple[Artifact, Path]
+PlacedFile = tuple[Artifact, Path]
 """A file of the bundle, and where it was placed."""
 
 
@@ -36,32 +36,34 @@ class Part:
         return findings.summary(self.altered, self.packages)
 
 
-def content(release: Release, locked: Lock, report: Report, *, deep: bool) -> list[Part]:
+def content(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Part]:
     """The models, and all that stands beside the environment as in the bundle: by size, and when ``deep`` by bytes."""
-    beside = [(one, release.path / one.path) for one in locked.artifacts if one.kind in placement.IN_THE_RELEASE]
+    beside = [(one, release.path / one.path) for one in lock.artifacts if one.kind in placement.RELEASE_KINDS]
     parts = [("files", beside)]
-    for model, artifacts in locked.by_model():
-        home = release.shared_models / model.home
+    for model, artifacts in lock.list_files_by_model():
+        home = release.shared_models / model.host_folder
         placed = [(artifact, home / artifact.path[len(model.folder) :]) for artifact in artifacts]
         parts.append((f"model {model.alias}", placed))
     found = []
     for name, placed in parts:
         if placed:
-            altered = _altered(name, placed, report) if deep else tuple(filter(None, map(_fault_of_size, placed)))
+            altered = (
+                _find_altered(name, placed, reporter) if deep else tuple(filter(None, map(_find_size_problem, placed)))
+            )
             found.append(Part(name=name, count=len(placed), altered=altered))
     return found
 
 
-def environment(release: Release, locked: Lock, report: Report, *, deep: bool) -> tuple[Part, list[Recorded]]:
+def environment(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> tuple[Part, list[InstalledFile]]:
     """The installed packages against what their wheels' RECORDs say, and every file that those name."""
-    files, faults = installed_files.recorded(release, locked)
-    faults += installed_files.altered(files, report) if deep else installed_files.missing(files)
+    files, faults = installed_files.read_installed_files(release, lock)
+    faults += installed_files.find_altered(files, reporter) if deep else installed_files.find_missing(files)
     owners = dict.fromkeys(name for fault in faults for name in fault.packages)
     altered = tuple(Altered(path=str(fault.path), message=fault.message) for fault in faults)
     return Part(name="packages", count=len(files), altered=altered, packages=tuple(owners)), files
 
 
-def damaged(release: Release, locked: Lock, aliases: Collection[str], report: Report, *, deep: bool) -> list[Part]:
+def damaged(release: Release, lock: Lock, aliases: Collection[str], reporter: Reporter, *, deep: bool) -> list[Part]:
     """Parts with altered files, of all that a load of these models reads: the models, the assets and the packages."""
     models = {f"model {alias}" for alias in aliases}
     assets = release.path / "assets"
@@ -69,20 +71,20 @@ def damaged(release: Release, locked: Lock, aliases: Collection[str], report: Re
         replace(
             part, altered=tuple(one for one in part.altered if part.name in models or assets in Path(one.path).parents)
         )
-        for part in content(release, locked, report, deep=deep)
+        for part in content(release, lock, reporter, deep=deep)
     ]
-    if locked.python.packages:
-        parts.append(environment(release, locked, report, deep=deep)[0])
+    if lock.python.packages:
+        parts.append(environment(release, lock, reporter, deep=deep)[0])
     return [part for part in parts if part.altered]
 
 
-def _altered(name: str, placed: list[Placed], report: Report) -> tuple[Altered, ...]:
-    with report.stage(f"check {name}", sum(artifact.size for artifact, _ in placed)) as stage:
-        return tuple(fault for fault in hashing.side_by_side(_fault_of, placed, stage.advance) if fault)
+def _find_altered(name: str, files: list[PlacedFile], reporter: Reporter) -> tuple[Altered, ...]:
+    with reporter.stage(f"check {name}", sum(artifact.size for artifact, _ in files)) as stage:
+        return tuple(fault for fault in hashing.map_parallel(_find_content_problem, files, stage.advance) if fault)
 
 
-def _fault_of_size(placed: Placed) -> Altered | None:
-    artifact, path = placed
+def _find_size_problem(file: PlacedFile) -> Altered | None:
+    artifact, path = file
     try:
         status = path.lstat()
     except OSError as error:
@@ -95,12 +97,12 @@ def _fault_of_size(placed: Placed) -> Altered | None:
     return None
 
 
-def _fault_of(placed: Placed, advance: Advance) -> Altered | None:
-    artifact, path = placed
-    if fault := _fault_of_size(placed):
+def _find_content_problem(file: PlacedFile, advance: AdvanceCallback) -> Altered | None:
+    artifact, path = file
+    if fault := _find_size_problem(file):
         return fault
     try:
-        _, digest = hashing.digest_of_file(path, advance)
+        _, digest = hashing.compute_file_sha256(path, advance)
     except (OSError, EOFError) as error:
         return Altered(path=str(path), message=f"can't be read: {error}")
     if digest == artifact.sha256:

@@ -16,7 +16,7 @@ Level = Literal["healthy", "warning", "critical"]
 LEVELS: tuple[Level, ...] = ("healthy", "warning", "critical")
 """From good to bad. With a warning it runs, and somebody should look; what is critical does not run, or not rightly."""
 
-MEND = "install the same bundle again: it mends what differs, file by file"
+REINSTALL_HINT = "install the same bundle again: it mends what differs, file by file"
 
 
 _MOST_NAMED = 3
@@ -45,38 +45,40 @@ class Examination:
     findings: tuple[Finding, ...]
 
     @property
-    def state(self) -> Level:
+    def worst_level(self) -> Level:
         """The worst of the findings."""
         return max((finding.level for finding in self.findings), key=LEVELS.index, default="healthy")
 
-    def of(self, level: Level) -> list[Finding]:
+    def list_findings(self, level: Level) -> list[Finding]:
         """The findings of one level."""
         return [finding for finding in self.findings if finding.level == level]
 
 
-def healthy(check: str, message: str) -> Finding:
+def make_healthy(check: str, message: str) -> Finding:
     """All is well with what was looked at."""
     return Finding(level="healthy", check=check, message=message)
 
 
-def warning(check: str, message: str, *, where: Path | str = "", hint: str = "") -> Finding:
+def make_warning(check: str, message: str, *, where: Path | str = "", hint: str = "") -> Finding:
     """It runs, and somebody should look."""
     return Finding(level="warning", check=check, message=message, where=str(where), hint=hint)
 
 
-def critical(check: str, message: str, *, where: Path | str = "", hint: str = MEND) -> Finding:
+def make_critical(check: str, message: str, *, where: Path | str = "", hint: str = REINSTALL_HINT) -> Finding:
     """It does not run, or not rightly."""
     return Finding(level="critical", check=check, message=message, where=str(where), hint=hint)
 
 
-def files(check: str, count: int, altered: Sequence[Altered], right: str, owners: Sequence[str] = ()) -> Finding:
+def make_file_findings(
+    check: str, count: int, altered: Sequence[Altered], success_text: str, owners: Sequence[str] = ()
+) -> Finding:
     """One critical finding for all altered files, of these packages if any; a healthy one, in the words of ``right``,
     where none is."""
     if not altered:
-        return healthy(check, f"{count} {'file' if count == 1 else 'files'}: {right}")
+        return make_healthy(check, f"{count} {'file' if count == 1 else 'files'}: {success_text}")
     paths = [one.path for one in altered]
     where = paths[0] if len(paths) == 1 else os.path.commonpath(map(os.path.dirname, paths))
-    return dataclasses.replace(critical(check, summary(altered, owners), where=where), files=tuple(altered))
+    return dataclasses.replace(make_critical(check, summary(altered, owners), where=where), files=tuple(altered))
 
 
 def summary(altered: Sequence[Altered], owners: Sequence[str] = ()) -> str:

@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from bundler import template_files
 from bundler.errors import BundleError, HostError, UsageError
 from bundler.format import disk
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 
 PACKAGES = (
     *("annotated-doc", "filelock", "Jinja2", "MarkupSafe", "packaging", "securesystemslib", "shellingham", "tqdm"),
@@ -27,28 +27,28 @@ PACKAGES = (
 """Distributions that travel inside. MarkupSafe's compiled speed-up stays behind, it has a pure form; so does rich,
 which typer imports only where its markup is used."""
 
-OLDEST_PYTHON = "3.10"
+MIN_PYTHON = "3.10"
 """What the far side may have; bundler/__main__.py turns older ones away."""
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
-_LEFT_OUT = ("online",)
-_NATIVE = (".so", ".pyd", ".dylib", ".c", ".pyi")
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+_EXCLUDED_PACKAGES = ("online",)
+_EXCLUDED_SUFFIXES = (".so", ".pyd", ".dylib", ".c", ".pyi")
 
 
-def build() -> bytes:
+def build_installer() -> bytes:
     """The bytes of ``bundle.pyz``; raises BundleError when a package that it needs is not installed here."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in sorted(_entries()):
-            info = zipfile.ZipInfo(name, _EARLIEST)
+        for name, content in sorted(_list_entries()):
+            info = zipfile.ZipInfo(name, _ZIP_EPOCH)
             info.create_system = 3  # Unix, wherever this runs
             info.external_attr = 0o100644 << 16
             archive.writestr(info, content)
     return _SHEBANG + packed.getvalue()
 
 
-def write(path: Path, data: bytes) -> bool:
+def write_installer(path: Path, data: bytes) -> bool:
     """Write the installer as an executable file; False when a file with these bytes is already at ``path``.
 
     Raises UsageError when something else is there: it may be the installer that a host trusts, and is never
@@ -63,38 +63,38 @@ def write(path: Path, data: bytes) -> bool:
         raise UsageError(
             "another file has this name, and an installer never overwrites a file",
             where=str(path),
-            hint=f"compare its SHA-256 with the one of this version, {digest_of(data)}; then move it away, or give "
+            hint=f"compare its SHA-256 with the one of this version, {compute_sha256(data)}; then move it away, or give "
             "another name with -o",
         )
-    disk.write_whole(path, data, 0o755)
+    disk.write_atomically(path, data, 0o755)
     return True
 
 
-def _entries() -> Iterator[tuple[str, bytes]]:
+def _list_entries() -> Iterator[tuple[str, bytes]]:
     root = resources.files("bundler")
     with resources.as_file(root) as folder:
         yield "__main__.py", (folder / "__main__.py").read_bytes()
         for path in folder.rglob("*"):
             inside = path.relative_to(folder)
-            if path.is_file() and inside.parts[0] not in _LEFT_OUT and path.suffix == ".py":
+            if path.is_file() and inside.parts[0] not in _EXCLUDED_PACKAGES and path.suffix == ".py":
                 yield str(PurePosixPath("bundler", *inside.parts)), path.read_bytes()
     for template in template_files.folder().iterdir():
         if template.name.endswith(".j2"):
             yield f"bundler/templates/{template.name}", template.read_bytes()
     for package in PACKAGES:
-        yield from _distribution(package)
+        yield from _list_distribution_files(package)
 
 
-def _distribution(package: str) -> Iterator[tuple[str, bytes]]:
+def _list_distribution_files(package: str) -> Iterator[tuple[str, bytes]]:
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError as error:
         hint = f"pip install {package}"
         raise BundleError(f"the installer can't be made: {package} is not installed here", hint=hint) from error
     admitted = SpecifierSet(distribution.metadata["Requires-Python"] or "")
-    if not admitted.contains(OLDEST_PYTHON):
+    if not admitted.contains(MIN_PYTHON):
         hint = "make a fresh environment from this tool's own requirements"
-        raise BundleError(f"{package} {distribution.version} does not run on Python {OLDEST_PYTHON}", hint=hint)
+        raise BundleError(f"{package} {distribution.version} does not run on Python {MIN_PYTHON}", hint=hint)
     if distribution.files is None:
         hint = "make a fresh environment from this tool's own requirements, with pip"
         raise BundleError(f"{package} does not say which files it has, so it can't travel", hint=hint)
@@ -104,7 +104,10 @@ def _distribution(package: str) -> Iterator[tuple[str, bytes]]:
             word in file.name.upper() for word in ("LICEN", "NOTICE", "AUTHORS")
         )
         code = (
-            file.suffix not in _NATIVE and not folder.endswith(".dist-info") and folder != ".." and file.suffix == ".py"
+            file.suffix not in _EXCLUDED_SUFFIXES
+            and not folder.endswith(".dist-info")
+            and folder != ".."
+            and file.suffix == ".py"
         )
         if licence or code:
             yield str(PurePosixPath(*file.parts)), Path(str(distribution.locate_file(file))).read_bytes()

@@ -16,9 +16,9 @@ from bundler.errors import HostError, UsageError
 from bundler.format import disk
 from bundler.format.signing import public_key
 from bundler.format.signing.public_key import PublicKey
-from bundler.progress import Report
+from bundler.progress import Reporter
 
-Ask = Callable[[Path], bytes]
+AskPassphrase = Callable[[Path], bytes]
 """Gives the passphrase of a key's file; called only for a key that is encrypted."""
 
 
@@ -37,7 +37,7 @@ class PrivateKey:
         return self.secret.sign(message)
 
 
-def generate(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKey]:
+def generate_pair(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKey]:
     """Make a key pair: ``NAME.key``, which only its owner may read, and ``NAME.pub``.
 
     The private key is PKCS #8 in PEM, encrypted where a passphrase is given. Raises HostError when one of the
@@ -47,10 +47,10 @@ def generate(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKe
     private, public = (name.with_name(name.name + suffix) for suffix in (".key", ".pub"))
     for path in (private, public):
         if path.exists() or path.is_symlink():
-            raise _there(path)
-    _write_new(private, _pem(key, passphrase), 0o600)
+            raise _make_exists_error(path)
+    _write_new_file(private, _encode_pem(key, passphrase), 0o600)
     try:
-        _write_new(public, key.public.pem.encode(), 0o644)
+        _write_new_file(public, key.public.pem.encode(), 0o644)
     except BaseException:  # Ctrl-C too leaves no half of a pair
         private.unlink()
         raise
@@ -58,26 +58,26 @@ def generate(name: Path, passphrase: bytes | None) -> tuple[Path, Path, PublicKe
     return private, public, key.public
 
 
-def load(path: Path, ask: Ask, report: Report) -> PrivateKey:
+def load_key(path: Path, ask_passphrase: AskPassphrase, reporter: Reporter) -> PrivateKey:
     """Read a private key in PEM, of this program or of OpenSSL.
 
     Raises UsageError when it is no such key, or the passphrase is not its own; no message repeats either.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(public_key.LARGEST_PEM)
+            data = file.read(public_key.MAX_PEM_BYTES)
             others = os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO) if os.name == "posix" else 0
     except OSError as error:
         raise UsageError(f"the private key can't be read: {error.strerror}", where=str(path)) from error
     if others:
-        report.warn(f"other users of this machine may use this private key: chmod 600 {path}")
-    return PrivateKey(_secret(data, path, ask))
+        reporter.warn(f"other users of this machine may use this private key: chmod 600 {path}")
+    return PrivateKey(_parse_private_key(data, path, ask_passphrase))
 
 
-def _secret(data: bytes, path: Path, ask: Ask) -> Ed25519PrivateKey:
+def _parse_private_key(data: bytes, path: Path, ask_passphrase: AskPassphrase) -> Ed25519PrivateKey:
     if b"-----BEGIN PUBLIC KEY-----" in data:
         raise UsageError("this is a public key: sign with the private one", where=str(path))
-    passphrase = ask(path) if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data else None
+    passphrase = ask_passphrase(path) if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data else None
     try:
         secret = serialization.load_pem_private_key(data, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -91,16 +91,16 @@ def _secret(data: bytes, path: Path, ask: Ask) -> Ed25519PrivateKey:
     return secret
 
 
-def _pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
+def _encode_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
     cipher = serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
     return key.secret.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, cipher)
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
+def _write_new_file(path: Path, data: bytes, mode: int) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except FileExistsError:
-        raise _there(path) from None
+        raise _make_exists_error(path) from None
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
@@ -111,6 +111,6 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         raise
 
 
-def _there(path: Path) -> HostError:
+def _make_exists_error(path: Path) -> HostError:
     hint = "a key is never overwritten: choose another name, or move that one away"
     return HostError("there is already a file of this name", where=str(path), hint=hint)

@@ -46,7 +46,7 @@ _AFTER_INTERRUPTION = {
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def size_text(count: float) -> str:
+def format_size(count: float) -> str:
     """A number of bytes for a reader: ``1.4 GiB``."""
     unit = 0
     while count >= 1024 and unit < len(_UNITS) - 1:
@@ -69,62 +69,62 @@ class Console:
         if feed := os.environ.get(PROGRESS_FILE):
             return _Feed(title, total, self._opened, feed)
         if self.quiet:
-            return _Silent()
-        return (_Bar if sys.stderr.isatty() else _Lines)(title, total, self._opened)
+            return _SilentStage()
+        return (_BarStage if sys.stderr.isatty() else _LineStage)(title, total, self._opened)
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            _say(text)
+            _write_line(text)
 
     def warn(self, text: str) -> None:
-        self.warnings.append(process.without_secrets(text))
-        _say(f"warning: {text}")
+        self.warnings.append(process.redact(text))
+        _write_line(f"warning: {text}")
 
-    def done(self, result: dict[str, Any], words: str) -> None:
+    def show_result(self, result: dict[str, Any], text: str) -> None:
         """The end of a verb that went well."""
         if self.as_json:
-            self._json(ok=True, result=result, error=None)
+            self._write_json(ok=True, result=result, error=None)
         else:
-            self._words(words)
+            self._write_text(text)
 
-    def interrupted(self) -> None:
+    def show_interrupted(self) -> None:
         """The end of a verb that a person or the system ended."""
         error = BundleError("interrupted", hint=_AFTER_INTERRUPTION.get(self.command, "run the same command again"))
         if self.as_json:
             told = {"code": INTERRUPTED, "message": str(error), "where": "", "hint": error.hint, "detail": {}}
-            self._json(ok=False, result={}, error=told)
-        _say(f"{error}: {error.hint}")
+            self._write_json(ok=False, result={}, error=told)
+        _write_line(f"{error}: {error.hint}")
 
-    def traced(self, trace: str) -> None:
+    def show_traceback(self, trace: str) -> None:
         """Where in the program a failure arose, for who asked."""
-        _say(trace)
+        _write_line(trace)
 
-    def failed(self, error: BundleError) -> None:
+    def show_error(self, error: BundleError) -> None:
         """The end of a verb that did not: what failed, where, what to do."""
-        message = process.without_secrets(str(error))
+        message = process.redact(str(error))
         found = error.result if isinstance(error, UnhealthyError) else {}
         if self.as_json:
-            where, hint = process.without_secrets(error.where), process.without_secrets(error.hint)
+            where, hint = process.redact(error.where), process.redact(error.hint)
             told = {"code": error.code, "message": message, "where": where, "hint": hint, "detail": {**error.detail}}
-            self._json(ok=False, result=found, error=told)
+            self._write_json(ok=False, result=found, error=told)
         elif isinstance(error, UnhealthyError):
-            self._words(error.words)
+            self._write_text(error.text)
         where = f"\n  where: {error.where}" if error.where else ""
         hint = f"\n  what to do: {error.hint}" if error.hint else ""
-        _say(f"error: {message}{where}{hint}")
+        _write_line(f"error: {message}{where}{hint}")
 
-    def _words(self, words: str) -> None:
-        sys.stdout.write(colors.painted(paths.shown(words.rstrip("\n")), sys.stdout) + "\n")
+    def _write_text(self, text: str) -> None:
+        sys.stdout.write(colors.painted(paths.escape(text.rstrip("\n")), sys.stdout) + "\n")
         sys.stdout.flush()
 
-    def _json(self, *, ok: bool, result: dict[str, Any], error: dict[str, Any] | None) -> None:
+    def _write_json(self, *, ok: bool, result: dict[str, Any], error: dict[str, Any] | None) -> None:
         said = {"ok": ok, "command": self.command, "result": result, "error": error, "warnings": self.warnings}
         sys.stdout.write(json.dumps(said, ensure_ascii=False, indent=2) + "\n")
         sys.stdout.flush()
 
 
-def _say(text: str) -> None:
-    line = colors.painted(paths.shown(process.without_secrets(text)), sys.stderr)
+def _write_line(text: str) -> None:
+    line = colors.painted(paths.escape(process.redact(text)), sys.stderr)
     bars = sys.modules.get("tqdm")  # a bar that is on the screen has imported it
     if bars:
         bars.tqdm.write(line, file=sys.stderr)
@@ -132,7 +132,7 @@ def _say(text: str) -> None:
         sys.stderr.write(f"{line}\n")
 
 
-class _Silent(AbstractContextManager["_Silent"]):
+class _SilentStage(AbstractContextManager["_SilentStage"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -211,19 +211,19 @@ class _Clock(AbstractContextManager["_Clock"]):
 
     def _doing(self) -> str:
         """The stage and what it does now, on one line."""
-        read = f"{size_text(self._read)} read" if self._read else ""
+        read = f"{format_size(self._read)} read" if self._read else ""
         phase = ", ".join(filter(None, (self._phase, read)))
         words = ": ".join(filter(None, (self._title, phase)))
-        return " ".join(paths.shown(process.without_secrets(words)).split())
+        return " ".join(paths.escape(process.redact(words)).split())
 
     def _amount(self) -> str:
         if not self._total:
-            return f": {size_text(self._done)}" if self._done else ""
+            return f": {format_size(self._done)}" if self._done else ""
         share = int(100 * self._done / self._total)
-        return f": {size_text(self._done)} of {size_text(self._total)} ({share} %)"
+        return f": {format_size(self._done)} of {format_size(self._total)} ({share} %)"
 
 
-class _Bar(_Clock):
+class _BarStage(_Clock):
     """A bar on a terminal: bytes, rate, time left; a clock where there are no bytes to count."""
 
     def __init__(self, title: str, total: int, opened: list[_Clock]) -> None:
@@ -249,7 +249,7 @@ class _Bar(_Clock):
         self._meter.close()
 
 
-class _Lines(_Clock):
+class _LineStage(_Clock):
     """Plain lines where there is no terminal: now and then what is done, and at the end how long it took."""
 
     def __init__(self, title: str, total: int, opened: list[_Clock]) -> None:
@@ -257,12 +257,12 @@ class _Lines(_Clock):
 
     def _draw(self) -> None:
         if self._innermost:
-            _say(f"{self._doing()}{self._amount()}, after {self._seconds:.0f} s")
+            _write_line(f"{self._doing()}{self._amount()}, after {self._seconds:.0f} s")
 
     def _end(self, *, finished: bool) -> None:
-        size = f"{size_text(self._total)} " if self._total else ""
+        size = f"{format_size(self._total)} " if self._total else ""
         ended = "" if finished else ", not finished"
-        _say(f"{self._title}: {size}in {self._seconds:.1f} s{ended}")
+        _write_line(f"{self._title}: {size}in {self._seconds:.1f} s{ended}")
 
 
 class _Feed(_Clock):

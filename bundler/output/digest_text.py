@@ -40,7 +40,7 @@ def _line(name: str, text: str) -> str:
     return f"  {name:10} {text}"
 
 
-def exported(path: Path, message: bytes, lock: Lock) -> str:
+def format_export(path: Path, message: bytes, lock: Lock) -> str:
     """What sign tells a person who signs elsewhere."""
     told = [
         f"{path}  {len(message)} bytes to sign with Ed25519, as they are",
@@ -51,7 +51,7 @@ def exported(path: Path, message: bytes, lock: Lock) -> str:
     return "\n".join(told)
 
 
-def signed(path: Path, lock: Lock, signed_by: Sequence[str]) -> str:
+def format_signed(path: Path, lock: Lock, signed_by: Sequence[str]) -> str:
     """What sign tells a person."""
     told = [f"{path}: {lock.name} {lock.version}, sequence {lock.sequence}", *lines(lock)]
     told += [_line("signed by", one) for one in signed_by]

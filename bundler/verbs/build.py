@@ -9,7 +9,7 @@ import typer
 
 from bundler.errors import HostError, UsageError
 from bundler.output.console import Console
-from bundler.verbs.verb import BUILD, CARRY, Answer, Keys, Manifest, NoPickles, PassphraseFile, verb
+from bundler.verbs.verb import BUILD, CARRY, Keys, Manifest, NoPickles, PassphraseFile, VerbResult, verb
 
 if TYPE_CHECKING:
     from bundler.format.signing.signature_envelope import Signer
@@ -28,15 +28,15 @@ def init(
         typer.Option("-o", "--output", dir_okay=False, help="The manifest's file; default: bundle.yaml in FOLDER."),
     ] = None,
     report: Console,  # noqa: ARG001 (every verb gets one)
-) -> Answer:
+) -> VerbResult:
     """Write a manifest to start from: the packages of a project, and the models that its code and settings name.
 
     Nothing of the project is run, and no network is asked.
     """
     from bundler.online.scaffold import manifest_writer
 
-    made = manifest_writer.write(folder, output)
-    return made.document, made.words
+    made = manifest_writer.write_manifest(folder, output)
+    return made.document, made.text
 
 
 @verb(app, BUILD, example="bundle lock manifests/demo.yaml -o demo.lock.json", online=True)
@@ -50,7 +50,7 @@ def lock(
         ),
     ] = None,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Find out what exactly a manifest asks for, and write it down.
 
     What need not be looked into for that, such as safetensors of the hub, is fetched when the bundle is built.
@@ -58,11 +58,11 @@ def lock(
     from bundler.online import build as building
     from bundler.output import lock_text
 
-    shop = building.workshop(report)
+    shop = building.make_context(report)
     locked = building.make_lock(manifest, shop)
     path = output or manifest.with_suffix(".lock.json")
     building.write_lock(path, locked)
-    return lock_text.locked(path, locked, building.to_fetch(locked, shop))
+    return lock_text.describe_lock(path, locked, building.list_missing(locked, shop))
 
 
 @verb(app, BUILD, example="bundle build manifests/demo.yaml -o /media/usb/", online=True)
@@ -87,21 +87,23 @@ def build(
         ),
     ] = True,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Bring everything home that a manifest asks for, pack it as one file, and rehearse what the far side will do."""
     from bundler.online import build as building
     from bundler.output import lock_text
 
     if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
         raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
-    signers = _signers(keys, passphrase_file, report)
-    shop = building.workshop(report)
+    signers = _load_signers(keys, passphrase_file, report)
+    shop = building.make_context(report)
     out = Path(output) if output else None
-    built = building.build(manifest, out, kept, shop, no_pickles=no_pickles, signers=signers, rehearsing=rehearse)
+    built = building.build_bundle(
+        manifest, out, kept, shop, no_pickles=no_pickles, signers=signers, with_rehearsal=rehearse
+    )
     signed_by = sorted(signer.public.fingerprint for signer in signers)
     file = {"bundle": str(built.path), "bytes": built.size, "sha256": built.sha256}
-    result = {**file, **lock_text.summary(built.lock, signed_by)}
-    return result, lock_text.built(built.path, built.size, built.sha256, built.lock, signed_by)
+    result = {**file, **lock_text.summarize_lock(built.lock, signed_by)}
+    return result, lock_text.format_build(built.path, built.size, built.sha256, built.lock, signed_by)
 
 
 @verb(app, BUILD, example="bundle keygen -o release", online=True)
@@ -112,13 +114,13 @@ def keygen(
     ],
     passphrase_file: PassphraseFile = None,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Make a key pair: NAME.key signs and stays here, NAME.pub is for who trusts it."""
     from bundler.online import private_keys as making
     from bundler.verbs import passphrases
 
-    passphrase = passphrases.new(passphrase_file)
-    private, public, key = making.generate(output, passphrase)
+    passphrase = passphrases.read_new_passphrase(passphrase_file)
+    private, public, key = making.generate_pair(output, passphrase)
     if passphrase is None:
         report.warn(f"{private} is not encrypted: whoever can read it can sign")
     result = {
@@ -151,42 +153,44 @@ def sign(
         typer.Option("--public", dir_okay=False, help="The public key of the signature that is brought back."),
     ] = None,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Add signatures to a bundle, in place; those that it has stay.
 
     With a key here (--key), or one that signs elsewhere, such as in an HSM: --export, then --import and --public.
     """
     from bundler.format import disk
-    from bundler.format.hashing import digest_of
+    from bundler.format.hashing import compute_sha256
     from bundler.format.signing import public_key, sign_in_place, signature_envelope
     from bundler.output import digest_text
 
     if sum(map(bool, (keys, exported, imported))) != 1 or bool(imported) != bool(public):
         raise UsageError("give --key, or --export, or --import with --public", where=str(bundle))
     if exported:
-        lock, message = sign_in_place.message(bundle)
-        disk.write_whole(exported, message)
-        told = {"message": str(exported), "sha256": digest_of(message), **digest_text.document(lock)}
-        return told, digest_text.exported(exported, message, lock)
+        lock, message = sign_in_place.read_message(bundle)
+        disk.write_atomically(exported, message)
+        told = {"message": str(exported), "sha256": compute_sha256(message), **digest_text.document(lock)}
+        return told, digest_text.format_export(exported, message, lock)
     if imported and public:
-        change = sign_in_place.brought(public_key.of_file(public), signature_envelope.value_in(imported))
+        change = sign_in_place.attach_signature(
+            public_key.read_key(public), signature_envelope.read_signature(imported)
+        )
     else:
-        change = sign_in_place.by(_signers(keys, passphrase_file, report))
-    lock, envelope = sign_in_place.add(bundle, change)
+        change = sign_in_place.sign_with(_load_signers(keys, passphrase_file, report))
+    lock, envelope = sign_in_place.sign_bundle(bundle, change)
     result = {"bundle": str(bundle), **digest_text.document(lock), "signed_by": list(envelope.signed_by)}
-    return result, digest_text.signed(bundle, lock, envelope.signed_by)
+    return result, digest_text.format_signed(bundle, lock, envelope.signed_by)
 
 
-def _signers(keys: list[Path] | None, passphrase_file: Path | None, report: Console) -> list[Signer]:
+def _load_signers(keys: list[Path] | None, passphrase_file: Path | None, reporter: Console) -> list[Signer]:
     """The private keys of these files; a passphrase is asked for only where one is needed."""
     from bundler.verbs import passphrases
 
-    ask = passphrases.asker(passphrase_file)
+    ask = passphrases.make_passphrase_reader(passphrase_file)
     if not keys:
         return []
     from bundler.online import private_keys as reading
 
-    return [reading.load(path, ask, report) for path in keys]
+    return [reading.load_key(path, ask, reporter) for path in keys]
 
 
 @verb(app, BUILD, example="bundle installer -o trusted/bundle-installer.pyz", online=True)
@@ -199,22 +203,22 @@ def installer(
         ),
     ] = Path("bundle-installer.pyz"),
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Write the installer as one file. Carry it to the host once, by another way than the bundles.
 
     Every bundle holds an installer of its own, bundle.pyz, which is only as good as the bundle. Keep this one under
     another name, in a folder that no bundle is unpacked into.
     """
-    from bundler.format.hashing import digest_of
+    from bundler.format.hashing import compute_sha256
     from bundler.format.lock import entries
     from bundler.online import installer as making
 
-    data = making.build()
+    data = making.build_installer()
     if output.name == entries.INSTALLER:
         report.warn(
             f"every bundle holds a file named {entries.INSTALLER}: unpacking one here overwrites this installer; "
             f"-o {output.with_name(entries.TRUSTED_INSTALLER)} keeps the two apart"
         )
-    written = making.write(output, data)
-    result = {"installer": str(output), "sha256": digest_of(data), "bytes": len(data), "written": written}
-    return result, f"{digest_of(data)}  {output}" + ("" if written else "\n  was already there with these bytes")
+    written = making.write_installer(output, data)
+    result = {"installer": str(output), "sha256": compute_sha256(data), "bytes": len(data), "written": written}
+    return result, f"{compute_sha256(data)}  {output}" + ("" if written else "\n  was already there with these bytes")

@@ -12,13 +12,13 @@ from bundler.output.console import Console
 from bundler.verbs.verb import (
     INSTALL,
     OPERATE,
-    Answer,
     Bundle,
     NoPickles,
     Prefix,
     Threshold,
     Trusted,
-    source,
+    VerbResult,
+    open_bundle_argument,
     verb,
 )
 
@@ -54,7 +54,7 @@ def install(
         bool, typer.Option("--allow-downgrade", help="Take a bundle that is older than the live one.")
     ] = False,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Verify a bundle, install it with no network, prove every model, and make it the live release.
 
     A prefix remembers the keys of the first install with --trust, and takes only bundles of theirs from then on.
@@ -64,40 +64,42 @@ def install(
     from bundler.offline.trust import trusted_keys
     from bundler.output import lock_text
 
-    told = trusted_keys.given(trusted or (), threshold)
-    options = installing.Options(
-        device=device, prove=not no_smoke, no_pickles=no_pickles, trust=told, downgrade=allow_downgrade
+    told = trusted_keys.read_policy(trusted or (), threshold)
+    options = installing.InstallOptions(
+        device=device, with_smoke=not no_smoke, no_pickles=no_pickles, trust=told, allow_downgrade=allow_downgrade
     )
     if only is not None:
-        return lock_text.placed(only, *part_install.install_only(source(bundle), prefix, only, options, report))
-    receipt = installing.install(source(bundle), prefix, options, report)
-    return lock_text.installed(receipt)
+        return lock_text.describe_part(
+            only, *part_install.install_part(open_bundle_argument(bundle), prefix, only, options, report)
+        )
+    receipt = installing.install_bundle(open_bundle_argument(bundle), prefix, options, report)
+    return lock_text.describe_install(receipt)
 
 
 @verb(app, OPERATE, example="bundle smoke --prefix /opt/demo")
-def smoke_(*, prefix: Prefix, device: Device = None, report: Console) -> Answer:
+def smoke_(*, prefix: Prefix, device: Device = None, report: Console) -> VerbResult:
     """Load every model of the live release again, with the network cut."""
     from bundler.format import documents
     from bundler.offline import smoke
     from bundler.offline.prefix import releases
     from bundler.output import smoke_text
 
-    release = releases.required_live(releases.at(prefix))
-    results = [one.result for one in smoke.prove(release, release.lock(), device, report)]
-    return {"release": release.name, "smoke": documents.encode(results)}, smoke_text.proofs(results)
+    release = releases.require_live(releases.get_absolute_prefix(prefix))
+    results = [one.result for one in smoke.run_smoke_loads(release, release.read_lock(), device, report)]
+    return {"release": release.name, "smoke": documents.encode(results)}, smoke_text.format_smoke_results(results)
 
 
 @verb(app, OPERATE, example="bundle list --prefix /opt/demo")
-def list_(*, prefix: Prefix, report: Console) -> Answer:
+def list_(*, prefix: Prefix, report: Console) -> VerbResult:
     """List the installed releases; the live one is marked."""
     from bundler.offline.prefix import releases
     from bundler.output import lock_text
 
-    root = releases.at(prefix)
+    root = releases.get_absolute_prefix(prefix)
     releases.required_prefix(root)
-    for fault in releases.unreadable(root).values():
+    for fault in releases.find_damaged_releases(root).values():
         report.warn(f"{fault}: {fault.where}")
-    return lock_text.listed(releases.receipts(root), releases.live(root))
+    return lock_text.describe_releases(releases.read_receipts(root), releases.find_live(root))
 
 
 def complete_release(context: typer.Context, incomplete: str) -> list[str]:
@@ -106,7 +108,7 @@ def complete_release(context: typer.Context, incomplete: str) -> list[str]:
     from bundler.offline.prefix import rollback as rolling
 
     prefix = context.params.get("prefix")
-    names = rolling.installed(releases.at(Path(prefix))) if prefix else []
+    names = rolling.installed(releases.get_absolute_prefix(Path(prefix))) if prefix else []
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -124,14 +126,14 @@ def rollback(
         ),
     ] = None,
     report: Console,  # noqa: ARG001 (every verb gets one)
-) -> Answer:
+) -> VerbResult:
     """Make the release live that was live before the live one was installed, or any other with --to."""
     from bundler.offline.prefix import releases
     from bundler.offline.prefix import rollback as rolling
 
-    root = releases.at(prefix)
+    root = releases.get_absolute_prefix(prefix)
     releases.required_prefix(root)  # before a prefix that is not there would be made
-    with releases.held(root):
+    with releases.lock_prefix(root):
         before, then = rolling.roll_back(root) if release is None else rolling.switch_to(root, release)
     words = f"live now: {then} (before: {before or 'none'})" if then != before else f"{then} is live already"
     return {"from": before, "to": then}, words
@@ -143,15 +145,15 @@ def remove(
     release: Annotated[str, typer.Argument(metavar="RELEASE", help="A name that 'bundle list' shows.")],
     prefix: Prefix,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Remove a release that is not live, with the models that no other holds."""
     from bundler.offline.prefix import releases, removal
     from bundler.output import lock_text
 
-    root = releases.at(prefix)
-    releases.required_live(root)
-    with releases.held(root):
-        return lock_text.removed(removal.remove(root, release, report))
+    root = releases.get_absolute_prefix(prefix)
+    releases.require_live(root)
+    with releases.lock_prefix(root):
+        return lock_text.describe_removal(removal.remove_release(root, release, report))
 
 
 @verb(app, OPERATE, example="bundle prune --prefix /opt/demo")
@@ -160,15 +162,15 @@ def prune(
     prefix: Prefix,
     keep: Annotated[int, typer.Option("--keep", min=1, help="Releases that stay, the live one too.")] = 2,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Remove old releases, with the models that no other holds; what rollback would go to stays longest."""
     from bundler.offline.prefix import releases, removal
     from bundler.output import lock_text
 
-    root = releases.at(prefix)
-    releases.required_live(root)
-    with releases.held(root):
-        return lock_text.removed(removal.prune(root, keep, report))
+    root = releases.get_absolute_prefix(prefix)
+    releases.require_live(root)
+    with releases.lock_prefix(root):
+        return lock_text.describe_removal(removal.prune_releases(root, keep, report))
 
 
 @verb(app, OPERATE, example="bundle doctor --prefix /opt/demo")
@@ -180,7 +182,7 @@ def doctor(
         bool, typer.Option("--deep", help="Read every byte that was placed, and name the damaged files.")
     ] = False,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Say whether this host, and what is installed on it, is fit to run; changes nothing.
 
     Ends with 14 when something is critical; warnings alone end with 0.
@@ -192,11 +194,11 @@ def doctor(
     if quick and deep:
         raise UsageError("--quick and --deep exclude each other", hint="give one of them, or neither")
     depth: examining.Depth = "quick" if quick else "deep" if deep else "plain"
-    found = examining.examine(releases.at(prefix), depth, report)
-    result, words = lock_text.examined(found)
-    if critical := found.of("critical"):
+    found = examining.examine_release(releases.get_absolute_prefix(prefix), depth, report)
+    result, words = lock_text.describe_examination(found)
+    if critical := found.list_findings("critical"):
         raise UnhealthyError(
-            lock_text.critical(critical), where=str(prefix), hint=critical[0].hint, words=words, result=result
+            lock_text.format_critical(critical), where=str(prefix), hint=critical[0].hint, text=words, result=result
         )
     return result, words
 
@@ -231,7 +233,7 @@ def image_(
     trusted: Trusted = None,
     threshold: Threshold = None,
     report: Console,
-) -> Answer:
+) -> VerbResult:
     """Bake a container image with no network, run it once, and say what that proved.
 
     Give a BUNDLE, or --prefix.
@@ -246,12 +248,18 @@ def image_(
     kind, _, file = (output or "").partition(":")
     if output and (kind != "oci-archive" or not file):
         raise UsageError(f"{output!r} is not such as oci-archive:FILE", where="--output")
-    told = trusted_keys.given(trusted or (), threshold)
-    trusts = trusted_keys.told(releases.at(prefix), told) if prefix else (told,) if told else ()
+    told = trusted_keys.read_policy(trusted or (), threshold)
+    trusts = (
+        trusted_keys.list_required_policies(releases.get_absolute_prefix(prefix), told)
+        if prefix
+        else (told,)
+        if told
+        else ()
+    )
     saved = Path(file) if file else None
-    options = image_build.Options(engine=engine or "", image=tag, base=base, archive=saved, trusts=trusts)
-    carried = bundle if bundle is not None else image_build.bundle_of(prefix or Path())
-    return lock_text.baked(image_build.bake(carried, options, report))
+    options = image_build.ImageOptions(engine=engine or "", image=tag, base=base, archive_path=saved, policies=trusts)
+    carried = bundle if bundle is not None else image_build.find_bundle(prefix or Path())
+    return lock_text.describe_image(image_build.build_image(carried, options, report))
 
 
 @verb(app, INSTALL, example="bundle trust --prefix /opt/demo --add builder-2027.pub")
@@ -269,23 +277,23 @@ def trust_(
         typer.Option("--forget", help="Forget all keys: any bundle is taken, until one is installed with --trust."),
     ] = False,
     report: Console,  # noqa: ARG001 (every verb gets one)
-) -> Answer:
+) -> VerbResult:
     """Show whose bundles a prefix takes, or change that."""
     from bundler.offline.prefix import releases
     from bundler.offline.trust import trusted_keys
     from bundler.output import lock_text
 
-    root = releases.at(prefix)
+    root = releases.get_absolute_prefix(prefix)
     if forget and (added or removed):
         raise UsageError("--forget goes alone", hint="then install with --trust, or use --add")
     if not added:  # keys may be there before the first install
         releases.required_prefix(root)
     if added or removed or forget:
-        with releases.held(root):
+        with releases.lock_prefix(root):
             if forget:
-                trusted_keys.forget(root)
+                trusted_keys.forget_keys(root)
             if added:
-                trusted_keys.add(root, added)
+                trusted_keys.add_keys(root, added)
             if removed:
-                trusted_keys.remove(root, removed)
-    return lock_text.trusting(trusted_keys.remembered(root), root)
+                trusted_keys.remove_keys(root, removed)
+    return lock_text.describe_trust(trusted_keys.read_stored_policy(root), root)

@@ -17,9 +17,9 @@ import typer
 from bundler.errors import INTERRUPTED, BundleError, HostError, UsageError
 from bundler.output.console import Console
 
-Answer = tuple[dict[str, Any], str]
+VerbResult = tuple[dict[str, Any], str]
 """What a verb found out: for a program, and in words."""
-Verb = TypeVar("Verb", bound=Callable[..., Answer])
+Verb = TypeVar("Verb", bound=Callable[..., VerbResult])
 
 BUILD = "Build, with a network"
 CARRY = "Carry, on either side"
@@ -69,7 +69,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program 
 _SHARED = {"as_json": AsJson, "quiet": Quiet, "debug": Debug}
 
 
-def source(bundle: str) -> Path | BinaryIO:
+def open_bundle_argument(bundle: str) -> Path | BinaryIO:
     """What BUNDLE means: a file, or standard input."""
     return sys.stdin.buffer if bundle == "-" else Path(bundle)
 
@@ -86,7 +86,7 @@ def verb(app: typer.Typer, panel: str, *, example: str, online: bool = False) ->
         @functools.wraps(function)
         def run(*, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
             console = Console(command=name, as_json=as_json, quiet=quiet)
-            raise typer.Exit(_guarded(console, debug=debug, act=lambda: function(report=console, **arguments)))
+            raise typer.Exit(_run_verb(console, debug=debug, action=lambda: function(report=console, **arguments)))
 
         _set_signature(run, function)
         hidden = online and not ONLINE_SIDE_IS_HERE
@@ -96,7 +96,7 @@ def verb(app: typer.Typer, panel: str, *, example: str, online: bool = False) ->
     return register
 
 
-def _set_signature(run: Callable[..., None], function: Callable[..., Answer]) -> None:
+def _set_signature(run: Callable[..., None], function: Callable[..., VerbResult]) -> None:
     """Give ``run`` the parameters of the verb, which typer reads, and the shared ones instead of ``report``."""
     own = inspect.signature(function, eval_str=True).parameters.values()
     shared = (
@@ -109,28 +109,28 @@ def _set_signature(run: Callable[..., None], function: Callable[..., Answer]) ->
     del run.__wrapped__  # type: ignore[attr-defined]
 
 
-def _guarded(console: Console, *, debug: bool, act: Callable[[], Answer]) -> int:
+def _run_verb(console: Console, *, debug: bool, action: Callable[[], VerbResult]) -> int:
     """The exit code of a verb; no failure leaves it as a traceback unless asked for."""
     try:
-        console.done(*act())
+        console.show_result(*action())
     except KeyboardInterrupt:
-        console.interrupted()
+        console.show_interrupted()
         return INTERRUPTED
     except BrokenPipeError:  # who reads has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 (the last door: a fault of ours is said in words too)
-        failure = _in_words(error)
+        failure = _make_bundle_error(error)
         if debug:
             import traceback
 
-            console.traced("".join(traceback.format_exception(error)))
-        console.failed(failure)
+            console.show_traceback("".join(traceback.format_exception(error)))
+        console.show_error(failure)
         return failure.code
     return 0
 
 
-def _in_words(error: Exception) -> BundleError:
+def _make_bundle_error(error: Exception) -> BundleError:
     """A failure as a person can act on it."""
     if isinstance(error, BundleError):
         return error

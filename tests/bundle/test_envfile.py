@@ -28,7 +28,7 @@ def test_what_is_accepted_is_read_alike(tmp_path: Path, value: str) -> None:
     if not value.isprintable() or set(value) & set('$`\\"'):
         return
     path = tmp_path / "env"
-    path.write_text(env_values.line("V", value) + "\n", encoding="utf-8")
+    path.write_text(env_values.format_line("V", value) + "\n", encoding="utf-8")
     assert read_by_sh(path, "V") == value
     assert dotenv_values(path)["V"] == value
 
@@ -37,7 +37,7 @@ def test_what_is_accepted_is_read_alike(tmp_path: Path, value: str) -> None:
     "value", ["a b", "$HOME/x", "#x", "~/x", "'x'", '"x"', "a\\b", "a\nb", "$(id)", "`id`", "가", "a;b", "*"]
 )
 def test_what_they_read_differently_is_refused(value: str) -> None:
-    assert "read differently" in env_values.fault_of("V", value)
+    assert "read differently" in env_values.find_env_problem("V", value)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_they_read_differently_is_refused(value: str) -> None:
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_refused_without_showing_it(name: str, value: str) -> None:
-    why = env_values.fault_of(name, value)
+    why = env_values.find_env_problem(name, value)
     assert "looks like a secret" in why
     assert value not in why
 
@@ -64,20 +64,23 @@ def test_what_looks_like_a_secret_is_refused_without_showing_it(name: str, value
     ],
 )
 def test_what_is_plain_is_accepted(name: str, value: str) -> None:
-    assert env_values.fault_of(name, value) == ""
+    assert env_values.find_env_problem(name, value) == ""
 
 
 def test_placeholders_are_found_and_filled() -> None:
     value = "{model:a}:{asset:x/y}:{release}:{other}"
-    assert env_values.placeholders(value) == [("model", "a"), ("asset", "x/y"), ("release", "")]
-    assert env_values.filled(value, lambda what, name: f"<{what} {name}>") == "<model a>:<asset x/y>:<release >:{other}"
+    assert env_values.find_placeholders(value) == [("model", "a"), ("asset", "x/y"), ("release", "")]
+    assert (
+        env_values.fill_placeholders(value, lambda what, name: f"<{what} {name}>")
+        == "<model a>:<asset x/y>:<release >:{other}"
+    )
 
 
 def test_what_the_installer_sets_is_not_for_a_manifest() -> None:
-    for name in [*env_file.library_variables(Path("/h")), *env_file.CACHES, "PATH", "LD_PRELOAD", "PYTHONPATH"]:
-        assert "is set by the installer" in env_values.fault_of(name, "x"), name
+    for name in [*env_file.make_library_variables(Path("/h")), *env_file.CACHES, "PATH", "LD_PRELOAD", "PYTHONPATH"]:
+        assert "is set by the installer" in env_values.find_env_problem(name, "x"), name
 
 
 def test_a_tokenizer_is_no_token() -> None:
-    assert env_values.fault_of("TOKENIZER_PATH", "{model:m}") == ""
-    assert env_values.fault_of("API_TOKEN", "{asset:x}") == ""
+    assert env_values.find_env_problem("TOKENIZER_PATH", "{model:m}") == ""
+    assert env_values.find_env_problem("API_TOKEN", "{asset:x}") == ""

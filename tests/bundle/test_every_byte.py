@@ -14,8 +14,8 @@ import pytest
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive, tar_layout
-from bundler.format.tar.damage import DamagedError, Survey
-from bundler.progress import Collected
+from bundler.format.tar.damage import DamagedError, DamageReport
+from bundler.progress import RecordingReporter
 from tests.conftest import bytes_of, lock_of
 
 CONTENTS = {
@@ -33,39 +33,41 @@ Wrong = tuple[int, int, str]
 
 
 def small(*, signed: bool) -> bytes:
-    return bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_UNIT), CONTENTS, SIGNATURE if signed else None)
+    return bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS, SIGNATURE if signed else None)
 
 
-def survey_of(data: bytes) -> Survey | str:
+def survey_of(data: bytes) -> DamageReport | str:
     """What reading says in the end; words alone where the lock itself could not be read."""
     try:
-        with archive.opened(io.BytesIO(data), damaged=True) as carried:
-            return carried.check(Collected())
+        with archive.open_bundle(io.BytesIO(data), allow_damage=True) as carried:
+            return carried.check_content(RecordingReporter())
     except DamagedError as error:
-        return error.survey
+        return error.damage_report
     except (IntegrityError, UnsafeError) as error:
         return str(error)
 
 
 def lock_of_range(data: bytes) -> range:
-    size = tar_layout.size_in(data[: tar_layout.ALIGNMENT], lockfile.LOCK)
+    size = tar_layout.parse_size(data[: tar_layout.ALIGNMENT], lockfile.LOCK_FILE)
     assert size is not None
     return range(tar_layout.ALIGNMENT, tar_layout.ALIGNMENT + size)
 
 
 def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     """The flips that a reader did not see, or laid at another byte's door."""
-    lockfile.read = functools.lru_cache(maxsize=8)(lockfile.read)  # a pure function; most flips leave the lock alone
+    lockfile.read_lock = functools.lru_cache(maxsize=8)(
+        lockfile.read_lock
+    )  # a pure function; most flips leave the lock alone
     data, wrong = bytearray(good), list[Wrong]()
     locked = lock_of_range(good)
     for at, bits in places:
         data[at] ^= bits
         found = survey_of(bytes(data))
         data[at] ^= bits
-        if isinstance(found, Survey):
+        if isinstance(found, DamageReport):
             named = any(damage.start <= at < damage.end for damage in found.damages)
             if not named:
-                wrong.append((at, bits, found.words if found.damages else "not seen"))
+                wrong.append((at, bits, found.text if found.damages else "not seen"))
         elif at not in locked:
             wrong.append((at, bits, found))
     return wrong
@@ -73,14 +75,14 @@ def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
 
 def cut(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     """The lengths at which a reader did not see the cut, or did not say where it is."""
-    lockfile.read = functools.lru_cache(maxsize=8)(lockfile.read)
+    lockfile.read_lock = functools.lru_cache(maxsize=8)(lockfile.read_lock)
     wrong = list[Wrong]()
     after_lock = lock_of_range(good).stop
     for at, _ in places:
         found = survey_of(good[:at])
-        if isinstance(found, Survey):
+        if isinstance(found, DamageReport):
             if not found.damages or found.found != at or found.whole_to > at:
-                wrong.append((at, 0, found.words))
+                wrong.append((at, 0, found.text))
         elif at >= after_lock:
             wrong.append((at, 0, found))
     return wrong

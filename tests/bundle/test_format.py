@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import HostError, IntegrityError
-from bundler.format.documents import Invalid
+from bundler.format.documents import InvalidValueError
 from bundler.format.hashing import Sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.tar import archive, tar_layout
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import ROOT, SMALL, Packed, as_nobody, lock_of, open_to_all, python_of_anyone, tool
 
 Pack = Callable[..., Packed]
@@ -49,14 +49,14 @@ READERS = {
 def test_any_tar_reads_it_and_sha256sum_checks_it(pack: Pack, tmp_path: Path, reader: str, signed: bool) -> None:
     packed = pack(ODD)
     if signed:
-        archive.seal(packed.path, packed.lock, b"s" * 3000)
+        archive.rewrite_head(packed.path, packed.lock, b"s" * 3000)
     folder = tmp_path / "unpacked"
     folder.mkdir()
     command = [part.format(bundle=packed.path, folder=folder) for part in READERS[reader]]
     done = subprocess.run([tool(command[0]), *command[1:]], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
-        *ODD, lockfile.LOCK, lockfile.SUMS, *([lockfile.SIGNATURE] if signed else []),
+        *ODD, lockfile.LOCK_FILE, lockfile.SUMS_FILE, *([lockfile.SIGNATURE_FILE] if signed else []),
     }  # fmt: skip
     checked = subprocess.run(
         [tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"],
@@ -72,7 +72,11 @@ def test_members_stand_in_order_aligned_and_anonymous(pack: Pack) -> None:
     packed = pack(ODD)
     with tarfile.open(packed.path) as tar:
         members = tar.getmembers()
-    assert [m.name for m in members] == [lockfile.LOCK, lockfile.SUMS, *(a.path for a in packed.lock.artifacts)]
+    assert [m.name for m in members] == [
+        lockfile.LOCK_FILE,
+        lockfile.SUMS_FILE,
+        *(a.path for a in packed.lock.artifacts),
+    ]
     for member in members:
         assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
         assert member.mtime == packed.lock.source_date_epoch
@@ -87,27 +91,27 @@ def test_members_stand_in_order_aligned_and_anonymous(pack: Pack) -> None:
 
 def test_the_file_is_the_layout_and_nothing_else(pack: Pack) -> None:
     packed = pack(ODD)
-    plan = tar_layout.layout(packed.lock, None)
+    plan = tar_layout.compute_layout(packed.lock, None)
     data = packed.path.read_bytes()
     assert len(data) == plan.size
     rebuilt = bytearray(len(data))
-    rebuilt[: len(plan.head)] = plan.head
-    for member in plan.artifacts():
-        rebuilt[member.header_at : member.content_at] = member.header()
+    rebuilt[: len(plan.head_bytes)] = plan.head_bytes
+    for member in plan.iter_artifacts():
+        rebuilt[member.header_offset : member.content_offset] = member.make_header()
         if not member.link:
-            rebuilt[member.content_at : member.end] = ODD[member.name]
+            rebuilt[member.content_offset : member.end] = ODD[member.name]
     assert bytes(rebuilt) == data
 
 
 def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path) -> None:
     packed = pack(ODD)
     script = (
-        "import os, sys; from pathlib import Path; from bundler.format import archive, lock; from bundler.progress import Collected\n"
-        "locked = lock.read(Path(sys.argv[1]).read_bytes(), '')\n"
-        "archive.write(Path(sys.argv[3]), locked, lambda a: Path(sys.argv[2]) / a.path, Collected())\n"
+        "import os, sys; from pathlib import Path; from bundler.format.lock import lockfile; from bundler.format.tar import archive; from bundler.progress import RecordingReporter\n"
+        "lock = lockfile.read_lock(Path(sys.argv[1]).read_bytes(), '')\n"
+        "archive.write_bundle(Path(sys.argv[3]), lock, lambda a: Path(sys.argv[2]) / a.path, RecordingReporter())\n"
     )
     kept = tmp_path / "kept.json"
-    kept.write_bytes(packed.lock.canonical)
+    kept.write_bytes(packed.lock.canonical_bytes)
     elsewhere = tmp_path / "한 folder"
     elsewhere.mkdir(mode=0o777)
     elsewhere.chmod(0o777)
@@ -131,7 +135,7 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
 @given(data=st.data())
 def test_no_flipped_byte_goes_unseen(pack: Pack, data: st.DataObject) -> None:
     packed = pack(SMALL)
-    archive.seal(packed.path, packed.lock, b"signature")
+    archive.rewrite_head(packed.path, packed.lock, b"signature")
     good = packed.path.read_bytes()
     at = data.draw(st.integers(0, len(good) - 1))
     flipped = bytearray(good)
@@ -156,8 +160,8 @@ def faults_of(data: bytes) -> str:
     try:
         for opened in (path, io.BytesIO(data)):
             try:
-                with archive.opened(opened) as carried:
-                    archive.refuse(carried.check(Collected()), carried.where)
+                with archive.open_bundle(opened) as carried:
+                    archive.require_intact(carried.check_content(RecordingReporter()), carried.where)
                     said.append("")
             except IntegrityError as error:
                 said.append(str(error))
@@ -169,12 +173,14 @@ def faults_of(data: bytes) -> str:
 
 def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
     packed = pack(ODD)
-    member = next(m for m in tar_layout.layout(packed.lock, None).artifacts() if m.name == "models/m/w.bin")
+    member = next(
+        m for m in tar_layout.compute_layout(packed.lock, None).iter_artifacts() if m.name == "models/m/w.bin"
+    )
     data = bytearray(packed.path.read_bytes())
-    data[member.content_at + 17] ^= 1
+    data[member.content_offset + 17] ^= 1
     data[-2000] ^= 1
     said = faults_of(bytes(data))
-    assert f"models/m/w.bin (bytes {member.content_at}-{member.end}): content differs: sha256 " in said
+    assert f"models/m/w.bin (bytes {member.content_offset}-{member.end}): content differs: sha256 " in said
     assert "2 places are not what the lock says" in said
 
 
@@ -210,38 +216,39 @@ def test_a_tar_packed_by_hand_is_not_a_bundle(pack: Pack, tmp_path: Path) -> Non
     subprocess.run([tool("tar"), "xf", packed.path, "-C", folder], check=True)
     again = tmp_path / "by-hand.tar"
     subprocess.run(
-        [tool("tar"), "cf", again, "-C", folder, lockfile.LOCK, lockfile.SUMS, "bundle.pyz", "models"], check=True
+        [tool("tar"), "cf", again, "-C", folder, lockfile.LOCK_FILE, lockfile.SUMS_FILE, "bundle.pyz", "models"],
+        check=True,
     )
-    with pytest.raises(IntegrityError, match="this is not a bundle"), archive.opened(again):
+    with pytest.raises(IntegrityError, match="this is not a bundle"), archive.open_bundle(again):
         pass
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="can't be read: No such file"), archive.opened(tmp_path / "none"):
+    with pytest.raises(HostError, match="can't be read: No such file"), archive.open_bundle(tmp_path / "none"):
         pass
 
 
 def test_seal_rewrites_the_head_alone(pack: Pack) -> None:
     packed = pack(ODD)
     before = packed.path.read_bytes()
-    rehearsed = lockfile.with_changes(packed.lock, rehearsed=True)
-    archive.seal(packed.path, rehearsed, b"a signature")
+    rehearsed = lockfile.replace_fields(packed.lock, rehearsed=True)
+    archive.rewrite_head(packed.path, rehearsed, b"a signature")
     after = packed.path.read_bytes()
     assert after[packed.lock.head_size :] == before[packed.lock.head_size :]
-    with archive.opened(packed.path) as carried:
+    with archive.open_bundle(packed.path) as carried:
         assert carried.lock == rehearsed
         assert carried.signature == b"a signature"
-        assert carried.check(Collected()).damages == ()
+        assert carried.check_content(RecordingReporter()).damages == ()
 
 
 def test_seal_refuses_what_does_not_fit(pack: Pack) -> None:
     packed = pack(SMALL)
-    with pytest.raises(Invalid, match="does not fit this head"):
-        archive.seal(packed.path, packed.lock, b"s" * packed.lock.head_size)
+    with pytest.raises(InvalidValueError, match="does not fit this head"):
+        archive.rewrite_head(packed.path, packed.lock, b"s" * packed.lock.head_size)
     with pytest.raises(IntegrityError, match="of another bundle"):
-        archive.seal(packed.path, lock_of({"bundle.pyz": b"other"}), None)
-    with archive.opened(packed.path) as carried:
-        assert carried.check(Collected()).damages == ()
+        archive.rewrite_head(packed.path, lock_of({"bundle.pyz": b"other"}), None)
+    with archive.open_bundle(packed.path) as carried:
+        assert carried.check_content(RecordingReporter()).damages == ()
 
 
 def test_content_that_changed_since_it_was_locked_is_not_packed(pack: Pack, tmp_path: Path) -> None:
@@ -249,8 +256,10 @@ def test_content_that_changed_since_it_was_locked_is_not_packed(pack: Pack, tmp_
     out = tmp_path / "again.tar"
     for data in (b"W" * 5000, b"shorter"):
         (packed.contents / "models/m/w.bin").write_bytes(data)
-        with pytest.raises(archive.ChangedError, match=r"models/m/w\.bin") as caught:
-            archive.write(out, packed.lock, lambda artifact: packed.contents / artifact.path, Collected())
+        with pytest.raises(archive.ContentChangedError, match=r"models/m/w\.bin") as caught:
+            archive.write_bundle(
+                out, packed.lock, lambda artifact: packed.contents / artifact.path, RecordingReporter()
+            )
         assert [artifact.path for artifact in caught.value.artifacts] == ["models/m/w.bin"]
         assert not [path for path in tmp_path.iterdir() if "again" in path.name]
 
@@ -259,8 +268,8 @@ def test_eight_gibibytes_are_named_in_both_ways() -> None:
     size = 9 << 30
     big = lock_of({"bundle.pyz": b"x", "assets/big": b""})
     artifact = entries.Artifact(path="assets/big", kind="asset", size=size, sha256=Sha256("1" * 64), origin="a test")
-    plan = tar_layout.layout(lockfile.with_changes(big, artifacts=(big.artifacts[0], artifact)), None)
-    header = plan.members[-1].header()
+    plan = tar_layout.compute_layout(lockfile.replace_fields(big, artifacts=(big.artifacts[0], artifact)), None)
+    header = plan.members[-1].make_header()
     assert b" size=%d\n" % size in header
     assert header[-512:][124:136] == b"\x80" + size.to_bytes(11, "big")
     info = tarfile.TarInfo.frombuf(header[-512:], "utf-8", "strict")
@@ -279,13 +288,13 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
         else a
         for a in small.artifacts
     )
-    plan = tar_layout.layout(lockfile.with_changes(small, artifacts=artifacts), None)
+    plan = tar_layout.compute_layout(lockfile.replace_fields(small, artifacts=artifacts), None)
     path = tmp_path / "big.tar"
     with path.open("wb") as file:
-        file.write(plan.head + b"x")
-        for member in list(plan.artifacts())[1:]:
-            file.seek(member.header_at)
-            file.write(member.header() + (b"after" if member.name == "assets/z" else b""))
+        file.write(plan.head_bytes + b"x")
+        for member in list(plan.iter_artifacts())[1:]:
+            file.seek(member.header_offset)
+            file.write(member.make_header() + (b"after" if member.name == "assets/z" else b""))
         file.truncate(plan.size)
     commands: dict[str, list[str | Path]] = {
         "GNU tar": ["tar", "xOf", path, "assets/z"],

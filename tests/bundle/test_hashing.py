@@ -22,17 +22,17 @@ class Failing:
         self.error = error
         self.calls = 0
 
-    def move(self, into: int, at: int, count: int) -> int:
+    def copy_to(self, target_fd: int, target_offset: int, count: int) -> int:
         self.calls += 1
         if self.calls > 1:
             raise self.error
-        hashing.write_at(into, b"x" * 10, at)
+        hashing.write_at(target_fd, b"x" * 10, target_offset)
         return 10
 
 
 def test_what_arrived_is_what_is_hashed(tmp_path: Path) -> None:
     before = open_files()
-    sizes = [0, 1, hashing.CHUNK, hashing.STRIDE + 7]
+    sizes = [0, 1, hashing.CHUNK_BYTES, hashing.COPY_BYTES + 7]
     with HashingCopier() as copier:
         found = []
         for size in sizes:
@@ -43,7 +43,7 @@ def test_what_arrived_is_what_is_hashed(tmp_path: Path) -> None:
             found.append((source, copier.copy(FileSource(fd), size, into, 0, close=True)))
             os.close(fd)
         for source, digest in found:
-            assert digest.result() == hashing.digest_of(source.read_bytes())
+            assert digest.result() == hashing.compute_sha256(source.read_bytes())
             assert source.with_name(source.name.replace("from", "to")).read_bytes() == source.read_bytes()
     assert open_files() == before
 
@@ -71,7 +71,7 @@ def test_a_hasher_that_dies_ends_the_copy_with_the_reason(tmp_path: Path) -> Non
     before = open_files()
     source = tmp_path / "source"
     with source.open("wb") as file:
-        file.truncate(40 * hashing.STRIDE)
+        file.truncate(40 * hashing.COPY_BYTES)
     reason = OSError(5, "Input/output error")
 
     def refuse(_: int) -> None:
@@ -82,7 +82,7 @@ def test_a_hasher_that_dies_ends_the_copy_with_the_reason(tmp_path: Path) -> Non
         try:
             with HashingCopier(refuse) as copier:
                 into = hashing.open_to_write(tmp_path / "into")
-                copier.copy(FileSource(fd), 40 * hashing.STRIDE, into, 0, close=True).result()
+                copier.copy(FileSource(fd), 40 * hashing.COPY_BYTES, into, 0, close=True).result()
         finally:
             os.close(fd)
 
@@ -104,7 +104,7 @@ def test_a_source_that_ends_early(tmp_path: Path) -> None:
 def test_work_side_by_side_ends_at_the_first_failure() -> None:
     done = []
 
-    def act(item: int, advance: hashing.Advance) -> int:
+    def act(item: int, advance: hashing.AdvanceCallback) -> int:
         if item == 0:
             raise OSError(5, "Input/output error")
         for _ in range(100_000):
@@ -113,5 +113,5 @@ def test_work_side_by_side_ends_at_the_first_failure() -> None:
         return item
 
     with pytest.raises(OSError, match="Input/output error"):
-        hashing.side_by_side(act, range(50), lambda _: None)
+        hashing.map_parallel(act, range(50), lambda _: None)
     assert len(done) < 50 * 100_000

@@ -16,7 +16,7 @@ from bundler.format.lock import entries, lockfile
 from tests.bundle.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
 from tests.conftest import Run, bytes_of, lock_of
 
-Files = list[tuple[str, entries.Kind, bytes]]
+Files = list[tuple[str, entries.ArtifactKind, bytes]]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -53,7 +53,7 @@ def test_the_bundle_that_the_lies_are_told_in_is_good(run: Run, tmp_path: Path) 
     assert run("verify", "-", stdin=forged(lambda files: None))[0] == 0
 
 
-def putting(*added: tuple[str, entries.Kind, bytes]) -> Callable[[Files], object]:
+def putting(*added: tuple[str, entries.ArtifactKind, bytes]) -> Callable[[Files], object]:
     return lambda files: files.extend(added)
 
 
@@ -132,7 +132,7 @@ def test_values_that_a_forged_lock_holds(
     run: Run, tmp_path: Path, change: Callable[[Files], object], changes: dict[str, Any], message: str
 ) -> None:
     if changes.get("head_size") or changes.get("source_date_epoch"):
-        text = lockfile.canonical_json(json.loads(text_of(GOOD)) | changes)
+        text = lockfile.encode_canonical_json(json.loads(text_of(GOOD)) | changes)
         refused(run, tmp_path, headed(text), 6, message)
     else:
         refused(run, tmp_path, forged(change, **changes), 6, message)
@@ -141,7 +141,7 @@ def test_values_that_a_forged_lock_holds(
 def crowd(count: int) -> bytes:
     document = json.loads(text_of(GOOD))
     document["artifacts"] = document["artifacts"][:1] * count
-    return lockfile.canonical_json(document)
+    return lockfile.encode_canonical_json(document)
 
 
 def text(old: str, new: str) -> bytes:
@@ -216,20 +216,23 @@ W, LINK, FIRST = "models/m/w.bin", "models/m/z.txt", "models/m/config.json"
 
 def without(name: str) -> bytes:
     one = member(name)
-    return GOOD[: one.header_at] + GOOD[one.end + one.padding :]
+    return GOOD[: one.header_offset] + GOOD[one.end + one.padding :]
 
 
 def swapped() -> bytes:
     """Two members in each other's place, each with its own header and content."""
     first, second = member(FIRST), member(W)
-    a, b = GOOD[first.header_at : first.end + first.padding], GOOD[second.header_at : second.end + second.padding]
-    return GOOD[: first.header_at] + b + a + GOOD[second.end + second.padding :]
+    a, b = (
+        GOOD[first.header_offset : first.end + first.padding],
+        GOOD[second.header_offset : second.end + second.padding],
+    )
+    return GOOD[: first.header_offset] + b + a + GOOD[second.end + second.padding :]
 
 
 def extra() -> bytes:
     """A member that the lock does not name, before the end."""
     one = member("assets/words.txt")
-    again = GOOD[one.header_at : one.end + one.padding].replace(b"assets/words.txt", b"assets/extra.txt")
+    again = GOOD[one.header_offset : one.end + one.padding].replace(b"assets/words.txt", b"assets/extra.txt")
     end = one.end + one.padding
     return GOOD[:end] + again + GOOD[end:]
 
@@ -272,7 +275,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a GNU long name": (lambda: with_records(W, b"../../evil\0", b"L"), HEADER),
     "a GNU long link": (lambda: with_records(LINK, b"/etc/passwd\0", b"K"), HEADER),
     "a second tar behind": (lambda: GOOD + GOOD, BEHIND),
-    "a member behind the end": (lambda: GOOD + GOOD[member(W).header_at :], BEHIND),
+    "a member behind the end": (lambda: GOOD + GOOD[member(W).header_offset :], BEHIND),
     "one byte behind": (lambda: GOOD + b"\0", BEHIND),
     "ten thousand zeros behind": (lambda: GOOD + bytes(10_240 * 100), BEHIND),
     "no end": (lambda: GOOD[:-1024], "the bundle is cut short"),
@@ -295,7 +298,7 @@ def test_tars_that_say_other_than_their_lock(run: Run, tmp_path: Path, lie: str)
 
 
 def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
-    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lockfile.HEAD_UNIT), CONTENTS, b"s" * 100)
+    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lockfile.HEAD_ALIGNMENT), CONTENTS, b"s" * 100)
     at = signed.index(b"bundle.sig\0")
     block = bytearray(signed[at : at + 512])
     block[124:136] = b"%011o\0" % (2 << 20)

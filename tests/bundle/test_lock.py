@@ -29,14 +29,14 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
     sequence=st.integers(0, 2**53 - 1),
 )
 def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str], sequence: int) -> None:
-    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.Smoke(texts=tuple(texts)))
-    again = lockfile.read(known.canonical, "here")
+    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.SmokeSettings(texts=tuple(texts)))
+    again = lockfile.read_lock(known.canonical_bytes, "here")
     assert again == known
-    assert again.canonical == known.canonical
+    assert again.canonical_bytes == known.canonical_bytes
 
 
 def test_the_bytes_are_canonical_json() -> None:
-    data = lock_of(SMALL).canonical
+    data = lock_of(SMALL).canonical_bytes
     assert data == rfc8785.dumps(json.loads(data)) + b"\n"
 
 
@@ -52,13 +52,13 @@ JSON = st.recursive(
 @given(JSON)
 @example({"\uffff": 1, "\U00010000": 2, "a": {"\ue000": 1, "\U0001f600": 2}})
 def test_canonical_json_is_that_of_rfc_8785(document: Any) -> None:
-    assert lockfile.canonical_json(document) == rfc8785.dumps(document) + b"\n"
+    assert lockfile.encode_canonical_json(document) == rfc8785.dumps(document) + b"\n"
 
 
 def test_an_integer_that_is_not_exact_in_every_language_is_refused() -> None:
-    data = lock_of(SMALL).canonical.replace(b'"size":5000', b'"size":9007199254740992')
+    data = lock_of(SMALL).canonical_bytes.replace(b'"size":5000', b'"size":9007199254740992')
     with pytest.raises(IntegrityError, match=r"artifacts\[2\]\.size: must be at most 9007199254740991"):
-        lockfile.read(data, "here")
+        lockfile.read_lock(data, "here")
 
 
 FROM_THE_REHEARSAL = ("goldens", "rehearsed", "unrehearsed")
@@ -82,15 +82,15 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         "manifest_sha256": digest,
         "target": dataclasses.replace(base.target, python=f"3.{draw(st.integers(12, 14))}"),
         "models": (model,),
-        "closure": (entries.Edge(model="m", file="w.bin", reason=origin, to="m"),),
-        "pickles": (entries.Pickle(path="models/m/w.bin", scanner=origin, verdict="innocuous"),),
+        "closure": (entries.ModelDependency(model="m", file="w.bin", reason=origin, to="m"),),
+        "pickles": (entries.PickleFile(path="models/m/w.bin", scanner=origin, verdict="innocuous"),),
         "conversions": (entries.Conversion(path="models/m/w.bin", source=origin, sha256=digest, by=origin),),
-        "python": entries.Python(requirements=(origin,)),
-        "smoke": entries.Smoke(texts=(origin,)),
+        "python": entries.PythonEnvironment(requirements=(origin,)),
+        "smoke": entries.SmokeSettings(texts=(origin,)),
         "env": {"A": origin},
         "image": entries.Image(base=origin, digest=f"sha256:{digest}"),
         "app": entries.App(entrypoint=(origin,)),
-        "head_size": base.head_size + lockfile.HEAD_UNIT,
+        "head_size": base.head_size + lockfile.HEAD_ALIGNMENT,
         "artifacts": (*base.artifacts, extra),
     }
     assert set(known) == {field.name for field in dataclasses.fields(lockfile.Lock)} - {"format", *FROM_THE_REHEARSAL}
@@ -105,19 +105,19 @@ def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
     known = lock_of(SMALL)
     golden = goldens.Golden(alias="m", device="cpu", dtype=why, machine="x", versions={}, outputs=())
     added = {"rehearsed": True, "goldens": (golden,)} if rehearsed else {"unrehearsed": why}
-    sealed = lockfile.with_changes(known, **added)
+    sealed = lockfile.replace_fields(known, **added)
     assert (sealed.reviewed_digest, sealed.digest == known.digest) == (known.reviewed_digest, False)
-    other = lockfile.with_changes(known, **changed)
+    other = lockfile.replace_fields(known, **changed)
     assert other.reviewed_digest != known.reviewed_digest
-    assert lockfile.with_changes(sealed, **changed).reviewed_digest == other.reviewed_digest
-    left = {key: value for key, value in json.loads(other.canonical).items() if key not in FROM_THE_REHEARSAL}
+    assert lockfile.replace_fields(sealed, **changed).reviewed_digest == other.reviewed_digest
+    left = {key: value for key, value in json.loads(other.canonical_bytes).items() if key not in FROM_THE_REHEARSAL}
     assert json.loads(other.reviewed) == left
 
 
 def broken(change: Any) -> bytes:
     document = documents.encode(lock_of(SMALL))
     change(document)
-    return lockfile.canonical_json(document)
+    return lockfile.encode_canonical_json(document)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def broken(change: Any) -> bytes:
 )
 def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:
     with pytest.raises((IntegrityError, UnsafeError)) as caught:
-        lockfile.read(broken(change), "there")
+        lockfile.read_lock(broken(change), "there")
     assert message in str(caught.value)
     assert isinstance(caught.value, UnsafeError) == any(bad in message for bad in ("is absolute", "'..'"))
     assert caught.value.where == "there"
@@ -171,14 +171,14 @@ def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) ->
 )
 def test_what_is_no_lock_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
-        lockfile.read(data, "there")
+        lockfile.read_lock(data, "there")
 
 
 def test_another_spelling_of_the_same_lock_is_refused() -> None:
-    known = lock_of(SMALL).canonical
+    known = lock_of(SMALL).canonical_bytes
     for other in (known[:-1], known + b"\n", known.replace(b'{"', b'{ "', 1)):
         with pytest.raises(IntegrityError):
-            lockfile.read(other, "there")
+            lockfile.read_lock(other, "there")
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ def test_another_spelling_of_the_same_lock_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_paths_that_may_not_stand_in_a_bundle(path: str, why: str) -> None:
-    assert why in paths.fault_of(path)
+    assert why in paths.find_path_problem(path)
 
 
 @given(NAMES)
 def test_no_accepted_path_escapes(path: str) -> None:
     from pathlib import PurePosixPath, PureWindowsPath
 
-    if not paths.fault_of(path):
+    if not paths.find_path_problem(path):
         for flavour in (PurePosixPath, PureWindowsPath):
             joined = flavour("/home") / path
             assert flavour("/home") in joined.parents
@@ -216,11 +216,11 @@ def test_no_accepted_path_escapes(path: str) -> None:
     ],
 )
 def test_names_that_clash_somewhere(names: list[str], message: str) -> None:
-    assert message in "; ".join(paths.clashes(names))
+    assert message in "; ".join(paths.find_collisions(names))
 
 
 def test_names_that_do_not_clash() -> None:
-    assert paths.clashes(["a/b", "a/c", "b", "한글/가", "한글/나"]) == []
+    assert paths.find_collisions(["a/b", "a/c", "b", "한글/가", "한글/나"]) == []
 
 
 @pytest.mark.parametrize(
@@ -235,20 +235,20 @@ def test_names_that_do_not_clash() -> None:
 )
 def test_words_that_would_deceive_their_reader_are_refused(change: Any) -> None:
     with pytest.raises(IntegrityError, match="may not be shown") as caught:
-        lockfile.read(broken(change), "there")
-    assert not paths.unprintable_in(str(caught.value).replace("\n", ""))
+        lockfile.read_lock(broken(change), "there")
+    assert not paths.find_unprintable(str(caught.value).replace("\n", ""))
 
 
 def test_a_lone_surrogate_is_refused() -> None:
-    data = lock_of(SMALL).canonical.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
+    data = lock_of(SMALL).canonical_bytes.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
     with pytest.raises(IntegrityError, match="may not be shown"):
-        lockfile.read(data, "there")
+        lockfile.read_lock(data, "there")
 
 
 def test_a_deep_or_crowded_lock_is_refused_at_once() -> None:
-    assert "folders deep" in paths.fault_of("/".join("a" * 40))
-    many = {f"models/m{n}/x": b"" for n in range(lockfile.MOST_MODELS + 1)}
-    with pytest.raises(documents.Invalid, match="more than 1000 models"):
+    assert "folders deep" in paths.find_path_problem("/".join("a" * 40))
+    many = {f"models/m{n}/x": b"" for n in range(lockfile.MAX_MODELS + 1)}
+    with pytest.raises(documents.InvalidValueError, match="more than 1000 models"):
         lock_of({"bundle.pyz": b"x", **many})
 
 
@@ -256,22 +256,25 @@ def test_two_ids_of_one_hub_folder_are_refused() -> None:
     contents = {"bundle.pyz": b"x", "models/a/x": b"1", "models/b/x": b"2"}
     first, second = lock_of(contents).models
     models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
-    with pytest.raises(documents.Invalid, match="stands twice"):
+    with pytest.raises(documents.InvalidValueError, match="stands twice"):
         lock_of(contents, models=models)
 
 
 def carried(name: str, digest: str) -> lockfile.Lock:
     """A lock with one blob of a base image."""
     image = entries.Image(base="python", digest=f"sha256:{digest}")
-    return lock_of({"bundle.pyz": b"x", f"{entries.BLOBS}{name}": b"{}"}, image=image)
+    return lock_of({"bundle.pyz": b"x", f"{entries.BLOBS_FOLDER}{name}": b"{}"}, image=image)
 
 
 def test_a_carried_base_holds_the_manifest_that_is_pinned_and_blobs_by_their_digests() -> None:
-    right = hashing.digest_of(b"{}")
-    assert lockfile.read(carried(right, right).canonical, "").image.loaded_name == f"localhost/bundle-base:{right[:12]}"
-    with pytest.raises(documents.Invalid, match=r"does not hold the manifest that image\.digest names"):
+    right = hashing.compute_sha256(b"{}")
+    assert (
+        lockfile.read_lock(carried(right, right).canonical_bytes, "").image.loaded_name
+        == f"localhost/bundle-base:{right[:12]}"
+    )
+    with pytest.raises(documents.InvalidValueError, match=r"does not hold the manifest that image\.digest names"):
         carried(right, "0" * 64)
-    with pytest.raises(documents.Invalid, match="is not named by its digest"):
+    with pytest.raises(documents.InvalidValueError, match="is not named by its digest"):
         carried("0" * 64, "0" * 64)
 
 

@@ -53,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     ids=range(13),
 )
 def test_where_pickles_stand(data: bytes, expected: list[tuple[str, int]], written: Written) -> None:
-    assert list(pickle_detection.places(written(data))) == expected
+    assert list(pickle_detection.find_pickles(written(data))) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_where_pickles_stand(data: bytes, expected: list[tuple[str, int]], writt
     ids=range(26),
 )
 def test_what_is_no_pickle(data: bytes, written: Written) -> None:
-    assert pickle_detection.places(written(data)) == ()
+    assert pickle_detection.find_pickles(written(data)) == ()
 
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)
@@ -99,7 +99,7 @@ WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_
 @given(st.lists(st.tuples(WORDS, WORDS).map(" ".join), max_size=30))
 def test_text_is_none(written: Written, lines: list[str]) -> None:
     """Merges, tokens with their numbers, sentences, code: in each line a space."""
-    assert pickle_detection.places(written("\n".join(lines).encode())) == ()
+    assert pickle_detection.find_pickles(written("\n".join(lines).encode())) == ()
 
 
 @settings(deadline=None)  # it writes a file
@@ -110,7 +110,7 @@ def test_text_is_none(written: Written, lines: list[str]) -> None:
 )
 def test_documents_are_none(written: Written, document: object) -> None:
     for text in (json.dumps({"m": document}), json.dumps({"m": document}, ensure_ascii=False, indent=1)):
-        assert pickle_detection.places(written(text.encode("utf-8", "replace"))) == ()
+        assert pickle_detection.find_pickles(written(text.encode("utf-8", "replace"))) == ()
 
 
 def test_lists_of_words_and_random_data_are_none(written: Written) -> None:
@@ -120,8 +120,8 @@ def test_lists_of_words_and_random_data_are_none(written: Written) -> None:
     for _ in range(1500):
         words = ["".join(numbers.choices("etaoinshrdlcumwfgypbvkjxqz", k=numbers.randint(2, 9))) for _ in range(200)]
         for order in (words, sorted(words), [word.capitalize() for word in words]):
-            found += len(pickle_detection.places(written("\n".join(order).encode())))
-        assert pickle_detection.places(written(numbers.randbytes(2000))) == ()
+            found += len(pickle_detection.find_pickles(written("\n".join(order).encode())))
+        assert pickle_detection.find_pickles(written(numbers.randbytes(2000))) == ()
     assert found <= 2
 
 
@@ -131,7 +131,7 @@ def test_real_files_are_none() -> None:
     files = (path for place in places for path in sorted(place.rglob("*")) if path.is_file() and not path.is_symlink())
     looked_at = [path for path in islice(files, 6000) if path.suffix not in (".whl", ".pkl", ".pickle")]
     assert len(looked_at) > 500
-    assert [path for path in looked_at if pickle_detection.places(path)] == []
+    assert [path for path in looked_at if pickle_detection.find_pickles(path)] == []
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_real_files_are_none() -> None:
     ids=["tar", "two ends", "what stands before is not counted", "something behind it", "more than is followed"],
 )
 def test_content_that_readers_could_see_in_two_ways(data: bytes, written: Written) -> None:
-    with pytest.raises(pickle_detection.Unreadable):
-        pickle_detection.places(written(data))
+    with pytest.raises(pickle_detection.UnreadableFileError):
+        pickle_detection.find_pickles(written(data))
 
 
 @pytest.mark.parametrize("size", [1 << 30, 1 << 35])
@@ -161,21 +161,24 @@ def test_no_more_is_read_than_tells(size: int, tmp_path: Path) -> None:
         return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
 
     before = read()
-    assert pickle_detection.places(path) == ()
+    assert pickle_detection.find_pickles(path) == ()
     assert read() - before < 200_000
 
 
 def test_a_name_that_libraries_unpickle_makes_any_import_count(written: Written) -> None:
     path = written(b"cnumpy\nfloat32\n\xff")
-    assert (pickle_detection.places(path), pickle_detection.places(path, named=True)) == ((), (("", 0),))
-    assert [pickle_detection.taken_for_one(name) for name in ("a/W.BIN", "w.npy", "w.dat")] == [True, True, False]
+    assert (pickle_detection.find_pickles(path), pickle_detection.find_pickles(path, has_suffix=True)) == (
+        (),
+        (("", 0),),
+    )
+    assert [pickle_detection.has_loadable_suffix(name) for name in ("a/W.BIN", "w.npy", "w.dat")] == [True, True, False]
 
 
 def test_the_first_bytes_tell_a_pickle_whatever_its_name() -> None:
-    assert pickle_detection.begins_like_one(pickle.dumps(1))
-    assert not pickle_detection.begins_like_one((640).to_bytes(8, "little") + b"{}")
-    assert not pickle_detection.begins_like_one(b"")
-    assert [pickle_detection.named_like_one(name) for name in ("a/W.BIN", "w.pt", "w.safetensors")] == [
+    assert pickle_detection.has_pickle_start(pickle.dumps(1))
+    assert not pickle_detection.has_pickle_start((640).to_bytes(8, "little") + b"{}")
+    assert not pickle_detection.has_pickle_start(b"")
+    assert [pickle_detection.has_pickle_suffix(name) for name in ("a/W.BIN", "w.pt", "w.safetensors")] == [
         True,
         True,
         False,

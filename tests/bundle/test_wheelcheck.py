@@ -15,8 +15,8 @@ import pytest
 
 from bundler.errors import UnsafeError
 from bundler.format.scan import strict_zip, wheel_check
-from bundler.format.scan.wheel_check import Wheel
-from bundler.progress import Collected
+from bundler.format.scan.wheel_check import WheelFile
+from bundler.progress import RecordingReporter
 from tests.conftest import Installed
 from tests.wheelmaking import make_wheel
 
@@ -40,10 +40,10 @@ def packed(folder: Path, files: Members, name: str = "alpha-1.0-py3-none-any.whl
 
 def told(*paths: Path, package: str = "alpha", contents: bool = True) -> tuple[str, list[str]]:
     """What is said of these wheels: the refusal, or "", and the warnings."""
-    report = Collected()
-    wheels = [Wheel(path=path, name=f"wheels/{path.name}", package=package, version="1.0") for path in paths]
+    report = RecordingReporter()
+    wheels = [WheelFile(path=path, name=f"wheels/{path.name}", package=package, version="1.0") for path in paths]
     try:
-        wheel_check.refuse(wheels, report, contents=contents)
+        wheel_check.check_wheels(wheels, report, compare_contents=contents)
     except UnsafeError as error:
         return f"{error}\n{error.hint}", report.warnings
     return "", report.warnings
@@ -215,8 +215,8 @@ def test_the_line_that_each_setuptools_runs_at_start_is_a_note(tmp_path: Path) -
         ("otherpackage", usual, True),
     ):
         wheel = make_wheel(tmp_path, name, "84.0", files={"distutils-precedence.pth": line})
-        report = Collected()
-        wheel_check.refuse([Wheel(path=wheel, name=wheel.name)], report, contents=True)
+        report = RecordingReporter()
+        wheel_check.check_wheels([WheelFile(path=wheel, name=wheel.name)], report, compare_contents=True)
         assert bool(report.warnings) == warned
         assert bool(report.notes) != warned
         assert "distutils-precedence.pth" in [*report.warnings, *report.notes][0]
@@ -225,8 +225,8 @@ def test_the_line_that_each_setuptools_runs_at_start_is_a_note(tmp_path: Path) -
 def test_files_that_two_wheels_write_differently_are_told(tmp_path: Path) -> None:
     first = packed(tmp_path, members(tmp_path, {"tests/__init__.py": b"a", "same.py": b""}))
     second = make_wheel(tmp_path, "beta", "1.0", files={"tests/__init__.py": b"b", "same.py": b""})
-    report = Collected()
-    wheel_check.refuse([Wheel(path=p, name=p.name) for p in (first, second)], report, contents=True)
+    report = RecordingReporter()
+    wheel_check.check_wheels([WheelFile(path=p, name=p.name) for p in (first, second)], report, compare_contents=True)
     assert len(report.warnings) == 1
     assert report.warnings[0].startswith("1 file with more than one wheel to write it")
     assert "site-packages/tests/__init__.py by alpha-1.0-py3-none-any.whl and beta-1.0" in report.warnings[0]
@@ -318,9 +318,9 @@ def test_a_file_that_unpacks_to_another_size_than_it_states(tmp_path: Path, stat
     path = packed(tmp_path, {"a": bytes(100_000)}, "a.zip")
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<L", 100_000), struct.pack("<L", stated)))
-    (entry,) = strict_zip.entries(path)
-    with pytest.raises(strict_zip.Malformed, match=message):
-        strict_zip.text(path, entry)
+    (entry,) = strict_zip.read_entries(path)
+    with pytest.raises(strict_zip.MalformedZipError, match=message):
+        strict_zip.read_small(path, entry)
 
 
 def test_what_stands_behind_packed_content_is_seen(tmp_path: Path) -> None:
@@ -329,15 +329,15 @@ def test_what_stands_behind_packed_content_is_seen(tmp_path: Path) -> None:
     raw = pack.compress(plain) + pack.flush() + b"hidden"
     path = tmp_path / "a"
     path.write_bytes(raw)
-    entry = strict_zip.Entry(
-        name="a", size=len(plain), packed=len(raw), crc=zlib.crc32(plain), deflated=True, content_at=0
+    entry = strict_zip.ZipEntry(
+        name="a", size=len(plain), compressed_size=len(raw), crc=zlib.crc32(plain), is_deflated=True, content_offset=0
     )
-    with pytest.raises(strict_zip.Malformed, match="something behind its content"):
-        strict_zip.text(path, entry)
+    with pytest.raises(strict_zip.MalformedZipError, match="something behind its content"):
+        strict_zip.read_small(path, entry)
 
 
 def test_a_wheel_that_claims_to_unpack_to_far_more_than_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel_check, "_SMALL", 1 << 20)
+    monkeypatch.setattr(wheel_check, "_UNPACK_ALLOWANCE", 1 << 20)
     said, _ = told(packed(tmp_path, members(tmp_path, {"alpha/zeros": bytes(4 << 20)})), contents=False)
     assert "it claims to unpack to 4,194," in said
 
@@ -356,4 +356,4 @@ def test_no_real_wheel_is_refused(demo: Installed, tmp_path: Path) -> None:
     assert len(wheels) >= 45
     for path in wheels:
         if os.access(path, os.R_OK):
-            wheel_check.refuse([Wheel(path=path, name=path.name)], Collected(), contents=True)
+            wheel_check.check_wheels([WheelFile(path=path, name=path.name)], RecordingReporter(), compare_contents=True)

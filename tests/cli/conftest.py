@@ -21,7 +21,7 @@ Type = Callable[..., str]
 def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``bundle.pyz``, which can be run by its name."""
     path = tmp_path_factory.mktemp("installer") / "bundle.pyz"
-    making.write(path, making.build())
+    making.write_installer(path, making.build_installer())
     return path
 
 

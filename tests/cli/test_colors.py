@@ -49,6 +49,6 @@ def test_the_table_of_inspect_keeps_to_the_terminal(monkeypatch: pytest.MonkeyPa
     names = [f"a-package-of-some-name-{n} 1.{n}.0" for n in range(30)]
     for columns, lines in ((40, 30), (80, 15), (300, 15)):
         monkeypatch.setenv("COLUMNS", str(columns))
-        table = lock_text._columns(names)
+        table = lock_text._format_columns(names)
         assert max(map(len, table)) <= columns
         assert len(table) == lines

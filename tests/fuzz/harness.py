@@ -12,15 +12,15 @@ from bundler.errors import BundleError, IntegrityError, UnsafeError
 from bundler.format.lock import lockfile
 from bundler.format.scan import strict_zip, wheel_check
 from bundler.format.tar import archive
-from bundler.format.tar.damage import Survey
-from bundler.progress import Collected
+from bundler.format.tar.damage import DamageReport
+from bundler.progress import RecordingReporter
 
 
-def read(data: bytes) -> Survey | None:
+def read(data: bytes) -> DamageReport | None:
     """Read these bytes as a bundle out of a pipe, and copy what it holds into a folder; None where it has no lock."""
     try:
-        with archive.opened(io.BytesIO(data), damaged=True) as carried:
-            survey = carried.check(Collected())
+        with archive.open_bundle(io.BytesIO(data), allow_damage=True) as carried:
+            survey = carried.check_content(RecordingReporter())
     except (IntegrityError, UnsafeError) as error:
         check_words(error)
         survey = None
@@ -29,7 +29,7 @@ def read(data: bytes) -> Survey | None:
     if survey is not None:
         assert bool(survey.damages) == (copied is None or bool(copied.damages))
         assert not {damage.member for damage in survey.damages} & set(survey.whole)
-        assert survey.words
+        assert survey.text
     return survey
 
 
@@ -39,12 +39,12 @@ def check_words(error: BundleError) -> None:
     assert error.hint
 
 
-def copy(data: bytes, folder: Path) -> Survey | None:
+def copy(data: bytes, folder: Path) -> DamageReport | None:
     """As an installer does: every content into a file of its own, named by us."""
     try:
-        with archive.opened(io.BytesIO(data)) as carried:
-            held = [member.name for member in carried.layout.artifacts() if not member.link]
-            return carried.copy_out({name: folder / str(n) for n, name in enumerate(held)}, lambda _: None)
+        with archive.open_bundle(io.BytesIO(data)) as carried:
+            held = [member.name for member in carried.layout.iter_artifacts() if not member.link]
+            return carried.extract_members({name: folder / str(n) for n, name in enumerate(held)}, lambda _: None)
     except (IntegrityError, UnsafeError) as error:
         check_words(error)
         return None
@@ -64,11 +64,11 @@ def watched() -> Iterator[Path]:
 def read_lock(data: bytes) -> None:
     """Read these bytes as bundle.json: what is accepted is the one form of what it says."""
     try:
-        known = lockfile.read(data, "fuzzed")
+        known = lockfile.read_lock(data, "fuzzed")
     except (IntegrityError, UnsafeError) as error:
         check_words(error)
     else:
-        assert known.canonical == data
+        assert known.canonical_bytes == data
 
 
 def read_wheel(data: bytes) -> None:
@@ -77,12 +77,14 @@ def read_wheel(data: bytes) -> None:
         path = folder / "alpha-1.0-py3-none-any.whl"
         path.write_bytes(data)
         try:
-            for entry in strict_zip.entries(path):
-                assert len(strict_zip.text(path, entry)) == entry.size
-        except strict_zip.Malformed:
+            for entry in strict_zip.read_entries(path):
+                assert len(strict_zip.read_small(path, entry)) == entry.size
+        except strict_zip.MalformedZipError:
             pass  # it was said what is wrong; the next line says it to a person
         try:
-            wheel_check.refuse([wheel_check.Wheel(path=path, name=path.name)], Collected(), contents=False)
+            wheel_check.check_wheels(
+                [wheel_check.WheelFile(path=path, name=path.name)], RecordingReporter(), compare_contents=False
+            )
         except UnsafeError as error:
             check_words(error)
 

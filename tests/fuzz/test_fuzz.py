@@ -27,10 +27,10 @@ MOST_MEMORY = 64 << 20
 """Bytes that reading may take, for bundles of a tenth of a megabyte."""
 
 BOUNDED = settings(max_examples=120, deadline=None)
-PLAN = tar_layout.layout(lockfile.read(text_of(GOOD), ""), None)
+PLAN = tar_layout.compute_layout(lockfile.read_lock(text_of(GOOD), ""), None)
 OFFSETS = st.one_of(
     st.integers(0, len(GOOD)),
-    st.sampled_from([at for one in PLAN.members for at in (one.header_at, one.content_at, one.end)]),
+    st.sampled_from([at for one in PLAN.members for at in (one.header_offset, one.content_offset, one.end)]),
 )
 
 
@@ -70,9 +70,9 @@ def test_a_part_is_left_out(start: int, end: int) -> None:
 @BOUNDED
 @given(st.permutations([one.name for one in PLAN.members[3:]]))
 def test_members_change_places(order: list[str]) -> None:
-    start = PLAN.members[3].header_at
-    parts = [GOOD[one.header_at : one.end + one.padding] for one in map(member, order)]
-    read(GOOD[:start] + b"".join(parts) + GOOD[PLAN.end_at :])
+    start = PLAN.members[3].header_offset
+    parts = [GOOD[one.header_offset : one.end + one.padding] for one in map(member, order)]
+    read(GOOD[:start] + b"".join(parts) + GOOD[PLAN.end_offset :])
 
 
 def places(document: object, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -140,7 +140,7 @@ def test_guided_by_coverage(wheel: bytes, tmp_path: Path, record_property: Calla
     """No crash but our errors, no hang of 20 s, no more than 1 GiB, for a minute and a half."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    short = GOOD[: member("models/m/w.bin").content_at + 600]
+    short = GOOD[: member("models/m/w.bin").content_offset + 600]
     for name, seed in {
         "bundle": b"\0" + GOOD, "cut": b"\0" + short, "head": b"\0" + GOOD[:9000],
         "lock": b"\1" + text_of(GOOD), "wheel": b"\2" + wheel,

@@ -15,13 +15,13 @@ import pytest
 os.environ["HF_TOKEN_PATH"] = os.devnull
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-from bundler.online.manifest.schema import WantedModel
-from bundler.online.models.local_sources import Gathered
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.context import Workshop
-from bundler.online.transfer.http import Patience
+from bundler.online.manifest.schema import ModelSpec
+from bundler.online.models.local_sources import ModelFiles
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.context import BuildContext
+from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.hub.hubserver import Hub, Repository, hub_running
 
 NAME = "org/tiny"
@@ -42,8 +42,8 @@ class Errand:
     """One way to the hub: a shelf, a patience that waits for nothing but remembers, and what was said."""
 
     hub: Hub
-    store: Store
-    report: Collected = field(default_factory=Collected)
+    store: FileCache
+    report: RecordingReporter = field(default_factory=RecordingReporter)
     config: PipConfig = field(default_factory=lambda: PipConfig(timeout=10))
     waits: list[float] = field(default_factory=list)
 
@@ -55,25 +55,29 @@ class Errand:
     def main(self) -> str:
         return self.repository.refs["main"]
 
-    def run(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
+    def run(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> ModelFiles:
         """What a lock is told, and then the files that a build brings."""
         found = self.locked(commit, vetted=vetted, **asked)
-        shop = Workshop(store=self.store, config=self.config, report=self.report)
-        shop.bring([*found.awaited.values()], title="fetch models")
+        shop = BuildContext(cache=self.store, config=self.config, reporter=self.report)
+        shop.fetch_missing([*found.deferred.values()], title="fetch models")
         return found
 
-    def locked(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> Gathered:
+    def locked(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> ModelFiles:
         """What a lock is told, and nothing more."""
         from bundler.online.models import hub_download, model_resolution
 
-        patience = Patience(tries=5, pause=lambda _, seconds: self.waits.append(seconds))
-        model = WantedModel(**(asked if {"repo", "dataset", "kernel"} & set(asked) else {"repo": NAME} | asked))
-        vet = functools.partial(model_resolution._vetted, model) if vetted or asked.get("loader") else lambda *_: None
-        return hub_download.gather(
-            model, self.store, self.config, self.report, commit=commit, vet=vet, patience=patience
+        patience = RetryPolicy(max_tries=5, wait=lambda _, seconds: self.waits.append(seconds))
+        model = ModelSpec(**(asked if {"repo", "dataset", "kernel"} & set(asked) else {"repo": NAME} | asked))
+        vet = (
+            functools.partial(model_resolution._check_selection, model)
+            if vetted or asked.get("loader")
+            else lambda *_: None
+        )
+        return hub_download.collect_files(
+            model, self.store, self.config, self.report, commit=commit, check_selection=vet, retry_policy=patience
         )
 
-    def check(self, found: Gathered, files: dict[str, bytes] | None = None) -> None:
+    def check(self, found: ModelFiles, files: dict[str, bytes] | None = None) -> None:
         """What was gathered is what the repository holds."""
         wanted = files or {name: FILES[name] for name in CARRIED}
         assert {file.path: file.content.read_bytes() for file in found.files} == wanted
@@ -103,4 +107,4 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def errand(hub: Hub, tmp_path: Path) -> Errand:
-    return Errand(hub, Store(tmp_path / "shelf"))
+    return Errand(hub, FileCache(tmp_path / "shelf"))

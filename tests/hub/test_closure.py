@@ -12,18 +12,18 @@ import yaml
 
 from bundler.errors import FetchError, ResolveError, UnsafeError
 from bundler.format import documents
-from bundler.format.hashing import Sha256, digest_of_file
+from bundler.format.hashing import Sha256, compute_file_sha256
 from bundler.format.lock.target import Target
-from bundler.online.manifest.schema import Asked, Manifest, WantedModel
+from bundler.online.manifest.schema import LoadedManifest, Manifest, ModelSpec
 from bundler.online.models import closure, model_resolution
-from bundler.online.models.closure import Closed
-from bundler.online.models.safetensors_conversion import Bench
-from bundler.online.packages.bundled_packages import Provided
+from bundler.online.models.closure import ModelClosure
+from bundler.online.models.safetensors_conversion import ConversionContext
+from bundler.online.packages.bundled_packages import BundledPackages
 from bundler.online.packages.resolution import ResolvedWheel
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.hub.hubserver import Hub
 from tests.wheelmaking import make_wheel
 
@@ -49,14 +49,14 @@ class Site:
     """A hub, a shelf, and a way to lock models."""
 
     hub: Hub
-    shop: Workshop
+    shop: BuildContext
     folder: Path
     wheels: list[ResolvedWheel] = field(default_factory=list)
 
     @property
-    def report(self) -> Collected:
-        report = self.shop.report
-        assert isinstance(report, Collected)
+    def report(self) -> RecordingReporter:
+        report = self.shop.reporter
+        assert isinstance(report, RecordingReporter)
         return report
 
     def offer(self, name: str, files: Mapping[str, bytes], kind: str = "models") -> str:
@@ -64,7 +64,7 @@ class Site:
 
     def package(self, name: str, *tops: str) -> None:
         path = make_wheel(self.folder, name, "1.0", files={f"{top}/__init__.py": b"" for top in tops})
-        size, sha256 = digest_of_file(path)
+        size, sha256 = compute_file_sha256(path)
         self.wheels.append(
             ResolvedWheel(
                 name=name,
@@ -74,24 +74,24 @@ class Site:
                 size=size,
                 sha256=sha256,
                 publisher="find-links",
-                published=False,
+                is_digest_published=False,
             )
         )
 
-    def closed(self, *asked: WantedModel, mode: str = "add") -> Closed:
-        whole = Asked(
+    def closed(self, *asked: ModelSpec, mode: str = "add") -> ModelClosure:
+        whole = LoadedManifest(
             manifest=Manifest(name="n", version="1", models=asked), folder=self.folder, sha256=Sha256("0" * 64)
         )
-        bench = Bench(target=TARGET, packages=self.wheels, shop=self.shop)
-        return closure.closed(
+        bench = ConversionContext(target=TARGET, packages=self.wheels, context=self.shop)
+        return closure.find_closure(
             asked,
             mode,
-            lambda wanted: model_resolution.carried(wanted, whole, self.shop, bench),
-            Provided(self.wheels, self.shop),
+            lambda wanted: model_resolution.resolve_model(wanted, whole, self.shop, bench),
+            BundledPackages(self.wheels, self.shop),
             self.report,
         )
 
-    def refused(self, *asked: WantedModel, mode: str = "add") -> ResolveError:
+    def refused(self, *asked: ModelSpec, mode: str = "add") -> ResolveError:
         with pytest.raises(ResolveError) as caught:
             self.closed(*asked, mode=mode)
         return caught.value
@@ -99,15 +99,15 @@ class Site:
 
 @pytest.fixture
 def site(hub: Hub, tmp_path: Path) -> Site:
-    shop = Workshop(store=Store(tmp_path / "shelf"), config=PipConfig(timeout=10), report=Collected())
+    shop = BuildContext(cache=FileCache(tmp_path / "shelf"), config=PipConfig(timeout=10), reporter=RecordingReporter())
     return Site(hub, shop, tmp_path)
 
 
-def wanted(repo: str = "org/m", **more: object) -> WantedModel:
-    return WantedModel(repo=repo, trust_remote_code=True, **more)  # type: ignore[arg-type]
+def wanted(repo: str = "org/m", **more: object) -> ModelSpec:
+    return ModelSpec(repo=repo, trust_remote_code=True, **more)  # type: ignore[arg-type]
 
 
-def arrows(found: Closed) -> list[tuple[str, str, str]]:
+def arrows(found: ModelClosure) -> list[tuple[str, str, str]]:
     return [(edge.model, edge.file, edge.to) for edge in found.edges]
 
 
@@ -116,9 +116,9 @@ def test_code_in_another_repository_is_pinned_and_added_with_what_it_imports(sit
     code = {"modeling.py": b"from .layers import L\n", "layers.py": b"import torch\n", "big.safetensors": b"w" * 9}
     commit = site.offer("org/code", code)
     found = site.closed(wanted())
-    added = found.carried[1]
+    added = found.models[1]
     assert (added.model.source, added.model.loader) == (f"repo:org/code@{commit}", "files")
-    assert added.names == ["layers.py", "modeling.py"], "code alone, not its weights"
+    assert added.file_names == ["layers.py", "modeling.py"], "code alone, not its weights"
     assert arrows(found) == [("m", "config.json", "code")] * 2
     assert [edge.reason for edge in found.edges] == ["auto_map AutoModel", "auto_map AutoConfig"]
     assert "adds org/code as code (2 files, 35 bytes): m: config.json (auto_map AutoModel)" in site.report.notes[-1]
@@ -126,19 +126,19 @@ def test_code_in_another_repository_is_pinned_and_added_with_what_it_imports(sit
 
 def test_what_is_awaited_comes_where_somebody_reads_it(site: Site) -> None:
     site.offer("org/m", model())
-    (found,) = site.closed(wanted()).carried
+    (found,) = site.closed(wanted()).models
     assert site.hub.storage.seen == []
-    assert found.read("model.safetensors") == b"w" * 100
+    assert found.read_file("model.safetensors") == b"w" * 100
 
 
 def test_a_kept_lock_finds_what_was_added_again(site: Site) -> None:
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE})))
     site.offer("org/code", {"modeling.py": b"", "odd [1].py": b"", "rest.txt": b""})
-    added = site.closed(wanted()).carried[1]
+    added = site.closed(wanted()).models[1]
     site.hub.repositories["org/code"].commit({"modeling.py": b"moved"})
-    asked = closure.again(added.model, added.artifacts())
-    whole = Asked(manifest=Manifest(name="n", version="1"), folder=site.folder, sha256=Sha256("0" * 64))
-    found = model_resolution.gather(asked, whole, TARGET, site.shop, pinned=added.model.source)
+    asked = closure.make_spec_from_lock(added.model, added.make_artifacts())
+    whole = LoadedManifest(manifest=Manifest(name="n", version="1"), folder=site.folder, sha256=Sha256("0" * 64))
+    found = model_resolution.collect_files(asked, whole, TARGET, site.shop, locked_source=added.model.source)
     assert sorted((file.path, file.sha256) for file in found.files) == [(f.path, f.sha256) for f in added.files]
 
 
@@ -147,16 +147,16 @@ def test_a_revision_of_the_code_becomes_a_name_in_the_hub_view(site: Site) -> No
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE})) | extra)
     site.offer("org/code", {"modeling.py": b"1"})
     second = site.hub.repositories["org/code"].commit({"modeling.py": b"2"}, ref="v2")
-    found = site.closed(wanted()).carried[1].model
+    found = site.closed(wanted()).models[1].model
     assert (found.commit, found.revisions) == (second, ("v2",))
 
 
 BASE_AT_V2 = json.dumps({"base_model_name_or_path": "org/base", "revision": "v2"}).encode()
 
 
-def pasted(line: str) -> WantedModel:
+def pasted(line: str) -> ModelSpec:
     """What a line that an error shows asks for, as the manifest reads it."""
-    return documents.decode(WantedModel, yaml.safe_load(line.strip().removeprefix("- ")))
+    return documents.decode(ModelSpec, yaml.safe_load(line.strip().removeprefix("- ")))
 
 
 def test_another_revision_than_the_one_here_is_an_error_with_the_line_that_cures_it(site: Site) -> None:
@@ -167,7 +167,7 @@ def test_another_revision_than_the_one_here_is_an_error_with_the_line_that_cures
     assert "names org/base at revision v2, and the bundle has another one of it" in str(error)
     assert "put in models in place of what asks for base:" in error.hint
     found = site.closed(pasted(error.hint.splitlines()[-1]), wanted(loader="files"))
-    assert found.carried[0].model.commit == second
+    assert found.models[0].model.commit == second
 
 
 def test_two_revisions_of_what_was_added_are_cured_by_a_line_of_its_own(site: Site) -> None:
@@ -179,7 +179,7 @@ def test_two_revisions_of_what_was_added_are_cured_by_a_line_of_its_own(site: Si
     error = site.refused(*asked)
     assert error.hint.endswith("add to models:\n  - {repo: org/base, revision: v2, loader: files}")
     found = site.closed(*asked, pasted(error.hint.splitlines()[-1]))
-    assert found.carried[2].model.commit == second
+    assert found.models[2].model.commit == second
 
 
 def test_another_revision_is_a_warning_where_nothing_stops(site: Site) -> None:
@@ -228,7 +228,7 @@ def test_the_base_of_an_adapter_comes_along_and_what_that_needs_too(site: Site) 
         ("base", "config.json", "code"),
         ("code", "modeling.py", "more"),
     ]
-    assert "model.safetensors" in found.carried[1].names, "a base is carried whole"
+    assert "model.safetensors" in found.models[1].file_names, "a base is carried whole"
     assert found.edges[-1].reason == "line 1 calls from_pretrained"
 
 
@@ -270,7 +270,7 @@ def test_what_is_there_is_not_added_again(site: Site) -> None:
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "org/m--modeling.M"}), modeling_py=b""))
     site.offer("org/two", model(config=configuration(vision_tower="org/m")))
     found = site.closed(wanted(), wanted("org/two"))
-    assert [one.model.alias for one in found.carried] == ["m", "two"]
+    assert [one.model.alias for one in found.models] == ["m", "two"]
     assert arrows(found) == [("two", "config.json", "m")]
 
 
@@ -278,7 +278,7 @@ def test_models_of_folders_are_followed_into_the_hub(site: Site) -> None:
     (site.folder / "vendor").mkdir()
     (site.folder / "vendor" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     site.offer("org/base", model())
-    found = site.closed(WantedModel(path="vendor", loader="files"))
+    found = site.closed(ModelSpec(path="vendor", loader="files"))
     assert arrows(found) == [("vendor", "adapter_config.json", "base")]
 
 
@@ -286,13 +286,13 @@ def test_code_that_was_added_grows_to_a_model_where_one_is_needed(site: Site) ->
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE}, vision_tower="org/code")))
     site.offer("org/code", model(modeling_py=b""))
     found = site.closed(wanted())
-    assert "model.safetensors" in found.carried[1].names
+    assert "model.safetensors" in found.models[1].file_names
 
 
 def test_two_repositories_of_one_last_name_get_two_aliases(site: Site) -> None:
     site.offer("org/m", model(config=configuration(vision_tower="Other/M")))
     site.offer("Other/M", model())
-    assert [one.model.alias for one in site.closed(wanted()).carried] == ["m", "Other-M"]
+    assert [one.model.alias for one in site.closed(wanted()).models] == ["m", "Other-M"]
 
 
 def test_reporting_shows_the_lines_that_ask_for_it(site: Site) -> None:
@@ -380,7 +380,7 @@ def test_a_kernel_of_the_hub_comes_along_and_needs_its_package(site: Site) -> No
     site.offer("org/m", model(config=configuration(attn_implementation="org/flash@v1:forward")))
     site.offer("org/flash", {"build/torch-universal/flash/__init__.py": b""}, "kernels")
     commit = site.hub.repositories["org/flash"].commit({"build/x.py": b""}, ref="v1")
-    found = site.closed(wanted()).carried[1].model
+    found = site.closed(wanted()).models[1].model
     assert (found.source, found.revisions) == (f"kernel:org/flash@{commit}", ("v1",))
     assert found.hub_folder == "kernels--org--flash"
     site.package("torch")
@@ -392,12 +392,12 @@ def test_a_kernel_without_a_revision_comes_at_the_version_that_transformers_asks
     site.offer("org/flash", {"build/x.py": b"newest"}, "kernels")
     first = site.hub.repositories["org/flash"].commit({"build/x.py": b"first"}, ref="v1")
     found = site.closed(wanted())
-    assert (found.carried[1].model.commit, found.carried[1].model.revisions) == (first, ("v1",))
+    assert (found.models[1].model.commit, found.models[1].model.revisions) == (first, ("v1",))
     hint = site.refused(wanted(), mode="report").hint
     assert hint.splitlines()[1:] == ["  - {kernel: org/flash, revision: v1}"]
     assert site.closed(wanted(), pasted(hint.splitlines()[-1]), mode="report").edges == found.edges
     del site.hub.repositories["org/flash"].refs["v1"]
-    assert site.closed(wanted()).carried[1].model.revisions == ("main",)
+    assert site.closed(wanted()).models[1].model.revisions == ("main",)
     assert "which has no v1: transformers 5 would ask for that" in site.report.warnings[-1]
 
 
@@ -409,7 +409,7 @@ def test_the_kernels_that_a_kernel_needs_come_along(site: Site) -> None:
     second = site.hub.repositories["org/dep"].commit({"build/x.py": b"2"}, ref="v2")
     found = site.closed(wanted())
     assert arrows(found)[1:] == [("flash", "build/torch-cpu/metadata.json", "dep")]
-    assert found.carried[2].model.commit == second
+    assert found.models[2].model.commit == second
 
 
 def test_datasets_that_code_fetches_come_as_datasets(site: Site) -> None:
@@ -419,9 +419,9 @@ def test_datasets_that_code_fetches_come_as_datasets(site: Site) -> None:
     site.offer("org/rows", {"x": b"b"}, "datasets")
     rows = site.hub.repositories["org/rows"].commit({"x": b"c"}, ref="v1")
     found = site.closed(wanted())
-    assert [one.model.source for one in found.carried[1:]] == [f"dataset:org/words@{words}", f"dataset:org/rows@{rows}"]
-    assert [one.model.hub_folder for one in found.carried[1:]] == ["datasets--org--words", "datasets--org--rows"]
-    again = [closure.again(one.model, one.artifacts()) for one in found.carried[1:]]
+    assert [one.model.source for one in found.models[1:]] == [f"dataset:org/words@{words}", f"dataset:org/rows@{rows}"]
+    assert [one.model.hub_folder for one in found.models[1:]] == ["datasets--org--words", "datasets--org--rows"]
+    again = [closure.make_spec_from_lock(one.model, one.make_artifacts()) for one in found.models[1:]]
     assert [one.dataset for one in again] == ["org/words", "org/rows"]
     assert site.refused(wanted(), mode="report").hint.splitlines()[1:] == [
         "  - {dataset: org/words, revision: main}",
@@ -440,7 +440,7 @@ def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(si
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE, "AutoConfig": "org/gone--config.C"})))
     site.offer("org/code", {"modeling.py": b"from .layers import L\n", "layers.py": b"", "unused.py": b""})
     with pytest.raises(UnsafeError) as caught:
-        site.closed(WantedModel(repo="org/m"))
+        site.closed(ModelSpec(repo="org/m"))
     listed = str(caught.value).splitlines()[1:]
     assert {"  modeling.py of org/code", "  layers.py of org/code"} <= set(listed)
     assert not any("unused.py" in line for line in listed)
@@ -452,11 +452,11 @@ def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(si
 
 def test_code_that_may_not_run_is_not_followed(site: Site) -> None:
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE})))
-    assert site.closed(WantedModel(repo="org/m", trust_remote_code=False)).edges == ()
+    assert site.closed(ModelSpec(repo="org/m", trust_remote_code=False)).edges == ()
 
 
 def test_a_chain_without_an_end_is_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closure, "_MOST", 3)
+    monkeypatch.setattr(closure, "_MAX_ADDED_MODELS", 3)
     site.offer("org/m", model(config=configuration(vision_tower="org/t0")))
     for n in range(5):
         site.offer(f"org/t{n}", model(config=configuration(vision_tower=f"org/t{n + 1}")))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.blocked_requests import Call
-from bundler.format.lock.target import this_machine
+from bundler.format.blocked_requests import BlockedRequest
+from bundler.format.lock.target import detect_target
 from bundler.online.manifest import schema
 from bundler.online.models import model_resolution
-from bundler.online.models.safetensors_conversion import Bench
-from bundler.online.transfer.context import Workshop
+from bundler.online.models.safetensors_conversion import ConversionContext
+from bundler.online.transfer.context import BuildContext
 from tests.hub.conftest import Errand
 
 FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
@@ -25,11 +25,11 @@ def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
     """Its config.json names no model, and its revision reads as a number."""
     repository = errand.hub.repository("org/codebook", FILES, kind=folder)
     repository.refs["2.0"] = repository.refs["main"]
-    call = Call(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
-    asked = schema.read(f"name: n\nversion: '1'\n{call.cure}\n".encode(), tmp_path / "m.yaml")
-    shop = Workshop(store=errand.store, config=errand.config, report=errand.report)
-    bench = Bench(target=this_machine(), packages=[], shop=shop)
-    (found,) = (model_resolution.carried(one, asked, shop, bench) for one in asked.manifest.models)
+    call = BlockedRequest(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
+    asked = schema.parse_manifest(f"name: n\nversion: '1'\n{call.fix}\n".encode(), tmp_path / "m.yaml")
+    shop = BuildContext(cache=errand.store, config=errand.config, reporter=errand.report)
+    bench = ConversionContext(target=detect_target(), packages=[], context=shop)
+    (found,) = (model_resolution.resolve_model(one, asked, shop, bench) for one in asked.manifest.models)
     assert found.model.loader == "files"
     assert set(found.model.revisions) >= {revision}
     assert [file.path for file in found.files] == sorted(FILES)

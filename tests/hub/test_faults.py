@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ResolveError, UnsafeError
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import Hub, git_sha1
 from tests.online import loopback
@@ -80,12 +80,12 @@ def test_a_file_that_stays_altered_is_an_error_with_both_digests(errand: Errand,
     fail(errand.hub, name, *[loopback.instead(bad)] * 2)
     with pytest.raises(IntegrityError) as caught:
         errand.run()
-    digest = digest_of if name == WEIGHTS else git_sha1
+    digest = compute_sha256 if name == WEIGHTS else git_sha1
     assert digest(bad) in str(caught.value)
     assert digest(FILES[name]) in str(caught.value)
     assert caught.value.where.endswith(f"/{name}")
     assert bad not in [left.read_bytes() for left in errand.store.root.glob("partial/*.partial")]
-    assert errand.store.path_of(digest_of(bad)) is None
+    assert errand.store.find(compute_sha256(bad)) is None
 
 
 @pytest.mark.parametrize("length", [-10, 10])
@@ -109,7 +109,7 @@ def test_what_comes_of_a_resumption(errand: Errand, name: str, second: Fault) ->
 
 def test_the_hub_states_a_wrong_digest(errand: Errand) -> None:
     errand.repository.lies = {WEIGHTS: {"lfs": {"oid": "0" * 64, "size": len(FILES[WEIGHTS]), "pointerSize": 1}}}
-    with pytest.raises(IntegrityError, match=f"sha256 is {digest_of(FILES[WEIGHTS])} .*, {'0' * 64} was expected"):
+    with pytest.raises(IntegrityError, match=f"sha256 is {compute_sha256(FILES[WEIGHTS])} .*, {'0' * 64} was expected"):
         errand.run()
     errand.repository.lies = {CONFIG: {"oid": "0" * 40}}
     with pytest.raises(IntegrityError, match=f"git's sha1 is {git_sha1(FILES[CONFIG])} .*, {'0' * 40} was expected"):

@@ -14,11 +14,11 @@ import pytest
 
 from bundler.errors import FetchError, HostError, ManifestError, ResolveError
 from bundler.format import disk
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.online.models import hub_download
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.download import Wanted
-from bundler.online.transfer.http import Patience
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.download import DownloadRequest
+from bundler.online.transfer.http import RetryPolicy
 from tests.hub.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.hub.hubserver import git_sha1, hub_running
 from tests.online.certificates import make_certificates
@@ -34,7 +34,7 @@ def test_a_repository_comes_pinned_with_what_the_hub_publishes(errand: Errand) -
     files = {file.path: file for file in found.files}
     (lfs,), (git,) = files[WEIGHTS].upstream, files[CONFIG].upstream
     host = errand.hub.host
-    assert (lfs.algorithm, lfs.digest, lfs.publisher) == ("sha256", digest_of(FILES[WEIGHTS]), host)
+    assert (lfs.algorithm, lfs.digest, lfs.publisher) == ("sha256", compute_sha256(FILES[WEIGHTS]), host)
     assert (git.algorithm, git.digest, git.publisher) == ("git-blob-sha1", git_sha1(FILES[CONFIG]), host)
     assert files[CONFIG].origin == f"{errand.hub.url}/{NAME}/resolve/{errand.main}/{CONFIG}"
     assert errand.report == type(errand.report)()
@@ -63,9 +63,9 @@ def test_room_is_needed_for_what_has_not_come_and_once_for_one_content(
     weights = FILES[WEIGHTS]
     files = {"a.safetensors": weights, "b/a.safetensors": weights, CONFIG: b"{}"}
     errand.repository.commit(files)
-    errand.store.partial(digest_of(weights)).write_bytes(weights[:100_000])
+    errand.store.get_partial_path(compute_sha256(weights)).write_bytes(weights[:100_000])
     had = shutil.disk_usage("/")
-    room = len(weights) - 100_000 + disk.MARGIN
+    room = len(weights) - 100_000 + disk.FREE_SPACE_MARGIN
     monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room - 1))
     with pytest.raises(HostError, match=rf"fetching .*/a\.safetensors needs {room:,} bytes"):
         errand.run()
@@ -80,11 +80,11 @@ def test_a_lock_needs_no_byte_of_the_weights(errand: Errand) -> None:
     assert errand.hub.storage.seen == []
     assert sorted(errand.hub.fetched()) == [name for name in CARRIED if name != WEIGHTS]
     told = {file.path: (file.size, file.sha256) for file in found.files}
-    assert told[WEIGHTS] == (len(FILES[WEIGHTS]), digest_of(FILES[WEIGHTS]))
+    assert told[WEIGHTS] == (len(FILES[WEIGHTS]), compute_sha256(FILES[WEIGHTS]))
     came = errand.run()
     errand.check(came)
-    assert (came.files, [*came.awaited]) == (found.files, [digest_of(FILES[WEIGHTS])])
-    assert errand.locked().awaited == {}
+    assert (came.files, [*came.deferred]) == (found.files, [compute_sha256(FILES[WEIGHTS])])
+    assert errand.locked().deferred == {}
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,19 @@ def test_what_must_be_looked_into_comes_for_the_lock(errand: Errand, name: str, 
     errand.repository.commit(files)
     found = errand.locked(**asked)
     errand.check(found, files)
-    assert found.awaited == {}
+    assert found.deferred == {}
 
 
 def test_safetensors_without_a_published_sha256_come_for_the_lock(errand: Errand) -> None:
     errand.repository.lies = {WEIGHTS: {"lfs": None}}
     found = errand.locked()
     errand.check(found)
-    assert found.awaited == {}
+    assert found.deferred == {}
 
 
 def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
-    patience = Patience(tries=hub_download._TRIES)
-    assert sum(patience.delay(failure) for failure in range(1, patience.tries)) >= 30
+    patience = RetryPolicy(max_tries=hub_download._MIN_TRIES)
+    assert sum(patience.compute_delay(failure) for failure in range(1, patience.max_tries)) >= 30
 
 
 def test_an_address_of_the_hub_without_its_scheme(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +128,11 @@ def test_a_damaged_file_of_the_shelf_that_only_git_knows_is_fetched_again(errand
     place = next(file.content for file in errand.run().files if file.path == CONFIG)
     place.chmod(0o644)
     place.write_bytes(FILES[CONFIG][:-1] + b"?")
-    place.rename(place.with_name(digest_of(FILES[CONFIG])))
+    place.rename(place.with_name(compute_sha256(FILES[CONFIG])))
     errand.hub.seen.clear()
     found = errand.run()
     assert errand.hub.fetched() == [CONFIG]
-    assert {file.path: file.sha256 for file in found.files}[CONFIG] == digest_of(FILES[CONFIG])
+    assert {file.path: file.sha256 for file in found.files}[CONFIG] == compute_sha256(FILES[CONFIG])
 
 
 def fill_cache() -> None:
@@ -330,7 +330,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(errand: Errand, monkeypatch:
     errand.check(errand.run())
     assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
     assert {given(one) for one in errand.hub.storage.seen} == {""}
-    assert "hf_member" not in repr(Wanted(url="x", headers={"Authorization": "Bearer hf_member"}))
+    assert "hf_member" not in repr(DownloadRequest(url="x", headers={"Authorization": "Bearer hf_member"}))
 
 
 def test_the_client_is_told_about_pip_s_proxy(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_the_user_s_token_file_counts(errand: Errand, tmp_path: Path) -> None:
     assert "/api/agent-harnesses" not in errand.hub.asked()
     errand.hub.seen.clear()
     told = {"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    errand.store = Store(tmp_path / "another shelf")
+    errand.store = FileCache(tmp_path / "another shelf")
     assert apart(errand, **told).startswith("FetchError org/tiny is gated")
     assert {given(one) for one in errand.hub.seen} == {""}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.format.documents import Invalid
+from bundler.format.documents import InvalidValueError
 from tests.hub.conftest import Errand
 
 FILES = {
@@ -48,5 +48,5 @@ def test_a_kernel_that_is_nowhere_is_said_to_be_no_kernel(errand: Errand) -> Non
 
 @pytest.mark.parametrize("wrong", [{"loader": "transformers"}, {"convert": "safetensors"}])
 def test_a_kernel_is_not_loaded_as_a_model(errand: Errand, wrong: dict[str, Any]) -> None:
-    with pytest.raises(Invalid, match=r"a kernel is carried|goes with models"):
+    with pytest.raises(InvalidValueError, match=r"a kernel is carried|goes with models"):
         errand.run(kernel="org/flash", **wrong)

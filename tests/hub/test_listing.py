@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bundler.errors import FetchError
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.online.models import hub_repository
 from bundler.online.transfer.pip_config import PipConfig
 from tests.hub.conftest import NAME, WEIGHTS, Errand
@@ -47,7 +47,7 @@ def test_a_list_that_the_hub_cuts_short_loses_no_file(errand: Errand) -> None:
     errand.check(found, MANY)
     assert len(asked_for_files(errand)) == len(MANY) // 25 + 1
     upstream = {file.path: file.upstream[0] for file in found.files}
-    assert upstream["b/29.bin"].digest == digest_of(MANY["b/29.bin"])
+    assert upstream["b/29.bin"].digest == compute_sha256(MANY["b/29.bin"])
     assert upstream["b/29.json"].algorithm == "git-blob-sha1"
 
 
@@ -113,7 +113,7 @@ def test_a_list_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
 
 
 def test_a_list_without_an_end_is_left(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_repository, "_MOST_PAGES", 5)
+    monkeypatch.setattr(hub_repository, "_MAX_PAGES", 5)
     again = linked(to=f"{errand.hub.url}{tree(errand)}?recursive=true&expand=false")
     errand.hub.faults[tree(errand)] = [again] * 20
     with pytest.raises(FetchError, match="the list of files has no end") as caught:

@@ -6,7 +6,7 @@ import pytest
 
 from bundler.errors import ManifestError, ResolveError
 from bundler.online.models import file_selection
-from bundler.online.models.file_selection import Chosen
+from bundler.online.models.file_selection import FileSelection
 
 BGE_M3 = (
     *("1_Pooling/config.json", "README.md", "config.json", "modules.json", "sentence_bert_config.json"),
@@ -28,19 +28,19 @@ def shards(stem: str, end: str, *numbers: int, of: int) -> tuple[str, ...]:
     return tuple(f"{stem}-{number:05}-of-{of:05}.{end}" for number in numbers)
 
 
-def chosen(*files: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Chosen:
-    return file_selection.choose(dict.fromkeys(files, 10), include, exclude, where="repo:org/m")
+def chosen(*files: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> FileSelection:
+    return file_selection.select_files(dict.fromkeys(files, 10), include, exclude, where="repo:org/m")
 
 
 def left(*files: str) -> list[str]:
-    return [one.path for one in chosen(*files).left_out]
+    return [one.path for one in chosen(*files).excluded]
 
 
 def test_what_bge_m3_needs_stays_and_the_rest_goes() -> None:
     found = chosen(*BGE_M3, *BESIDE_BGE_M3, ".gitattributes")
-    assert found.kept == tuple(sorted(BGE_M3))
-    assert sorted(one.path for one in found.left_out) == sorted(BESIDE_BGE_M3)
-    assert found.words.startswith("leaves out images (3 files); ONNX (3 files); that saves 60 bytes")
+    assert found.names == tuple(sorted(BGE_M3))
+    assert sorted(one.path for one in found.excluded) == sorted(BESIDE_BGE_M3)
+    assert found.summary.startswith("leaves out images (3 files); ONNX (3 files); that saves 60 bytes")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_bin_goes_only_where_the_safetensors_are_whole() -> None:
 def test_half_a_set_of_safetensors_goes_where_bin_is_whole() -> None:
     half = (*shards("model", "safetensors", 1, of=2), INDEX)
     found = chosen("config.json", "pytorch_model.bin", *half)
-    assert found.kept == ("config.json", "pytorch_model.bin")
+    assert found.names == ("config.json", "pytorch_model.bin")
     said = "leaves out safetensors of which a part is missing, where .bin is whole (2 files); that saves 20 bytes"
-    assert found.words.startswith(said)
+    assert found.summary.startswith(said)
     two_bins = shards("pytorch_model", "bin", 1, 2, of=2)
     assert left(*two_bins, "pytorch_model.bin.index.json", *half) == sorted(half)
     assert left(*two_bins[:1], "pytorch_model.bin.index.json", *half) == []
@@ -116,7 +116,7 @@ def test_half_a_set_of_safetensors_goes_where_bin_is_whole() -> None:
 
 def test_a_pattern_over_safetensors_takes_their_index_along() -> None:
     found = chosen("pytorch_model.bin", *shards("model", "safetensors", 1, 2, of=2), INDEX, exclude=("*.safetensors",))
-    assert found.kept == ("pytorch_model.bin",)
+    assert found.names == ("pytorch_model.bin",)
 
 
 def test_each_folder_and_each_name_is_judged_apart() -> None:
@@ -127,12 +127,12 @@ def test_each_folder_and_each_name_is_judged_apart() -> None:
 
 def test_exclude_counts_before_the_choice() -> None:
     found = chosen("model.safetensors", "pytorch_model.bin", "a.json", exclude=("*.safetensors",))
-    assert found.kept == ("a.json", "pytorch_model.bin")
+    assert found.names == ("a.json", "pytorch_model.bin")
 
 
 def test_include_is_exact() -> None:
     found = chosen("model.safetensors", "onnx/model.onnx", "config.json", include=("onnx/*",))
-    assert (found.kept, found.left_out, found.words) == (("onnx/model.onnx",), (), "")
+    assert (found.names, found.excluded, found.summary) == (("onnx/model.onnx",), (), "")
     with pytest.raises(ManifestError, match="no files are left"):
         chosen("a", include=("b",))
 
@@ -141,4 +141,4 @@ def test_weights_that_are_there_in_other_formats_only_are_not_left_out_in_silenc
     with pytest.raises(ResolveError, match="its weights are there as GGUF and ONNX only") as caught:
         chosen("README.md", "m.gguf", "onnx/model.onnx")
     assert "include" in caught.value.hint
-    assert chosen("README.md", "m.gguf", include=("*.gguf",)).kept == ("m.gguf",)
+    assert chosen("README.md", "m.gguf", include=("*.gguf",)).names == ("m.gguf",)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.online.transfer.cache import Store
+from bundler.online.transfer.cache import FileCache
 from tests.conftest import bundle, tool
 from tests.online import registries
 from tests.wheelmaking import make_wheel
@@ -66,7 +66,7 @@ def _storage(driver: str, told: dict[str, str], factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def base(engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Debian with a Python, in buildah's storage; made once for this machine and kept on the shelf."""
-    kept = Store.of_this_user().root / KEPT
+    kept = FileCache.from_environment().root / KEPT
     if not kept.exists():
         _make(kept, tmp_path_factory.mktemp("base"), engine)
     buildah(engine, "pull", "--quiet", f"oci-archive:{kept}")

@@ -13,7 +13,7 @@ import pytest
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
 from bundler.offline.container.engines.buildah import Buildah
-from bundler.offline.container.engines.engine import Trial
+from bundler.offline.container.engines.engine import ContainerRun
 from tests.conftest import Installed, bundle, tool
 from tests.images.conftest import BASE, Bakery, buildah
 
@@ -29,8 +29,10 @@ def bake(engine: dict[str, str], *arguments: object) -> Baked:
 
 def inside(engine: dict[str, str], image: str, *argv: str, user: int = 77777) -> subprocess.CompletedProcess[str]:
     """Run a program in an image as ``bundle image`` does."""
-    trial = Trial(image=image, user=user, writable=("/tmp",), argv=argv)
-    return subprocess.run(Buildah().run(trial).argv, check=False, capture_output=True, text=True, env=engine)
+    trial = ContainerRun(image=image, user=user, writable_folders=("/tmp",), argv=argv)
+    return subprocess.run(
+        Buildah().make_run_command(trial).argv, check=False, capture_output=True, text=True, env=engine
+    )
 
 
 def step(baked: Baked, words: str) -> str:
@@ -51,7 +53,7 @@ def first(bakery: Bakery, engine: dict[str, str]) -> tuple[Path, Baked]:
 def test_the_base_came_with_the_bundle_and_is_what_the_registry_has(
     first: tuple[Path, Baked], bakery: Bakery, engine: dict[str, str]
 ) -> None:
-    with archive.opened(first[0]) as carried:
+    with archive.open_bundle(first[0]) as carried:
         locked = carried.lock
     assert locked.image.base == bakery.base
     assert first[1]["base"] == locked.image.loaded_name
@@ -89,7 +91,7 @@ def test_a_model_s_layer_holds_its_folder_and_nothing_else(first: tuple[Path, Ba
     home = next(name for name in names if name.startswith("opt/small/models/m-"))
     expected = {"opt", "opt/small", "opt/small/models", home, f"{home}/config.json", f"{home}/sub"}
     assert set(names) - {"run"} == expected | {f"{home}/w.bin", f"{home}/sub/w.bin"}
-    assert {member.mtime for member in members} == {lockfile.EPOCH}
+    assert {member.mtime for member in members} == {lockfile.ZIP_EPOCH}
 
 
 def _layers(saved: tarfile.TarFile) -> list[str]:

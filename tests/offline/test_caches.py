@@ -12,7 +12,7 @@ import pytest
 
 from bundler.format import hashing
 from bundler.format.lock import lockfile
-from bundler.format.lock.entries import Artifact, Package, Python
+from bundler.format.lock.entries import Artifact, Package, PythonEnvironment
 from bundler.offline import findings, smoke
 from bundler.offline.doctor import release_checks
 from bundler.offline.environment import guard
@@ -28,21 +28,23 @@ root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can become an
 
 def with_torch() -> lockfile.Lock:
     path = "wheels/torch-2.13.0-py3-none-any.whl"
-    wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.digest_of(b""), origin="a test")
+    wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.compute_sha256(b""), origin="a test")
     package = Package(name="torch", version="2.13.0", wheel=path)
-    return lockfile.with_changes(LOCK, python=Python(packages=(package,)), artifacts=(*LOCK.artifacts[:1], wheel))
+    return lockfile.replace_fields(
+        LOCK, python=PythonEnvironment(packages=(package,)), artifacts=(*LOCK.artifacts[:1], wheel)
+    )
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     """An environment that this user made, and that every other user may only read."""
-    release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release)
+    release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release_name)
     release.path.mkdir(parents=True)
-    release.writable.mkdir()
-    release.live.symlink_to(release.path)
+    release.writable_folder.mkdir()
+    release.live_path.symlink_to(release.path)
     subprocess.run([python_of_anyone(), "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
-    smoke.lay_out(release)
-    guard.lay_out(release, LOCK)
+    smoke.write_payload(release)
+    guard.write_files(release, LOCK)
     open_to_all(*release.prefix.rglob("*"))
     return release
 
@@ -121,20 +123,20 @@ def test_values_that_the_user_set_win_each_for_itself(release: Release, home: Pa
 
 @root_only
 def test_var_is_for_the_user_that_it_belongs_to_and_for_nobody_else(release: Release, home: Path) -> None:
-    os.chown(release.writable, NOBODY, NOBODY)
+    os.chown(release.writable_folder, NOBODY, NOBODY)
     try:
-        assert folder_of(caches(release, {"HOME": home})) == release.writable
-        torch = release.writable / "torch"
+        assert folder_of(caches(release, {"HOME": home})) == release.writable_folder
+        torch = release.writable_folder / "torch"
         torch.mkdir()  # root ran it before the folder was given away
         assert folder_of(caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
         torch.rmdir()
-        release.writable.chmod(0o777)
+        release.writable_folder.chmod(0o777)
         assert folder_of(caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
         told = subprocess.run([release.python, "-c", TELL], check=True, capture_output=True, text=True, env={}).stdout
-        assert folder_of(json.loads(told)) != release.writable, "root would run code that another user put there"
+        assert folder_of(json.loads(told)) != release.writable_folder, "root would run code that another user put there"
     finally:
-        os.chown(release.writable, 0, 0)
-        release.writable.chmod(0o755)
+        os.chown(release.writable_folder, 0, 0)
+        release.writable_folder.chmod(0o755)
 
 
 @root_only
@@ -209,7 +211,7 @@ def test_who_can_write_nowhere_can_import_torch_all_the_same(release: Release, t
     """torch makes its folder when it is imported; one that is there already need not be made."""
     code = f"{TELL}; os.makedirs(os.environ['TORCHINDUCTOR_CACHE_DIR'], exist_ok=True)"
     told = caches(release, {}, *read_only_but(tmp_path), code=code)
-    assert {told[name] for name in env_file.CACHES} == {str(release.writable)}
+    assert {told[name] for name in env_file.CACHES} == {str(release.writable_folder)}
 
 
 @root_only
@@ -217,20 +219,20 @@ def test_doctor_says_critical_where_torch_could_not_be_imported(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = with_torch()
-    assert [one.level for one in release_checks.guarded(release, locked)] == ["healthy"]
-    values = guard.site_packages(release, LOCK) / "_airgap_guard.env"
+    assert [one.level for one in release_checks.check_guard(release, locked)] == ["healthy"]
+    values = guard.get_site_packages(release, LOCK) / "_airgap_guard.env"
     whole = values.read_text()
-    values.write_text(whole.replace("{cache}", str(release.writable)))  # as versions before this one did
+    values.write_text(whole.replace("{cache}", str(release.writable_folder)))  # as versions before this one did
     try:
-        (told,) = release_checks.guarded(release, locked)
-        assert release_checks.guarded(release, LOCK)[0].level == "warning", "without torch nothing fails"
+        (told,) = release_checks.check_guard(release, locked)
+        assert release_checks.check_guard(release, LOCK)[0].level == "warning", "without torch nothing fails"
     finally:
         values.write_text(whole)
-    assert (told.level, told.hint) == ("critical", findings.MEND)
+    assert (told.level, told.hint) == ("critical", findings.REINSTALL_HINT)
     assert "a user who may only read what is installed can't write where HF_HOME, " in told.message
-    assert f"torch can't be imported: it makes {release.writable}/torch/inductor" in told.message
+    assert f"torch can't be imported: it makes {release.writable_folder}/torch/inductor" in told.message
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/none")
-    (told,) = release_checks.guarded(release, locked)
+    (told,) = release_checks.check_guard(release, locked)
     assert (told.level, "this user can't write where TORCHINDUCTOR_CACHE_DIR lead" in told.message) == (
         "critical",
         True,

@@ -65,14 +65,14 @@ def test_a_prefix_that_a_group_may_write_to(
 ) -> None:
     path, prefix, _ = again
     prefix.chmod(0o775)
-    monkeypatch.setattr(permissions, "_private", lambda group, owner: False)
+    monkeypatch.setattr(permissions, "_is_private_group", lambda group, owner: False)
     refused(run, path, prefix, "its group, number")
 
 
 def test_a_group_of_one_s_own_is_nobody_else(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt").chmod(0o775)
-    permissions.refuse_shared(tmp_path / "opt")
+    permissions.require_exclusive_access(tmp_path / "opt")
 
 
 def test_a_prefix_that_belongs_to_another(
@@ -92,7 +92,7 @@ def test_a_folder_above_from_which_the_prefix_can_be_taken(run: Run, again: tupl
     try:
         refused(run, path, prefix, "anybody may write to this folder, and put another in the prefix's place")
         prefix.parent.chmod(0o1777)  # as /tmp is
-        permissions.refuse_shared(prefix)
+        permissions.require_exclusive_access(prefix)
     finally:
         prefix.parent.chmod(0o700)
 
@@ -105,7 +105,7 @@ def test_a_link_on_the_way_is_looked_behind(run: Run, again: tuple[Path, Path, P
     victim.chmod(0o777)
     refused(run, path, way / "opt", "anybody may write to this folder, and put another in the prefix's place")
     victim.chmod(0o755)
-    permissions.refuse_shared(way / "opt")
+    permissions.require_exclusive_access(way / "opt")
     if os.getuid() == 0:
         os.chown(way, 65534, 65534, follow_symlinks=False)
         refused(run, path, way / "opt", "this is a link of ")
@@ -122,7 +122,7 @@ def test_a_link_of_one_s_own_that_leads_through_another_s(run: Run, again: tuple
     theirs, way = victim / "theirs", prefix.parent / "way"
     theirs.symlink_to(prefix.parent)
     way.symlink_to(theirs)
-    permissions.refuse_shared(way / "opt")
+    permissions.require_exclusive_access(way / "opt")
     os.chown(theirs, OTHER, OTHER, follow_symlinks=False)
     refused(run, path, way / "opt", "this is a link of ")
 
@@ -141,7 +141,7 @@ def test_a_user_without_rights_trusts_root_and_itself_alone(owner: int, allowed:
         os.seteuid(OTHER)
         try:
             with nullcontext() if allowed else pytest.raises(UnsafeError, match="this is a link of "):
-                permissions.refuse_shared(folder / "way" / "opt")
+                permissions.require_exclusive_access(folder / "way" / "opt")
         finally:
             os.seteuid(0)
 
@@ -151,17 +151,17 @@ def test_a_link_of_one_s_own_that_leads_through_a_folder_of_another(run: Run, ag
     path, prefix, victim = again
     (victim / "through").symlink_to(prefix.parent)
     (prefix.parent / "way").symlink_to(victim / "through")
-    permissions.refuse_shared(prefix.parent / "way" / "opt")
+    permissions.require_exclusive_access(prefix.parent / "way" / "opt")
     os.chown(victim, OTHER, OTHER)
     refused(run, path, prefix.parent / "way" / "opt", "a link leads through this folder of ")
-    permissions.refuse_shared(prefix)
+    permissions.require_exclusive_access(prefix)
 
 
 def test_links_that_lead_round(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(UnsafeError, match="lead to no folder"):
-        permissions.refuse_shared(tmp_path / "a" / "opt")
+        permissions.require_exclusive_access(tmp_path / "a" / "opt")
 
 
 def test_links_are_followed_as_the_system_does(tmp_path: Path) -> None:
@@ -170,15 +170,15 @@ def test_links_are_followed_as_the_system_does(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to("at/../../real")
     (tmp_path / "real").chmod(0o777)
     with pytest.raises(UnsafeError, match="anybody may write to this folder") as caught:
-        permissions.refuse_shared(tmp_path / "up" / "sub")
+        permissions.require_exclusive_access(tmp_path / "up" / "sub")
     assert caught.value.where == str(tmp_path / "real")
     (tmp_path / "real").chmod(0o755)
-    permissions.refuse_shared(tmp_path / "up" / "sub" / "opt")
+    permissions.require_exclusive_access(tmp_path / "up" / "sub" / "opt")
 
 
 def test_what_a_service_writes_may_be_its_own(again: tuple[Path, Path, Path]) -> None:
     (again[1] / "var").chmod(0o777)
-    permissions.refuse_shared(again[1])
+    permissions.require_exclusive_access(again[1])
 
 
 def release(prefix: Path) -> Path:
@@ -267,7 +267,7 @@ def test_a_file_that_is_a_link_is_replaced_and_not_written_through(run: Run, aga
 
 def test_a_pipe_under_the_name_of_a_leftover_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".x.abc.partial")
-    disk.write_whole(tmp_path / "x", b"data")
+    disk.write_atomically(tmp_path / "x", b"data")
     assert (tmp_path / "x").read_bytes() == b"data"
     assert stat.S_ISREG((tmp_path / "x").stat().st_mode)
 
@@ -275,7 +275,7 @@ def test_a_pipe_under_the_name_of_a_leftover_is_not_waited_for(tmp_path: Path) -
 def test_a_link_under_the_name_of_a_leftover_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / ".x.abc.partial").symlink_to(tmp_path / "mine")
-    disk.write_whole(tmp_path / "x", b"data")
+    disk.write_atomically(tmp_path / "x", b"data")
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
@@ -283,5 +283,5 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt").chmod(0o777)
     with pytest.raises(UnsafeError) as caught:
-        permissions.refuse_shared(tmp_path / "opt")
+        permissions.require_exclusive_access(tmp_path / "opt")
     assert "chmod go-w" in caught.value.hint

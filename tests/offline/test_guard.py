@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from bundler.errors import CalledHomeError, ProgramError, SmokeError
+from bundler.errors import BlockedRequestError, ProgramError, SmokeError
 from bundler.format import blocked_requests, hashing
 from bundler.format.lock import lockfile
-from bundler.format.lock.entries import Artifact, Package, Python
+from bundler.format.lock.entries import Artifact, Package, PythonEnvironment
 from bundler.offline import smoke
 from bundler.offline.doctor import release_checks
 from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import Installed, lock_of, tool
 
 LOCK = lock_of({"bundle.pyz": b"x", "models/m/config.json": b"{}"})
@@ -31,16 +31,16 @@ SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DI
 
 @pytest.fixture(scope="module")
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release)
+    release = Release(prefix=tmp_path_factory.mktemp("opt 데모"), name=LOCK.release_name)
     release.path.mkdir(parents=True)
-    release.writable.mkdir()
+    release.writable_folder.mkdir()
     subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
     (model,) = LOCK.models
-    (release.shared_models / model.home).mkdir(parents=True)
-    (release.shared_models / model.home / "config.json").write_text("{}")
-    hub_cache.create(release, LOCK)
-    smoke.lay_out(release)
-    guard.lay_out(release, LOCK)
+    (release.shared_models / model.host_folder).mkdir(parents=True)
+    (release.shared_models / model.host_folder / "config.json").write_text("{}")
+    hub_cache.create_cache(release, LOCK)
+    smoke.write_payload(release)
+    guard.write_files(release, LOCK)
     return release
 
 
@@ -48,7 +48,7 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Release:
 def release(laid_out: Release) -> Iterator[Release]:
     """The same for tests that break it; it is whole again afterwards."""
     yield laid_out
-    guard.lay_out(laid_out, LOCK)
+    guard.write_files(laid_out, LOCK)
 
 
 def start(release: Release, code: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -64,13 +64,13 @@ TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 @pytest.mark.parametrize("options", [(), ("-I",), ("-E",), ("-s", "-P")])
 def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple[str, ...]) -> None:
     told = json.loads(start(release, TELL, *options).stdout)
-    wanted = env_file.library_variables(release.live)
+    wanted = env_file.make_library_variables(release.live_path)
     assert wanted == {name: told.get(name) for name in wanted}
-    caches = env_file.cache_variables(release.writable)
+    caches = env_file.cache_variables(release.writable_folder)
     assert caches == {name: told.get(name) for name in caches}, "var belongs to this user"
-    assert not caches.keys() & env_file.variables(LOCK, release.prefix).keys()
-    assert [told.level for told in release_checks.guarded(release, LOCK)] == ["healthy"]
-    assert wanted.items() <= env_file.variables(LOCK, release.prefix).items()
+    assert not caches.keys() & env_file.make_variables(LOCK, release.prefix).keys()
+    assert [told.level for told in release_checks.check_guard(release, LOCK)] == ["healthy"]
+    assert wanted.items() <= env_file.make_variables(LOCK, release.prefix).items()
     assert [told[name] for name in SWITCHES] == ["1"] * 4
     assert told["HF_HUB_CACHE"] == f"{release.prefix}/current/hub"
 
@@ -80,7 +80,7 @@ def test_python_without_site_is_not_guarded(release: Release) -> None:
 
 
 def test_it_runs_before_the_files_of_packages(release: Release) -> None:
-    early = guard.site_packages(release, LOCK) / "0-package.pth"
+    early = guard.get_site_packages(release, LOCK) / "0-package.pth"
     early.write_text("import os; os.environ['SEEN'] = os.environ.get('HF_HUB_OFFLINE', 'not yet')\n")
     try:
         assert json.loads(start(release, TELL).stdout)["SEEN"] == "1"
@@ -92,11 +92,11 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     assert json.loads(start(release, TELL, HF_HUB_OFFLINE="0").stdout)["HF_HUB_OFFLINE"] == "0"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
-    assert guard.state(release, LOCK).overridden == {"HF_HUB_OFFLINE": ("0", "1")}
-    (told,) = release_checks.guarded(release, LOCK)
+    assert guard.read_state(release, LOCK).overridden_variables == {"HF_HUB_OFFLINE": ("0", "1")}
+    (told,) = release_checks.check_guard(release, LOCK)
     assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and wins over the release's 1")
-    report = Collected()
-    smoke.prove(release, LOCK, None, report)
+    report = RecordingReporter()
+    smoke.run_smoke_loads(release, LOCK, None, report)
     assert "HF_HUB_OFFLINE=0 is set in this environment and wins over the release's 1" in report.warnings
 
 
@@ -104,19 +104,19 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
 def test_caches_that_only_older_libraries_look_into_are_reported_where_those_are_installed(
     release: Release, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    hub = str(release.live / "hub")
+    hub = str(release.live_path / "hub")
     monkeypatch.setenv(name, "/mnt/old")
-    assert not guard.state(release, LOCK).overridden, "transformers 5 reads none of them"
+    assert not guard.read_state(release, LOCK).overridden_variables, "transformers 5 reads none of them"
     path = "wheels/transformers-4.57.6-py3-none-any.whl"
-    wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.digest_of(b""), origin="a test")
-    older = lockfile.with_changes(
+    wheel = Artifact(path=path, kind="wheel", size=0, sha256=hashing.compute_sha256(b""), origin="a test")
+    older = lockfile.replace_fields(
         LOCK,
-        python=Python(packages=(Package(name="transformers", version="4.57.6", wheel=path),)),
+        python=PythonEnvironment(packages=(Package(name="transformers", version="4.57.6", wheel=path),)),
         artifacts=(LOCK.artifacts[0], wheel, *LOCK.artifacts[1:]),
     )
-    assert guard.state(release, older).overridden == {name: ("/mnt/old", hub)}
+    assert guard.read_state(release, older).overridden_variables == {name: ("/mnt/old", hub)}
     monkeypatch.setenv(name, hub)
-    assert not guard.state(release, older).overridden
+    assert not guard.read_state(release, older).overridden_variables
 
 
 def test_sentence_transformers_own_cache_is_the_hub_view_and_another_is_reported(
@@ -125,35 +125,35 @@ def test_sentence_transformers_own_cache_is_the_hub_view_and_another_is_reported
     told = json.loads(start(release, TELL).stdout)
     assert told["SENTENCE_TRANSFORMERS_HOME"] == told["HF_HUB_CACHE"]
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", "/mnt/old")
-    (said,) = release_checks.guarded(release, LOCK)
+    (said,) = release_checks.check_guard(release, LOCK)
     assert said.message.startswith("SENTENCE_TRANSFORMERS_HOME=/mnt/old is set here and wins over")
 
 
 @pytest.mark.parametrize("line", ["improt _airgap_guard\n", "", " import _airgap_guard; _airgap_guard.begin()\n"])
 def test_a_broken_path_file_is_ignored_by_python_and_noticed_by_us(release: Release, line: str) -> None:
-    (guard.site_packages(release, LOCK) / guard.PATH_FILE).write_text(line)
+    (guard.get_site_packages(release, LOCK) / guard.PTH_FILE).write_text(line)
     quiet = start(release, "print('started')")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "started\n", "")
-    assert not guard.state(release, LOCK).ran
-    assert [told.level for told in release_checks.guarded(release, LOCK)] == ["critical"]
+    assert not guard.read_state(release, LOCK).has_run
+    assert [told.level for told in release_checks.check_guard(release, LOCK)] == ["critical"]
     with pytest.raises(SmokeError, match="The guard of the environment did not run when Python started"):
-        smoke.prove(release, LOCK, None, Collected())
+        smoke.run_smoke_loads(release, LOCK, None, RecordingReporter())
 
 
 def test_an_environment_whose_guard_does_not_run_is_not_installed(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_LINE", "# nothing\n")
+    monkeypatch.setattr(guard, "_PTH_LINE", "# nothing\n")
     with pytest.raises(ProgramError, match="the guard of the environment does not run"):
-        guard.lay_out(release, LOCK)
+        guard.write_files(release, LOCK)
 
 
 def test_a_fault_in_it_is_said_and_keeps_nothing_from_starting_but_what_asked_for_strict(release: Release) -> None:
-    (guard.site_packages(release, LOCK) / "_airgap_guard.env").unlink()
+    (guard.get_site_packages(release, LOCK) / "_airgap_guard.env").unlink()
     done = start(release, "print('started')")
     assert (done.returncode, done.stdout) == (0, "started\n")
     assert "airgap guard: FileNotFoundError" in done.stderr
-    assert not guard.state(release, LOCK).ran
+    assert not guard.read_state(release, LOCK).has_run
     strict = start(release, "print('started')", BUNDLE_GUARD="strict")
     assert (strict.returncode != 0, strict.stdout) == (True, "")
     assert "BUNDLE_GUARD=strict can not be kept" in strict.stderr
@@ -165,7 +165,7 @@ def test_a_start_imports_nothing_but_what_python_itself_starts_with(release: Rel
         "import os, sys; before = set(sys.modules); sys.path.append(sys.argv[1]); import _airgap_guard; "
         "_airgap_guard.begin(); print(*sorted(set(sys.modules) - before))"
     )
-    place = str(guard.site_packages(release, LOCK))
+    place = str(guard.get_site_packages(release, LOCK))
     command: list[str | Path] = [release.python, "-I", "-S", "-c", code, place]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["_airgap_guard"]
@@ -176,7 +176,7 @@ GET = "import urllib.request\ndef fetch():\n    urllib.request.urlopen('http://u
 
 def strictly(
     release: Release, code: str, tmp_path: Path, *before: str, **variables: str
-) -> tuple[Any, tuple[blocked_requests.Call, ...]]:
+) -> tuple[Any, tuple[blocked_requests.BlockedRequest, ...]]:
     log = tmp_path / "calls.jsonl"
     script = tmp_path / "app.py"
     script.write_text(code)
@@ -184,18 +184,21 @@ def strictly(
     done = subprocess.run(
         [*before, release.python, script], env=told, check=False, capture_output=True, text=True, timeout=60
     )
-    return done, blocked_requests.read(log)
+    return done, blocked_requests.read_log(log)
 
 
 def test_strict_names_host_address_line_and_what_is_missing(release: Release, tmp_path: Path) -> None:
     done, (call,) = strictly(release, GET.replace("u:secret@", ""), tmp_path)
     assert done.returncode == 1
-    assert "CallRefused: repo org/name is not carried: a connection to models.example was refused" in done.stderr
+    assert (
+        "ConnectionBlockedError: repo org/name is not carried: a connection to models.example was refused"
+        in done.stderr
+    )
     assert call.url == "http://models.example/org/name/resolve/main/x"
     assert call.asked.startswith("app.py:3 in fetch: urllib.request.urlopen(")
     assert (call.host, call.kind, call.name) == ("models.example", "repo", "org/name")
-    assert call.cure == "models: [{repo: org/name, loader: files}]"
-    assert "hush" not in done.stderr.partition("CallRefused")[2].replace(call.asked, "")
+    assert call.fix == "models: [{repo: org/name, loader: files}]"
+    assert "hush" not in done.stderr.partition("ConnectionBlockedError")[2].replace(call.asked, "")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
 def test_only_addresses_of_a_hub_are_repositories(release: Release, tmp_path: Path, address: str, cure: str) -> None:
     code = f"import urllib.request\nurllib.request.urlopen({address!r})\n"
     _, (call,) = strictly(release, code, tmp_path, HF_ENDPOINT="https://own.example")
-    assert cure in call.cure
+    assert cure in call.fix
 
 
 def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_pa
             release, code + "urllib.request.urlopen('http://models.example/')\n", tmp_path,
             http_proxy=f"http://127.0.0.1:{port}", HTTPS_PROXY=f"http://127.0.0.1:{port}",
         )  # fmt: skip
-    assert (done.stdout, "CallRefused" in done.stderr) == ("open\n", True)
+    assert (done.stdout, "ConnectionBlockedError" in done.stderr) == ("open\n", True)
     assert [call.host for call in found] == ["models.example"]
 
 
@@ -272,7 +275,12 @@ def test_a_name_of_this_machine_that_leads_to_another_one_leads_nowhere(release:
     named = f'{tool("mount")} --bind "{hosts}" /etc/hosts && {tool("hostname")} elsewhere && exec "$@"'
     before = (tool("unshare"), "-nmu" if os.getuid() == 0 else "-rnmu", "sh", "-c", named, "sh")
     done, found = strictly(release, LED_AWAY, tmp_path, *before)
-    assert done.stdout.split() == ["192.0.2.9", "CallRefused", "CallRefused", "CallRefused"], done.stderr
+    assert done.stdout.split() == [
+        "192.0.2.9",
+        "ConnectionBlockedError",
+        "ConnectionBlockedError",
+        "ConnectionBlockedError",
+    ], done.stderr
     assert [call.host for call in found] == ["elsewhere", "192.0.2.9", "elsewhere"]
 
 
@@ -296,7 +304,7 @@ for way in ways:
 
 def test_strict_sees_each_way_that_a_socket_has(release: Release, tmp_path: Path) -> None:
     done, found = strictly(release, WAYS, tmp_path)
-    assert done.stdout.split() == ["CallRefused"] * 4, done.stderr
+    assert done.stdout.split() == ["ConnectionBlockedError"] * 4, done.stderr
     assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.4"]
 
 
@@ -319,7 +327,7 @@ if __name__ == "__main__":
     child.start(); child.join()
 """
     done, found = strictly(release, code, tmp_path)
-    assert (done.returncode, done.stdout.split()) == (0, ["CallRefused"] * 3), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["ConnectionBlockedError"] * 3), done.stderr
     assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "child.example"]
 
 
@@ -333,7 +341,7 @@ def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: 
     assert "Network is unreachable" in passed, "the guard let it through, to where the kernel has no network"
     assert "the network is out of reach: tracker.example" in tolerated
     assert [call.host for call in found] == ["tracker.example"]
-    assert blocked_requests.untolerated(found, ["tracker.example"]) == ()
+    assert blocked_requests.select_untolerated(found, ["tracker.example"]) == ()
 
 
 LOOP = """
@@ -365,7 +373,7 @@ def test_who_asked_from_an_event_loop_or_a_pool_is_the_program_and_not_the_guard
 ) -> None:
     """A name is looked up in a thread of its own, where every frame is one of libraries."""
     done, (call,) = strictly(release, code, tmp_path)
-    assert (done.returncode, "CallRefused" in done.stderr) == (1, True)
+    assert (done.returncode, "ConnectionBlockedError" in done.stderr) == (1, True)
     assert call.asked.startswith(asked)
     assert "airgap" not in call.asked
     assert "bundle_payload" not in call.asked
@@ -384,7 +392,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize(("offline", "error"), [("1", "LocalEntryNotFoundError"), ("0", "CallRefused")])
+@pytest.mark.parametrize(("offline", "error"), [("1", "LocalEntryNotFoundError"), ("0", "ConnectionBlockedError")])
 def test_the_hub_s_client_fails_at_once_and_is_seen_offline_too(
     demo: Installed, tmp_path: Path, offline: str, error: str
 ) -> None:
@@ -406,8 +414,8 @@ def test_a_failed_load_names_its_calls(release: Release) -> None:
         kept.replace("    count =", "    __import__('socket').create_connection(('models.example', 443))\n    count =")
     )
     try:
-        with pytest.raises(CalledHomeError) as failure:
-            smoke.prove(release, LOCK, None, Collected())
+        with pytest.raises(BlockedRequestError) as failure:
+            smoke.run_smoke_loads(release, LOCK, None, RecordingReporter())
     finally:
         probe.write_text(kept)
     assert failure.value.code == 12

@@ -43,13 +43,13 @@ def lock_with(same: str) -> Lock:
 
 def installed(folder: Path, locked: Lock) -> Release:
     """The placed models of a lock and the hub view of them."""
-    release = Release(prefix=folder, name=locked.release)
+    release = Release(prefix=folder, name=locked.release_name)
     for model in locked.models:
-        for artifact in locked.files_of(model):
-            place = release.shared_models / model.home / artifact.path[len(model.folder) :]
+        for artifact in locked.list_files(model):
+            place = release.shared_models / model.host_folder / artifact.path[len(model.folder) :]
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(CONTENTS[artifact.path])
-    hub_cache.create(release, locked)
+    hub_cache.create_cache(release, locked)
     return release
 
 
@@ -96,7 +96,10 @@ def test_the_package_kernels_loads_what_was_carried(release: Release, kernels: P
 def test_a_model_of_the_same_id_keeps_its_folder(tmp_path: Path) -> None:
     locked = lock_with("org/flash")
     release = installed(tmp_path / "opt", locked)
-    assert [locked.hub_folders(model) for model in locked.models] == [("kernels--org--flash",), ("models--org--flash",)]
-    assert not hub_cache.faults(release, locked)
+    assert [locked.list_hub_folders(model) for model in locked.models] == [
+        ("kernels--org--flash",),
+        ("models--org--flash",),
+    ]
+    assert not hub_cache.find_problems(release, locked)
     assert run(release, SNAPSHOT, "model", "").stdout.strip().endswith(locked.models[1].commit)
     assert run(release, SNAPSHOT, "kernel", "v1").stdout.strip().endswith(locked.models[0].commit)

@@ -42,12 +42,12 @@ SENTENCES = "from nltk.tokenize import sent_tokenize; print(sent_tokenize('Dr. K
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release)
+    release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release_name)
     release.path.mkdir(parents=True)
     subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
-    smoke.lay_out(release)
-    guard.lay_out(release, LOCK)
-    release.live.symlink_to(Path("releases") / release.name)
+    smoke.write_payload(release)
+    guard.write_files(release, LOCK)
+    release.live_path.symlink_to(Path("releases") / release.name)
     return release
 
 
@@ -94,7 +94,7 @@ def test_tiktoken_finds_the_encoding_that_was_carried(
     (fetched,) = (tmp_path / "cache").iterdir()
     name = hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()
     assert fetched.name == name, "the name that the cure gives is the one that tiktoken looks for"
-    assert tiktoken_files.path_of(origin) == f"tiktoken/{name}"
+    assert tiktoken_files.get_cache_path(origin) == f"tiktoken/{name}"
     path = release.path / "assets" / "tiktoken" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(RANKS)
@@ -110,11 +110,11 @@ def test_an_encoding_that_is_not_carried_is_named_with_the_entry_that_carries_it
     done = run(
         release, ENCODE, libraries, plugin(tmp_path, url), BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log)
     )  # fmt: skip
-    assert "CallRefused: tiktoken tiny is not carried" in done.stderr
-    (call,) = blocked_requests.read(log)
+    assert "ConnectionBlockedError: tiktoken tiny is not carried" in done.stderr
+    (call,) = blocked_requests.read_log(log)
     assert (call.kind, call.name, call.url) == ("tiktoken", "tiny", url)
     name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-    assert call.cure == f"assets: [{{url: {url}, sha256: …, path: tiktoken/{name}}}]"
+    assert call.fix == f"assets: [{{url: {url}, sha256: …, path: tiktoken/{name}}}]"
 
 
 def constructors(source: Path) -> dict[str, set[tuple[str, str]]]:
@@ -138,7 +138,7 @@ def constructors(source: Path) -> dict[str, set[tuple[str, str]]]:
 
 
 def test_every_encoding_of_tiktoken_is_known_with_the_addresses_and_digests_that_it_gives(libraries: Path) -> None:
-    assert {name: set(files) for name, files in tiktoken_files.FILES.items()} == constructors(
+    assert {name: set(files) for name, files in tiktoken_files.ENCODING_FILES.items()} == constructors(
         libraries / "tiktoken_ext" / "openai_public.py"
     )
 
@@ -148,8 +148,8 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
 ) -> None:
     """A file that is not what it must be is taken away by tiktoken before it fetches anew: so it looked there."""
     firsts = {
-        name: tmp_path / name / Path(tiktoken_files.path_of(files[0][0])).name
-        for name, files in tiktoken_files.FILES.items()
+        name: tmp_path / name / Path(tiktoken_files.get_cache_path(files[0][0])).name
+        for name, files in tiktoken_files.ENCODING_FILES.items()
     }
     for path in firsts.values():
         path.parent.mkdir()
@@ -164,19 +164,19 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
             BUNDLE_GUARD="strict",
             BUNDLE_GUARD_LOG=str(log),
         )
-        assert "CallRefused" in done.stderr
+        assert "ConnectionBlockedError" in done.stderr
         assert not path.exists()
-        (call,) = blocked_requests.read(log)
-        asked = call.cure.removeprefix("assets: [{tiktoken: [").removesuffix("]}]")
-        assert tiktoken_files.FILES[asked] == tiktoken_files.FILES[name], (
+        (call,) = blocked_requests.read_log(log)
+        asked = call.fix.removeprefix("assets: [{tiktoken: [").removesuffix("]}]")
+        assert tiktoken_files.ENCODING_FILES[asked] == tiktoken_files.ENCODING_FILES[name], (
             "what the cure names has the files that were missed"
         )
 
 
 def test_nltk_s_missing_archive_is_cured_by_its_name() -> None:
     url = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/tokenizers/punkt_tab.zip"
-    call = blocked_requests.Call(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
-    assert call.cure == "assets: [{nltk: [punkt_tab]}]"
+    call = blocked_requests.BlockedRequest(host="raw.githubusercontent.com", url=url, kind="nltk", name="punkt_tab")
+    assert call.fix == "assets: [{nltk: [punkt_tab]}]"
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_what_nltk_is_told_to_fetch_is_named_though_it_asks_for_its_index_first(
     script.write_text(f"import nltk\nnltk.download({asked})\n")
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     done = run(release, code, libraries, BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log))
-    assert f"CallRefused: nltk {named} is not carried" in done.stderr
-    (call,) = blocked_requests.read(log)
+    assert f"ConnectionBlockedError: nltk {named} is not carried" in done.stderr
+    (call,) = blocked_requests.read_log(log)
     assert call.url.endswith("/nltk_data/gh-pages/index.xml")
-    assert call.cure == f"assets: [{{nltk: [{named}]}}]"
+    assert call.fix == f"assets: [{{nltk: [{named}]}}]"
     assert call.asked == f"{script}:2 in <module>: nltk.download({asked})"
 
 
@@ -200,7 +200,7 @@ def test_a_load_that_lacks_nltk_s_data_says_which_and_what_carries_it(
     release: Release, libraries: Path, tmp_path: Path
 ) -> None:
     """NLTK's own error begins with a row of asterisks."""
-    (guard.site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{libraries}\n")
+    (guard.get_site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{libraries}\n")
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
     probe.write_text(kept.replace("    count =", "    __import__('nltk').pos_tag(['the', 'dog'])\n    count ="))
@@ -215,7 +215,7 @@ def test_a_load_that_lacks_nltk_s_data_says_which_and_what_carries_it(
         )
     finally:
         probe.write_text(kept)
-        (guard.site_packages(release, LOCK) / "zz-libraries.pth").unlink()
+        (guard.get_site_packages(release, LOCK) / "zz-libraries.pth").unlink()
     assert done.returncode == 3, done.stderr
     found = json.loads(result.read_text())
     assert found["fault"].startswith("The load stopped with LookupError: Resource 'averaged_perceptron_tagger_eng' not")

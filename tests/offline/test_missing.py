@@ -10,36 +10,36 @@ from pathlib import Path
 
 import pytest
 
-from bundler.errors import CalledHomeError, SmokeError
+from bundler.errors import BlockedRequestError, SmokeError
 from bundler.format import blocked_requests
 from bundler.format.lock import lockfile
 from bundler.format.lock.smoke_result import SmokeResult
 from bundler.offline import smoke
 from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import Installed, lock_of
 
 CODEBOOK = "org/codebook"
 PLAIN = lock_of({"bundle.pyz": b"x", "models/codebook/config.json": b"{}"})
-LOCK = lockfile.with_changes(PLAIN, models=(dataclasses.replace(PLAIN.models[0], repo_id=CODEBOOK),))
+LOCK = lockfile.replace_fields(PLAIN, models=(dataclasses.replace(PLAIN.models[0], repo_id=CODEBOOK),))
 
 
 @pytest.fixture(scope="module")
 def release(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """One that carries org/codebook without its table.json, and borrows the libraries of the demo."""
-    release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release)
+    release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release_name)
     release.path.mkdir(parents=True)
     subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
     (model,) = LOCK.models
-    (release.shared_models / model.home).mkdir(parents=True)
-    (release.shared_models / model.home / "config.json").write_text("{}")
-    hub_cache.create(release, LOCK)
-    smoke.lay_out(release)
-    guard.lay_out(release, LOCK)
+    (release.shared_models / model.host_folder).mkdir(parents=True)
+    (release.shared_models / model.host_folder / "config.json").write_text("{}")
+    hub_cache.create_cache(release, LOCK)
+    smoke.write_payload(release)
+    guard.write_files(release, LOCK)
     packages = demo.python.parent.parent / "lib" / "python3.11" / "site-packages"
-    (guard.site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{packages}\n")
-    release.live.symlink_to(Path("releases") / release.name)
+    (guard.get_site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{packages}\n")
+    release.live_path.symlink_to(Path("releases") / release.name)
     return release
 
 
@@ -71,7 +71,7 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
         [release.python, script, tmp_path / "cache"], env=told, check=True, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[1:] == ["LocalEntryNotFoundError"] * 6
-    found = blocked_requests.read(log)
+    found = blocked_requests.read_log(log)
     assert [(call.kind, call.name, call.revision, call.file) for call in found] == [
         ("file", CODEBOOK, "main", "deep/table.json"),
         ("file", CODEBOOK, "main", "table.json"),
@@ -81,7 +81,7 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
         ("elsewhere", CODEBOOK, "main", "config.json"),
     ]
     assert all(call.asked.startswith("app.py:5 in ask") for call in found)
-    assert [call.cure for call in found] == [
+    assert [call.fix for call in found] == [
         "in the entry of org/codebook: include: [deep/table.json, …], or no exclude: that leaves it behind",
         "in the entry of org/codebook: include: [table.json, …], or no exclude: that leaves it behind",
         "in the entry of org/codebook: revision: v2",
@@ -95,10 +95,10 @@ def prove(release: Release, code: str) -> SmokeResult:
     """A smoke load whose loader runs this code of a library's."""
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
-    (guard.site_packages(release, LOCK) / "library.py").write_text(code)
+    (guard.get_site_packages(release, LOCK) / "library.py").write_text(code)
     probe.write_text(kept.replace("    count =", "    __import__('library').load()\n    count ="))
     try:
-        (proof,) = smoke.prove(release, LOCK, None, Collected())
+        (proof,) = smoke.run_smoke_loads(release, LOCK, None, RecordingReporter())
     finally:
         probe.write_text(kept)
     return proof.result
@@ -112,7 +112,7 @@ def load():
 
 
 def test_a_load_that_ends_with_a_missing_file_names_it_and_who_asked(release: Release) -> None:
-    with pytest.raises(CalledHomeError) as failure:
+    with pytest.raises(BlockedRequestError) as failure:
         prove(release, TABLE)
     message = str(failure.value)
     assert "  https://huggingface.co/org/codebook/resolve/main/table.json\n" in message
@@ -126,7 +126,7 @@ def test_a_load_that_ends_with_a_missing_revision_names_it_too(release: Release)
     code = TABLE.replace('"table.json", ', '"config.json", revision="v2", ')
     code = code.replace("    return", "    try:\n        return")
     code += "    except Exception as error:\n        raise ValueError('no table') from error\n"
-    with pytest.raises(CalledHomeError) as failure:
+    with pytest.raises(BlockedRequestError) as failure:
         prove(release, code)
     assert "missing   the revision v2 of org/codebook, which is carried at another" in str(failure.value)
     assert "cure      in the entry of org/codebook: revision: v2" in str(failure.value)
@@ -150,7 +150,7 @@ def test_a_file_that_a_load_does_without_is_no_call_home(release: Release) -> No
 def test_of_a_load_that_failed_otherwise_it_is_told_and_is_not_the_reason(release: Release) -> None:
     with pytest.raises(SmokeError) as failure:
         prove(release, f"{SURVIVED}    raise TypeError('another fault')\n")
-    assert failure.value.code == SmokeError.code != CalledHomeError.code
+    assert failure.value.code == SmokeError.code != BlockedRequestError.code
     assert "another fault" in str(failure.value)
     told = str(failure.value).partition("asked for in vain before it failed, which may be why:\n")[2]
     assert "missing   table.json of org/codebook at main" in told

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.environment import installed_files
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, lock_of
 
 SITE = "releases/1-a/venv/lib/python3.11/site-packages"
@@ -27,13 +27,15 @@ def row(path: str, data: bytes) -> str:
 def locked(*names: str) -> Lock:
     wheels = {f"wheels/{name}-1-py3-none-any.whl": name.encode() for name in names}
     made = tuple(
-        entries.Artifact(path=path, kind="wheel", size=len(data), sha256=digest_of(data), origin="a test")
+        entries.Artifact(path=path, kind="wheel", size=len(data), sha256=compute_sha256(data), origin="a test")
         for path, data in wheels.items()
     )
     of = tuple(entries.Package(name=name, version="1", wheel=path) for name, path in zip(names, wheels, strict=True))
     first = lock_of(SMALL)
-    return lockfile.with_changes(
-        first, python=entries.Python(packages=of), artifacts=(*first.artifacts[:1], *made, *first.artifacts[1:])
+    return lockfile.replace_fields(
+        first,
+        python=entries.PythonEnvironment(packages=of),
+        artifacts=(*first.artifacts[:1], *made, *first.artifacts[1:]),
     )
 
 
@@ -50,17 +52,17 @@ def put(prefix: Path, package: str, files: dict[str, bytes], record: str | None 
 
 
 def faults(release: Release, of: Lock) -> list[tuple[str, str]]:
-    files, found = installed_files.recorded(release, of)
-    found += installed_files.altered(files, Collected())
+    files, found = installed_files.read_installed_files(release, of)
+    found += installed_files.find_altered(files, RecordingReporter())
     return [(fault.path.name, fault.message) for fault in found]
 
 
 def test_what_is_as_it_was_installed(tmp_path: Path) -> None:
     release = put(tmp_path, "alpha", {"alpha/x.py": b"x", "../../../bin/alpha": b"#!", "alpha/empty.py": b""})
     assert faults(release, locked("alpha")) == []
-    files, _ = installed_files.recorded(release, locked("alpha"))
-    assert installed_files.missing(files) == []
-    assert installed_files.strangers(release, locked("alpha"), files) == []
+    files, _ = installed_files.read_installed_files(release, locked("alpha"))
+    assert installed_files.find_missing(files) == []
+    assert installed_files.find_unknown_files(release, locked("alpha"), files) == []
     assert tmp_path / "releases/1-a/venv/bin/alpha" in {file.path for file in files}
 
 
@@ -75,8 +77,8 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
         ("b.py", "is missing"),
         ("c.py", "has 3 bytes and must have 2"),
     ]
-    files, _ = installed_files.recorded(release, locked("alpha"))
-    assert [fault.path.name for fault in installed_files.missing(files)] == ["b.py", "c.py"]
+    files, _ = installed_files.read_installed_files(release, locked("alpha"))
+    assert [fault.path.name for fault in installed_files.find_missing(files)] == ["b.py", "c.py"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,8 @@ def test_a_file_that_two_packages_bring_is_right_in_either_form(tmp_path: Path) 
     both = locked("alpha", "beta")
     assert faults(release, both) == []
     (tmp_path / SITE / "tests" / "__init__.py").write_bytes(b"gamma")
-    files, _ = installed_files.recorded(release, both)
-    assert [fault.packages for fault in installed_files.altered(files, Collected())] == [("alpha", "beta")]
+    files, _ = installed_files.read_installed_files(release, both)
+    assert [fault.packages for fault in installed_files.find_altered(files, RecordingReporter())] == [("alpha", "beta")]
 
 
 def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
@@ -117,5 +119,8 @@ def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
     for name in ("alpha/__pycache__/x.cpython-311.pyc", "evil.pth", "alpha/y.py"):
         (tmp_path / SITE / name).parent.mkdir(exist_ok=True)
         (tmp_path / SITE / name).write_bytes(b"")
-    files, _ = installed_files.recorded(release, locked("alpha"))
-    assert [path.name for path in installed_files.strangers(release, locked("alpha"), files)] == ["y.py", "evil.pth"]
+    files, _ = installed_files.read_installed_files(release, locked("alpha"))
+    assert [path.name for path in installed_files.find_unknown_files(release, locked("alpha"), files)] == [
+        "y.py",
+        "evil.pth",
+    ]

@@ -13,16 +13,16 @@ from bundler.format import documents, json_files
 from bundler.format.lock.smoke_result import LoadReport, SmokeResult
 from bundler.offline import install
 from bundler.offline.doctor import examination
-from bundler.offline.install import Options
+from bundler.offline.install import InstallOptions
 from bundler.output import smoke_text
 from bundler.payload.results import load_result
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import Packed, Run
 from tests.offline.test_interrupted import Interrupting
 from tests.smoke_results import result_of
 
 Pack = Callable[..., Packed]
-AGAIN = Options(prove=False)
+AGAIN = InstallOptions(with_smoke=False)
 
 SMOKE_DAMAGES = {
     "missing keys": (b'[{"alias":"m"}]', "[0].loader: is required"),
@@ -40,7 +40,7 @@ SMOKE_DAMAGES = {
 @pytest.fixture
 def prefix(pack: Pack, tmp_path: Path) -> Path:
     """A prefix where a small bundle was installed, and proven."""
-    install.install(pack().path, tmp_path / "opt", Options(), Collected())
+    install.install_bundle(pack().path, tmp_path / "opt", InstallOptions(), RecordingReporter())
     return tmp_path / "opt"
 
 
@@ -57,7 +57,7 @@ def test_a_proof_has_its_time(prefix: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "said"), SMOKE_DAMAGES.values(), ids=SMOKE_DAMAGES)
 def test_damage_is_named(damage: bytes, said: str) -> None:
-    with pytest.raises(documents.Faults) as caught:
+    with pytest.raises(documents.DocumentError) as caught:
         json_files.parse(tuple[SmokeResult, ...], damage)
     assert said in json_files.first_faults(caught.value)
 
@@ -66,10 +66,14 @@ def test_a_damaged_proof_is_named_and_dropped_before_the_release_goes_live(prefi
     for name in ("missing keys", "other text"):
         damage, said = SMOKE_DAMAGES[name]
         (prefix / "current" / "smoke.json").write_bytes(damage)
-        (found,) = [one for one in examination.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
+        (found,) = [
+            one
+            for one in examination.examine_release(prefix, "plain", RecordingReporter()).findings
+            if one.check == "proof"
+        ]
         assert (found.level, said in found.message, found.where.endswith("smoke.json")) == ("warning", True, True)
-        report = Collected()
-        receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, report)
+        report = RecordingReporter()
+        receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, report)
         assert (receipt.proof, receipt.smoke, stored(prefix)) == ("none", (), [])
         assert any("smoke.json" in warning and said in warning for warning in report.warnings)
         assert any("nothing has shown that these models load" in warning for warning in report.warnings)
@@ -90,7 +94,7 @@ def test_what_a_newer_version_wrote_besides_is_passed_over(prefix: Path, tmp_pat
         for one in document if name == "smoke.json" else [document]:
             one["of a newer version"] = {"x": [1.5]}
         path.write_text(json.dumps(document))
-    receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
+    receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, RecordingReporter())
     assert receipt.proof == "old"
 
 
@@ -99,7 +103,7 @@ def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path:
     for one in results:
         del one["proven_at"], one["changed_since"]
     (prefix / "current" / "smoke.json").write_text(json.dumps(results))
-    receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
+    receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, RecordingReporter())
     assert (
         "OLD PROOF, not of this install: smoke loads of a time that was not noted" in smoke_text.of_receipt(receipt)[0]
     )
@@ -110,8 +114,8 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     weights = next((prefix / "models").glob("m-*")) / "w.bin"
     inside = weights.relative_to(prefix).as_posix()
     weights.unlink()
-    report = Collected()
-    receipt = install.install(bundle, prefix, AGAIN, report)
+    report = RecordingReporter()
+    receipt = install.install_bundle(bundle, prefix, AGAIN, report)
     assert any(
         "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
     )
@@ -126,45 +130,51 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     assert result["changed_since"][1].endswith("venv/bin/python")
     (row,) = run("list", "--prefix", prefix)[1]["result"]["releases"]
     assert (row["proof"], row["smoke"]) == ("old", [result])
-    (found,) = [one for one in examination.examine(prefix, "plain", Collected()).findings if one.check == "proof"]
+    (found,) = [
+        one
+        for one in examination.examine_release(prefix, "plain", RecordingReporter()).findings
+        if one.check == "proof"
+    ]
     assert (found.level, f"2 changes came since, such as {inside}" in found.message) == ("warning", True)
-    again = install.install(bundle, prefix, Options(), Collected())
+    again = install.install_bundle(bundle, prefix, InstallOptions(), RecordingReporter())
     assert (again.proof, again.smoke[0].changed_since) == ("new", ())
 
 
-@pytest.mark.parametrize("options", [Options(), AGAIN])
+@pytest.mark.parametrize("options", [InstallOptions(), AGAIN])
 def test_a_proof_claims_nothing_of_what_a_run_changed_that_did_not_end(
-    prefix: Path, tmp_path: Path, run: Run, options: Options
+    prefix: Path, tmp_path: Path, run: Run, options: InstallOptions
 ) -> None:
     weights = next((prefix / "models").glob("m-*")) / "w.bin"
     weights.unlink()
     with pytest.raises(KeyboardInterrupt):
-        install.install(tmp_path / "test.bundle.tar", prefix, options, Interrupting("environment", begins=False))
+        install.install_bundle(tmp_path / "test.bundle.tar", prefix, options, Interrupting("environment", begins=False))
     assert weights.exists()
     changed = [weights.relative_to(prefix).as_posix()]
     assert [one["changed_since"] for one in stored(prefix)] == [changed]
     (row,) = run("list", "--prefix", prefix)[1]["result"]["releases"]
     assert (row["proof"], row["smoke"][0]["changed_since"]) == ("old", changed)
-    receipt = install.install(tmp_path / "test.bundle.tar", prefix, AGAIN, Collected())
+    receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, RecordingReporter())
     assert [*receipt.smoke[0].changed_since] == changed
 
 
 def test_a_release_that_was_never_proven_says_so(pack: Pack, tmp_path: Path) -> None:
-    receipt = install.install(pack().path, tmp_path / "opt", AGAIN, Collected())
+    receipt = install.install_bundle(pack().path, tmp_path / "opt", AGAIN, RecordingReporter())
     assert (receipt.proof, smoke_text.of_receipt(receipt)) == (
         "none",
         ["  not proven: the smoke loads were left out"],
     )
     (found,) = [
-        one for one in examination.examine(tmp_path / "opt", "plain", Collected()).findings if one.check == "proof"
+        one
+        for one in examination.examine_release(tmp_path / "opt", "plain", RecordingReporter()).findings
+        if one.check == "proof"
     ]
     assert found.level == "warning"
 
 
 def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
     """Also where the vector is not made of numbers: JSON has none for that, and the fault must come through."""
-    written = load_result.Record(alias="m", loader="sentence-transformers", fault="NaN", norm=float("nan"))
-    written.closer.append(load_result.Closeness(query="q", nearer=1, farther=0.5))
+    written = load_result.LoadResult(alias="m", loader="sentence-transformers", fault="NaN", norm=float("nan"))
+    written.closer.append(load_result.TripleResult(query="q", nearer=1, farther=0.5))
     written.write(tmp_path / "result.json")
     report = json_files.read(LoadReport, tmp_path / "result.json")
     assert (report.fault, report.norm, report.network, report.closer[0].nearer) == ("NaN", None, None, 1.0)

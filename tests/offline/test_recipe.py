@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.lock.lockfile import Lock
 from bundler.format.lock.smoke_result import SmokeResult
@@ -24,7 +24,7 @@ SMOKE = [result_of(loader="files", peak_rss_bytes=9 << 30), result_of(peak_rss_b
 
 def steps(locked: Lock) -> list[str]:
     """The instructions of the Dockerfile, continued lines joined."""
-    text = dockerfile.dockerfile_text(locked, None).replace("\\\n", " ")
+    text = dockerfile.render_dockerfile(locked, None).replace("\\\n", " ")
     return [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
 
 
@@ -32,7 +32,7 @@ def with_models(**licences: str) -> Lock:
     files = {"bundle.pyz": b"x", **{f"models/{alias}/w.bin": alias.encode() for alias in licences}}
     locked = lock_of(files)
     models = [dataclasses.replace(model, licence=licences[model.alias]) for model in locked.models]
-    return lockfile.with_changes(locked, models=tuple(models))
+    return lockfile.replace_fields(locked, models=tuple(models))
 
 
 def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() -> None:
@@ -57,28 +57,28 @@ def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) ->
     key = PublicKey(
         raw=bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
     )  # RFC 8032, 7.1
-    asked = trusted_keys.Trust(keys=(key,), revoked=frozenset(["0" * 64]), threshold=1, told_by="a test")
-    text = dockerfile.dockerfile_text(with_models(a=""), asked)
+    asked = trusted_keys.TrustPolicy(keys=(key,), revoked=frozenset(["0" * 64]), threshold=1, source="a test")
+    text = dockerfile.render_dockerfile(with_models(a=""), asked)
     assert text.count(" --trust /carried/trust --trust-threshold 1") == 3
     assert "and in trust/ the keys to trust" in text
     dockerfile.write_keys(tmp_path, asked)
-    again = trusted_keys.given([tmp_path / "trust"], 1)
+    again = trusted_keys.read_policy([tmp_path / "trust"], 1)
     assert again is not None
     assert (again.keys, again.revoked) == (asked.keys, asked.revoked)
 
 
 def test_it_needs_no_frontend_and_no_registry() -> None:
-    text = dockerfile.dockerfile_text(lock_of(SMALL), None)
+    text = dockerfile.render_dockerfile(lock_of(SMALL), None)
     assert "syntax=" not in text
     assert steps(lock_of(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
 
 
 def test_a_carried_base_goes_by_its_local_name_and_another_by_its_digest() -> None:
-    digest = digest_of(b"{}")
+    digest = compute_sha256(b"{}")
     pinned = entries.Image(base="registry.example/python:3.11", digest=f"sha256:{digest}")
-    assert dockerfile.base_name(lock_of(SMALL, image=pinned)) == f"registry.example/python@sha256:{digest}"
-    carried = lock_of({**SMALL, f"{entries.BLOBS}{digest}": b"{}"}, image=pinned)
-    assert dockerfile.base_name(carried) == f"localhost/bundle-base:{digest[:12]}"
+    assert dockerfile.get_base_name(lock_of(SMALL, image=pinned)) == f"registry.example/python@sha256:{digest}"
+    carried = lock_of({**SMALL, f"{entries.BLOBS_FOLDER}{digest}": b"{}"}, image=pinned)
+    assert dockerfile.get_base_name(carried) == f"localhost/bundle-base:{digest[:12]}"
 
 
 def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None:
@@ -109,8 +109,8 @@ def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
 
 
 def documents(results: list[SmokeResult]) -> tuple[dict[str, Any], dict[str, Any]]:
-    texts = dockerfile.runner_texts(lock_of(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
-    return yaml.safe_load(texts[dockerfile.COMPOSE]), yaml.safe_load(texts[dockerfile.KUBERNETES])
+    texts = dockerfile.render_run_files(lock_of(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
+    return yaml.safe_load(texts[dockerfile.COMPOSE_FILE]), yaml.safe_load(texts[dockerfile.KUBERNETES_FILE])
 
 
 def test_compose_and_kubernetes_run_it_read_only_without_root_in_measured_memory() -> None:
@@ -137,8 +137,11 @@ def test_nothing_is_said_of_memory_that_was_not_measured() -> None:
 
 @pytest.mark.parametrize("name", ["2026", "on", "null", "1.0"])
 def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
-    texts = dockerfile.runner_texts(lock_of(SMALL, name=name), SMOKE, "registry.corp/x:1")
-    compose, kubernetes = yaml.safe_load(texts[dockerfile.COMPOSE]), yaml.safe_load(texts[dockerfile.KUBERNETES])
+    texts = dockerfile.render_run_files(lock_of(SMALL, name=name), SMOKE, "registry.corp/x:1")
+    compose, kubernetes = (
+        yaml.safe_load(texts[dockerfile.COMPOSE_FILE]),
+        yaml.safe_load(texts[dockerfile.KUBERNETES_FILE]),
+    )
     service = name.replace(".", "-")
     assert list(compose["services"]) == [service]
     assert kubernetes["metadata"] == {"name": service, "labels": {"app": service}}
@@ -158,7 +161,7 @@ def test_a_model_s_layer_leaves_no_trace_of_the_run_that_made_it() -> None:
 
 
 def test_only_the_bundle_its_installer_and_keys_go_into_the_bake() -> None:
-    text = dockerfile.ignore_text(lock_of(SMALL))
+    text = dockerfile.render_ignore_file(lock_of(SMALL))
     kept = [line for line in text.splitlines() if line.startswith("!")]
     assert (text.splitlines()[1], kept) == ("*", [f"!{lock_of(SMALL).file_name}", "!bundle-installer.pyz", "!trust"])
 
@@ -171,5 +174,5 @@ def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:
 
 @pytest.mark.parametrize(("peak", "request_", "limit"), [(1, 64, 64), (64 << 20, 64, 128), (1000 << 20, 1024, 1536)])
 def test_memory_is_rounded_up(peak: int, request_: int, limit: int) -> None:
-    found = dockerfile.memory([result_of(peak_rss_bytes=peak)])
-    assert found == dockerfile.Memory(request=request_, limit=limit)
+    found = dockerfile.estimate_memory([result_of(peak_rss_bytes=peak)])
+    assert found == dockerfile.MemoryEstimate(request=request_, limit=limit)

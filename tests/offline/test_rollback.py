@@ -26,7 +26,7 @@ def test_any_release_goes_live_older_or_newer(prefix: Path) -> None:
     assert rollback.switch_to(prefix, "1.0-aaaaaaaa") == ("2-cccccccc", "1.0-aaaaaaaa")
     assert rollback.switch_to(prefix, "2") == ("1.0-aaaaaaaa", "2-cccccccc"), "forth again"
     assert rollback.switch_to(prefix, "2-cccccccc") == ("2-cccccccc", "2-cccccccc"), "nothing to do"
-    assert releases.required_live(prefix).name == "2-cccccccc"
+    assert releases.require_live(prefix).name == "2-cccccccc"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_name_that_is_none_or_more_than_one(prefix: Path, named: str, said: st
     with pytest.raises(UsageError, match=said) as caught:
         rollback.switch_to(prefix, named)
     assert hint in caught.value.hint
-    assert releases.required_live(prefix).name == "2-cccccccc"
+    assert releases.require_live(prefix).name == "2-cccccccc"
 
 
 def test_a_damaged_release_does_not_go_live_and_keeps_nobody_from_leaving_it(prefix: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from bundler.format.tar import archive
-from bundler.format.tar.reader import FileCarrier
+from bundler.format.tar.reader import FileReader
 from bundler.offline import placement
 from tests.conftest import Packed
 
@@ -32,15 +32,15 @@ def test_a_table_of_contents_that_is_too_large_is_not_read(
     """Nothing has hashed it yet: whoever spoiled the medium could have it take all the memory there is."""
     content = wheel(count)
     packed, seen = pack({"bundle.pyz": b"x", WHEEL: content}), []
-    read = FileCarrier.read
+    read = FileReader.read
 
-    def counted(self: FileCarrier, at: int, size: int) -> bytes:
+    def counted(self: FileReader, at: int, size: int) -> bytes:
         seen.append(size)
         return read(self, at, size)
 
-    with archive.opened(packed.path) as carried:
-        (artifact,) = carried.lock.of_kind("tool")
-        monkeypatch.setattr(FileCarrier, "read", counted)
-        taken = placement._unpacked(carried, artifact)
+    with archive.open_bundle(packed.path) as carried:
+        (artifact,) = carried.lock.list_artifacts("tool")
+        monkeypatch.setattr(FileReader, "read", counted)
+        taken = placement._estimate_unpacked_size(carried, artifact)
     assert taken == (0 if count == 100 else 4 * len(content))
     assert sum(seen) < 1 << 20

@@ -13,10 +13,10 @@ import pytest
 from bundler.errors import ResolveError
 from bundler.format.lock.target import Target
 from bundler.online.packages import resolution
-from bundler.online.packages.resolution import ResolvedWheel, Wanted
-from bundler.online.transfer.cache import Store
+from bundler.online.packages.resolution import PackageRequest, ResolvedWheel
+from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.online.loopback import Loopback
 from tests.wheelmaking import make_wheel
 
@@ -31,10 +31,10 @@ class Bench:
     """Everything that resolving takes, with an index of each kind."""
 
     made: Path
-    store: Store
+    store: FileCache
     index: Loopback
     pytorch: Loopback
-    report: Collected
+    report: RecordingReporter
     config: PipConfig
 
     @property
@@ -57,13 +57,13 @@ class Bench:
         self.pytorch.offer(wheel, f"/whl/{accelerator}")
 
     def resolve(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, ResolvedWheel]:
-        found = resolution.resolve(
-            Wanted(requirements=requirements, **wanted),
+        found = resolution.resolve_packages(
+            PackageRequest(requirements=requirements, **wanted),
             target,
             self.config,
             self.store,
             self.report,
-            pytorch=f"{self.pytorch.url}/whl",
+            pytorch_index=f"{self.pytorch.url}/whl",
         )
         assert [wheel.name for wheel in found] == sorted(wheel.name for wheel in found)
         return {wheel.name: wheel for wheel in found}

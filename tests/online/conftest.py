@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from bundler.online.transfer import download
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, serving
 from tests.online.watched import DATA, DIGEST, NAME, Watched
@@ -53,17 +53,22 @@ def other_server() -> Iterator[Loopback]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "shelf")
+def store(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "shelf")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: Store) -> Bench:
+def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: FileCache) -> Bench:
     config = PipConfig(
         index_url=f"{server.url}/simple", find_links=((tmp_path / "find links, here").as_uri(),), retries=0, timeout=10
     )
     return Bench(
-        made=tmp_path / "made", store=store, index=server, pytorch=other_server, report=Collected(), config=config
+        made=tmp_path / "made",
+        store=store,
+        index=server,
+        pytorch=other_server,
+        report=RecordingReporter(),
+        config=config,
     )
 
 
@@ -73,14 +78,14 @@ def watched() -> Watched:
 
 
 @pytest.fixture
-def fetch(store: Store, watched: Watched) -> Any:
-    def fetched(*wanted: Wanted, config: PipConfig | None = None, **options: Any) -> Any:
-        return download.fetch(wanted, store, config or PipConfig(), watched, patience=watched.patience, **options)
+def fetch(store: FileCache, watched: Watched) -> Any:
+    def fetched(*wanted: DownloadRequest, config: PipConfig | None = None, **options: Any) -> Any:
+        return download.fetch(wanted, store, config or PipConfig(), watched, retry_policy=watched.patience, **options)
 
     return fetched
 
 
 @pytest.fixture
-def file(server: Loopback) -> Wanted:
+def file(server: Loopback) -> DownloadRequest:
     server.files[NAME] = DATA
-    return Wanted(url=server.url + NAME, sha256=DIGEST, size=len(DATA))
+    return DownloadRequest(url=server.url + NAME, sha256=DIGEST, size=len(DATA))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ManifestError, ResolveError
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
 from bundler.online import build
 from bundler.online.assets import collect
 from bundler.online.manifest import schema, tiktoken_files
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.context import BuildContext
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, instead
 
@@ -25,10 +25,10 @@ CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tikto
 
 
 @pytest.fixture
-def shop(bench: Bench) -> Workshop:
+def shop(bench: Bench) -> BuildContext:
     bench.wheel("pip", "90.0")
     bench.wheel("uv", "90.0")
-    return Workshop(store=bench.store, config=bench.config, report=bench.report)
+    return BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
 
 
 def archive_of(text: str) -> bytes:
@@ -61,7 +61,7 @@ def mirror(server: Loopback) -> Loopback:
     """A small mirror of NLTK's data: one package with each kind of published digest."""
     server.files["/data/index.xml"] = index(
         listed("stopwords", "corpora", size=len(WORDS), checksum=md5(WORDS)),
-        listed("punkt_tab", "tokenizers", size=len(PUNKT), checksum="0" * 32, sha256_checksum=digest_of(PUNKT)),
+        listed("punkt_tab", "tokenizers", size=len(PUNKT), checksum="0" * 32, sha256_checksum=compute_sha256(PUNKT)),
     )
     server.files["/data/packages/corpora/stopwords.zip"] = WORDS
     server.files["/data/packages/tokenizers/punkt_tab.zip"] = PUNKT
@@ -74,47 +74,47 @@ def wanted(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def gathered(tmp_path: Path, shop: Workshop, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
-    return collect.gathered(schema.load(wanted(tmp_path, text)).manifest.assets, packages, shop)
+def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
+    return collect.collect_assets(schema.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
-    tmp_path: Path, shop: Workshop, mirror: Loopback
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
 ) -> None:
     found = gathered(tmp_path, shop, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
     assert [(one.path, one.sha256, one.size) for one in found] == [
-        ("assets/nltk_data/corpora/stopwords.zip", digest_of(WORDS), len(WORDS)),
-        ("assets/nltk_data/tokenizers/punkt_tab.zip", digest_of(PUNKT), len(PUNKT)),
+        ("assets/nltk_data/corpora/stopwords.zip", compute_sha256(WORDS), len(WORDS)),
+        ("assets/nltk_data/tokenizers/punkt_tab.zip", compute_sha256(PUNKT), len(PUNKT)),
     ]
     said = [(one.algorithm, one.digest, one.publisher) for artifact in found for one in artifact.upstream]
-    assert said == [("md5", md5(WORDS), "NLTK's index"), ("sha256", digest_of(PUNKT), "NLTK's index")]
+    assert said == [("md5", md5(WORDS), "NLTK's index"), ("sha256", compute_sha256(PUNKT), "NLTK's index")]
     assert found[0].origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
 
 
 def test_a_mirror_that_wants_a_login_gets_it_and_the_lock_does_not(
-    tmp_path: Path, shop: Workshop, mirror: Loopback
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
 ) -> None:
     mirror.logins["/data"] = "kim:hush"
     (found,) = gathered(tmp_path, shop, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]")
     assert found.origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
 
 
-@pytest.mark.parametrize(("name", "published"), [("stopwords", md5(WORDS)), ("punkt_tab", digest_of(PUNKT))])
+@pytest.mark.parametrize(("name", "published"), [("stopwords", md5(WORDS)), ("punkt_tab", compute_sha256(PUNKT))])
 def test_an_archive_that_is_not_what_the_index_says_is_refused_with_both_digests(
-    tmp_path: Path, shop: Workshop, mirror: Loopback, name: str, published: str
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, name: str, published: str
 ) -> None:
     (path,) = (path for path in mirror.files if path.endswith(f"{name}.zip"))
     altered = mirror.files[path] = mirror.files[path].replace(b"english", b"ENGLISH")
     with pytest.raises(IntegrityError) as caught:
         gathered(tmp_path, shop, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
-    got = md5(altered) if name == "stopwords" else digest_of(altered)
+    got = md5(altered) if name == "stopwords" else compute_sha256(altered)
     assert got in str(caught.value)
     assert published in str(caught.value)
-    assert shop.store.path_of(digest_of(altered)) is None
+    assert shop.cache.find(compute_sha256(altered)) is None
 
 
 def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
-    tmp_path: Path, shop: Workshop, mirror: Loopback
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
 ) -> None:
     with pytest.raises(ResolveError) as caught:
         gathered(tmp_path, shop, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
@@ -136,53 +136,53 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
     ],
 )
 def test_an_index_that_is_none_or_means_harm(
-    tmp_path: Path, shop: Workshop, server: Loopback, text: bytes, words: str
+    tmp_path: Path, shop: BuildContext, server: Loopback, text: bytes, words: str
 ) -> None:
     server.files["/index.xml"] = text
     with pytest.raises(ResolveError, match=words.replace("../../", r"\.\./\.\./")):
         gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
 
 
-def test_a_mirror_without_an_index_is_named(tmp_path: Path, shop: Workshop, server: Loopback) -> None:
+def test_a_mirror_without_an_index_is_named(tmp_path: Path, shop: BuildContext, server: Loopback) -> None:
     with pytest.raises(FetchError, match="the server has no index of NLTK there") as caught:
         gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
     assert caught.value.where == f"{server.url}/index.xml"
     assert "a folder with index.xml and packages/" in caught.value.hint
 
 
-def test_an_archive_that_is_an_asset_already(tmp_path: Path, shop: Workshop, mirror: Loopback) -> None:
+def test_an_archive_that_is_an_asset_already(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> None:
     url = f"{mirror.url}/data/packages/corpora/stopwords.zip"
-    own = f"{{url: '{url}', sha256: {digest_of(WORDS)}, path: nltk_data/corpora/stopwords.zip}}"
+    own = f"{{url: '{url}', sha256: {compute_sha256(WORDS)}, path: nltk_data/corpora/stopwords.zip}}"
     with pytest.raises(ManifestError, match=r"assets\[1\].nltk: 'assets/nltk_data/corpora/stopwords.zip' is taken"):
         gathered(tmp_path, shop, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
 
 
 def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
-    tmp_path: Path, shop: Workshop, server: Loopback
+    tmp_path: Path, shop: BuildContext, server: Loopback
 ) -> None:
     server.files["/encodings/cl100k_base.tiktoken"] = b"IQ== 0\n"
     with pytest.raises(IntegrityError) as caught:
         gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
-    assert digest_of(b"IQ== 0\n") in str(caught.value)
-    assert tiktoken_files.FILES["cl100k_base"][0][1] in str(caught.value)
+    assert compute_sha256(b"IQ== 0\n") in str(caught.value)
+    assert tiktoken_files.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
 
 
 def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_once(
-    tmp_path: Path, shop: Workshop, server: Loopback, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shop: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = (("https://data.example/x/shared.tiktoken", digest_of(b"ranks")),)
-    monkeypatch.setattr(tiktoken_files, "FILES", {"one": shared, "two": shared, "three": shared})
+    shared = (("https://data.example/x/shared.tiktoken", compute_sha256(b"ranks")),)
+    monkeypatch.setattr(tiktoken_files, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
     (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
-    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.READ_FROM}"]
+    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.TIKTOKEN_VERSION}"]
 
 
 def test_data_for_a_library_that_does_not_travel_is_said(
-    tmp_path: Path, shop: Workshop, mirror: Loopback, bench: Bench
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, bench: Bench
 ) -> None:
     text = f"[{{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]"
     gathered(tmp_path, shop, text, ("NLTK", "torch"))
@@ -192,7 +192,7 @@ def test_data_for_a_library_that_does_not_travel_is_said(
 
 
 @pytest.fixture
-def kept(tmp_path: Path, shop: Workshop, mirror: Loopback) -> tuple[Path, Path, Lock]:
+def kept(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> tuple[Path, Path, Lock]:
     """A manifest that asks for NLTK's data, its lock in a file, and the lock."""
     path = wanted(tmp_path, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data/'}}]")
     found = build.make_lock(path, shop)
@@ -201,37 +201,37 @@ def kept(tmp_path: Path, shop: Workshop, mirror: Loopback) -> tuple[Path, Path, 
 
 
 def test_a_kept_lock_gives_the_same_bytes_from_the_shelf_and_asks_nobody(
-    tmp_path: Path, shop: Workshop, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, _ = kept
-    fresh = build.build(path, tmp_path / "a.tar", None, shop, rehearsing=False)
+    fresh = build.build_bundle(path, tmp_path / "a.tar", None, shop, with_rehearsal=False)
     before = mirror.asked()
-    again = build.build(path, tmp_path / "b.tar", lock, shop, rehearsing=False)
+    again = build.build_bundle(path, tmp_path / "b.tar", lock, shop, with_rehearsal=False)
     assert mirror.asked()[len(before) :] == []
     assert fresh.path.read_bytes() == again.path.read_bytes()
 
 
 def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
-    tmp_path: Path, shop: Workshop, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, found = kept
-    first = build.build(path, tmp_path / "a.tar", lock, shop, rehearsing=False)
-    elsewhere = Workshop(store=Store(tmp_path / "other shelf"), config=shop.config, report=shop.report)
+    first = build.build_bundle(path, tmp_path / "a.tar", lock, shop, with_rehearsal=False)
+    elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=shop.config, reporter=shop.reporter)
     del mirror.files["/data/index.xml"]
-    again = build.build(path, tmp_path / "b.tar", lock, elsewhere, rehearsing=False)
+    again = build.build_bundle(path, tmp_path / "b.tar", lock, elsewhere, with_rehearsal=False)
     assert first.path.read_bytes() == again.path.read_bytes()
-    assert len(again.lock.of_kind("asset")) == len(found.of_kind("asset")) == 2
+    assert len(again.lock.list_artifacts("asset")) == len(found.list_artifacts("asset")) == 2
 
 
 def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
-    tmp_path: Path, shop: Workshop, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, _ = kept
-    shop.store.drop(digest_of(WORDS))
+    shop.cache.remove(compute_sha256(WORDS))
     newer = WORDS.replace(b"english", b"ENGLISH")
     mirror.faults["/data/packages/corpora/stopwords.zip"] = [instead(newer)] * 4
-    with pytest.raises(IntegrityError, match=f"{digest_of(newer)}.*{digest_of(WORDS)} was expected"):
-        build.build(path, tmp_path / "b.tar", lock, shop, rehearsing=False)
+    with pytest.raises(IntegrityError, match=f"{compute_sha256(newer)}.*{compute_sha256(WORDS)} was expected"):
+        build.build_bundle(path, tmp_path / "b.tar", lock, shop, with_rehearsal=False)
     assert not (tmp_path / "b.tar").exists()
 
 
@@ -253,21 +253,23 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
         ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
         ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
         (
-            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.path_of(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
-            f"assets[1].tiktoken: '{tiktoken_files.path_of(CL100K)}' is taken by assets[0]",
+            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
+            f"assets[1].tiktoken: '{tiktoken_files.get_cache_path(CL100K)}' is taken by assets[0]",
         ),
     ],
 )  # fmt: skip
 def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        schema.load(wanted(tmp_path, text))
+        schema.load_manifest(wanted(tmp_path, text))
     assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
 def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
-    (asset,) = schema.load(wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")).manifest.assets
-    assert [file.url for file in asset.pinned] == [
+    (asset,) = schema.load_manifest(
+        wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
+    ).manifest.assets
+    assert [file.url for file in asset.known_files] == [
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
         "http://m.example/t/gpt-2/encodings/main/encoder.json",
     ]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.hashing import digest_of_file
+from bundler.format.hashing import compute_file_sha256
 from bundler.online.packages import simple_index
-from bundler.online.packages.simple_index import Offer, Pages
+from bundler.online.packages.simple_index import IndexClient, IndexFile
 from bundler.online.transfer import pip_config
-from bundler.online.transfer.http import Patience
+from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
 from tests.online.bench import LINUX, MACOS, ON_LINUX, Bench
 from tests.wheelmaking import make_wheel
@@ -27,7 +27,7 @@ def test_builds_that_pips_configuration_offers_are_taken(bench: Bench) -> None:
     bench.build("torch", "2.4")
     for asked in (("top",), ("torch",), ("top", "torch<3")):
         found = bench.resolve(*asked)["torch"]
-        assert (found.version, found.publisher, found.published) == ("2.1+cpu", "find-links", False)
+        assert (found.version, found.publisher, found.is_digest_published) == ("2.1+cpu", "find-links", False)
     assert bench.versions("torch<2.1") == {"torch": "2.0+cpu"}
     assert bench.pytorch.seen == []
     assert "torch comes from find-links, which pip's configuration names" in bench.report.notes[0]
@@ -41,8 +41,8 @@ def test_builds_on_an_index_of_the_house_are_taken(bench: Bench) -> None:
     bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:secret')}/simple")
     found = bench.resolve("torch")
     assert list(found) == ["base", "torch"]
-    assert (found["torch"].publisher, found["torch"].published) == (bench.index.host, True)
-    assert (found["torch"].size, found["torch"].sha256) == digest_of_file(wheel)
+    assert (found["torch"].publisher, found["torch"].is_digest_published) == (bench.index.host, True)
+    assert (found["torch"].size, found["torch"].sha256) == compute_file_sha256(wheel)
     assert "secret" not in f"{found} {bench.report}"
     assert bench.pytorch.seen == []
 
@@ -102,7 +102,7 @@ def test_a_build_for_another_platform_is_no_offer(bench: Bench) -> None:
 
 
 def test_pypi_is_not_asked_for_builds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simple_index, "PYPI", "127.0.0.1")
+    monkeypatch.setattr(simple_index, "PYPI_HOST", "127.0.0.1")
     bench.wheel("torch", "9.0", tag=ON_LINUX)
     bench.build("torch", "1.0")
     assert bench.versions("torch") == {"torch": "1.0+cpu"}
@@ -120,17 +120,19 @@ def test_what_the_first_round_found_does_not_bind_the_second(bench: Bench) -> No
 
 def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) -> None:
     path = make_wheel(tmp_path, "one", "3.0")
-    far = Offer(filename="one-1.0-py3-none-any.whl", url="https://host.test/one-1.0-py3-none-any.whl", publisher="x")
+    far = IndexFile(
+        filename="one-1.0-py3-none-any.whl", url="https://host.test/one-1.0-py3-none-any.whl", publisher="x"
+    )
     offers = (
         dataclasses.replace(far, sha256="ab" * 32, requires_python=">=3.8,<4", has_metadata=True),
-        dataclasses.replace(far, yanked=True),
-        dataclasses.replace(far, filename=path.name, url=path.as_uri(), sha256=digest_of_file(path)[1]),
+        dataclasses.replace(far, is_yanked=True),
+        dataclasses.replace(far, filename=path.name, url=path.as_uri(), sha256=compute_file_sha256(path)[1]),
     )
     unhashed = dataclasses.replace(offers[2], sha256="")
-    index = simple_index.as_index(tmp_path / "index", "one", [*offers[:2], unhashed])
-    with pip_config.session(PipConfig()) as session:
-        shelf = Pages(PipConfig(index_url=index), session, Patience())
-        assert shelf.offers("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
+    index = simple_index.write_index(tmp_path / "index", "one", [*offers[:2], unhashed])
+    with pip_config.open_session(PipConfig()) as session:
+        shelf = IndexClient(PipConfig(index_url=index), session, RetryPolicy())
+        assert shelf.find_wheels("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
 
 
 def test_on_macos_any_build_is_right(bench: Bench) -> None:
@@ -155,7 +157,7 @@ def test_the_manifests_own_index_wins(bench: Bench) -> None:
     indexes = ((f"{bench.index.url}/own", ("torch", "private.thing")),)
     found = bench.resolve("top", indexes=indexes)
     assert {name: one.version for name, one in found.items()} == {"private-thing": "1.0", "top": "1.0", "torch": "1.5"}
-    assert found["private-thing"].published
+    assert found["private-thing"].is_digest_published
     assert bench.pytorch.seen == []
 
 

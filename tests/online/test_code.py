@@ -21,11 +21,11 @@ FILES = {"config.json": CONFIG, "modeling.py": "from .layers import L\n", "layer
 
 def test_code_is_refused_until_someone_has_said_so() -> None:
     with pytest.raises(UnsafeError) as caught:
-        remote_code.refuse_untold("m", *reading(FILES))
+        remote_code.require_trust_decision("m", *reading(FILES))
     assert str(caught.value).splitlines()[1:] == ["  modeling.py", "  layers.py", "  configuration.py of org/code"]
     assert "config.json: auto_map AutoModel" in str(caught.value)
     assert "'trust_remote_code: true'" in caught.value.hint
-    remote_code.refuse_untold("m", *reading({"config.json": "{}", "unused.py": ""}))
+    remote_code.require_trust_decision("m", *reading({"config.json": "{}", "unused.py": ""}))
 
 
 def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> None:
@@ -35,7 +35,7 @@ def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> Non
         {"type": "pkg.Class"},
     ]
     names, read = reading({"modules.json": json.dumps(listed), "custom_st.py": ""})
-    assert [one.module for one in references.code(names, read)] == ["custom_st.py"]
+    assert [one.module for one in references.find_code(names, read)] == ["custom_st.py"]
 
 
 def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
@@ -43,7 +43,7 @@ def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
         "router/router_config.json": json.dumps({"types": {"a": "org/st--own.Module"}}),
         "tokenizer_config.json": json.dumps({"auto_map": {"AutoTokenizer": ["tok.Slow", None]}}),
     }
-    found = references.code(*reading(files))
+    found = references.find_code(*reading(files))
     assert [(one.file, one.repo, one.module) for one in found] == [
         ("router/router_config.json", "org/st", "own.py"),
         ("tokenizer_config.json", "", "tok.py"),
@@ -52,23 +52,23 @@ def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
 
 def test_a_revision_of_the_code_is_read_where_libraries_read_it() -> None:
     files = {"config.json": CONFIG, "sentence_bert_config.json": json.dumps({"model_args": {"code_revision": "v2"}})}
-    assert [(one.repo, one.revision) for one in references.code(*reading(files))] == [("", ""), ("org/code", "v2")]
+    assert [(one.repo, one.revision) for one in references.find_code(*reading(files))] == [("", ""), ("org/code", "v2")]
 
 
 @pytest.mark.parametrize("value", ["modeling", "a/b/c--modeling.M", "--modeling"])
 def test_a_class_that_is_none_is_named(value: str) -> None:
     with pytest.raises(ResolveError, match="which is no class"):
-        references.code(*reading({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
+        references.find_code(*reading({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
 
 
 def test_a_configuration_that_is_no_json_is_named() -> None:
     with pytest.raises(ResolveError, match=r"config\.json is not a JSON file"):
-        references.code(*reading({"config.json": "{"}))
+        references.find_code(*reading({"config.json": "{"}))
 
 
 def test_imports_among_the_files_are_followed_and_lost_ones_named() -> None:
     files = {"sub/a.py": "from .b import x\nfrom .gone import y\n", "sub/b.py": "from .a import z\n"}
-    assert remote_code.running(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
+    assert remote_code.find_running_files(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
 
 
 def test_packages_are_those_that_transformers_asks_for() -> None:
@@ -85,12 +85,17 @@ if is_xformers_available():
 def late():
     from torchvision import ops
 """
-    assert remote_code.packages("a.py", reading({"a.py": text})[1]) == {"os", "einops", "flash_attn", "torchvision"}
+    assert remote_code.find_imported_packages("a.py", reading({"a.py": text})[1]) == {
+        "os",
+        "einops",
+        "flash_attn",
+        "torchvision",
+    }
 
 
 def test_code_that_is_no_python_is_named() -> None:
-    with pytest.raises(references.UnreadableError, match=r"a\.py is no Python"):
-        remote_code.packages("a.py", reading({"a.py": "def ("})[1])
+    with pytest.raises(references.UnreadableFileError, match=r"a\.py is no Python"):
+        remote_code.find_imported_packages("a.py", reading({"a.py": "def ("})[1])
 
 
 def test_models_that_code_fetches_are_found() -> None:
@@ -101,14 +106,14 @@ CLIP.from_pretrained(self.config.tower)
 AutoModel.from_pretrained(path)
 AutoModel.from_pretrained("./folder")
 """
-    found = list(remote_code.fetched("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
+    found = list(remote_code.find_hub_calls("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
     said = [(one.reason, one.repo, one.revision) for one in found]
     assert said == [
         ("line 2 calls from_pretrained", "org/one", "v1"),
         ("line 3 calls hf_hub_download", "org/two", ""),
         ("line 4 calls from_pretrained", "org/three", ""),
     ]
-    assert {(one.file, one.repo_type, one.guess) for one in found} == {("a.py", "model", True)}
+    assert {(one.file, one.repo_type, one.is_guess) for one in found} == {("a.py", "model", True)}
 
 
 def test_what_code_fetches_is_what_the_call_says_it_is() -> None:
@@ -122,7 +127,7 @@ get_kernel("org/flash", version=2)
 snapshot_download("org/shown", repo_type="space")
 hf_hub_download("org/model", "x", repo_type=None)
 """
-    found = remote_code.fetched("a.py", reading({"a.py": text})[1], {})
+    found = remote_code.find_hub_calls("a.py", reading({"a.py": text})[1], {})
     assert [(one.repo_type, one.repo, one.revision) for one in found] == [
         ("dataset", "org/words", "v2"),
         ("dataset", "org/more", ""),
@@ -146,7 +151,7 @@ def test_models_that_configurations_name_are_found() -> None:
     adapter = {"base_model_name_or_path": "org/base", "revision": "v3"}
     local = {"base_model_name_or_path": "/home/someone/base"}
     files = {"config.json": config, "a/adapter_config.json": adapter, "b/adapter_config.json": local}
-    found = references.models(*reading({name: json.dumps(value) for name, value in files.items()}))
+    found = references.find_models(*reading({name: json.dumps(value) for name, value in files.items()}))
     assert [(one.file, one.repo, one.revision) for one in found] == [
         ("a/adapter_config.json", "org/base", "v3"),
         ("config.json", "org/tower", ""),
@@ -158,7 +163,7 @@ def test_models_that_configurations_name_are_found() -> None:
 
 def test_kernels_of_layers_are_found_with_their_versions() -> None:
     layers = {"RMSNorm": "org/a:Norm", "MLP": {"cuda": "org/b:Mlp", "cpu": ["org/c:Mlp", {"version": 4}]}}
-    found = references.models(*reading({"config.json": json.dumps({"kernel_config": layers})}))
+    found = references.find_models(*reading({"config.json": json.dumps({"kernel_config": layers})}))
     assert {(one.repo, one.revision) for one in found} == {("org/a", ""), ("org/b", ""), ("org/c", "v4")}
     assert {one.repo_type for one in found} == {"kernel"}
 
@@ -174,4 +179,4 @@ def test_kernels_of_layers_are_found_with_their_versions() -> None:
     ],
 )
 def test_a_kernel_without_a_version_is_asked_for_as_transformers_does(repo: str, torch: str, version: str) -> None:
-    assert kernels.version(repo, torch) == version
+    assert kernels.get_default_version(repo, torch) == version

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from bundler.errors import BundleError, HostError, ResolveError
-from bundler.format.hashing import Sha256, digest_of
-from bundler.format.lock.target import Target, this_machine
+from bundler.format.hashing import Sha256, compute_sha256
+from bundler.format.lock.target import Target, detect_target
 from bundler.online.models import safetensors_conversion
-from bundler.online.models.local_sources import Gathered, SourceFile
-from bundler.online.models.safetensors_conversion import Bench
+from bundler.online.models.local_sources import ModelFiles, SourceFile
+from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.packages.resolution import ResolvedWheel
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import ROOT, Installed
 
 CASES = """
@@ -54,9 +54,9 @@ torch.save(every, out / "legacy.bin", _use_new_zipfile_serialization=False)
 (out / "cut.bin").write_bytes((out / "every.bin").read_bytes()[:-200])
 for name in [*cases, "legacy", "cut"]:
     try:
-        tensors.convert(out / f"{name}.bin", out / f"{name}.safetensors")
+        tensors.convert_file(out / f"{name}.bin", out / f"{name}.safetensors")
         said[name] = ""
-    except tensors.RefusedError as refusal:
+    except tensors.ConversionError as refusal:
         said[name] = str(refusal)
 read = tensors.load_file(out / "every.safetensors")
 said["dtypes"] = {name: str(one.dtype) for name, one in read.items()}
@@ -115,18 +115,20 @@ def test_what_is_no_weights_is_refused(case: str, words: str, said: dict[str, An
     assert said["ran"] is False
 
 
-HERE = dataclasses.replace(this_machine(), python=f"3.{sys.version_info.minor}")
+HERE = dataclasses.replace(detect_target(), python=f"3.{sys.version_info.minor}")
 PURE = "py3-none-any"
 
 
 def asked(
     tmp_path: Path, files: Mapping[str, bytes], packages: Mapping[str, str], tag: str = PURE, target: Target = HERE
-) -> tuple[Gathered, Bench]:
+) -> tuple[ModelFiles, ConversionContext]:
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     found = [
-        SourceFile(path=name, size=len(data), sha256=digest_of(data), origin=f"path:m/{name}", content=tmp_path / name)
+        SourceFile(
+            path=name, size=len(data), sha256=compute_sha256(data), origin=f"path:m/{name}", content=tmp_path / name
+        )
         for name, data in files.items()
     ]
     made = [
@@ -138,14 +140,14 @@ def asked(
             size=1,
             sha256=Sha256("0" * 64),
             publisher="index.example",
-            published=True,
+            is_digest_published=True,
         )
         for name, version in packages.items()
     ]
-    shop = Workshop(store=Store(tmp_path / "shelf"), config=PipConfig(), report=Collected())
-    return Gathered(source="path:m", files=tuple(found), there=tuple(one.path for one in found)), Bench(
-        target=target, packages=made, shop=shop
-    )
+    shop = BuildContext(cache=FileCache(tmp_path / "shelf"), config=PipConfig(), reporter=RecordingReporter())
+    return ModelFiles(
+        source="path:m", files=tuple(found), all_files=tuple(one.path for one in found)
+    ), ConversionContext(target=target, packages=made, context=shop)
 
 
 BIN = {"pytorch_model.bin": b"w"}
@@ -165,14 +167,14 @@ def test_what_conversion_lacks_is_named(
     files: dict[str, bytes], packages: dict[str, str], kind: type[BundleError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind, match=words):
-        safetensors_conversion.converted("m", *asked(tmp_path, files, packages))
+        safetensors_conversion.convert_model("m", *asked(tmp_path, files, packages))
 
 
 def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     far = Target(python=HERE.python, platform="windows-x86_64", libc="", accelerator="cpu")
     given = asked(tmp_path, BIN, WHOLE, tag=f"cp3{sys.version_info.minor}-none-win_amd64", target=far)
     with pytest.raises(HostError, match=r"convert can't run the bundle's torch-2\.13\.0.*on this machine"):
-        safetensors_conversion.converted("m", *given)
+        safetensors_conversion.convert_model("m", *given)
 
 
 @pytest.mark.parametrize(
@@ -190,4 +192,4 @@ def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_weights_are_called_as_transformers_calls_them(name: str, becomes: str) -> None:
-    assert safetensors_conversion._converted_name(name) == becomes
+    assert safetensors_conversion._get_converted_name(name) == becomes

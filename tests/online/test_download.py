@@ -11,53 +11,57 @@ from typing import Any
 import pytest
 
 from bundler.errors import FetchError, IntegrityError
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.online.transfer import download
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.download import Wanted
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.pip_config import PipConfig
 from tests.online import loopback
 from tests.online.loopback import Loopback
 from tests.online.watched import DATA, DIGEST, NAME, Watched
 
 
-def test_a_file_comes_home(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
+def test_a_file_comes_home(fetch: Any, file: DownloadRequest, store: FileCache, watched: Watched) -> None:
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.require(DIGEST).read_bytes() == DATA
     assert watched.total == watched.moved == len(DATA)
     assert watched.notes == []
-    assert [path.suffix for path in store.partial(DIGEST).parent.iterdir() if path.suffix != ".lock"] == []
+    assert [path.suffix for path in store.get_partial_path(DIGEST).parent.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_size_and_digest_need_not_be_known(fetch: Any, file: Wanted, store: Store, watched: Watched) -> None:
-    assert fetch(Wanted(url=file.url)) == ((len(DATA), DIGEST),)
-    assert store.required(DIGEST).read_bytes() == DATA
+def test_size_and_digest_need_not_be_known(
+    fetch: Any, file: DownloadRequest, store: FileCache, watched: Watched
+) -> None:
+    assert fetch(DownloadRequest(url=file.url)) == ((len(DATA), DIGEST),)
+    assert store.require(DIGEST).read_bytes() == DATA
     assert (watched.total, watched.moved) == (0, len(DATA))
 
 
-def test_many_come_in_the_order_that_was_asked(fetch: Any, server: Loopback, store: Store) -> None:
+def test_many_come_in_the_order_that_was_asked(fetch: Any, server: Loopback, store: FileCache) -> None:
     contents = [bytes([n]) * (n + 1) for n in range(30)]
     server.files |= {f"/{n}": data for n, data in enumerate(contents)}
-    found = fetch(*(Wanted(url=f"{server.url}/{n}") for n in range(30)))
-    assert found == tuple((len(data), digest_of(data)) for data in contents)
-    assert all(store.required(digest_of(data)).read_bytes() == data for data in contents)
+    found = fetch(*(DownloadRequest(url=f"{server.url}/{n}") for n in range(30)))
+    assert found == tuple((len(data), compute_sha256(data)) for data in contents)
+    assert all(store.require(compute_sha256(data)).read_bytes() == data for data in contents)
 
 
-def test_the_same_file_twice(fetch: Any, file: Wanted, server: Loopback) -> None:
+def test_the_same_file_twice(fetch: Any, file: DownloadRequest, server: Loopback) -> None:
     server.files["/again"] = DATA
-    again = Wanted(url=f"{server.url}/again", sha256=DIGEST, size=len(DATA))
+    again = DownloadRequest(url=f"{server.url}/again", sha256=DIGEST, size=len(DATA))
     assert fetch(file, again, file) == ((len(DATA), DIGEST),) * 3
     assert len(server.seen) == 1
 
 
-def test_what_is_on_the_shelf_is_not_asked_for(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+def test_what_is_on_the_shelf_is_not_asked_for(
+    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
+) -> None:
     store.put_bytes(DATA)
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert server.seen == []
 
 
 def test_a_connection_that_is_reset_is_tried_again(
-    fetch: Any, file: Wanted, server: Loopback, watched: Watched
+    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched
 ) -> None:
     server.faults[NAME] = [loopback.reset]
     assert fetch(file) == ((len(DATA), DIGEST),)
@@ -66,7 +70,7 @@ def test_a_connection_that_is_reset_is_tried_again(
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
 def test_an_error_that_may_pass_is_tried_again(
-    fetch: Any, file: Wanted, server: Loopback, watched: Watched, code: int
+    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched, code: int
 ) -> None:
     server.faults[NAME] = [loopback.status(code), loopback.status(code)]
     assert fetch(file) == ((len(DATA), DIGEST),)
@@ -76,14 +80,14 @@ def test_an_error_that_may_pass_is_tried_again(
 
 @pytest.mark.parametrize(("stated", "waited"), [("7", 7), ("86400", 300), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)])
 def test_the_server_says_when(
-    fetch: Any, file: Wanted, server: Loopback, watched: Watched, stated: str, waited: float
+    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched, stated: str, waited: float
 ) -> None:
     server.faults[NAME] = [loopback.status(429, Retry_After=stated)]
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert watched.waits == [waited]
 
 
-def test_an_error_that_stays_is_given_up(fetch: Any, file: Wanted, server: Loopback, watched: Watched) -> None:
+def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched) -> None:
     server.faults[NAME] = [loopback.status(503)] * 3
     with pytest.raises(FetchError, match="given up after 3 tries: the server answers 503") as caught:
         fetch(file)
@@ -97,7 +101,7 @@ def test_an_error_that_stays_is_given_up(fetch: Any, file: Wanted, server: Loopb
     [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask"), (511, "log in")],
 )
 def test_an_error_that_will_not_pass_is_not_tried_again(
-    fetch: Any, file: Wanted, server: Loopback, code: int, hint: str
+    fetch: Any, file: DownloadRequest, server: Loopback, code: int, hint: str
 ) -> None:
     server.faults[NAME] = [loopback.status(code)] * 2
     with pytest.raises(FetchError, match=f"the server answers {code}") as caught:
@@ -108,35 +112,37 @@ def test_an_error_that_will_not_pass_is_not_tried_again(
 
 def test_a_host_that_is_not_there(fetch: Any) -> None:
     with pytest.raises(FetchError, match="given up after 3 tries: Connection refused") as caught:
-        fetch(Wanted(url="http://user:secret@127.0.0.1:9/x?token=secret"))
+        fetch(DownloadRequest(url="http://user:secret@127.0.0.1:9/x?token=secret"))
     assert caught.value.where == "http://127.0.0.1:9/x"
 
 
 def test_an_address_that_is_none(fetch: Any) -> None:
     with pytest.raises(FetchError, match="gopher"):
-        fetch(Wanted(url="gopher://127.0.0.1/x"))
+        fetch(DownloadRequest(url="gopher://127.0.0.1/x"))
 
 
-def test_other_bytes_are_fetched_once_more(fetch: Any, file: Wanted, server: Loopback) -> None:
+def test_other_bytes_are_fetched_once_more(fetch: Any, file: DownloadRequest, server: Loopback) -> None:
     server.faults[NAME] = [loopback.instead(DATA[::-1])]
     assert fetch(file) == ((len(DATA), DIGEST),)
 
 
-def test_other_bytes_for_good_are_refused(fetch: Any, file: Wanted, server: Loopback, store: Store) -> None:
+def test_other_bytes_for_good_are_refused(
+    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
+) -> None:
     server.files[NAME] = DATA[::-1]
     with pytest.raises(IntegrityError) as caught:
         fetch(file)
     assert DIGEST in str(caught.value)
-    assert digest_of(DATA[::-1]) in str(caught.value)
+    assert compute_sha256(DATA[::-1]) in str(caught.value)
     assert caught.value.where == file.url
     assert len(server.seen) == 2
-    assert not store.partial(DIGEST).exists()
-    assert store.path_of(digest_of(DATA[::-1])) is None
+    assert not store.get_partial_path(DIGEST).exists()
+    assert store.find(compute_sha256(DATA[::-1])) is None
 
 
 @pytest.mark.parametrize("other", [b"<html>log in first</html>", DATA + b"x"])
 def test_a_file_of_another_size_is_not_fetched_to_its_end(
-    fetch: Any, file: Wanted, server: Loopback, other: bytes
+    fetch: Any, file: DownloadRequest, server: Loopback, other: bytes
 ) -> None:
     server.files[NAME] = other
     with pytest.raises(IntegrityError, match=f"the server has {len(other)} bytes, 600000 were expected"):
@@ -144,16 +150,16 @@ def test_a_file_of_another_size_is_not_fetched_to_its_end(
 
 
 def test_a_page_in_place_of_the_rest_leaves_what_had_come(
-    fetch: Any, file: Wanted, server: Loopback, store: Store
+    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
 ) -> None:
     """Such as a login page, once: what had come may be days of a slow line."""
-    store.partial(DIGEST).write_bytes(DATA[:400_000])
+    store.get_partial_path(DIGEST).write_bytes(DATA[:400_000])
     server.faults[NAME] = [lambda handler, _: handler.answer(200, b"<html>log in first</html>")]
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert [one.headers.get("Range") for one in server.seen] == ["bytes=400000-"] * 2
 
 
-def test_a_stream_that_does_not_end_is_left(fetch: Any, file: Wanted, server: Loopback) -> None:
+def test_a_stream_that_does_not_end_is_left(fetch: Any, file: DownloadRequest, server: Loopback) -> None:
     server.files[NAME] = DATA + b"x"
     server.faults[NAME] = [loopback.without_length] * 2
     with pytest.raises(IntegrityError, match="the server sends more than 600000 bytes"):
@@ -163,38 +169,41 @@ def test_a_stream_that_does_not_end_is_left(fetch: Any, file: Wanted, server: Lo
 def test_a_known_size_without_a_digest_counts(fetch: Any, server: Loopback) -> None:
     server.files[NAME] = DATA
     with pytest.raises(IntegrityError, match="600001 were expected"):
-        fetch(Wanted(url=server.url + NAME, size=600_001))
+        fetch(DownloadRequest(url=server.url + NAME, size=600_001))
 
 
-def test_no_length_is_no_fault(fetch: Any, file: Wanted, server: Loopback) -> None:
+def test_no_length_is_no_fault(fetch: Any, file: DownloadRequest, server: Loopback) -> None:
     server.faults[NAME] = [loopback.without_length]
-    assert fetch(Wanted(url=file.url)) == ((len(DATA), DIGEST),)
+    assert fetch(DownloadRequest(url=file.url)) == ((len(DATA), DIGEST),)
 
 
-def test_files_and_paths_are_copied(fetch: Any, store: Store, tmp_path: Path, watched: Watched) -> None:
+def test_files_and_paths_are_copied(fetch: Any, store: FileCache, tmp_path: Path, watched: Watched) -> None:
     path = tmp_path / "a file, with + and %41"
     path.write_bytes(DATA)
-    assert fetch(Wanted(url=path.as_uri(), sha256=DIGEST), Wanted(url=str(path))) == ((len(DATA), DIGEST),) * 2
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert (
+        fetch(DownloadRequest(url=path.as_uri(), sha256=DIGEST), DownloadRequest(url=str(path)))
+        == ((len(DATA), DIGEST),) * 2
+    )
+    assert store.require(DIGEST).read_bytes() == DATA
     assert watched.moved == 2 * len(DATA)
 
 
 def test_a_path_that_is_not_there(fetch: Any, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="can't be copied: No such file") as caught:
-        fetch(Wanted(url=(tmp_path / "nothing").as_uri()))
+        fetch(DownloadRequest(url=(tmp_path / "nothing").as_uri()))
     assert caught.value.where == str(tmp_path / "nothing")
 
 
 def test_a_path_with_other_bytes(fetch: Any, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")
     with pytest.raises(IntegrityError, match=DIGEST):
-        fetch(Wanted(url=(tmp_path / "other").as_uri(), sha256=DIGEST))
+        fetch(DownloadRequest(url=(tmp_path / "other").as_uri(), sha256=DIGEST))
 
 
-def test_a_shelf_that_can_not_be_written(file: Wanted, tmp_path: Path, watched: Watched) -> None:
+def test_a_shelf_that_can_not_be_written(file: DownloadRequest, tmp_path: Path, watched: Watched) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
-        download.fetch([file], Store(tmp_path / "file"), PipConfig(), watched)
+        download.fetch([file], FileCache(tmp_path / "file"), PipConfig(), watched)
     assert "BUNDLE_CACHE" in caught.value.hint
 
 
@@ -203,7 +212,7 @@ def test_credentials_of_the_index_go_to_its_host_alone(fetch: Any, server: Loopb
     server.logins["/"] = "user:p@ss"
     other_server.files["/open"] = b"open"
     config = PipConfig(index_url=f"{server.with_login('user:p%40ss')}/simple")
-    fetch(Wanted(url=server.url + NAME), Wanted(url=f"{other_server.url}/open"), config=config)
+    fetch(DownloadRequest(url=server.url + NAME), DownloadRequest(url=f"{other_server.url}/open"), config=config)
     assert "Authorization" in server.seen[0].headers
     assert "Authorization" not in other_server.seen[0].headers
 
@@ -213,7 +222,7 @@ def test_credentials_of_an_address_are_used_and_not_told(fetch: Any, server: Loo
     server.logins["/"] = "user:secret"
     server.faults[NAME] = [loopback.status(503), loopback.status(404)]
     with pytest.raises(FetchError) as caught:
-        fetch(Wanted(url=server.with_login("user:secret") + NAME))
+        fetch(DownloadRequest(url=server.with_login("user:secret") + NAME))
     assert "Authorization" in server.seen[0].headers
     assert "secret" not in f"{watched.notes} {caught.value} {caught.value.where} {caught.value.hint}"
 
@@ -223,7 +232,7 @@ def test_a_redirect_to_another_host_carries_no_credentials(
 ) -> None:
     server.redirects[NAME] = f"{other_server.url.replace('127.0.0.1', 'localhost')}/there"
     other_server.files["/there"] = DATA
-    assert fetch(Wanted(url=server.with_login("user:secret") + NAME, sha256=DIGEST)) == ((len(DATA), DIGEST),)
+    assert fetch(DownloadRequest(url=server.with_login("user:secret") + NAME, sha256=DIGEST)) == ((len(DATA), DIGEST),)
     assert "Authorization" in server.seen[0].headers
     assert "Authorization" not in other_server.seen[0].headers
 
@@ -239,13 +248,13 @@ def test_the_first_failure_stops_the_rest(fetch: Any, server: Loopback) -> None:
     server.faults["/endless"] = [endless]
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
-        fetch(*(Wanted(url=f"{server.url}/{name}") for name in ("endless", "missing", *map(str, range(40)))))
+        fetch(*(DownloadRequest(url=f"{server.url}/{name}") for name in ("endless", "missing", *map(str, range(40)))))
     assert time.monotonic() - started < 5
     assert len(server.seen) < 42
 
 
 def test_nobody_waits_for_a_line_that_hangs(
-    fetch: Any, file: Wanted, server: Loopback, store: Store, watched: Watched
+    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache, watched: Watched
 ) -> None:
     hangs, over = threading.Event(), threading.Event()
 
@@ -260,14 +269,14 @@ def test_nobody_waits_for_a_line_that_hangs(
 
     def missing(handler: loopback.Handler, _: bytes) -> None:
         hangs.wait(10)
-        while download.length(store.partial(DIGEST)) < 290_000:
+        while download.get_file_size(store.get_partial_path(DIGEST)) < 290_000:
             time.sleep(0.01)
         handler.answer(404, b"")
 
     server.faults |= {NAME: [held], "/missing": [missing]}
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
-        fetch(file, Wanted(url=f"{server.url}/missing"))
+        fetch(file, DownloadRequest(url=f"{server.url}/missing"))
     assert time.monotonic() - started < 5
     assert fetch(file) == ((len(DATA), DIGEST),)
     over.set()
@@ -275,7 +284,7 @@ def test_nobody_waits_for_a_line_that_hangs(
     assert watched.notes == [], "it neither tried again nor held the file against the next one"
 
 
-def test_a_pause_ends_when_another_file_fails(server: Loopback, store: Store, watched: Watched) -> None:
+def test_a_pause_ends_when_another_file_fails(server: Loopback, store: FileCache, watched: Watched) -> None:
     def missing(handler: loopback.Handler, _: bytes) -> None:
         while not watched.notes:
             time.sleep(0.01)
@@ -285,14 +294,16 @@ def test_a_pause_ends_when_another_file_fails(server: Loopback, store: Store, wa
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
         download.fetch(
-            [Wanted(url=f"{server.url}/{name}") for name in ("busy", "missing")], store, PipConfig(), watched
+            [DownloadRequest(url=f"{server.url}/{name}") for name in ("busy", "missing")], store, PipConfig(), watched
         )
     assert time.monotonic() - started < 5
     assert server.asked().count("/busy") == 1
     assert len(watched.notes) == 1
 
 
-def test_a_run_waits_for_another_that_fetches_the_same(file: Wanted, server: Loopback, store: Store) -> None:
+def test_a_run_waits_for_another_that_fetches_the_same(
+    file: DownloadRequest, server: Loopback, store: FileCache
+) -> None:
     holds, may_go_on = threading.Event(), threading.Event()
 
     def held(handler: loopback.Handler, data: bytes) -> None:

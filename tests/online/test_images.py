@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.format.documents import Invalid
-from bundler.format.lock.entries import BLOBS
+from bundler.format.documents import InvalidValueError
+from bundler.format.lock.entries import BLOBS_FOLDER
 from bundler.format.lock.target import Target
-from bundler.online.containers import base_image, oci_manifest, registry, registry_auth, skopeo
-from bundler.online.containers.base_image import Pulled
-from bundler.online.manifest.image_spec import WantedImage
+from bundler.online.containers import base_image, registry, registry_auth, skopeo
+from bundler.online.containers.base_image import BaseImage
+from bundler.online.manifest import image_reference
+from bundler.online.manifest.image_spec import ImageSpec
 from bundler.online.transfer import http
-from bundler.online.transfer.cache import Store
+from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import TARGET, tool
 from tests.online import registries
 from tests.online.registries import Crooked, Tiny
@@ -56,38 +57,38 @@ def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to a registry, each where the other can't be meant."""
     if request.param == "straight":
-        monkeypatch.setattr(skopeo, "installed", lambda: "")
+        monkeypatch.setattr(skopeo, "find_skopeo", lambda: "")
     else:
         tool("skopeo")
     return str(request.param)
 
 
 @pytest.fixture
-def pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pulled]:
-    quick = http.Patience(tries=2, first=0.01)
-    monkeypatch.setattr(registry, "PATIENCE", quick)
+def pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BaseImage]:
+    quick = http.RetryPolicy(max_tries=2, first_delay=0.01)
+    monkeypatch.setattr(registry, "DEFAULT_RETRY_POLICY", quick)
 
-    def pulled(base: str, target: Target = TARGET, pinned: str = "", **options: bool) -> Pulled:
-        wanted = WantedImage(base=base, **options)
+    def pulled(base: str, target: Target = TARGET, pinned: str = "", **options: bool) -> BaseImage:
+        wanted = ImageSpec(base=base, **options)
         return base_image.pull(
-            wanted, target, Store(tmp_path / "shelf"), PipConfig(retries=1), Collected(), pinned=pinned
+            wanted, target, FileCache(tmp_path / "shelf"), PipConfig(retries=1), RecordingReporter(), digest=pinned
         )
 
     return pulled
 
 
-def contents(pulled: Pulled, shelf: Path) -> dict[str, bytes]:
-    return {one.path: Store(shelf).required(one.sha256).read_bytes() for one in pulled.artifacts}
+def contents(pulled: BaseImage, shelf: Path) -> dict[str, bytes]:
+    return {one.path: FileCache(shelf).require(one.sha256).read_bytes() for one in pulled.artifacts}
 
 
 @pytest.mark.usefixtures("way")
 def test_the_platform_of_the_target_is_pinned_and_carried(
-    pull: Callable[..., Pulled], host: str, image: Tiny, tmp_path: Path
+    pull: Callable[..., BaseImage], host: str, image: Tiny, tmp_path: Path
 ) -> None:
     pulled = pull(f"{host}/team/base:1")
     assert pulled.image.digest == image.manifests[AMD]
     held = contents(pulled, tmp_path / "shelf")
-    blobs = {path.removeprefix(BLOBS): data for path, data in held.items() if path.startswith(BLOBS)}
+    blobs = {path.removeprefix(BLOBS_FOLDER): data for path, data in held.items() if path.startswith(BLOBS_FOLDER)}
     assert {digest: registries.sha256(data) for digest, data in blobs.items()} == {digest: digest for digest in blobs}
     manifest = json.loads(blobs[pulled.image.digest.removeprefix("sha256:")])
     named = {manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"]), pulled.image.digest}
@@ -97,7 +98,7 @@ def test_the_platform_of_the_target_is_pinned_and_carried(
 
 @pytest.mark.usefixtures("way")
 def test_what_is_carried_is_a_layout_that_other_programs_read(
-    pull: Callable[..., Pulled], host: str, tmp_path: Path
+    pull: Callable[..., BaseImage], host: str, tmp_path: Path
 ) -> None:
     pulled = pull(f"{host}/team/base:1")
     for path, data in contents(pulled, tmp_path / "shelf").items():
@@ -120,7 +121,7 @@ def test_what_is_carried_is_a_layout_that_other_programs_read(
 
 
 @pytest.mark.usefixtures("way")
-def test_both_ways_and_every_time_give_the_same(pull: Callable[..., Pulled], host: str, image: Tiny) -> None:
+def test_both_ways_and_every_time_give_the_same(pull: Callable[..., BaseImage], host: str, image: Tiny) -> None:
     pulled = pull(f"{host}/team/base:1")
     assert pull(f"{host}/team/base@{image.manifests[AMD]}").artifacts == pulled.artifacts
     assert pull(f"{host}/team/base@sha256:{registries.sha256(image.index)}").image.digest == image.manifests[AMD]
@@ -129,7 +130,7 @@ def test_both_ways_and_every_time_give_the_same(pull: Callable[..., Pulled], hos
 
 @pytest.mark.usefixtures("way")
 def test_a_base_that_is_not_carried_is_only_pinned(
-    pull: Callable[..., Pulled], host: str, image: Tiny, tmp_path: Path
+    pull: Callable[..., BaseImage], host: str, image: Tiny, tmp_path: Path
 ) -> None:
     pulled = pull(f"{host}/team/base:1", carry=False)
     assert (pulled.image.digest, pulled.artifacts) == (image.manifests[AMD], ())
@@ -138,7 +139,7 @@ def test_a_base_that_is_not_carried_is_only_pinned(
 
 
 @pytest.mark.usefixtures("way")
-def test_what_is_not_there_is_said(pull: Callable[..., Pulled], host: str, image: Tiny) -> None:
+def test_what_is_not_there_is_said(pull: Callable[..., BaseImage], host: str, image: Tiny) -> None:
     with pytest.raises(ResolveError, match="there is no such image") as error:
         pull(f"{host}/team/base:2")
     assert error.value.where == f"{host}/team/base:2"
@@ -157,14 +158,14 @@ def _target(machine: str) -> Target:
 
 
 @pytest.mark.usefixtures("way")
-def test_a_registry_that_is_away(pull: Callable[..., Pulled]) -> None:
+def test_a_registry_that_is_away(pull: Callable[..., BaseImage]) -> None:
     with pytest.raises(FetchError, match="refused"):
         pull("127.0.0.1:9/team/base:1")
 
 
 @pytest.mark.usefixtures("way")
 def test_who_is_not_logged_in_and_who_is(
-    pull: Callable[..., Pulled], image: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pull: Callable[..., BaseImage], image: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = image.layout(tmp_path / "layout")
     with registries.real(tmp_path / "locked", locked=True) as host:
@@ -186,20 +187,20 @@ def test_who_is_not_logged_in_and_who_is(
 
 @pytest.fixture
 def straight(monkeypatch: pytest.MonkeyPatch, image: Tiny) -> Iterator[Crooked]:
-    monkeypatch.setattr(skopeo, "installed", lambda: "")
+    monkeypatch.setattr(skopeo, "find_skopeo", lambda: "")
     with registries.crooked(replace(image, blobs=dict(image.blobs))) as state:
         yield state
 
 
 def test_a_token_is_asked_for_when_the_registry_wants_one(
-    pull: Callable[..., Pulled], straight: Crooked, image: Tiny
+    pull: Callable[..., BaseImage], straight: Crooked, image: Tiny
 ) -> None:
     assert pull(f"{straight.host}/library/x:1").image.digest == image.manifests[AMD]
     assert straight.asked.count("/token") == 1
 
 
 def test_a_token_that_ends_on_the_way_is_had_anew(
-    pull: Callable[..., Pulled], straight: Crooked, image: Tiny, tmp_path: Path
+    pull: Callable[..., BaseImage], straight: Crooked, image: Tiny, tmp_path: Path
 ) -> None:
     straight.lasts = 2  # the index and the manifest; then the blobs
     pulled = pull(f"{straight.host}/library/x:1")
@@ -208,14 +209,16 @@ def test_a_token_that_ends_on_the_way_is_had_anew(
     assert straight.asked.count("/token") == 2
 
 
-def test_a_registry_that_takes_no_token_of_its_own(pull: Callable[..., Pulled], straight: Crooked) -> None:
+def test_a_registry_that_takes_no_token_of_its_own(pull: Callable[..., BaseImage], straight: Crooked) -> None:
     straight.lasts = 0
     with pytest.raises(FetchError, match="does not let you have it"):
         pull(f"{straight.host}/library/x:1")
     assert straight.asked.count("/token") == 1
 
 
-def test_credentials_go_to_no_place_less_safe_than_the_registry(pull: Callable[..., Pulled], straight: Crooked) -> None:
+def test_credentials_go_to_no_place_less_safe_than_the_registry(
+    pull: Callable[..., BaseImage], straight: Crooked
+) -> None:
     straight.realm = "ftp://elsewhere.example/token"
     with pytest.raises(FetchError, match="does not let you have it"):
         pull(f"{straight.host}/library/x:1")
@@ -224,7 +227,7 @@ def test_credentials_go_to_no_place_less_safe_than_the_registry(pull: Callable[.
 
 @pytest.mark.parametrize("what", ["manifest", "layer"])
 def test_bytes_that_are_not_what_the_digest_says(
-    pull: Callable[..., Pulled], straight: Crooked, image: Tiny, what: str
+    pull: Callable[..., BaseImage], straight: Crooked, image: Tiny, what: str
 ) -> None:
     digest = image.manifests[AMD].removeprefix("sha256:")
     if what == "layer":
@@ -246,7 +249,7 @@ def test_bytes_that_are_not_what_the_digest_says(
         b'{"schemaVersion": 1}',
     ],
 )
-def test_what_is_no_manifest(pull: Callable[..., Pulled], straight: Crooked, document: bytes) -> None:
+def test_what_is_no_manifest(pull: Callable[..., BaseImage], straight: Crooked, document: bytes) -> None:
     straight.image = replace(straight.image, index=document)
     with pytest.raises(
         (IntegrityError, ResolveError), match=r"no manifest|not offered|no container image|does not say"
@@ -255,7 +258,7 @@ def test_what_is_no_manifest(pull: Callable[..., Pulled], straight: Crooked, doc
 
 
 def test_credentials_that_a_helper_keeps_need_skopeo(
-    pull: Callable[..., Pulled], straight: Crooked, tmp_path: Path
+    pull: Callable[..., BaseImage], straight: Crooked, tmp_path: Path
 ) -> None:
     path = tmp_path / "home" / ".docker" / "config.json"
     path.parent.mkdir(parents=True)
@@ -278,14 +281,14 @@ def test_helpers_of_docker_s_own_registry_are_known_by_each_of_its_names(tmp_pat
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"credHelpers": {key: "vault"}}))
     with pytest.raises(FetchError, match="kept by a helper"):
-        registry_auth.credentials(oci_manifest.parsed("team/private:1"))
+        registry_auth.find_login(image_reference.parse_reference("team/private:1"))
 
 
 def test_where_no_session_was_begun_podman_keeps_its_file_below_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Path(f"/run/containers/{os.getuid()}/auth.json")
-    assert kept in registry_auth._files()
+    assert kept in registry_auth._list_auth_files()
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
-    assert kept not in registry_auth._files()
+    assert kept not in registry_auth._list_auth_files()
 
 
 @pytest.mark.parametrize(
@@ -302,23 +305,32 @@ def test_where_no_session_was_begun_podman_keeps_its_file_below_run(monkeypatch:
 def test_names_are_taken_apart_as_docker_does(
     base: str, host: str, repository: str, reference: str, loopback: bool
 ) -> None:
-    name = oci_manifest.parsed(base)
-    assert (name.host, name.repository, name.reference, name.on_loopback) == (host, repository, reference, loopback)
+    name = image_reference.parse_reference(base)
+    assert (name.api_host, name.repository, name.tag_or_digest, name.is_loopback) == (
+        host,
+        repository,
+        reference,
+        loopback,
+    )
 
 
 @pytest.mark.parametrize("base", ["UPPER/case:1", "a b", "x@sha256:short", "-x", "a//b:1:2"])
 def test_names_that_are_none(base: str) -> None:
-    with pytest.raises(Invalid):
-        WantedImage(base=base)
+    with pytest.raises(InvalidValueError):
+        ImageSpec(base=base)
 
 
 def test_plain_http_is_for_loopback_unless_told_otherwise(tmp_path: Path) -> None:
     def root(base: str, *, plain_http: bool) -> str:
-        store = Store(tmp_path)
-        made = registry.Registry(
-            name=oci_manifest.parsed(base), plain_http=plain_http, config=PipConfig(), store=store, report=Collected()
+        store = FileCache(tmp_path)
+        made = registry.HttpRegistryClient(
+            reference=image_reference.parse_reference(base),
+            plain_http=plain_http,
+            config=PipConfig(),
+            cache=store,
+            reporter=RecordingReporter(),
         )
-        return made._root.partition(":")[0]
+        return made._base_url.partition(":")[0]
 
     assert root("registry.example/x", plain_http=False) == "https"
     assert root("registry.example/x", plain_http=True) == "http"
@@ -326,4 +338,4 @@ def test_plain_http_is_for_loopback_unless_told_otherwise(tmp_path: Path) -> Non
 
 
 def test_skopeo_is_found_where_it_is() -> None:
-    assert skopeo.installed() == (shutil.which("skopeo") or "")
+    assert skopeo.find_skopeo() == (shutil.which("skopeo") or "")

@@ -12,10 +12,10 @@ import pytest
 from bundler.errors import ManifestError, ResolveError
 from bundler.format.hashing import Sha256
 from bundler.format.lock import lockfile
-from bundler.format.lock.entries import Artifact, Package, Pickle, Python
+from bundler.format.lock.entries import Artifact, Package, PickleFile, PythonEnvironment
 from bundler.format.lock.lockfile import Lock
 from bundler.online.manifest import lint
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import lock_of
 
 
@@ -37,11 +37,11 @@ def locked(
     contents = [*(f"models/m/{name}" for name in files), *(f"assets/{name}" for name in assets)]
     made = lock_of({"bundle.pyz": b"#!", **dict.fromkeys(contents, b"")})
     models = tuple(dataclasses.replace(model, loader=loader) for model in made.models)
-    pickles = tuple(Pickle(path=f"models/m/{name}", scanner="s", verdict="innocuous") for name in files if pickled)
-    return lockfile.with_changes(
+    pickles = tuple(PickleFile(path=f"models/m/{name}", scanner="s", verdict="innocuous") for name in files if pickled)
+    return lockfile.replace_fields(
         made,
         artifacts=(made.artifacts[0], *wheels, *made.artifacts[1:]),
-        python=Python(packages=found),
+        python=PythonEnvironment(packages=found),
         models=models,
         pickles=pickles,
     )
@@ -141,7 +141,7 @@ CASES = {
         host_pip="20.2.4",
     ),
 }
-RULES = {rule.id: rule for rule in lint.rules()}
+RULES = {rule.id: rule for rule in lint.load_rules()}
 
 
 def test_every_rule_has_a_case_and_a_link() -> None:
@@ -150,9 +150,9 @@ def test_every_rule_has_a_case_and_a_link() -> None:
 
 
 def said(rule: lint.Rule, found: Lock, host_pip: str | None) -> str:
-    report = Collected()
+    report = RecordingReporter()
     try:
-        lint.check(found, [rule], host_pip, report)
+        lint.check_lock(found, [rule], host_pip, report)
     except ResolveError as error:
         assert rule.severity == "error"
         assert not report.warnings
@@ -175,7 +175,7 @@ def test_a_rule_speaks_where_it_should_and_nowhere_else(name: str) -> None:
 def test_all_errors_are_said_at_once() -> None:
     both = locked({"flagembedding": "1.3.4", "transformers": "4.57.3"})
     with pytest.raises(ResolveError) as caught:
-        lint.check(both, lint.rules(), None, Collected())
+        lint.check_lock(both, lint.load_rules(), None, RecordingReporter())
     assert [line.rpartition(" ")[2] for line in str(caught.value).splitlines()[1:]] == [
         "[flagembedding-old-transformers-4.52]",
         "[tokenizers-ask-the-hub]",
@@ -197,12 +197,12 @@ rules:
 
 def test_a_file_of_ones_own_adds_rules_and_takes_the_place_of_others(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
-    known = lint.rules([tmp_path / "own.yaml"])
-    report = Collected()
-    lint.check(locked({"transformers": "4.57.3"}, files=("a.txt",)), known, None, report)
+    known = lint.load_rules([tmp_path / "own.yaml"])
+    report = RecordingReporter()
+    lint.check_lock(locked({"transformers": "4.57.3"}, files=("a.txt",)), known, None, report)
     assert report.warnings == ["our platform has no such thing (here: m): ask us; see https://wiki.example [ours]"]
     for found in (locked(files=("a.json",)), locked({"einops": "1"}, files=("a.txt",))):
-        lint.check(found, known, None, report)
+        lint.check_lock(found, known, None, report)
     assert len(report.warnings) == 1
 
 
@@ -219,5 +219,5 @@ def test_a_file_of_ones_own_adds_rules_and_takes_the_place_of_others(tmp_path: P
 def test_rules_that_are_none_are_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ManifestError, match=words) as caught:
-        lint.rules([tmp_path / "own.yaml"])
+        lint.load_rules([tmp_path / "own.yaml"])
     assert "own.yaml" in caught.value.where

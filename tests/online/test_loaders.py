@@ -11,7 +11,7 @@ import pytest
 from bundler.errors import ResolveError
 from bundler.online.inspection import loader_detection, required_files
 from bundler.online.manifest import schema
-from bundler.online.manifest.schema import WantedModel
+from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import file_selection, model_resolution
 
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
@@ -23,14 +23,14 @@ def configured(architecture: str, **more: Any) -> dict[str, bytes]:
 
 
 def seen(files: dict[str, bytes]) -> str:
-    return loader_detection.detected("m", sorted(files), files.__getitem__)
+    return loader_detection.detect_loader("m", sorted(files), files.__getitem__)
 
 
 def vetted(files: dict[str, bytes], **asked: Any) -> str:
     """The loader of a model whose source has these files, of which the patterns of a manifest may remove some."""
-    wanted = WantedModel(**{"path": "m"} | asked)
-    names = sorted(set(files) - file_selection.removed(files, wanted.include, wanted.exclude))
-    return model_resolution._vetted(wanted, wanted.source, names, tuple(files), files.__getitem__)
+    wanted = ModelSpec(**{"path": "m"} | asked)
+    names = sorted(set(files) - file_selection.find_removed(files, wanted.include, wanted.exclude))
+    return model_resolution._check_selection(wanted, wanted.source, names, tuple(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ ROUTER = {
 
 
 def test_what_stands_behind_a_router_is_looked_for() -> None:
-    loader_detection.check("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
+    loader_detection.check_files("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
     for without, named in (
         ("query_0_Static/model.safetensors", r"query_0_Static/model\.safetensors"),
         ("query_0_Static/tokenizer.json", r"query_0_Static/tokenizer\.json"),
@@ -111,7 +111,7 @@ def test_what_stands_behind_a_router_is_looked_for() -> None:
     ):
         files = {name: content for name, content in ROUTER.items() if name != without}
         with pytest.raises(ResolveError, match=named):
-            loader_detection.check("sentence-transformers", "m", sorted(files), files.__getitem__)
+            loader_detection.check_files("sentence-transformers", "m", sorted(files), files.__getitem__)
 
 
 OF_A_CROSS_ENCODER = {
@@ -144,7 +144,7 @@ def test_of_another_s_modules_a_cross_encoder_takes_none() -> None:
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
-    loader_detection.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+    loader_detection.check_files("flag-embedding-m3", "m", sorted(files), files.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -187,16 +187,16 @@ def test_a_head_of_bge_m3_is_missing(head: str) -> None:
     files = {**PLAIN, "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     del files[head]
     with pytest.raises(ResolveError, match=rf"{head} \(without it the sparse and ColBERT vectors are random"):
-        loader_detection.check("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+        loader_detection.check_files("flag-embedding-m3", "m", sorted(files), files.__getitem__)
 
 
 @pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder", "flag-reranker"])
 @pytest.mark.parametrize("without", sorted(PLAIN))
 def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> None:
-    loader_detection.check(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
+    loader_detection.check_files(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
     files = {name: data for name, data in PLAIN.items() if name != without}
     with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
-        loader_detection.check(loader, "m", sorted(files), files.__getitem__)
+        loader_detection.check_files(loader, "m", sorted(files), files.__getitem__)
 
 
 def listed(*modules: tuple[str, str]) -> bytes:
@@ -314,15 +314,15 @@ def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: st
 
 
 def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
-    taken = {name.replace("*", "x") for patterns in required_files.TAKEN.values() for name in patterns}
+    taken = {name.replace("*", "x") for patterns in required_files.OPTIONAL_FILES.values() for name in patterns}
     files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *required_files.M3_HEADS], 1)
-    assert {one.path for one in file_selection.choose(files, (), (), where="m").left_out} == {
+    assert {one.path for one in file_selection.select_files(files, (), (), where="m").excluded} == {
         "2_Dense/pytorch_model.bin"
     }
 
 
 def test_every_loader_has_a_list_of_what_it_takes() -> None:
-    assert {*required_files.TAKEN, "files"} == set(schema.LOADERS)
+    assert {*required_files.OPTIONAL_FILES, "files"} == set(schema.LOADERS)
 
 
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:

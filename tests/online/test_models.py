@@ -13,10 +13,10 @@ import pytest
 
 from bundler.errors import ResolveError
 from bundler.format.hashing import Sha256
-from bundler.online.manifest.schema import Asked, Manifest, WantedModel
+from bundler.online.manifest.schema import LoadedManifest, Manifest, ModelSpec
 from bundler.online.models import model_resolution, safetensors_conversion
-from bundler.online.models.model_resolution import Carried
-from bundler.online.transfer.context import Workshop
+from bundler.online.models.model_resolution import ResolvedModel
+from bundler.online.transfer.context import BuildContext
 from tests.online.bench import LINUX, Bench
 
 M3 = {
@@ -52,14 +52,14 @@ def in_wheel(bench: Bench) -> dict[str, str]:
     return {"wheel": "carrier"}
 
 
-def carried(bench: Bench, **asked: Any) -> Carried:
-    wanted = WantedModel(alias="m", **asked)
-    whole = Asked(
+def carried(bench: Bench, **asked: Any) -> ResolvedModel:
+    wanted = ModelSpec(alias="m", **asked)
+    whole = LoadedManifest(
         manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256=Sha256("0" * 64)
     )
-    shop = Workshop(store=bench.store, config=bench.config, report=bench.report)
-    return model_resolution.carried(
-        wanted, whole, shop, safetensors_conversion.Bench(target=LINUX, packages=(), shop=shop)
+    shop = BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
+    return model_resolution.resolve_model(
+        wanted, whole, shop, safetensors_conversion.ConversionContext(target=LINUX, packages=(), context=shop)
     )
 
 

@@ -22,7 +22,7 @@ from bundler.format.scan import pickle_detection as telling
 from bundler.format.scan import pickle_machine, pickle_opcodes
 from bundler.offline.trust import pickle_policy as arriving
 from bundler.online.inspection import pickle_scan
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.picklemaking import (
     ARRAY,
     BY_MEMO,
@@ -195,10 +195,10 @@ DANGEROUS = {
 
 
 def scanned(
-    tmp_path: Path, name: str, data: bytes, report: Collected | None = None
+    tmp_path: Path, name: str, data: bytes, report: RecordingReporter | None = None
 ) -> list[tuple[str, tuple[str, ...]]]:
     (tmp_path / "content").write_bytes(data)
-    found = pickle_scan.scan("m", [(name, tmp_path / "content")], report or Collected())
+    found = pickle_scan.scan_files("m", [(name, tmp_path / "content")], report or RecordingReporter())
     assert {one.scanner for one in found} <= {pickle_scan.SCANNER}
     assert {one.path for one in found} <= {f"models/m/{name}"}
     return [(one.verdict, one.globals) for one in found]
@@ -218,7 +218,7 @@ def test_all_that_is_dangerous_is_named_at_once(tmp_path: Path) -> None:
     for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_bytes(pickle.dumps(SYSTEM))
     with pytest.raises(UnsafeError) as caught:
-        pickle_scan.scan("m", [(name, tmp_path / name) for name in ("a.bin", "b.bin")], Collected())
+        pickle_scan.scan_files("m", [(name, tmp_path / name) for name in ("a.bin", "b.bin")], RecordingReporter())
     assert str(caught.value).count("imports posix.system") == 2
 
 
@@ -228,7 +228,7 @@ def test_weights_that_only_rebuild_tensors_are_innocuous(tmp_path: Path) -> None
 
 
 def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None:
-    report = Collected()
+    report = RecordingReporter()
     data = b"\x80\x02ctorch._utils\n_rebuild_parameter\ncargparse\nNamespace\n."
     unknown = ("argparse.Namespace", "torch._utils._rebuild_parameter")
     assert scanned(tmp_path, "w.bin", data, report) == [("suspicious", unknown)]
@@ -294,9 +294,9 @@ def test_those_would_really_run(data: bytes, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_host_that_takes_no_pickles_refuses_the_same_files(case: str, tmp_path: Path) -> None:
     name, data, _ = DANGEROUS[case]
     (tmp_path / "content").write_bytes(data)
-    if not telling.named_like_one(name):
+    if not telling.has_pickle_suffix(name):
         with pytest.raises(UnsafeError, match=name):
-            arriving.refuse_content([(name, tmp_path / "content")])
+            arriving.refuse_found_pickles([(name, tmp_path / "content")])
 
 
 class Recording(pickle.Unpickler):
@@ -347,46 +347,46 @@ def test_whatever_an_unpickler_asks_for_was_read(value: object, protocol: int, j
         ended = False
     else:
         ended = True
-    read = pickle_opcodes.read(io.BytesIO(data))
+    read = pickle_opcodes.trace_pickle(io.BytesIO(data))
     found = {f"{one.module}.{one.name}" for one in read.imports}
-    assert recording.asked <= found or not all(one.known for one in read.imports)
-    assert read.ended or not ended
+    assert recording.asked <= found or not all(one.is_known for one in read.imports)
+    assert read.is_complete or not ended
 
 
 def test_random_weights_are_none() -> None:
     numbers = random.Random(7)
-    read = [pickle_opcodes.read(io.BytesIO(numbers.randbytes(2000))) for _ in range(5000)]
-    assert sum(bool(one.imports or (one.ended and one.extended)) for one in read) <= 5
+    read = [pickle_opcodes.trace_pickle(io.BytesIO(numbers.randbytes(2000))) for _ in range(5000)]
+    assert sum(bool(one.imports or (one.is_complete and one.uses_extensions)) for one in read) <= 5
 
 
 def test_values_below_marks_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "_MOST_VALUES", 1000)
+    monkeypatch.setattr(pickle_machine, "_MAX_VALUES", 1000)
     with pytest.raises(pickle_machine.TooLargeError):
-        pickle_opcodes.read(io.BytesIO(b"NNNNNNNNN(" * 200))
-    assert pickle_opcodes.read(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).ended
+        pickle_opcodes.trace_pickle(io.BytesIO(b"NNNNNNNNN(" * 200))
+    assert pickle_opcodes.trace_pickle(io.BytesIO(b"(NNNNNNNNN1" * 200 + b"N.")).is_complete
 
 
 def test_a_file_that_goes_on_and_on_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one pickle or in many: somebody waits for this."""
-    monkeypatch.setattr(pickle_opcodes, "MOST_STEPS", 1000)
+    monkeypatch.setattr(pickle_opcodes, "MAX_STEPS", 1000)
     for data in (b"N0" * 2000 + b"N.", b"N." * 2000):
         with pytest.raises(pickle_machine.TooLargeError, match="more steps than are followed"):
-            list(pickle_opcodes.read_all(io.BytesIO(data)))
+            list(pickle_opcodes.trace_pickles(io.BytesIO(data)))
 
 
 def test_data_that_is_no_pickle_does_not_keep_the_scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte is an opcode that fails; the scanner alone would go on, at some microseconds for each."""
     asked: list[int] = []
-    inner = pickle_scan._Bounded.read
+    inner = pickle_scan._BoundedReader.read
 
-    def heard(self: pickle_scan._Bounded, size: int = -1) -> bytes:
+    def heard(self: pickle_scan._BoundedReader, size: int = -1) -> bytes:
         asked.append(size)
         return inner(self, size)
 
-    monkeypatch.setattr(pickle_scan._Bounded, "read", heard)
+    monkeypatch.setattr(pickle_scan._BoundedReader, "read", heard)
     content = tmp_path / "b.bin"
     content.write_bytes(b"b" * (3 << 20))
-    assert pickle_scan.scan("m", [("b.bin", content)], Collected()) == ()
+    assert pickle_scan.scan_files("m", [("b.bin", content)], RecordingReporter()) == ()
     assert 0 < len(asked) < 1 << 20
 
 
@@ -395,9 +395,9 @@ def test_data_that_is_no_pickle_is_read_to_no_harm(data: bytes) -> None:
     recording = Recording(data)
     with suppress(Exception):
         recording.load()
-    read = pickle_opcodes.read(io.BytesIO(data))
+    read = pickle_opcodes.trace_pickle(io.BytesIO(data))
     assert recording.asked <= {f"{one.module}.{one.name}" for one in read.imports} or not all(
-        one.known for one in read.imports
+        one.is_known for one in read.imports
     )
 
 
@@ -411,5 +411,5 @@ def test_tensors_are_not_read(tmp_path: Path) -> None:
         return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
 
     before = read()
-    assert pickle_scan.scan("m", [("w.bin", path)], Collected())
+    assert pickle_scan.scan_files("m", [("w.bin", path)], RecordingReporter())
     assert read() - before < 1 << 20

@@ -14,7 +14,7 @@ import requests
 
 from bundler.errors import ProgramError, UsageError
 from bundler.online.transfer import pip_config
-from bundler.online.transfer.pip_config import PYPI, PipConfig
+from bundler.online.transfer.pip_config import PYPI_INDEX, PipConfig
 from tests.online.certificates import Certificates, make_certificates
 from tests.online.loopback import Loopback, serving
 
@@ -104,21 +104,21 @@ def test_it_is_what_pip_goes_by(
     configured(FILE)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert as_pip_puts_it(pip_config.read()) == by_pip_itself()
+    assert as_pip_puts_it(pip_config.read_config()) == by_pip_itself()
 
 
 def test_nothing_told_is_the_public_index() -> None:
-    assert pip_config.read() == PipConfig()
-    assert pip_config.read().indexes == (PYPI,)
+    assert pip_config.read_config() == PipConfig()
+    assert pip_config.read_config().indexes == (PYPI_INDEX,)
 
 
 def test_install_goes_before_global_and_the_environment_before_both(
     configured: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured(FILE)
-    assert pip_config.read().index_url == "https://install.test/simple"
+    assert pip_config.read_config().index_url == "https://install.test/simple"
     monkeypatch.setenv("PIP_INDEX_URL", "https://env.test/simple")
-    assert pip_config.read().index_url == "https://env.test/simple"
+    assert pip_config.read_config().index_url == "https://env.test/simple"
 
 
 def test_of_two_files_the_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,22 +126,22 @@ def test_of_two_files_the_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path.home()
     written(home / ".config/pip/pip.conf", "[global]\nproxy = http://new.test\nretries = 2\n")
     written(home / ".pip/pip.conf", "[global]\nproxy = http://old.test\nretries =\n")
-    config = pip_config.read()
+    config = pip_config.read_config()
     assert (config.proxy, config.retries) == ("http://new.test", 2)
 
 
 def test_a_quiet_pip_still_answers(configured: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     configured("[global]\nquiet = 3\nretries = 4\n")
-    assert pip_config.read().retries == 4
+    assert pip_config.read_config().retries == 4
     monkeypatch.setenv("PIP_QUIET", "1")
-    assert pip_config.read().retries == 4
+    assert pip_config.read_config().retries == 4
 
 
 def test_paths_become_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIP_INDEX_URL", str(tmp_path / "index"))
     monkeypatch.setenv("PIP_FIND_LINKS", "wheels ~/wheels file:///wheels%20here https://links.test/")
-    config = pip_config.read()
+    config = pip_config.read_config()
     assert config.index_url == (tmp_path / "index").as_uri()
     assert config.find_links == (
         (tmp_path / "wheels").as_uri(),
@@ -149,21 +149,21 @@ def test_paths_become_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "file:///wheels%20here",
         "https://links.test/",
     )
-    assert pip_config.local_path(config.find_links[2]) == Path("/wheels here")
-    assert pip_config.local_path(config.find_links[3]) is None
+    assert pip_config.get_local_path(config.find_links[2]) == Path("/wheels here")
+    assert pip_config.get_local_path(config.find_links[3]) is None
 
 
 def test_names_in_any_script_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PIP_CERT", "/인증서/ca.pem")
-    assert pip_config.read().cert == "/인증서/ca.pem"
+    assert pip_config.read_config().cert == "/인증서/ca.pem"
 
 
 def test_the_bundle_of_requests_counts_as_it_does_for_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/house/ca.pem")
-    assert pip_config.read().cert == "/house/ca.pem"
+    assert pip_config.read_config().cert == "/house/ca.pem"
     monkeypatch.setenv("PIP_CERT", "/pip/ca.pem")
-    assert pip_config.read().cert == "/pip/ca.pem"
+    assert pip_config.read_config().cert == "/pip/ca.pem"
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_the_bundle_of_requests_counts_as_it_does_for_pip(monkeypatch: pytest.Mo
 def test_a_value_that_makes_no_sense(configured: Callable[[str], None], setting: str, message: str) -> None:
     configured(f"[install]\n{setting}\n")
     with pytest.raises(UsageError, match=message) as caught:
-        pip_config.read()
+        pip_config.read_config()
     assert "pip config debug" in caught.value.hint
 
 
 def test_a_file_that_pip_can_not_read(configured: Callable[[str], None]) -> None:
     configured("no section\n")
     with pytest.raises(ProgramError, match="no section headers"):
-        pip_config.read()
+        pip_config.read_config()
 
 
 def test_passwords_are_not_in_its_repr() -> None:
@@ -204,7 +204,7 @@ def test_what_uv_is_told(tmp_path: Path) -> None:
         retries=1,
         pre=True,
     )
-    assert pip_config.uv_environment(config, tmp_path) == {
+    assert pip_config.make_uv_env(config, tmp_path) == {
         "UV_NO_CONFIG": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_INDEX": "https://one.test/simple https://two.test/simple",
@@ -221,21 +221,21 @@ def test_what_uv_is_told(tmp_path: Path) -> None:
 
 
 def test_without_an_index_uv_is_given_an_empty_one(tmp_path: Path) -> None:
-    told = pip_config.uv_environment(PipConfig(no_index=True, extra_index_urls=("https://one.test/",)), tmp_path)
+    told = pip_config.make_uv_env(PipConfig(no_index=True, extra_index_urls=("https://one.test/",)), tmp_path)
     assert told["UV_DEFAULT_INDEX"] == tmp_path.as_uri()
     assert "UV_INDEX" not in told
     assert told["UV_SYSTEM_CERTS"] == "1"
 
 
 def test_a_folder_of_certificates_is_told_as_one(tmp_path: Path) -> None:
-    told = pip_config.uv_environment(PipConfig(cert=str(tmp_path)), tmp_path)
+    told = pip_config.make_uv_env(PipConfig(cert=str(tmp_path)), tmp_path)
     assert (told["SSL_CERT_DIR"], "SSL_CERT_FILE" in told) == (str(tmp_path), False)
 
 
 def test_a_proxy_is_told_in_every_spelling_that_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("https_proxy", "http://other.test")
     monkeypatch.setenv("NO_PROXY", "index.test")
-    told = pip_config.uv_environment(PipConfig(proxy="proxy.test:3128"), tmp_path)
+    told = pip_config.make_uv_env(PipConfig(proxy="proxy.test:3128"), tmp_path)
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy")
     assert {told[name] for name in names} == {"http://proxy.test:3128"}
     assert told["NO_PROXY"] == ""
@@ -246,7 +246,7 @@ def test_credentials_go_with_the_nearest_index(server: Loopback) -> None:
         index_url=f"{server.with_login('one:1')}/a/simple",
         extra_index_urls=(f"{server.with_login('two:%40')}/b/simple",),
     )
-    with pip_config.session(config, [f"{server.with_login('three:3')}/c/"]) as session:
+    with pip_config.open_session(config, [f"{server.with_login('three:3')}/c/"]) as session:
         for path in ("/a/file", "/b/file", "/c/file"):
             session.get(server.url + path)
     given = [one.headers["Authorization"] for one in server.seen]
@@ -255,13 +255,13 @@ def test_credentials_go_with_the_nearest_index(server: Loopback) -> None:
 
 def test_credentials_come_from_netrc_too(server: Loopback) -> None:
     written(Path.home() / ".netrc", "machine 127.0.0.1 login user password secret\n").chmod(0o600)
-    with pip_config.session(PipConfig()) as session:
+    with pip_config.open_session(PipConfig()) as session:
         session.get(f"{server.url}/x")
     assert server.seen[0].headers["Authorization"] == requests.auth._basic_auth_str("user", "secret")
 
 
 def test_it_says_who_it_is(server: Loopback) -> None:
-    with pip_config.session(PipConfig()) as session:
+    with pip_config.open_session(PipConfig()) as session:
         session.get(f"{server.url}/x")
     assert server.seen[0].headers["User-Agent"].startswith("airgap-bundler/")
 
@@ -271,7 +271,7 @@ def test_everything_goes_through_a_proxy_that_was_given(
     server: Loopback, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pip_config.session(PipConfig(proxy=server.url)) as session:
+    with pip_config.open_session(PipConfig(proxy=server.url)) as session:
         session.get("http://index.test/simple/")
     assert server.asked() == ["http://index.test/simple/"]
 
@@ -289,7 +289,7 @@ def secure(certificates: Certificates) -> Iterator[Loopback]:
 
 
 def fetched(config: PipConfig, url: str) -> bytes:
-    with pip_config.session(config) as session:
+    with pip_config.open_session(config) as session:
         return session.get(url).content
 
 

@@ -13,15 +13,15 @@ import pytest
 import tomllib
 
 from bundler.errors import ProgramError
-from bundler.format.hashing import digest_of_file
-from bundler.format.lock.target import this_machine
+from bundler.format.hashing import compute_file_sha256
+from bundler.format.lock.target import detect_target
 from bundler.online.packages.resolution import ResolvedWheel
 from tests.conftest import ROOT
 from tests.online import loopback
 from tests.online.bench import ON_LINUX, Bench, sdist
 from tests.wheelmaking import make_wheel
 
-HERE = this_machine()
+HERE = detect_target()
 
 
 def both(bench: Bench, *requirements: str, **wanted: Any) -> dict[str, ResolvedWheel]:
@@ -59,7 +59,7 @@ def test_a_set_like_a_real_one(bench: Bench, tmp_path: Path) -> None:
     bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
     (tmp_path / "c.txt").write_text("base<3\n")
     (tmp_path / "r.txt").write_text(
-        f"house==2.0 --hash=sha256:{digest_of_file(house)[1]}\nother; python_version >= '3.0'\n"
+        f"house==2.0 --hash=sha256:{compute_file_sha256(house)[1]}\nother; python_version >= '3.0'\n"
     )
     found = both(
         bench,
@@ -125,7 +125,7 @@ def test_a_wheel_by_its_address(bench: Bench) -> None:
     wheel = make_wheel(bench.made, "one", "1.0", requires=["two"])
     bench.index.files[f"/{wheel.name}"] = wheel.read_bytes()
     bench.wheel("two", "1.0")
-    found = both(bench, f"one @ {bench.index.url}/{wheel.name}#sha256={digest_of_file(wheel)[1]}")
+    found = both(bench, f"one @ {bench.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
     assert (found["one"].publisher, list(found)) == ("manifest", ["one", "two"])
 
 

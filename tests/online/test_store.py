@@ -10,101 +10,101 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError
-from bundler.format.hashing import digest_of
-from bundler.online.transfer.cache import Store
+from bundler.format.hashing import compute_sha256
+from bundler.online.transfer.cache import FileCache
 
 DATA = b"some bytes" * 1000
-DIGEST = digest_of(DATA)
+DIGEST = compute_sha256(DATA)
 
 
-def left_over(store: Store) -> list[Path]:
+def left_over(store: FileCache) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file() and "files" not in path.parts]
 
 
-def test_what_is_put_here_is_found_by_its_digest(store: Store) -> None:
+def test_what_is_put_here_is_found_by_its_digest(store: FileCache) -> None:
     assert store.put_bytes(DATA) == DIGEST
-    assert store.required(DIGEST).read_bytes() == DATA
-    assert store.path_of(DIGEST, len(DATA)) == store.required(DIGEST)
+    assert store.require(DIGEST).read_bytes() == DATA
+    assert store.find(DIGEST, len(DATA)) == store.require(DIGEST)
     assert left_over(store) == []
 
 
-def test_what_is_not_here_is_not_found(store: Store) -> None:
-    assert store.path_of(DIGEST) is None
+def test_what_is_not_here_is_not_found(store: FileCache) -> None:
+    assert store.find(DIGEST) is None
     with pytest.raises(FetchError, match=DIGEST):
-        store.required(DIGEST)
+        store.require(DIGEST)
 
 
-def test_files_are_read_only(store: Store) -> None:
+def test_files_are_read_only(store: FileCache) -> None:
     store.put_bytes(DATA)
-    assert stat.S_IMODE(store.required(DIGEST).stat().st_mode) == 0o444
+    assert stat.S_IMODE(store.require(DIGEST).stat().st_mode) == 0o444
 
 
-def test_an_empty_file_has_a_place_too(store: Store) -> None:
-    assert store.required(store.put_bytes(b"")).read_bytes() == b""
+def test_an_empty_file_has_a_place_too(store: FileCache) -> None:
+    assert store.require(store.put_bytes(b"")).read_bytes() == b""
 
 
-def test_a_file_that_a_crash_emptied_does_not_count(store: Store) -> None:
+def test_a_file_that_a_crash_emptied_does_not_count(store: FileCache) -> None:
     store.put_bytes(DATA)
-    place = store.required(DIGEST)
+    place = store.require(DIGEST)
     place.chmod(0o644)
     place.write_bytes(b"")
-    assert store.path_of(DIGEST) is None
+    assert store.find(DIGEST) is None
     store.put_bytes(DATA)
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.require(DIGEST).read_bytes() == DATA
 
 
-def test_a_file_of_another_size_does_not_count(store: Store) -> None:
+def test_a_file_of_another_size_does_not_count(store: FileCache) -> None:
     store.put_bytes(DATA)
-    assert store.path_of(DIGEST, len(DATA) + 1) is None
+    assert store.find(DIGEST, len(DATA) + 1) is None
 
 
-def test_adopt_hashes_and_moves(store: Store) -> None:
-    with store.fresh() as path:
+def test_adopt_hashes_and_moves(store: FileCache) -> None:
+    with store.temporary_path() as path:
         path.write_bytes(DATA)
-        assert store.adopt(path) == (len(DATA), DIGEST)
+        assert store.move_in(path) == (len(DATA), DIGEST)
         assert not path.exists()
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.require(DIGEST).read_bytes() == DATA
 
 
-def test_adopting_what_is_here_already_takes_it_away(store: Store) -> None:
+def test_adopting_what_is_here_already_takes_it_away(store: FileCache) -> None:
     store.put_bytes(DATA)
-    with store.fresh() as path:
+    with store.temporary_path() as path:
         path.write_bytes(DATA)
-        assert store.adopt(path) == (len(DATA), DIGEST)
+        assert store.move_in(path) == (len(DATA), DIGEST)
     assert left_over(store) == []
 
 
-def test_copy_in_leaves_the_source(store: Store, tmp_path: Path) -> None:
+def test_copy_in_leaves_the_source(store: FileCache, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(DATA)
     assert store.copy_in(source) == (len(DATA), DIGEST)
     assert source.read_bytes() == DATA
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.require(DIGEST).read_bytes() == DATA
     assert left_over(store) == []
 
 
-def test_a_copy_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_nothing(store: FileCache, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.copy_in(tmp_path / "nothing")
     assert left_over(store) == []
 
 
-def test_drop(store: Store) -> None:
+def test_drop(store: FileCache) -> None:
     store.put_bytes(DATA)
-    store.drop(DIGEST)
-    store.drop(DIGEST)
-    assert store.path_of(DIGEST) is None
+    store.remove(DIGEST)
+    store.remove(DIGEST)
+    assert store.find(DIGEST) is None
 
 
-def test_a_fresh_name_is_free_and_gone_afterwards(store: Store) -> None:
-    with store.fresh() as one, store.fresh() as other:
+def test_a_fresh_name_is_free_and_gone_afterwards(store: FileCache) -> None:
+    with store.temporary_path() as one, store.temporary_path() as other:
         assert one != other
         assert not one.exists()
         one.write_bytes(DATA)
     assert left_over(store) == []
 
 
-def test_several_that_put_the_same_do_not_harm_one_another(store: Store) -> None:
+def test_several_that_put_the_same_do_not_harm_one_another(store: FileCache) -> None:
     together = threading.Barrier(8)
 
     def put() -> str:
@@ -113,26 +113,26 @@ def test_several_that_put_the_same_do_not_harm_one_another(store: Store) -> None
 
     with ThreadPoolExecutor(8) as pool:
         assert {one.result() for one in [pool.submit(put) for _ in range(8)]} == {DIGEST}
-    assert store.required(DIGEST).read_bytes() == DATA
+    assert store.require(DIGEST).read_bytes() == DATA
     assert left_over(store) == []
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", DIGEST.upper(), DIGEST[:-1], DIGEST + "/x"])
-def test_only_digests_are_names(store: Store, name: str) -> None:
-    for ask in (store.path_of, store.drop, store.partial):
+def test_only_digests_are_names(store: FileCache, name: str) -> None:
+    for ask in (store.find, store.remove, store.get_partial_path):
         with pytest.raises(ValueError, match="64 lower-case"):
             ask(name)
 
 
 def test_where_the_shelf_of_this_user_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert Store.of_this_user().root == Path.home() / ".cache" / "airgap-bundler"
+    assert FileCache.from_environment().root == Path.home() / ".cache" / "airgap-bundler"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative, which the specification says to ignore")
-    assert Store.of_this_user().root == Path.home() / ".cache" / "airgap-bundler"
+    assert FileCache.from_environment().root == Path.home() / ".cache" / "airgap-bundler"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert Store.of_this_user().root == tmp_path / "caches" / "airgap-bundler"
+    assert FileCache.from_environment().root == tmp_path / "caches" / "airgap-bundler"
     monkeypatch.setenv("BUNDLE_CACHE", str(tmp_path / "shelf"))
-    assert Store.of_this_user().root == tmp_path / "shelf"
+    assert FileCache.from_environment().root == tmp_path / "shelf"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BUNDLE_CACHE", "here")
-    assert Store.of_this_user().root == tmp_path / "here"
+    assert FileCache.from_environment().root == tmp_path / "here"

@@ -28,7 +28,7 @@ def packed(folder: Path, members: dict[str, bytes], modes: dict[str, int] | None
 def rewritten(path: Path, tmp_path: Path, platform: str = "") -> zipfile.ZipFile:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    return zipfile.ZipFile(wheel_rewrite.rewritten(path, out, platform))
+    return zipfile.ZipFile(wheel_rewrite.rewrite_wheel(path, out, platform))
 
 
 def test_order_time_and_umask_leave_no_trace(tmp_path: Path) -> None:
@@ -42,9 +42,11 @@ def test_order_time_and_umask_leave_no_trace(tmp_path: Path) -> None:
     program = {"one-1.0.data/scripts/x": stat.S_IFREG | 0o700}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = wheel_rewrite.rewritten(packed(tmp_path, members, program), tmp_path / "a")
+    first = wheel_rewrite.rewrite_wheel(packed(tmp_path, members, program), tmp_path / "a")
     other = dict(reversed(members.items()))
-    assert wheel_rewrite.rewritten(packed(tmp_path, other, program), tmp_path / "b").read_bytes() == first.read_bytes()
+    assert (
+        wheel_rewrite.rewrite_wheel(packed(tmp_path, other, program), tmp_path / "b").read_bytes() == first.read_bytes()
+    )
     with zipfile.ZipFile(first) as made:
         assert {one.filename: one.external_attr >> 16 & 0o777 for one in made.infolist()} == {
             "one-1.0.data/scripts/x": 0o755,

@@ -12,7 +12,7 @@ import pytest
 
 from bundler import process
 from bundler.errors import FetchError, IntegrityError, ResolveError
-from bundler.format.hashing import digest_of_file
+from bundler.format.hashing import compute_file_sha256
 from bundler.format.lock.target import Target
 from bundler.online.packages import resolution, simple_index, uv_compile
 from bundler.online.packages.resolution import ResolvedWheel
@@ -26,7 +26,7 @@ def test_a_package_and_what_it_needs(bench: Bench) -> None:
     bench.wheel("two", "1.0")
     found = bench.resolve("one")
     assert {name: one.version for name, one in found.items()} == {"one": "1.0", "two": "2.0"}
-    size, sha256 = digest_of_file(wheel)
+    size, sha256 = compute_file_sha256(wheel)
     assert found["two"] == ResolvedWheel(
         name="two",
         version="2.0",
@@ -35,7 +35,7 @@ def test_a_package_and_what_it_needs(bench: Bench) -> None:
         size=size,
         sha256=sha256,
         publisher=bench.index.host,
-        published=True,
+        is_digest_published=True,
     )
     assert bench.pytorch.seen == []
 
@@ -104,7 +104,7 @@ def test_of_equal_wheels_the_later_build(bench: Bench) -> None:
     ],
 )
 def test_what_uv_calls_a_platform(platform: str, libc: str, name: str) -> None:
-    assert uv_compile.platform_of(Target(python="3.11", platform=platform, libc=libc, accelerator="cpu")) == name
+    assert uv_compile.get_uv_platform(Target(python="3.11", platform=platform, libc=libc, accelerator="cpu")) == name
 
 
 def test_a_c_library_that_is_too_old(bench: Bench) -> None:
@@ -118,36 +118,36 @@ def test_find_links_with_a_space_and_a_comma(bench: Bench) -> None:
     wheel = bench.link("one", "1.0")
     bench.config = dataclasses.replace(bench.config, no_index=True)
     found = bench.resolve("one")["one"]
-    assert (found.publisher, found.published) == ("find-links", False)
-    assert (found.size, found.sha256) == digest_of_file(wheel)
+    assert (found.publisher, found.is_digest_published) == ("find-links", False)
+    assert (found.size, found.sha256) == compute_file_sha256(wheel)
     assert bench.index.seen == []
 
 
 def test_find_links_pages(bench: Bench, tmp_path: Path) -> None:
     one, two = (make_wheel(tmp_path / "pages", name, "1.0") for name in ("one", "two"))
     (tmp_path / "pages" / "links.html").write_text(f'<a href="{one.name}">{one.name}</a>')
-    bench.index.files["/links/"] = f'<a href="/{two.name}#sha256={digest_of_file(two)[1]}">two</a>'.encode()
+    bench.index.files["/links/"] = f'<a href="/{two.name}#sha256={compute_file_sha256(two)[1]}">two</a>'.encode()
     bench.index.files[f"/{two.name}"] = two.read_bytes()
     links = ((tmp_path / "pages" / "links.html").as_uri(), f"{bench.index.url}/links/")
     bench.config = dataclasses.replace(bench.config, find_links=links)
     found = bench.resolve("one", "two")
-    assert (found["one"].publisher, found["one"].published) == ("find-links", False)
-    assert (found["two"].publisher, found["two"].published) == (bench.index.host, True)
+    assert (found["one"].publisher, found["one"].is_digest_published) == ("find-links", False)
+    assert (found["two"].publisher, found["two"].is_digest_published) == (bench.index.host, True)
 
 
 def test_a_folder_laid_out_as_an_index(bench: Bench, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "files", "one", "1.0")
     page = tmp_path / "simple" / "one" / "index.html"
     page.parent.mkdir(parents=True)
-    page.write_text(f'<a href="../../files/{wheel.name}#sha256={digest_of_file(wheel)[1]}">{wheel.name}</a>')
+    page.write_text(f'<a href="../../files/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}">{wheel.name}</a>')
     bench.config = dataclasses.replace(bench.config, extra_index_urls=((tmp_path / "simple").as_uri(),))
     found = bench.resolve("one")["one"]
-    assert (found.publisher, found.published, found.origin) == ("local index", True, wheel.as_uri())
+    assert (found.publisher, found.is_digest_published, found.origin) == ("local index", True, wheel.as_uri())
 
 
 def test_a_files_name_has_no_folders_in_it() -> None:
     assert (
-        simple_index.filename_of("https://host.test/a/..%2F..%2Fone-1.0%2Bcpu-py3-none-any.whl?x#y")
+        simple_index.get_filename("https://host.test/a/..%2F..%2Fone-1.0%2Bcpu-py3-none-any.whl?x#y")
         == "one-1.0+cpu-py3-none-any.whl"
     )
 
@@ -177,22 +177,22 @@ def test_what_has_no_digest_is_hashed_here(bench: Bench) -> None:
     wheel = make_wheel(bench.made, "one", "1.0")
     bench.index.offer(wheel, digest="")
     found = bench.resolve("one")["one"]
-    assert ((found.size, found.sha256), found.published) == (digest_of_file(wheel), False)
+    assert ((found.size, found.sha256), found.is_digest_published) == (compute_file_sha256(wheel), False)
 
 
 def test_another_digest_than_sha256_is_not_enough(bench: Bench) -> None:
     wheel = make_wheel(bench.made, "one", "1.0")
     bench.index.offer(wheel, digest="sha512")
     page = "/simple/one/"
-    bench.index.files[page] = bench.index.files[page].replace(digest_of_file(wheel)[1].encode(), b"0" * 128)
+    bench.index.files[page] = bench.index.files[page].replace(compute_file_sha256(wheel)[1].encode(), b"0" * 128)
     found = bench.resolve("one")["one"]
-    assert ((found.size, found.sha256), found.published) == (digest_of_file(wheel), False)
+    assert ((found.size, found.sha256), found.is_digest_published) == (compute_file_sha256(wheel), False)
 
 
 def test_a_digest_that_is_demanded(bench: Bench, tmp_path: Path) -> None:
     wheel = bench.wheel("one", "1.0")
     path = tmp_path / "r.txt"
-    path.write_text(f"one==1.0 --hash=sha256:{digest_of_file(wheel)[1]}\n")
+    path.write_text(f"one==1.0 --hash=sha256:{compute_file_sha256(wheel)[1]}\n")
     assert bench.versions(requirements_files=(path,)) == {"one": "1.0"}
     path.write_text(f"one==1.0 --hash=sha256:{'0' * 64}\n")
     assert "no wheel of one 1.0 has a digest that is allowed" in str(bench.refused(requirements_files=(path,)))
@@ -202,12 +202,16 @@ def test_a_wheel_by_its_address(bench: Bench) -> None:
     wheel = make_wheel(bench.made, "one", "1.0", requires=["two"])
     bench.index.files[f"/{wheel.name}"] = wheel.read_bytes()
     bench.wheel("two", "1.0")
-    found = bench.resolve(f"one @ {bench.index.url}/{wheel.name}#sha256={digest_of_file(wheel)[1]}")
+    found = bench.resolve(f"one @ {bench.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
     assert list(found) == ["one", "two"]
-    assert (found["one"].publisher, found["one"].published) == ("manifest", True)
-    assert not bench.resolve(f"one @ {bench.index.url}/{wheel.name}")["one"].published
+    assert (found["one"].publisher, found["one"].is_digest_published) == ("manifest", True)
+    assert not bench.resolve(f"one @ {bench.index.url}/{wheel.name}")["one"].is_digest_published
     local = bench.resolve(str(wheel))["one"]
-    assert (local.origin, local.sha256, local.published) == (wheel.as_uri(), digest_of_file(wheel)[1], False)
+    assert (local.origin, local.sha256, local.is_digest_published) == (
+        wheel.as_uri(),
+        compute_file_sha256(wheel)[1],
+        False,
+    )
 
 
 def test_a_wheel_by_its_address_must_fit_too(bench: Bench) -> None:
@@ -225,11 +229,11 @@ def test_wheels_are_brought_home_once(bench: Bench) -> None:
     bench.wheel("one", "1.0", requires=["two"])
     bench.link("two", "1.0")
     found = list(bench.resolve("one").values())
-    resolution.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
     for wheel in found:
-        assert digest_of_file(bench.store.required(wheel.sha256)) == (wheel.size, wheel.sha256)
+        assert compute_file_sha256(bench.store.require(wheel.sha256)) == (wheel.size, wheel.sha256)
     bench.index.seen.clear()
-    resolution.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
     assert bench.index.seen == []
 
 
@@ -238,7 +242,7 @@ def test_a_wheel_that_changed_meanwhile(bench: Bench) -> None:
     found = bench.resolve("one")["one"]
     bench.index.files[f"/simple/files/{path.name}"] = b"x" * found.size
     with pytest.raises(IntegrityError, match=found.sha256):
-        resolution.fetch([found], bench.store, bench.config, bench.report)
+        resolution.fetch_wheels([found], bench.store, bench.config, bench.report)
 
 
 def test_a_wheel_that_is_gone(bench: Bench) -> None:
@@ -246,22 +250,29 @@ def test_a_wheel_that_is_gone(bench: Bench) -> None:
     wheel = bench.resolve("one")["one"]
     found.unlink()
     with pytest.raises(FetchError, match="No such file"):
-        resolution.fetch([wheel], bench.store, bench.config, bench.report)
+        resolution.fetch_wheels([wheel], bench.store, bench.config, bench.report)
 
 
 def test_the_tools_of_the_far_side(bench: Bench) -> None:
     bench.wheel("pip", "26.0")
     bench.wheel("uv", "0.13", tag="py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64")
     bench.wheel("uv", "0.13", tag="py3-none-win_amd64")
-    found = resolution.alone(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
+    found = resolution.resolve_without_dependencies(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
     assert [wheel.filename for wheel in found] == ["pip-26.0-py3-none-any.whl", "uv-0.13-py3-none-win_amd64.whl"]
 
 
 def test_a_wheel_that_carries_something(bench: Bench) -> None:
     bench.wheel("carrier", "1.0", requires=["torch"])
-    assert resolution.alone(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[0].version == "1.0"
+    assert (
+        resolution.resolve_without_dependencies(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[
+            0
+        ].version
+        == "1.0"
+    )
     with pytest.raises(ResolveError, match="asks for less"):
-        resolution.alone(["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report)
+        resolution.resolve_without_dependencies(
+            ["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report
+        )
 
 
 def test_what_uv_was_told_by_itself_does_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +290,7 @@ def installed(bench: Bench, tmp_path: Path) -> Callable[[list[ResolvedWheel]], s
         folder = tmp_path / "carried"
         folder.mkdir()
         for wheel in found:
-            os.link(bench.store.required(wheel.sha256), folder / wheel.filename)
+            os.link(bench.store.require(wheel.sha256), folder / wheel.filename)
         pip: list[str | Path] = [sys.executable, "-I", "-m", "pip", "install", "--no-index", "--find-links", folder]
         names = [f"{wheel.name}=={wheel.version}" for wheel in found]
         return process.run([*pip, "--target", tmp_path / "site", "--no-cache-dir", *names]).stdout
@@ -291,5 +302,5 @@ def test_pip_installs_what_was_brought(bench: Bench, installed: Callable[[list[R
     bench.wheel("one", "1.0", requires=["two-parts"])
     bench.wheel("two-parts", "1.0")
     found = list(bench.resolve("one").values())
-    resolution.fetch(found, bench.store, bench.config, bench.report)
+    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
     assert "Successfully installed one-1.0 two-parts-1.0" in installed(found)

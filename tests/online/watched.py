@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundler.format.hashing import digest_of
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.download import Wanted
-from bundler.online.transfer.http import Patience
+from bundler.format.hashing import compute_sha256
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.download import DownloadRequest
+from bundler.online.transfer.http import RetryPolicy
 
 DATA = random.Random(7).randbytes(600_000)
-DIGEST = digest_of(DATA)
+DIGEST = compute_sha256(DATA)
 NAME = "/file.bin"
 
 
@@ -51,13 +51,13 @@ class Watched(AbstractContextManager["Watched"]):
         raise AssertionError(text)
 
     @property
-    def patience(self) -> Patience:
-        return Patience(tries=3, pause=lambda _, seconds: self.waits.append(seconds))
+    def patience(self) -> RetryPolicy:
+        return RetryPolicy(max_tries=3, wait=lambda _, seconds: self.waits.append(seconds))
 
 
-def begun(store: Store, wanted: Wanted, data: bytes = DATA[:1000], validator: str = "") -> Path:
+def begun(store: FileCache, wanted: DownloadRequest, data: bytes = DATA[:1000], validator: str = "") -> Path:
     """What an earlier run left of a download."""
-    partial = store.partial(wanted.sha256 or digest_of(wanted.url.encode()))
+    partial = store.get_partial_path(wanted.sha256 or compute_sha256(wanted.url.encode()))
     partial.write_bytes(data)
     if validator:
         partial.with_suffix(".validator").write_text(validator)

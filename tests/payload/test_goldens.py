@@ -177,36 +177,38 @@ def test_other_texts(tiny: Path, prove: Prove) -> None:
 
 def test_the_tolerance_is_the_cosine_distance_for_vectors_of_one_length() -> None:
     one, other = [1.0, 0.0], [0.6, 0.8]
-    assert goldens.distance(one, other) == pytest.approx(1 - 0.6)
-    assert goldens.distance([2.0, 0.0], [1.0, 0.0]) == pytest.approx(0.5), "another length is another vector"
-    assert goldens.distance([0.0, 0.0], [0.0, 0.0]) == 0
-    assert goldens.distance([1e-6, 0.0], [0.0, 0.0]) < 0.001, "one token of a sparse vector, at the edge of no weight"
-    assert goldens.distance([0.3, 0.0], [0.0, 0.0]) > 0.001
+    assert goldens.compute_distance(one, other) == pytest.approx(1 - 0.6)
+    assert goldens.compute_distance([2.0, 0.0], [1.0, 0.0]) == pytest.approx(0.5), "another length is another vector"
+    assert goldens.compute_distance([0.0, 0.0], [0.0, 0.0]) == 0
+    assert goldens.compute_distance([1e-6, 0.0], [0.0, 0.0]) < 0.001, (
+        "one token of a sparse vector, at the edge of no weight"
+    )
+    assert goldens.compute_distance([0.3, 0.0], [0.0, 0.0]) > 0.001
 
 
 def test_of_a_score_the_tolerance_is_the_difference_relative_to_one_above_1() -> None:
-    assert goldens.distance([0.52], [0.5]) == pytest.approx(0.02)
-    assert goldens.distance([0.01], [0.0]) == pytest.approx(0.01)
-    assert goldens.distance([-8.2], [-8.0]) == pytest.approx(0.2 / 8)
-    assert goldens.distance([float("nan")], [1.0]) != goldens.distance([1.0], [1.0])
+    assert goldens.compute_distance([0.52], [0.5]) == pytest.approx(0.02)
+    assert goldens.compute_distance([0.01], [0.0]) == pytest.approx(0.01)
+    assert goldens.compute_distance([-8.2], [-8.0]) == pytest.approx(0.2 / 8)
+    assert goldens.compute_distance([float("nan")], [1.0]) != goldens.compute_distance([1.0], [1.0])
 
 
 def test_a_wide_vector_travels_by_evenly_spaced_components_and_can_be_thinned_further() -> None:
     wide = [float(n) for n in range(5000)]
-    (output,) = goldens.plain(goldens.outputs(["a"], lambda _: [1, 2], {"logits": [wide]}))
+    (output,) = goldens.encode_outputs(goldens.make_outputs(["a"], lambda _: [1, 2], {"logits": [wide]}))
     kept = GoldenVector(**output["vectors"][0])
     assert (kept.width, len(base64.b64decode(kept.values))) == (5000, 4 * 1024)
-    thin = kept.thinned(100)
+    thin = kept.thin(100)
     values = struct.unpack("<100f", base64.b64decode(thin.values))
     assert list(values) == [float((n * 1024 // 100) * 5000 // 1024) for n in range(100)]
-    assert thin.thinned(100) is thin
+    assert thin.thin(100) is thin
 
 
 @pytest.mark.parametrize(
     ("values", "width"), [("!", 4), ("AAAA", 4), ("", 4), (base64.b64encode(bytes(8)).decode(), 1)]
 )
 def test_a_golden_vector_that_makes_no_sense(values: str, width: int) -> None:
-    with pytest.raises(documents.Invalid):
+    with pytest.raises(documents.InvalidValueError):
         GoldenVector(name="vector", width=width, values=values)
 
 

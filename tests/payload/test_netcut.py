@@ -46,7 +46,7 @@ def six():
         sender.settimeout(2)
         sender.connect(("2001:db8::1", 443, 0, 0))
 
-network = cut()
+network = cut_network()
 found = {
     "connect": tried(lambda: socket.create_connection(("192.0.2.7", 443), timeout=2)),
     "lookup": tried(lambda: socket.getaddrinfo("models.example", 443)),

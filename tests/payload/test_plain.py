@@ -109,12 +109,12 @@ def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> 
     def read(one: str) -> bytes:
         return names[one].read_bytes()
 
-    assert loader_detection.detected("m", sorted(names), read) == "cross-encoder"
-    loader_detection.check("cross-encoder", "m", sorted(names), read)
+    assert loader_detection.detect_loader("m", sorted(names), read) == "cross-encoder"
+    loader_detection.check_files("cross-encoder", "m", sorted(names), read)
     assert user("cross", folder)["code"] == 0
     names.pop(name).unlink()
     with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
-        loader_detection.check("cross-encoder", "m", sorted(names), read)
+        loader_detection.check_files("cross-encoder", "m", sorted(names), read)
     assert user("cross", folder)["code"] == 1
 
 

@@ -17,21 +17,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_rooms: dict[str, ModuleType] = {}
+_modules: dict[str, ModuleType] = {}
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
     name = _package(Path(sys.argv[1]))
-    for room in ("smoke", "netcut", "request"):
-        _rooms[room] = importlib.import_module(f"{name}.{room}")
-    network = _rooms["netcut"].cut()
+    for module in ("smoke", "network.netcut", "load.request"):
+        _modules[module.rpartition(".")[2]] = importlib.import_module(f"{name}.{module}")
+    network = _modules["netcut"].cut_network()
     for line in sys.stdin:
         kind, what, result = json.loads(line)
         if kind == "load":
-            asked = _rooms["request"].read(Path(what))
-            _rooms["smoke"].run(asked, lambda: network).write(Path(result))
+            asked = _modules["request"].read_request(Path(what))
+            _modules["smoke"].run_load(asked, lambda: network).write(Path(result))
         else:
             Path(result).write_text(_case(name, what), encoding="utf-8")
         answers.write("done\n")
@@ -39,23 +39,30 @@ def main() -> None:
 
 
 def _package(payload: Path) -> str:
-    """The payload's own door makes the package."""
-    spec = importlib.util.spec_from_file_location("door", payload / "__main__.py")
+    """The payload makes its own package."""
+    spec = importlib.util.spec_from_file_location("payload_main", payload / "__main__.py")
     assert spec is not None
     assert spec.loader is not None
-    door = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(door)
-    return str(door.package())
+    main_module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main_module)
+    return str(main_module.register_package())
 
 
 def _case(name: str, line: str) -> str:
     """The fault that one of the cases below runs into; empty if none."""
-    for room in ("faults", "checks", "devices", "loading", "weights", "measure"):
-        _rooms[room] = importlib.import_module(f"{name}.{room}")
+    for module in (
+        "results.failures",
+        "checks.model_checks",
+        "checks.devices",
+        "files.load_report",
+        "files.weights",
+        "load.measurement",
+    ):
+        _modules[module.rpartition(".")[2]] = importlib.import_module(f"{name}.{module}")
     case, _, argument = line.partition(" ")
     try:
         _CASES[case](argument)
-    except _rooms["faults"].CheckFailed as failure:
+    except _modules["failures"].CheckFailedError as failure:
         return str(failure)
     return ""
 
@@ -63,19 +70,19 @@ def _case(name: str, line: str) -> str:
 def _meta(_: str) -> None:
     import torch
 
-    _rooms["checks"].on_a_device(torch.nn.Linear(4, 4, device="meta").named_parameters())
+    _modules["model_checks"].check_on_device(torch.nn.Linear(4, 4, device="meta").named_parameters())
 
 
 def _stray(_: str) -> None:
     import torch
 
-    _rooms["devices"].obeyed(torch.nn.Linear(4, 4, device="meta"), "cpu")
+    _modules["devices"].check_device(torch.nn.Linear(4, 4, device="meta"), "cpu")
 
 
 def _float8(_: str) -> None:
     import torch
 
-    _rooms["checks"].weights([("eight", torch.zeros(4, 4).to(torch.float8_e4m3fn))])
+    _modules["model_checks"].check_weights([("eight", torch.zeros(4, 4).to(torch.float8_e4m3fn))])
 
 
 def _redrawn(folder: str) -> None:
@@ -85,13 +92,15 @@ def _redrawn(folder: str) -> None:
 
     with torch.no_grad():
         model.encoder.layer[0].attention.self.query.weight.normal_()
-    _rooms["weights"].compare(_rooms["weights"].entries(Path(folder)), model)
+    _modules["weights"].compare_weights(_modules["weights"].read_tensors(Path(folder)), model)
 
 
 def _untouched(folder: str) -> None:
-    found = _rooms["weights"].compare(_rooms["weights"].entries(Path(folder)), _transformers_model(folder))
+    found = _modules["weights"].compare_weights(
+        _modules["weights"].read_tensors(Path(folder)), _transformers_model(folder)
+    )
     assert not found.missing
-    assert not found.leftover.body
+    assert not found.unused.body
 
 
 def _restored(folder: str) -> None:
@@ -100,7 +109,7 @@ def _restored(folder: str) -> None:
     import transformers
 
     before = transformers.PreTrainedModel.__dict__["from_pretrained"]
-    with _rooms["loading"].heard() as loads:
+    with _modules["load_report"].record_loads() as loads:
         model = _transformers_model(folder)
     assert len(loads) == 1
     assert transformers.PreTrainedModel.__dict__["from_pretrained"] is before
@@ -112,7 +121,7 @@ def _restored(folder: str) -> None:
             return model(input_ids=ids).last_hidden_state.mean(1).tolist()
 
     names = ["pooler.dense.weight", "embeddings.LayerNorm.weight", "no.such.weight"]
-    assert _rooms["weights"].reaching(model, names, embed) == names[1:]
+    assert _modules["weights"].find_effective_weights(model, names, embed) == names[1:]
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 
 
@@ -121,19 +130,19 @@ def _undecided(_: str) -> None:
     from itertools import count
     from types import SimpleNamespace
 
-    probe = importlib.import_module(f"{_rooms['faults'].__package__}.probes.causal_lm")
+    probe = importlib.import_module(f"{_modules['smoke'].__package__}.probes.causal_lm")
     numbers = count()
-    writer = SimpleNamespace(continued=lambda _text: [next(numbers)])
-    probe._check_continued(writer, "The cat", SimpleNamespace())
+    writer = SimpleNamespace(generate_tokens=lambda _text: [next(numbers)])
+    probe._check_generation(writer, "The cat", SimpleNamespace())
 
 
 def _redrawn_head(folder: str) -> None:
     """A library that loads a BGE-M3 and then draws one of its heads anew."""
     from types import SimpleNamespace
 
-    probe = importlib.import_module(f"{_rooms['faults'].__package__}.probes.flag_embedding_m3")
-    model = probe._made(False, folder, "cpu").flag.model
-    probe._check_heads(Path(folder), model, SimpleNamespace(passed=lambda _check: None))
+    probe = importlib.import_module(f"{_modules['smoke'].__package__}.probes.flag_embedding_m3")
+    model = probe._load(False, folder, "cpu").library_model.model
+    probe._check_heads(Path(folder), model, SimpleNamespace(add_check=lambda _check: None))
     model.colbert_linear.reset_parameters()
     probe._check_heads(Path(folder), model, SimpleNamespace())
 

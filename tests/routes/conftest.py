@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from tests.conftest import bundle
 from tests.support.shared import Shared
 from tests.wheelmaking import make_wheel
@@ -79,8 +79,8 @@ def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..
             done = bundle(*command, env=online | {"BUNDLE_CACHE": str(place / "shelf")})
             assert done.returncode == 0, done.stderr
 
-        digests = {name: digest_of(data) for name, data in files.items()}
-        key = digest_of(f"{manifest.read_text()} {sorted(digests.items())}".encode())
+        digests = {name: compute_sha256(data) for name, data in files.items()}
+        key = compute_sha256(f"{manifest.read_text()} {sorted(digests.items())}".encode())
         place = shared.made(f"small {key}", make)
         path = tmp_path / f"small-{version}.bundle.tar"
         shutil.copyfile(place / "small.tar", path)

@@ -15,7 +15,7 @@ import pytest
 
 from bundler.format.tar import archive
 from bundler.offline.prefix import releases
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, bundle, lock_of, tool
 from tests.routes.conftest import MANIFEST, Small, live, told
 
@@ -44,8 +44,8 @@ def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Bu
     prefix = tmp_path / "opt"
     assert far("install", build("1").path, "--prefix", prefix).returncode == 0
     second = build("2", files={"config.json": b"{}", "a.bin": b"a" * 9000, "b.bin": b"b" * 9000}).path
-    with archive.opened(second) as carried:
-        where = {member.name: member.content_at for member in carried.layout.artifacts()}
+    with archive.open_bundle(second) as carried:
+        where = {member.name: member.content_offset for member in carried.layout.iter_artifacts()}
     data = bytearray(second.read_bytes())
     damaged = {"models/m/a.bin", "models/m/b.bin", "wheels/beta-2.0-py3-none-any.whl"}
     for name in damaged:
@@ -106,12 +106,14 @@ def pack_for(tmp_path: Path) -> Callable[[str], Path]:
         (tmp_path / "vendor").mkdir()
         asked = tmp_path / "m.yaml"
         asked.write_text(text.format(version="1", sequence="1"))
-        target = schema.load(asked).manifest.target.resolved()
+        target = schema.load_manifest(asked).manifest.target.resolve()
         for name, data in SMALL.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data)
         path = tmp_path / "other.tar"
-        archive.write(path, lock_of(SMALL, target=target), lambda artifact: tmp_path / artifact.path, Collected())
+        archive.write_bundle(
+            path, lock_of(SMALL, target=target), lambda artifact: tmp_path / artifact.path, RecordingReporter()
+        )
         return path
 
     return packed
@@ -148,7 +150,7 @@ def test_a_disk_that_is_too_small(build: Build, far: Far, tmp_path: Path) -> Non
 
 def test_a_second_install_in_the_same_prefix(build: Build, far: Far, tmp_path: Path) -> None:
     small = build()
-    with releases.held(tmp_path / "opt"):
+    with releases.lock_prefix(tmp_path / "opt"):
         done = far("install", small.path, "--prefix", tmp_path / "opt")
     assert (done.returncode, "another run is working in this prefix" in done.stderr) == (13, True)
 
@@ -250,10 +252,10 @@ def test_a_prefix_that_no_environment_file_could_name(build: Build, far: Far, tm
 
 def test_a_wheel_damaged_in_its_table_of_contents(build: Build, far: Far, tmp_path: Path) -> None:
     small = build()
-    with archive.opened(small.path) as carried:
-        member = next(m for m in carried.layout.artifacts() if m.name.startswith("wheels/beta"))
+    with archive.open_bundle(small.path) as carried:
+        member = next(m for m in carried.layout.iter_artifacts() if m.name.startswith("wheels/beta"))
     data = bytearray(small.path.read_bytes())
-    at = data.index(b"PK\x01\x02", member.content_at)
+    at = data.index(b"PK\x01\x02", member.content_offset)
     data[at + 10] = 99  # a compression that no program knows
     small.path.write_bytes(data)
     done = far("install", small.path, "--prefix", tmp_path / "opt")

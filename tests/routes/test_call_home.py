@@ -17,7 +17,7 @@ import pytest
 from bundler.format import hashing
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import ROOT, Installed, bundle
 from tests.hub.hubserver import hub_running
 from tests.payload.tensors import Weights
@@ -163,13 +163,13 @@ def relocked(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
     artifacts = tuple(
         dataclasses.replace(one, size=size, sha256=digest, upstream=one.upstream if digest == one.sha256 else ())
         for one in known.artifacts
-        for size, digest in [hashing.digest_of_file(contents / one.path)]
+        for size, digest in [hashing.compute_file_sha256(contents / one.path)]
     )
-    digest = lockfile.digest_of_files(
+    digest = lockfile.compute_files_digest(
         (one.sha256, one.path[len(model.folder) :]) for one in artifacts if one.path.startswith(model.folder)
     )
     named = dataclasses.replace(model, digest=digest, commit=digest[:40])
-    return lockfile.with_changes(known, artifacts=artifacts, models=(named,))
+    return lockfile.replace_fields(known, artifacts=artifacts, models=(named,))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
     says: str,
 ) -> None:
     """Every digest in it is right: only what the model gives is not what was rehearsed."""
-    with archive.opened(demo.bundle) as carried:
+    with archive.open_bundle(demo.bundle) as carried:
         known = carried.lock
     vectors = json.loads((demo.current / "goldens.json").read_bytes())[0]["outputs"][0]["vectors"]
     assert known.goldens[0].outputs[0].vectors[0].values == vectors[0]["values"]
@@ -207,7 +207,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
     shutil.copytree(unpacked / model.folder, contents / model.folder)
     change(contents / model.folder, demo.python)
     other = tmp_path / "other.tar"
-    archive.write(other, relocked(known, contents), lambda one: contents / one.path, Collected())
+    archive.write_bundle(other, relocked(known, contents), lambda one: contents / one.path, RecordingReporter())
     done = far("install", other, "--prefix", tmp_path / "opt")
     assert done.returncode == 11, done.stderr
     assert says in done.stderr
@@ -216,7 +216,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
 
 @pytest.mark.long
 def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Path, tmp_path: Path) -> None:
-    known = lockfile.read((unpacked / lockfile.LOCK).read_bytes(), "the demo's")
+    known = lockfile.read_lock((unpacked / lockfile.LOCK_FILE).read_bytes(), "the demo's")
     (golden,) = known.goldens
     first, *others = golden.outputs
     (vector,) = first.vectors
@@ -224,11 +224,11 @@ def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Pa
     turned = struct.pack(f"<{len(values) // 4}f", *reversed(struct.unpack(f"<{len(values) // 4}f", values)))
     moved = dataclasses.replace(vector, values=base64.b64encode(turned).decode())
     outputs = (dataclasses.replace(first, vectors=(moved,)), *others)
-    promised = lockfile.with_changes(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
+    promised = lockfile.replace_fields(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
     kept = tmp_path / "demo.lock.json"
-    kept.write_bytes(promised.canonical)
+    kept.write_bytes(promised.canonical_bytes)
     done = bundle("build", ROOT / "manifests" / "demo.yaml", "--lock", kept, "-o", tmp_path / "demo.tar")
     assert done.returncode == 11, done.stderr
     assert "the rehearsal failed, so no bundle was written" in done.stderr
     assert "these are not the weights of the rehearsal" in done.stderr
-    assert (kept.read_bytes(), [one.name for one in tmp_path.iterdir()]) == (promised.canonical, [kept.name])
+    assert (kept.read_bytes(), [one.name for one in tmp_path.iterdir()]) == (promised.canonical_bytes, [kept.name])

@@ -17,7 +17,7 @@ from bundler.format import hashing
 from bundler.format.tar import archive
 from bundler.offline.doctor import examination
 from bundler.offline.prefix import releases
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import INSTALLER, bundle, tool
 from tests.routes.conftest import Small, live
 from tests.routes.killing import Killing, points, spread
@@ -48,9 +48,9 @@ class Stage:
 
 def works(prefix: Path) -> None:
     """The live release is whole, every byte of it, and its Python imports what was installed."""
-    found = examination.examine(prefix, "deep", Collected())
-    assert not found.of("critical"), found.of("critical")
-    python = releases.required_live(prefix).python
+    found = examination.examine_release(prefix, "deep", RecordingReporter())
+    assert not found.list_findings("critical"), found.list_findings("critical")
+    python = releases.require_live(prefix).python
     done = subprocess.run([python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -97,8 +97,8 @@ def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, t
     stage = staged(installer, tmp_path, "install", second)
     assert far("install", first, "--prefix", stage.prefix).returncode == 0
     old = live(stage.prefix)
-    with archive.opened(second) as carried:
-        new = carried.lock.release
+    with archive.open_bundle(second) as carried:
+        new = carried.lock.release_name
     survives(stage, most, {old, new})
 
 
@@ -176,7 +176,7 @@ def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fre
     out, shelf = tmp_path / "out.bundle.tar", tmp_path / "fresh shelf"
     command = ("-m", "bundler", "build", "--no-rehearse", small.manifest, "-o", out, "--quiet")
     killing = Killing((sys.executable,), command, small.environment | {"BUNDLE_CACHE": str(shelf)})
-    whole, older = hashing.digest_of_file(small.path), hashing.digest_of(b"older")
+    whole, older = hashing.compute_file_sha256(small.path), hashing.compute_sha256(b"older")
     with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as warm:
         total = warm.count(tmp_path)
         for point in spread(total, most):
@@ -186,10 +186,10 @@ def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fre
             else:
                 out.write_bytes(b"older")
             warm.at(point)
-            found = hashing.digest_of_file(out) if out.exists() else None
+            found = hashing.compute_file_sha256(out) if out.exists() else None
             assert found in (whole, None if fresh else (5, older)), f"point {point} of {total}"
             assert not warm.at(0), f"point {point} of {total}"
-            assert hashing.digest_of_file(out) == whole, f"point {point} of {total}"
+            assert hashing.compute_file_sha256(out) == whole, f"point {point} of {total}"
             assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
     assert bundle("verify", out).returncode == 0
 

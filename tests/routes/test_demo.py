@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bundler.format.lock import lockfile
-from bundler.offline.findings import MEND
+from bundler.offline.findings import REINSTALL_HINT
 from tests.conftest import ROOT, Installed, bundle, tool
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -112,7 +112,7 @@ def test_placed_models_have_one_time_and_one_mode(demo: Installed) -> None:
     (home,) = (demo.prefix / "models").iterdir()
     for path in home.rglob("*"):
         if path.is_file():
-            assert (path.stat().st_mtime, path.stat().st_mode & 0o777) == (lockfile.EPOCH, 0o644)
+            assert (path.stat().st_mtime, path.stat().st_mode & 0o777) == (lockfile.ZIP_EPOCH, 0o644)
 
 
 def test_nothing_of_the_work_is_left(demo: Installed) -> None:
@@ -124,14 +124,14 @@ def test_nothing_of_the_work_is_left(demo: Installed) -> None:
 
 def test_the_receipt_and_the_lock_say_what_is_installed(demo: Installed) -> None:
     receipt = json.loads((demo.current / "receipt.json").read_bytes())
-    locked = lockfile.read((demo.current / "bundle.json").read_bytes(), "")
+    locked = lockfile.read_lock((demo.current / "bundle.json").read_bytes(), "")
     assert receipt == demo.told["result"]
-    assert (receipt["release"], receipt["digest"]) == (locked.release, locked.digest)
-    assert demo.current.readlink() == Path("releases") / locked.release
+    assert (receipt["release"], receipt["digest"]) == (locked.release_name, locked.digest)
+    assert demo.current.readlink() == Path("releases") / locked.release_name
 
 
 def test_the_environment_holds_exactly_the_locked_packages(demo: Installed) -> None:
-    locked = lockfile.read((demo.current / "bundle.json").read_bytes(), "")
+    locked = lockfile.read_lock((demo.current / "bundle.json").read_bytes(), "")
     code = "import importlib.metadata as m, json; print(json.dumps(sorted([d.name.lower().replace('_','-').replace('.','-'), d.version] for d in m.distributions())))"
     done = subprocess.run([demo.python, "-I", "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == sorted([package.name, package.version] for package in locked.python.packages)
@@ -176,12 +176,12 @@ def test_a_broken_package_has_one_diagnosis(demo: Installed) -> None:
     assert said["doctor"].stdout.count("critical  ") == 1
     assert "critical  packages: numpy: numeric.py is missing\n" in said["doctor"].stdout
     assert "packages: numpy: numeric.py is missing\n" in said["smoke"].stderr
-    assert all(MEND in done.stderr for done in said.values())
+    assert all(REINSTALL_HINT in done.stderr for done in said.values())
     assert "build it again" not in said["smoke"].stderr
 
 
 def test_the_dockerfile_at_the_top_is_the_one_that_install_renders(demo: Installed) -> None:
     """But for the bundle's digest, which is another with each build."""
     rendered = (demo.current / "Dockerfile.offline").read_text(encoding="utf-8")
-    digest = lockfile.read((demo.current / "bundle.json").read_bytes(), "").digest
+    digest = lockfile.read_lock((demo.current / "bundle.json").read_bytes(), "").digest
     assert (ROOT / "Dockerfile.offline").read_text(encoding="utf-8") == rendered.replace(digest, "0" * 64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.offline.findings import MEND
+from bundler.offline.findings import REINSTALL_HINT
 from bundler.offline.prefix import ownership_markers, releases
 from tests.conftest import as_nobody, open_to_all, python_of_anyone
 from tests.routes.conftest import MANIFEST, Small
@@ -64,7 +64,7 @@ def test_a_sound_release(far: Far, prefix: Path) -> None:
         done = far("doctor", "--prefix", prefix, *depth, "--json")
         assert (done.returncode, findings(done, "critical"), findings(done, "warning")) == (0, [], []), done.stdout
         told = json.loads(done.stdout)["result"]
-        assert told["release"] == releases.required_live(prefix).name
+        assert told["release"] == releases.require_live(prefix).name
     words = far("doctor", "--prefix", prefix, "--deep").stdout
     assert "healthy   model m: 2 files: every byte is what the bundle brought" in words
     assert "healthy   packages: " in words
@@ -157,7 +157,7 @@ def test_a_broken_package_is_one_line_and_smoke_says_the_same(far: Far, build: B
     assert smoke.returncode == 11, smoke.stdout
     assert packages.removeprefix("critical  ") in error["message"]
     assert "model m: 2 files are not as installed: config.json is missing, weights.bin is missing" in error["message"]
-    assert error["hint"] == finding["hint"] == MEND
+    assert error["hint"] == finding["hint"] == REINSTALL_HINT
 
 
 @pytest.mark.usefixtures("small")
@@ -193,7 +193,7 @@ def test_a_lost_receipt_and_a_lock_that_is_another_s(small: Small, far: Far, pre
 @pytest.mark.usefixtures("small")
 def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
     (prefix / "releases" / "2-bbbbbbbb" / ".work").mkdir(parents=True)
-    ownership_markers.put(prefix / "models" / f"m-{'2' * 12}")
+    ownership_markers.add_marker(prefix / "models" / f"m-{'2' * 12}")
     (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
     (prefix / "models" / "somebody-s own").mkdir()
     (packages_of(prefix) / "evil.pth").write_text("import nothing\n")
@@ -234,7 +234,7 @@ def test_doctor_needs_no_lock_and_reads_only(far: Far, prefix: Path) -> None:
         return {path: path.lstat().st_mtime_ns for path in [prefix, *prefix.rglob("*")] if path.name != "__pycache__"}
 
     before = stamps()
-    with releases.held(prefix):
+    with releases.lock_prefix(prefix):
         assert far("doctor", "--prefix", prefix, "--deep").returncode == 0
     (prefix / ".lock").unlink(missing_ok=True)
     before.pop(prefix / ".lock", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.format.lock import entries, lockfile
 from tests.conftest import Run, bundle, bytes_of, lock_of
 from tests.wheelmaking import make_wheel
@@ -25,14 +25,14 @@ def lying(folder: Path, victim: Path) -> Path:
 def carrying(wheel: Path) -> bytes:
     """A bundle that holds a wheel, whole and consistent from its lock down."""
     name, data = f"wheels/{wheel.name}", wheel.read_bytes()
-    python = entries.Python(packages=(entries.Package(name="alpha", version="1.0", wheel=name),))
+    python = entries.PythonEnvironment(packages=(entries.Package(name="alpha", version="1.0", wheel=name),))
     first = lock_of({"bundle.pyz": b"x"})
-    artifact = entries.Artifact(path=name, kind="wheel", size=len(data), sha256=digest_of(data), origin="a test")
-    text = lockfile.requirements_text(python, [artifact])
+    artifact = entries.Artifact(path=name, kind="wheel", size=len(data), sha256=compute_sha256(data), origin="a test")
+    text = lockfile.format_requirements(python, [artifact])
     listed = entries.Artifact(
-        path="requirements.txt", kind="requirements", size=len(text), sha256=digest_of(text), origin="a test"
+        path="requirements.txt", kind="requirements", size=len(text), sha256=compute_sha256(text), origin="a test"
     )
-    locked = lockfile.with_changes(first, python=python, artifacts=(first.artifacts[0], listed, artifact))
+    locked = lockfile.replace_fields(first, python=python, artifacts=(first.artifacts[0], listed, artifact))
     return bytes_of(locked, {"bundle.pyz": b"x", "requirements.txt": text, name: data})
 
 

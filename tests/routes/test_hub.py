@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from bundler.errors import HostError, IntegrityError, UnsafeError
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 from tests.online import loopback
@@ -114,8 +114,8 @@ def test_weights_that_are_not_what_the_lock_says(online: dict[str, str], tmp_pat
         hub.storage.faults[hub.lfs("org/tiny", "model.safetensors")] = [loopback.instead(flipped)] * 2
         done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
         assert (done.returncode, packed.exists()) == (IntegrityError.code, False)
-        assert digest_of(weights) in done.stderr
-        assert digest_of(flipped) in done.stderr
+        assert compute_sha256(weights) in done.stderr
+        assert compute_sha256(flipped) in done.stderr
 
 
 class Runs:

@@ -41,7 +41,7 @@ def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> N
         done = bundle("lock", project / "bundle.yaml", "-o", kept, env=of_the_hub(online, hub.url, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
-    found = lockfile.read(kept.read_bytes(), "the lock")
+    found = lockfile.read_lock(kept.read_bytes(), "the lock")
     assert [model.source for model in found.models] == [
         f"repo:org/other@{commits[0]}",
         f"repo:sentence-transformers/all-tiny-v1@{commits[1]}",

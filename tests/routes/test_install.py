@@ -18,7 +18,7 @@ from bundler.format.lock import entries, lockfile
 from bundler.format.tar import archive, tar_layout
 from bundler.offline.environment import venv
 from bundler.offline.prefix import releases
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
 from tests.offline.test_interrupted import interrupt
 from tests.routes.conftest import Small, live
@@ -105,7 +105,7 @@ def test_two_builds_from_one_lock_are_one_file(build: Build, tmp_path: Path) -> 
         "build", "--no-rehearse", moved / "small.yaml", "--lock", kept, "-o", second, env=other, umask=0o077, cwd=moved
     )
     assert again.returncode == 0, again.stderr
-    assert hashing.digest_of_file(first) == hashing.digest_of_file(second)
+    assert hashing.compute_file_sha256(first) == hashing.compute_file_sha256(second)
 
 
 def test_installing_without_root(build: Build, tmp_path: Path, installer: Path) -> None:
@@ -199,17 +199,17 @@ def test_where_uv_does_not_run_pip_installs(wheels: Path, tmp_path: Path) -> Non
     locked = lock_of({n: d for n, d in contents.items() if not n.startswith("wheels/")})
     wheel_artifacts = tuple(
         entries.Artifact(
-            path=n, kind="wheel", size=len(contents[n]), sha256=hashing.digest_of(contents[n]), origin="a test"
+            path=n, kind="wheel", size=len(contents[n]), sha256=hashing.compute_sha256(contents[n]), origin="a test"
         )
         for n in names
     )
-    python = entries.Python(packages=packages)
-    locked = lockfile.with_changes(locked, python=python, artifacts=(*locked.artifacts, *wheel_artifacts))
-    for name, data in (contents | {"requirements.txt": lockfile.requirements_text(python, locked.artifacts)}).items():
-        (release.work / name).parent.mkdir(parents=True, exist_ok=True)
-        (release.work / name).write_bytes(data)
-    report = Collected()
-    venv.create(release, locked, Path(sys.executable), report)
+    python = entries.PythonEnvironment(packages=packages)
+    locked = lockfile.replace_fields(locked, python=python, artifacts=(*locked.artifacts, *wheel_artifacts))
+    for name, data in (contents | {"requirements.txt": lockfile.format_requirements(python, locked.artifacts)}).items():
+        (release.work_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (release.work_folder / name).write_bytes(data)
+    report = RecordingReporter()
+    venv.create_venv(release, locked, Path(sys.executable), report)
     assert "uv does not run on this host, pip installs instead" in report.warnings[0]
     done = subprocess.run([release.python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -257,7 +257,7 @@ def test_assets_and_models_from_addresses(online: dict[str, str], far: Far, tmp_
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     root = f"http://127.0.0.1:{server.server_port}"
-    digest = {path.name: hashing.digest_of_file(path)[1] for path in served.iterdir()}
+    digest = {path.name: hashing.compute_file_sha256(path)[1] for path in served.iterdir()}
     text = (
         "name: small\nversion: '1'\ntarget: {python: '3.11', platform: linux-x86_64, libc: glibc-2.17}\n"
         f"models: [{{url: '{root}/model.gguf?token=hush', sha256: {digest['model.gguf']}, alias: g, loader: files}}]\n"
@@ -305,7 +305,7 @@ def test_blocks_are_shared_where_the_file_system_can(build: Build, far: Far, tmp
         packed.unlink()
         assert far("smoke", "--prefix", mount / "opt").returncode == 0
         weights = mount / "opt" / "current" / "models" / "m" / "weights.bin"
-        assert hashing.digest_of_file(weights) == hashing.digest_of_file(
+        assert hashing.compute_file_sha256(weights) == hashing.compute_file_sha256(
             small.manifest.parent / "vendor" / "weights.bin"
         )
     finally:
@@ -315,9 +315,9 @@ def test_blocks_are_shared_where_the_file_system_can(build: Build, far: Far, tmp
 def test_offsets_follow_from_the_head(build: Build) -> None:
     """Members can be read in parallel without looking at what stands between them."""
     small = build()
-    with archive.opened(small.path) as carried:
-        assert carried.layout.members == tar_layout.layout(carried.lock, None).members
-        member = next(m for m in carried.layout.artifacts() if m.name == "models/m/weights.bin")
+    with archive.open_bundle(small.path) as carried:
+        assert carried.layout.members == tar_layout.compute_layout(carried.lock, None).members
+        member = next(m for m in carried.layout.iter_artifacts() if m.name == "models/m/weights.bin")
     with small.path.open("rb") as file:
-        file.seek(member.content_at)
+        file.seek(member.content_offset)
         assert file.read(member.size) == b"w" * 100_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.format.hashing import digest_of
+from bundler.format.hashing import compute_sha256
 from bundler.online import installer as making
 from tests.conftest import SMALL, Packed, Run, bundle, tool
 
@@ -92,7 +92,7 @@ def test_an_installer_that_is_there_is_never_overwritten(run: Run, tmp_path: Pat
     code, told = run("installer", "-o", path)
     assert (code, told["error"]["where"]) == (2, str(path))
     assert told["error"]["message"] == "another file has this name, and an installer never overwrites a file"
-    assert digest_of(making.build()) in told["error"]["hint"]
+    assert compute_sha256(making.build_installer()) in told["error"]["hint"]
     assert path.read_bytes() == b"the one that is trusted"
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")

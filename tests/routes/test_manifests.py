@@ -34,7 +34,7 @@ def locked(folder: Path, name: str, files: dict[str, bytes]) -> tuple[Lock, str]
         told = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder), "BUNDLE_CACHE": str(folder / "shelf")}
         done = bundle("lock", manifest, "-o", folder / "lock.json", "--quiet", env=told)
     assert done.returncode == 0, done.stderr
-    return lockfile.read((folder / "lock.json").read_bytes(), "the lock"), commit
+    return lockfile.read_lock((folder / "lock.json").read_bytes(), "the lock"), commit
 
 
 def test_ragtrace_locks_with_a_vendor_s_files_beside_it(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_ragtrace_locks_with_a_vendor_s_files_beside_it(tmp_path: Path) -> None:
         (f"repo:BAAI/bge-m3@{commit}", "flag-embedding-m3"),
         ("path:hcx-005", "causal-lm"),
     ]
-    carried = {artifact.path for artifact in found.of_kind("model")}
+    carried = {artifact.path for artifact in found.list_artifacts("model")}
     assert carried == {
         *(f"models/bge-m3/{name}" for name in M3 if "onnx" not in name),
         *(f"models/hcx-005/{name}" for name in WRITER),
@@ -65,7 +65,7 @@ def test_bge_m3_locks_with_both_of_its_heads(tmp_path: Path) -> None:
     found, commit = locked(tmp_path, "bge-m3.yaml", M3 | {"modules.json": b"[]", "imgs/bm25.jpg": b"j"})
     (model,) = found.models
     assert (model.source, model.loader) == (f"repo:BAAI/bge-m3@{commit}", "flag-embedding-m3")
-    carried = {artifact.path.removeprefix("models/bge-m3/") for artifact in found.of_kind("model")}
+    carried = {artifact.path.removeprefix("models/bge-m3/") for artifact in found.list_artifacts("model")}
     assert carried == {"modules.json", *(name for name in M3 if "onnx" not in name)}
     versions = {package.name: package.version.partition("+")[0] for package in found.python.packages}
     asked = {"flagembedding": "1.4.2", "transformers": "5.23.0", "torch": "2.13.0"}

@@ -50,7 +50,7 @@ def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: Small, f
         *(f"models/{home.name}/{name}" for name in ("weights.bin", "sub", "sub/same.bin")),
     }
     found = {(path.stat().st_mtime, path.stat().st_mode & 0o777) for path in prefix.glob("models/**/*")}
-    assert found == {(lockfile.EPOCH, 0o755), (lockfile.EPOCH, 0o644)}
+    assert found == {(lockfile.ZIP_EPOCH, 0o755), (lockfile.ZIP_EPOCH, 0o644)}
 
 
 def test_parts_are_taken_over_by_the_install_that_finishes(small: Small, far: Far, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_pa
     weights.write_bytes(b"v" * 5000)
     assert far("install", small.path, "--prefix", prefix).returncode == 0
     assert weights.read_bytes() == b"w" * 5000
-    assert {Path(above).stat().st_mtime for above, _, _ in os.walk(weights.parent)} == {lockfile.EPOCH}
+    assert {Path(above).stat().st_mtime for above, _, _ in os.walk(weights.parent)} == {lockfile.ZIP_EPOCH}
 
 
 def test_an_environment_of_another_bundle_is_not_taken_over(small: Small, far: Far, tmp_path: Path) -> None:

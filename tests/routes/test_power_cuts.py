@@ -34,8 +34,8 @@ def test_the_power_goes_while_installing(build: Build, far: Far, tmp_path: Path,
     bundles = {version: build(version, files).path for version, files in (("1", FIRST), ("2", SECOND))}
     releases = set()
     for path in bundles.values():
-        with archive.opened(path) as carried:
-            releases.add(carried.lock.release)
+        with archive.open_bundle(path) as carried:
+            releases.add(carried.lock.release_name)
     base, disk, log, mount = (tmp_path / name for name in ("base.img", "disk.img", "log", "mnt"))
     faultydisk.make(kind, base, SIZE)
     prefix = mount / "opt"

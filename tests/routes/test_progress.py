@@ -24,7 +24,7 @@ from bundler.errors import INTERRUPTED
 from bundler.format.tar import archive
 from bundler.offline import load_progress
 from bundler.output import console
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, bundle, lock_of
 from tests.routes.conftest import MANIFEST
 from tests.wheelmaking import make_wheel
@@ -63,7 +63,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     packed = folder / "slow.bundle.tar"
-    archive.write(packed, lock_of(contents), lambda artifact: folder / artifact.path, Collected())
+    archive.write_bundle(packed, lock_of(contents), lambda artifact: folder / artifact.path, RecordingReporter())
     done = bundle("install", packed, "--prefix", folder / "opt", "--no-smoke", "--quiet")
     assert done.returncode == 0, done.stderr
     (folder / "opt" / "current" / "payload" / "probes" / "files.py").write_text(SLOW)

@@ -59,10 +59,10 @@ def test_a_bundle_is_rehearsed_and_says_so_and_a_kept_lock_gives_it_again(ask: A
     assert installed.returncode == 0, installed.stderr
     assert "not rehearsed" not in installed.stderr
     assert json.loads(installed.stdout)["result"]["rehearsed"]
-    kept = tmp_path / "opt" / "current" / lockfile.LOCK
+    kept = tmp_path / "opt" / "current" / lockfile.LOCK_FILE
     again = ask("--lock", kept, name="again.tar")
     assert again.returncode == 0, again.stderr
-    assert hashing.digest_of_file(tmp_path / "again.tar") == hashing.digest_of_file(tmp_path / "small.tar")
+    assert hashing.compute_file_sha256(tmp_path / "again.tar") == hashing.compute_file_sha256(tmp_path / "small.tar")
 
 
 def test_the_reviewed_digest_is_the_same_from_lock_to_bundle_to_host(
@@ -74,7 +74,10 @@ def test_the_reviewed_digest_is_the_same_from_lock_to_bundle_to_host(
     manifest.write_text(MANIFEST.format(version="1", sequence="1"))
     locked = bundle("lock", manifest, env=online)
     assert locked.returncode == 0, locked.stderr
-    reviewed, before = lockfile.read(kept.read_bytes(), "").reviewed_digest, lockfile.read(kept.read_bytes(), "").digest
+    reviewed, before = (
+        lockfile.read_lock(kept.read_bytes(), "").reviewed_digest,
+        lockfile.read_lock(kept.read_bytes(), "").digest,
+    )
     assert f"  reviewed   {reviewed}\n" in locked.stdout
     assert f"  digest     {before}\n             of this lock; the bundle gets another" in locked.stdout
     page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
@@ -83,9 +86,11 @@ def test_the_reviewed_digest_is_the_same_from_lock_to_bundle_to_host(
     assert done.stdout.split() == [reviewed]
     built = bundle("build", manifest, "--lock", kept, "-o", packed, env=online)
     assert built.returncode == 0, built.stderr
-    sealed = lockfile.read(kept.read_bytes(), "").digest
+    sealed = lockfile.read_lock(kept.read_bytes(), "").digest
     assert sealed != before
-    assert f"  sha256     {hashing.digest_of_file(packed)[1]}\n             of the file, as sha256sum" in built.stdout
+    assert (
+        f"  sha256     {hashing.compute_file_sha256(packed)[1]}\n             of the file, as sha256sum" in built.stdout
+    )
     prefix = tmp_path / "opt"
     said = [built, bundle("inspect", packed), bundle("verify", packed), far("install", packed, "--prefix", prefix)]
     for one in (*said, far("list", "--prefix", prefix)):
@@ -120,7 +125,7 @@ def test_what_was_not_rehearsed_says_so_in_the_lock_in_inspect_and_at_install(
     ],
 )
 def test_a_machine_says_why_it_can_t_rehearse(target: Target, why: str) -> None:
-    said = rehearsal.why_not(lock_of(SMALL, target=target))
+    said = rehearsal.find_obstacle(lock_of(SMALL, target=target))
     assert (why in said) if why else (said == "")
 
 

@@ -20,11 +20,11 @@ def test_remove_and_prune(build: Build, far: Far, tmp_path: Path) -> None:
     for version, files in (("1", None), ("2", other), ("3", None)):
         done = far("install", build(version, files).path, "--prefix", prefix)
         assert done.returncode == 0, done.stderr
-    first, second, third = (receipt.release for receipt in releases.receipts(prefix))
+    first, second, third = (receipt.release for receipt in releases.read_receipts(prefix))
     done = far("remove", third, "--prefix", prefix)
     assert (done.returncode, f"{third} is the live release" in done.stderr) == (2, True)
     assert "what to do: make another live first" in done.stderr
-    with releases.held(prefix):
+    with releases.lock_prefix(prefix):
         assert [far(*verb, "--prefix", prefix).returncode for verb in (["remove", first], ["prune"])] == [13, 13]
     done = far("prune", "--prefix", prefix)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"removed: {first}"), done.stderr

@@ -32,8 +32,8 @@ def refused(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def place_of(bundle: Path, name: str) -> int:
-    with archive.opened(bundle) as carried:
-        return next(member.content_at for member in carried.layout.members if member.name == name)
+    with archive.open_bundle(bundle) as carried:
+        return next(member.content_offset for member in carried.layout.members if member.name == name)
 
 
 def test_a_read_error_in_the_middle_names_the_member_and_the_bytes(build: Build, far: Far, tmp_path: Path) -> None:

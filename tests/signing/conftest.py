@@ -16,7 +16,7 @@ from bundler.format.signing import public_key, sign_in_place
 from bundler.format.signing.public_key import PublicKey
 from bundler.online import private_keys
 from bundler.online.private_keys import PrivateKey
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, Packed
 from tests.support.forks import Program
 
@@ -30,7 +30,7 @@ class Pair:
 
     @property
     def key(self) -> PublicKey:
-        return public_key.of_file(self.public)
+        return public_key.read_key(self.public)
 
     @property
     def fingerprint(self) -> str:
@@ -38,7 +38,7 @@ class Pair:
 
     @property
     def signer(self) -> PrivateKey:
-        return private_keys.load(self.private, lambda path: b"", Collected())
+        return private_keys.load_key(self.private, lambda path: b"", RecordingReporter())
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def pair(tmp_path: Path) -> Callable[[str], Pair]:
     """Makes a key pair of a name."""
 
     def made(name: str) -> Pair:
-        private, public, _ = private_keys.generate(tmp_path / name, None)
+        private, public, _ = private_keys.generate_pair(tmp_path / name, None)
         return Pair(private, public)
 
     return made
@@ -65,7 +65,7 @@ def small(pack: Callable[..., Packed]) -> Packed:
 @pytest.fixture
 def signed(small: Packed, builder: Pair) -> Packed:
     """A bundle that the builder signed."""
-    sign_in_place.add(small.path, sign_in_place.by([builder.signer]))
+    sign_in_place.sign_bundle(small.path, sign_in_place.sign_with([builder.signer]))
     return small
 
 

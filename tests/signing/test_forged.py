@@ -41,13 +41,13 @@ def test_a_forged_bundle_with_its_own_installer(
 ) -> None:  # fmt: skip
     """What its builder signed, with other weights, another installer, and the signature's name on it."""
     true = pack(SMALL | {"bundle.pyz": installer.read_bytes()}, "true.tar")
-    archive.seal(true.path, true.lock, signature_envelope.signed(true.lock, [builder.signer]))
+    archive.rewrite_head(true.path, true.lock, signature_envelope.sign_lock(true.lock, [builder.signer]))
     assert far("install", true.path, "--prefix", tmp_path / "true", "--trust", builder.public).returncode == 0
 
     evil = pack(SMALL | {"bundle.pyz": forged_installer(installer), WEIGHTS: b"evil" * 1250}, "forged.tar")
-    statement = signature_envelope.statement(evil.lock)
+    statement = signature_envelope.make_statement(evil.lock)
     forged = Envelope(statement, (Signature(builder.fingerprint, bytes(range(64))),))
-    archive.seal(evil.path, evil.lock, forged.encoded)
+    archive.rewrite_head(evil.path, evil.lock, forged.canonical_bytes)
     subprocess.run([tool("tar"), "xf", evil.path, "-C", tmp_path, "bundle.pyz"], check=True)
 
     # by what the bundle brings along: trusted, and installed

@@ -31,7 +31,7 @@ def blocks(kind: str) -> list[str]:
 def test_the_example_holds() -> None:
     (pem,) = [block for block in blocks("") if "PUBLIC KEY" in block]
     statement, envelope = (block.encode() for block in blocks("json"))
-    key = public_key.read(pem.encode())
+    key = public_key.parse_pem(pem.encode())
     assert f"Its fingerprint is `{key.fingerprint}`." in SECTION
     assert f"The statement, {len(statement)} bytes with the LF" in SECTION
     document = json.loads(envelope)
@@ -39,8 +39,8 @@ def test_the_example_holds() -> None:
     (one,) = document["signatures"]
     signature = base64.b64decode(one["sig"])
     found = Envelope(statement, (Signature(one["keyid"], signature),))
-    assert found.encoded == envelope
-    assert found.holds(key, "the page")
+    assert found.canonical_bytes == envelope
+    assert found.has_valid_signature(key, "the page")
     public = load_pem_public_key(pem.encode())
     assert isinstance(public, Ed25519PublicKey)
     public.verify(signature, b"DSSEv1 28 application/vnd.in-toto+json %d " % len(statement) + statement)
@@ -49,12 +49,12 @@ def test_the_example_holds() -> None:
 def test_the_example_is_in_the_form_that_follows_from_a_lock() -> None:
     statement = blocks("json")[0].encode()
     said = json.loads(statement)
-    assert signature_envelope.statement(cast("Lock", SimpleNamespace(**said["predicate"]))) == statement
-    assert lockfile.canonical_json(said) == statement
+    assert signature_envelope.make_statement(cast("Lock", SimpleNamespace(**said["predicate"]))) == statement
+    assert lockfile.encode_canonical_json(said) == statement
     for name in (signature_envelope.PAYLOAD_TYPE, signature_envelope.PREDICATE_TYPE, signature_envelope.STATEMENT_TYPE):
         assert f"`{name}`" in SECTION
-    assert f"at most {signature_envelope.LARGEST_ENVELOPE:,} bytes" in SECTION
-    assert f"1 to {signature_envelope.MOST_SIGNATURES} of them" in SECTION
+    assert f"at most {signature_envelope.MAX_ENVELOPE_BYTES:,} bytes" in SECTION
+    assert f"1 to {signature_envelope.MAX_SIGNATURES} of them" in SECTION
 
 
 def test_a_bundle_is_checked_as_the_page_says(signed: Packed, builder: Pair, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bundler.format.signing import sign_in_place
 from bundler.format.tar import archive, journal
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, Packed, tool
 from tests.signing.conftest import Pair
 
@@ -22,9 +22,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def claimed(path: Path) -> set[str]:
-    with archive.opened(path) as carried:
-        assert carried.check(Collected()).damages == ()
-        envelope = sign_in_place.envelope_of(carried)
+    with archive.open_bundle(path) as carried:
+        assert carried.check_content(RecordingReporter()).damages == ()
+        envelope = sign_in_place.read_envelope(carried)
         return set(envelope.signed_by) if envelope else set()
 
 
@@ -145,7 +145,7 @@ def bytes_until(moment: str, bundle_path: Path, signer: Pair) -> int:
     """Bytes of the new head that are written before the kill: the same lock and keys give the same head."""
     again = bundle_path.with_name("again.tar")
     again.write_bytes(bundle_path.read_bytes())
-    sign_in_place.add(again, sign_in_place.by([signer.signer]))
+    sign_in_place.sign_bundle(again, sign_in_place.sign_with([signer.signer]))
     pairs = zip(bundle_path.read_bytes(), again.read_bytes(), strict=True)
     differ = [at for at, (old, new) in enumerate(pairs) if old != new]
     again.unlink()
@@ -166,7 +166,7 @@ def test_killed_while_the_head_is_written(here: Run,
     written = bytes_until(moment, signed.path, second)
     done = subprocess.run([sys.executable, "-c", KILLED, str(written), *sign], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert journal.beside(signed.path).exists()
+    assert journal.get_journal_path(signed.path).exists()
     read = far("verify", signed.path, "--trust", builder.public)
     if moment in ("before", "after"):  # the old head, or the new one
         assert read.returncode == 0, read.stderr
@@ -177,7 +177,7 @@ def test_killed_while_the_head_is_written(here: Run,
     again = here(*sign)
     assert (again.returncode, again.stderr) == (0, "")
     assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
-    assert not journal.beside(signed.path).exists()
+    assert not journal.get_journal_path(signed.path).exists()
 
 
 def test_killed_before_the_journal_is_whole(here: Run, signed: Packed, pair: Callable[[str], Pair]) -> None:
@@ -208,11 +208,11 @@ def test_what_lies_beside_a_whole_bundle_changes_nothing(
 ) -> None:
     """Somebody else's head under that name would otherwise have the builder sign another bundle."""
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
-    journal.beside(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
+    journal.get_journal_path(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
     second = pair("second")
     assert here("sign", signed.path, "--key", second.private).returncode == 0
     assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
-    with archive.opened(signed.path) as carried:
+    with archive.open_bundle(signed.path) as carried:
         assert carried.lock == signed.lock
 
 
@@ -220,7 +220,7 @@ def test_the_head_of_another_bundle_mends_nothing(
     here: Run, signed: Packed, builder: Pair, pack: Callable[..., Packed]
 ) -> None:
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
-    journal.beside(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
+    journal.get_journal_path(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
     damaged = bytearray(signed.path.read_bytes())
     damaged[5000] ^= 1
     signed.path.write_bytes(damaged)
@@ -230,9 +230,9 @@ def test_the_head_of_another_bundle_mends_nothing(
 
 
 def test_a_bundle_that_is_built_anew_has_nothing_beside_it(signed: Packed, pack: Callable[..., Packed]) -> None:
-    journal.beside(signed.path).write_bytes(b"left by a run that was killed")
+    journal.get_journal_path(signed.path).write_bytes(b"left by a run that was killed")
     draft = signed.path.with_name(f".{signed.path.name}.0123.partial")  # a build seals before it gives the name
-    journal.beside(draft).write_bytes(b"left by another run that was killed")
+    journal.get_journal_path(draft).write_bytes(b"left by another run that was killed")
     assert pack(SMALL).path == signed.path
     assert not list(signed.path.parent.glob(".*"))
 
@@ -241,7 +241,7 @@ def test_through_a_link(here: Run, signed: Packed, builder: Pair, tmp_path: Path
     link = tmp_path / "elsewhere" / "link.tar"
     link.parent.mkdir()
     link.symlink_to(signed.path)
-    assert journal.beside(link) == journal.beside(signed.path)
+    assert journal.get_journal_path(link) == journal.get_journal_path(signed.path)
     assert here("sign", link, "--key", builder.private).returncode == 0
     assert link.is_symlink()
     assert [path.name for path in link.parent.iterdir()] == ["link.tar"]

@@ -21,13 +21,13 @@ from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
 from bundler.errors import TrustError
-from bundler.format.documents import Invalid
+from bundler.format.documents import InvalidValueError
 from bundler.format.lock import lockfile
 from bundler.format.signing import signature_envelope
 from bundler.format.signing.public_key import PublicKey
 from bundler.format.tar import archive, tar_layout
 from bundler.offline.trust import trusted_keys, verification
-from bundler.progress import Collected
+from bundler.progress import RecordingReporter
 from tests.conftest import SMALL, Packed, bundle, lock_of, tool
 from tests.signing.conftest import Pair
 
@@ -36,7 +36,7 @@ PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 
 def envelope_in(path: Path) -> bytes:
     """``bundle.sig`` by GNU tar."""
-    return subprocess.run([tool("tar"), "xOf", path, lockfile.SIGNATURE], check=True, capture_output=True).stdout
+    return subprocess.run([tool("tar"), "xOf", path, lockfile.SIGNATURE_FILE], check=True, capture_output=True).stdout
 
 
 def test_any_dsse_verifier_can_check_it(signed: Packed, builder: Pair) -> None:
@@ -84,13 +84,13 @@ def test_signing_again_gives_the_same_bytes(small: Packed, pair: Callable[[str],
 
 def changed(data: bytes, **changes: Any) -> bytes:
     """An envelope with other values in some fields."""
-    return lockfile.canonical_json(json.loads(data) | changes)
+    return lockfile.encode_canonical_json(json.loads(data) | changes)
 
 
 def restated(data: bytes, **changes: Any) -> bytes:
     """An envelope whose statement has other values in some fields."""
     statement = json.loads(base64.b64decode(json.loads(data)["payload"])) | changes
-    return changed(data, payload=base64.b64encode(lockfile.canonical_json(statement)).decode())
+    return changed(data, payload=base64.b64encode(lockfile.encode_canonical_json(statement)).decode())
 
 
 def resigned(data: bytes, **changes: Any) -> bytes:
@@ -160,19 +160,22 @@ STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("strangely", STRANGE)
 def test_what_is_strangely_signed_is_refused(signed: Packed, builder: Pair, strangely: str) -> None:
     change, message = STRANGE[strangely]
-    data = signature_envelope.signed(signed.lock, [builder.signer])
+    data = signature_envelope.sign_lock(signed.lock, [builder.signer])
     assert data is not None
-    archive.seal(signed.path, signed.lock, change(data))
-    for trusts in ([], [trusted_keys.Trust(keys=(builder.key,), revoked=frozenset(), threshold=1, told_by="a test")]):
-        with archive.opened(signed.path) as carried, pytest.raises(TrustError) as caught:
-            verification.verify(carried, trusts, Collected())
+    archive.rewrite_head(signed.path, signed.lock, change(data))
+    for trusts in (
+        [],
+        [trusted_keys.TrustPolicy(keys=(builder.key,), revoked=frozenset(), threshold=1, source="a test")],
+    ):
+        with archive.open_bundle(signed.path) as carried, pytest.raises(TrustError) as caught:
+            verification.verify_bundle(carried, trusts, RecordingReporter())
         assert str(caught.value).startswith("bundle.sig is strange: ")
         assert message in str(caught.value)
         assert (caught.value.code, caught.value.where) == (7, str(signed.path))
 
 
 def test_a_strange_signature_is_shown_by_inspect_alone(signed: Packed, builder: Pair) -> None:
-    archive.seal(signed.path, signed.lock, b"signature")
+    archive.rewrite_head(signed.path, signed.lock, b"signature")
     message = "bundle.sig is strange: it is not JSON as this format writes it"
     for arguments in (["--trust", builder.public], []):
         done = bundle("verify", signed.path, *arguments)
@@ -184,7 +187,7 @@ def test_a_strange_signature_is_shown_by_inspect_alone(signed: Packed, builder: 
 
 def test_the_signature_of_another_bundle_is_refused(signed: Packed, builder: Pair, pack: Callable[..., Packed]) -> None:
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
-    archive.seal(other.path, other.lock, envelope_in(signed.path))
+    archive.rewrite_head(other.path, other.lock, envelope_in(signed.path))
     done = bundle("verify", other.path, "--trust", builder.public)
     assert (done.returncode, "about something else than this bundle" in done.stderr) == (7, True)
 
@@ -206,7 +209,7 @@ def test_it_agrees_with_cryptography(message: bytes, flip: int, seed: bytes) -> 
     except InvalidSignature:
         holds = False
     assert holds == (flip == 512)
-    assert PublicKey(raw).signed(message, bytes(signature)) == holds
+    assert PublicKey(raw).has_signed(message, bytes(signature)) == holds
 
 
 SMALL_ORDER = [
@@ -230,25 +233,25 @@ def test_a_key_of_small_order_is_refused(raw: bytes) -> None:
     point = ed25519.decodepoint(raw)  # type: ignore[no-untyped-call]
     eightfold = ed25519.scalarmult(point, 8)  # type: ignore[no-untyped-call]
     assert ed25519.encodepoint(eightfold) == SMALL_ORDER[0]  # type: ignore[no-untyped-call]
-    with pytest.raises(Invalid, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="not those of a good point"):
         PublicKey(raw)
 
 
 @pytest.mark.parametrize("raw", NOT_CANONICAL, ids=bytes.hex)
 def test_a_key_in_another_form_is_refused(raw: bytes) -> None:
-    with pytest.raises(Invalid, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="not those of a good point"):
         PublicKey(raw)
 
 
 def test_a_key_beside_the_curve_is_refused() -> None:
-    with pytest.raises(Invalid, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="not those of a good point"):
         PublicKey((2).to_bytes(32, "little"))
 
 
 @pytest.mark.parametrize("point", [*SMALL_ORDER, *NOT_CANONICAL], ids=bytes.hex)
 def test_a_signature_with_a_bad_point_is_refused(builder: Pair, point: bytes) -> None:
     """For the identity as R, and S = 0, a lax verifier needs no key at all where the key is of small order."""
-    assert not builder.key.signed(b"message", point + bytes(32))
+    assert not builder.key.has_signed(b"message", point + bytes(32))
 
 
 def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pair) -> None:
@@ -257,9 +260,11 @@ def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pai
     good = base64.b64decode(document["signatures"][0]["sig"])
     other = good[:32] + (int.from_bytes(good[32:], "little") + ORDER).to_bytes(32, "little")
     ed25519.checkvalid(  # type: ignore[no-untyped-call]  # the library takes it
-        other, signature_envelope.Envelope(signature_envelope.statement(signed.lock)).message, builder.key.raw
+        other, signature_envelope.Envelope(signature_envelope.make_statement(signed.lock)).message, builder.key.raw
     )  # it would pass
-    archive.seal(signed.path, signed.lock, resigned(envelope_in(signed.path), sig=base64.b64encode(other).decode()))
+    archive.rewrite_head(
+        signed.path, signed.lock, resigned(envelope_in(signed.path), sig=base64.b64encode(other).decode())
+    )
     done = bundle("verify", signed.path, "--trust", builder.public)
     said = f"a signature names the key {builder.fingerprint} and is not by it"
     assert (done.returncode, said in done.stderr) == (7, True), done.stderr
@@ -267,7 +272,7 @@ def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pai
 
 @pytest.mark.parametrize("size", [0, 63, 65])
 def test_a_signature_of_another_size_does_not_hold(builder: Pair, size: int) -> None:
-    assert not builder.key.signed(b"", bytes(size))
+    assert not builder.key.has_signed(b"", bytes(size))
 
 
 # Room.
@@ -281,14 +286,14 @@ def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
     assert bundle("sign", small.path, *command).returncode == 0
     done = bundle("verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public)))
     assert done.returncode == 0, done.stderr
-    envelope = signature_envelope.Envelope(signature_envelope.statement(small.lock))
-    for number in range(signature_envelope.MOST_SIGNATURES):
+    envelope = signature_envelope.Envelope(signature_envelope.make_statement(small.lock))
+    for number in range(signature_envelope.MAX_SIGNATURES):
         envelope = signature_envelope.Envelope(
             envelope.payload, (*envelope.signatures, signature_envelope.Signature(f"{number:064x}", bytes([1] * 64)))
         )
-    archive.seal(small.path, small.lock, envelope.encoded)
+    archive.rewrite_head(small.path, small.lock, envelope.canonical_bytes)
     before = small.path.read_bytes()
-    assert signature_envelope.read(envelope.encoded, small.lock, "") == envelope
+    assert signature_envelope.parse_envelope(envelope.canonical_bytes, small.lock, "") == envelope
     done = bundle("sign", small.path, "--key", three[0].private)
     assert (done.returncode, "the bundle has no room for another signature" in done.stderr) == (2, True)
     assert small.path.read_bytes() == before
@@ -312,7 +317,7 @@ def test_a_head_without_room_is_said_in_words(pack: Callable[..., Packed], build
 
 def fits(locked: lockfile.Lock, signature: bytes | None) -> bool:
     try:
-        tar_layout.layout(locked, signature)
-    except Invalid:
+        tar_layout.compute_layout(locked, signature)
+    except InvalidValueError:
         return False
     return True

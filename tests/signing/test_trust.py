@@ -26,8 +26,8 @@ Pairs = Callable[[str], Pair]
 
 
 def sign(packed: Packed, *pairs: Pair) -> Packed:
-    envelope = signature_envelope.signed(packed.lock, [pair.signer for pair in pairs])
-    archive.seal(packed.path, packed.lock, envelope)
+    envelope = signature_envelope.sign_lock(packed.lock, [pair.signer for pair in pairs])
+    archive.rewrite_head(packed.path, packed.lock, envelope)
     return packed
 
 
@@ -72,13 +72,13 @@ def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
     assert done.returncode == 0, done.stderr
     receipt = json.loads((prefix / "current" / "receipt.json").read_bytes())
     assert (receipt["signed_by"], receipt["trusted"]) == (claimed, [builder.fingerprint])
-    assert (prefix / "current" / "bundle.sig").read_bytes() == signature_envelope.signed(
+    assert (prefix / "current" / "bundle.sig").read_bytes() == signature_envelope.sign_lock(
         signed.lock, [builder.signer, other.signer]
     )
 
 
 def unsigned(packed: Packed, _: Pairs) -> str:
-    archive.seal(packed.path, packed.lock, None)
+    archive.rewrite_head(packed.path, packed.lock, None)
     return "nobody signed it"
 
 
@@ -90,21 +90,21 @@ def by_another(packed: Packed, pair: Pairs) -> str:
 
 def forged(packed: Packed, pair: Pairs) -> str:
     """The keyid of the trusted key, over the bytes of another one's signature."""
-    known = json.loads(signature_envelope.signed(packed.lock, [pair("forger").signer]) or b"")
-    with archive.opened(packed.path) as carried:
+    known = json.loads(signature_envelope.sign_lock(packed.lock, [pair("forger").signer]) or b"")
+    with archive.open_bundle(packed.path) as carried:
         real = json.loads(carried.signature or b"")["signatures"][0]
     known["signatures"][0]["keyid"] = real["keyid"]
-    archive.seal(packed.path, packed.lock, lockfile.canonical_json(known))
+    archive.rewrite_head(packed.path, packed.lock, lockfile.encode_canonical_json(known))
     return f"a signature names the key {real['keyid']} and is not by it"
 
 
 def half_forged(packed: Packed, _: Pairs) -> str:
     """The trusted signature is there, and another one that claims to be the same key's."""
-    with archive.opened(packed.path) as carried:
+    with archive.open_bundle(packed.path) as carried:
         document = json.loads(carried.signature or b"")
     good = document["signatures"][0]
     document["signatures"].append({"keyid": good["keyid"], "sig": "A" * 85 + "Q" + "=="})
-    archive.seal(packed.path, packed.lock, lockfile.canonical_json(document))
+    archive.rewrite_head(packed.path, packed.lock, lockfile.encode_canonical_json(document))
     return "and is not by it"
 
 
@@ -177,10 +177,10 @@ def test_a_threshold_counts_different_trusted_keys(signed: Packed, builder: Pair
     assert "must be signed by 2 of the keys" in one.stderr
     sign(signed, builder, third)
     assert here("verify", signed.path, *trusted).returncode == 7
-    with archive.opened(signed.path) as carried:
+    with archive.open_bundle(signed.path) as carried:
         document = json.loads(carried.signature or b"")
     twice = [entry for entry in document["signatures"] if entry["keyid"] == builder.fingerprint] * 2
-    archive.seal(signed.path, signed.lock, lockfile.canonical_json(document | {"signatures": twice}))
+    archive.rewrite_head(signed.path, signed.lock, lockfile.encode_canonical_json(document | {"signatures": twice}))
     assert here("verify", signed.path, *trusted).returncode == 7
     again = here("verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2)
     assert (again.returncode, "the threshold is 2, and the different keys that are given: 1" in again.stderr) == (
@@ -485,7 +485,7 @@ def test_what_another_run_learned_meanwhile_counts(
     monkeypatch.setattr(preflight, "find_python", another_run_meanwhile)
     done = here("install", other.path, "--prefix", prefix)
     assert (done.returncode, "the memory of this prefix names" in done.stderr) == (7, True), done.stderr
-    assert (prefix / "current").readlink().name == signed.lock.release
+    assert (prefix / "current").readlink().name == signed.lock.release_name
 
 
 def test_another_bundle_of_the_same_sequence_is_warned_about(
@@ -501,8 +501,8 @@ def test_another_bundle_of_the_same_sequence_is_warned_about(
 def pack_named(pack: Callable[..., Packed], name: str, sequence: int) -> Packed:
     """A bundle of another name; the fixture's own ``name`` is the file's."""
     packed = pack(SMALL, f"{name}.tar")
-    locked = lockfile.with_changes(packed.lock, name=name, sequence=sequence)
-    archive.seal(packed.path, locked, None)
+    locked = lockfile.replace_fields(packed.lock, name=name, sequence=sequence)
+    archive.rewrite_head(packed.path, locked, None)
     return Packed(packed.path, locked, packed.contents)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bundler.format.lock.lockfile import Lock, digest_of_files
-from bundler.progress import counted
+from bundler.format.lock.lockfile import Lock, compute_files_digest
+from bundler.progress import pluralize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,45 +30,45 @@ class Difference:
     whole: int
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether both hold the same."""
         return not (self.about or self.models or self.packages or self.assets or self.carry)
 
 
-def between(old: Lock, new: Lock) -> Difference:
+def compare_locks(old: Lock, new: Lock) -> Difference:
     """What changed from ``old`` to ``new``."""
     known = {artifact.sha256 for artifact in old.artifacts}
     content = {artifact.sha256: artifact.size for artifact in new.artifacts}
     return Difference(
-        about=_changes(_about(old), _about(new)),
-        models=_changes(_models(old), _models(new)),
-        packages=_changes(
+        about=_list_changes(_describe_lock(old), _describe_lock(new)),
+        models=_list_changes(_describe_models(old), _describe_models(new)),
+        packages=_list_changes(
             {package.name: package.version for package in old.python.packages},
             {package.name: package.version for package in new.python.packages},
         ),
-        assets=_changes(
-            {asset.path: asset.sha256[:12] for asset in old.of_kind("asset")},
-            {asset.path: asset.sha256[:12] for asset in new.of_kind("asset")},
+        assets=_list_changes(
+            {asset.path: asset.sha256[:12] for asset in old.list_artifacts("asset")},
+            {asset.path: asset.sha256[:12] for asset in new.list_artifacts("asset")},
         ),
         carry=sum(size for sha256, size in content.items() if sha256 not in known),
         whole=sum(content.values()),
     )
 
 
-def _about(lock: Lock) -> dict[str, str]:
+def _describe_lock(lock: Lock) -> dict[str, str]:
     told = {"name": lock.name, "version": lock.version, "sequence": str(lock.sequence), "target": str(lock.target)}
     if lock.image.base:
         told["base image"] = f"{lock.image.base} ({lock.image.digest[:19]})"
-    if files := lock.of_kind("app"):
-        digest = digest_of_files((one.sha256, one.path) for one in files)
-        told["application"] = f"{counted(len(files), 'file')} ({digest[:12]})"
+    if files := lock.list_artifacts("app"):
+        digest = compute_files_digest((one.sha256, one.path) for one in files)
+        told["application"] = f"{pluralize(len(files), 'file')} ({digest[:12]})"
     return told | {f"variable {name}": value for name, value in lock.env.items()}
 
 
-def _models(lock: Lock) -> dict[str, str]:
+def _describe_models(lock: Lock) -> dict[str, str]:
     return {model.alias: f"{model.source} ({model.digest[:12]}, by {model.loader})" for model in lock.models}
 
 
-def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Change, ...]:
+def _list_changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Change, ...]:
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return tuple(Change(name=name, before=old.get(name, ""), after=new.get(name, "")) for name in names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 _PLACEHOLDER = re.compile(r"\{(?P<what>model|asset|release)(?::(?P<name>[^{}]*))?\}")
 _SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?|PRIVATE_?KEY)(_|$)", re.IGNORECASE
@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|://[^/@]+:[^/@]+@"
 )
-_RESERVED = re.compile(
+_RESERVED_NAME = re.compile(
     r"HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE|DISABLE_SAFETENSORS_CONVERSION|HF_HUB_DISABLE_TELEMETRY|"
     r"DO_NOT_TRACK|HF_HUB_VERBOSITY|HF_HUB_CACHE|HF_HOME|HF_MODULES_CACHE|HF_DATASETS_CACHE|TORCH_HOME|TORCHINDUCTOR_CACHE_DIR|"
     r"TRITON_CACHE_DIR|TIKTOKEN_CACHE_DIR|NLTK_DATA|SENTENCE_TRANSFORMERS_HOME|TRANSFORMERS_CACHE|"
@@ -26,48 +26,48 @@ _RESERVED = re.compile(
 )
 """What the installer sets so that libraries stay on the host, and what would change every program that reads it."""
 
-_NOT_SECRET = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
+_HARMLESS_VALUE = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
 
 
-def fault_of(name: str, value: str) -> str:
+def find_env_problem(name: str, value: str) -> str:
     """Why a variable may not stand in ``.env.offline``, in words without its value; "" when it may."""
     text = _PLACEHOLDER.sub("", value)
-    if _RESERVED.fullmatch(name):
+    if _RESERVED_NAME.fullmatch(name):
         return "is set by the installer, or changes every program: choose another name"
     if is_secret(name, text):
         return "looks like a secret, which would travel in the clear: leave it blank and set it on the host"
-    if odd := sorted(set(_PLAIN.sub("", text))):
+    if odd := sorted(set(_PLAIN_VALUE.sub("", text))):
         return f"holds {odd[0]!r}, which sh, dotenv, docker and systemd read differently"
     return ""
 
 
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable looks like one that nobody but its owner may read."""
-    return bool(_SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(value)))
+    return bool(_SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _HARMLESS_VALUE.fullmatch(value)))
 
 
-def placeholders(value: str) -> list[tuple[str, str]]:
+def find_placeholders(value: str) -> list[tuple[str, str]]:
     """The placeholders of a value as (what, name): ``{model:bge-m3}`` is ("model", "bge-m3")."""
     return [(found["what"], found["name"] or "") for found in _PLACEHOLDER.finditer(value)]
 
 
-def filled(value: str, fill: Callable[[str, str], str]) -> str:
+def fill_placeholders(value: str, fill: Callable[[str, str], str]) -> str:
     """``value`` with each placeholder replaced by what ``fill(what, name)`` gives."""
     return _PLACEHOLDER.sub(lambda found: fill(found["what"], found["name"] or ""), value)
 
 
-def line(name: str, value: str) -> str:
+def format_line(name: str, value: str) -> str:
     """``NAME=value`` as it stands in the file.
 
     A value with other characters, which only a folder's name on the host can bring in, is put between
     double quotes: sh, dotenv and systemd then agree; docker's ``--env-file`` keeps the quotes. No value may
     hold ``$``, a backtick, a backslash or a quote: the installer refuses a folder named so.
     """
-    if _PLAIN.fullmatch(value):
+    if _PLAIN_VALUE.fullmatch(value):
         return f"{name}={value}"
     return f'{name}="{value}"'
 
 
-def same_everywhere(value: str) -> bool:
+def is_plain_value(value: str) -> bool:
     """Whether every reader gives back ``value`` from its line."""
-    return _PLAIN.fullmatch(value) is not None
+    return _PLAIN_VALUE.fullmatch(value) is not None

@@ -7,38 +7,41 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bundler.format.documents import Invalid, about
+from bundler.format.documents import InvalidValueError, describe_field
 from bundler.format.hashing import Sha256
 
-MOST_COMPONENTS = 1024
+MAX_COMPONENTS = 1024
 """Of a wider vector so many evenly spaced components are kept: the head of a bundle has a fixed room."""
 
-_BYTES = 4  # of a float32
+_FLOAT_BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenVector:
     """One kind of vector that a model gave for a text: a row of logits and a single score are vectors too."""
 
-    name: str = about("vector, logits, score, dense, sparse or colbert")
-    width: int = about("components that the model gave")
-    values: str = about("base64 of little-endian float32; of a wide vector, evenly spaced components")
+    name: str = describe_field("vector, logits, score, dense, sparse or colbert")
+    width: int = describe_field("components that the model gave")
+    values: str = describe_field("base64 of little-endian float32; of a wide vector, evenly spaced components")
 
     def __post_init__(self) -> None:
         try:
             data = base64.b64decode(self.values, validate=True)
         except binascii.Error as error:
-            raise Invalid("is not base64", "values") from error
-        if len(data) % _BYTES or not 0 < len(data) // _BYTES <= min(self.width, MOST_COMPONENTS):
-            raise Invalid(f"must hold 1 to {MOST_COMPONENTS} float32, no more than the width", "values")
+            raise InvalidValueError("is not base64", "values") from error
+        if len(data) % _FLOAT_BYTES or not 0 < len(data) // _FLOAT_BYTES <= min(self.width, MAX_COMPONENTS):
+            raise InvalidValueError(f"must hold 1 to {MAX_COMPONENTS} float32, no more than the width", "values")
 
-    def thinned(self, most: int) -> GoldenVector:
+    def thin(self, max_components: int) -> GoldenVector:
         """The same vector by at most so many evenly spaced components."""
         data = base64.b64decode(self.values)
-        count = len(data) // _BYTES
-        if count <= most:
+        count = len(data) // _FLOAT_BYTES
+        if count <= max_components:
             return self
-        kept = b"".join(data[at : at + _BYTES] for at in (n * count // most * _BYTES for n in range(most)))
+        kept = b"".join(
+            data[at : at + _FLOAT_BYTES]
+            for at in (n * count // max_components * _FLOAT_BYTES for n in range(max_components))
+        )
         return GoldenVector(name=self.name, width=self.width, values=base64.b64encode(kept).decode())
 
 
@@ -46,24 +49,24 @@ class GoldenVector:
 class GoldenOutput:
     """What a model gave for one text."""
 
-    text: Sha256 = about("SHA-256 of the text")
-    tokens: int = about("how many tokens the tokenizer made of it")
-    token_digest: Sha256 = about("SHA-256 over their numbers in decimal, after commas")
-    first_tokens: tuple[int, ...] = about("the first of them, for a reader", default=())
-    vectors: tuple[GoldenVector, ...] = about("each kind of vector that the model gives")
+    text: Sha256 = describe_field("SHA-256 of the text")
+    tokens: int = describe_field("how many tokens the tokenizer made of it")
+    token_digest: Sha256 = describe_field("SHA-256 over their numbers in decimal, after commas")
+    first_tokens: tuple[int, ...] = describe_field("the first of them, for a reader", default=())
+    vectors: tuple[GoldenVector, ...] = describe_field("each kind of vector that the model gives")
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
-            raise Invalid("must not be negative", "tokens")
+            raise InvalidValueError("must not be negative", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
     """What one model gave, and with what."""
 
-    alias: str = about("the model")
-    device: str = about("where it ran")
-    dtype: str = about("numbers that its weights are made of")
-    machine: str = about("kind of processor, as uname names it")
-    versions: Mapping[str, str] = about("the libraries that decide what a load gives")
-    outputs: tuple[GoldenOutput, ...] = about("one for each text")
+    alias: str = describe_field("the model")
+    device: str = describe_field("where it ran")
+    dtype: str = describe_field("numbers that its weights are made of")
+    machine: str = describe_field("kind of processor, as uname names it")
+    versions: Mapping[str, str] = describe_field("the libraries that decide what a load gives")
+    outputs: tuple[GoldenOutput, ...] = describe_field("one for each text")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bundler.format import documents
-from bundler.format.blocked_requests import Call
-from bundler.format.documents import about
+from bundler.format.blocked_requests import BlockedRequest
+from bundler.format.documents import describe_field
 from bundler.format.lock.goldens import GoldenOutput
 
 
@@ -16,11 +16,11 @@ from bundler.format.lock.goldens import GoldenOutput
 class Network:
     """How the network was cut while a model was loaded."""
 
-    cut: str = about("namespace or guard")
-    interfaces: tuple[str, ...] = about("network interfaces that were there")
-    proof: str = about("what an attempt to get out gave")
-    statement: str = about("the same in a sentence")
-    attempts: tuple[str, ...] = about("hosts that something tried to reach")
+    cut: str = describe_field("namespace or guard")
+    interfaces: tuple[str, ...] = describe_field("network interfaces that were there")
+    proof: str = describe_field("what an attempt to get out gave")
+    statement: str = describe_field("the same in a sentence")
+    attempts: tuple[str, ...] = describe_field("hosts that something tried to reach")
 
 
 @documents.allow_unknown_keys
@@ -40,10 +40,10 @@ class _Measured:
     alias: str
     loader: str
     ok: bool
-    fault: str = about("why it failed, in a sentence", default="")
-    hint: str = about("what to do then", default="")
-    traceback: str = about("where a library failed", default="")
-    network: Network | None = about("empty: the load ended before it was cut")
+    fault: str = describe_field("why it failed, in a sentence", default="")
+    hint: str = describe_field("what to do then", default="")
+    traceback: str = describe_field("where a library failed", default="")
+    network: Network | None = describe_field("empty: the load ended before it was cut")
     device: str
     dtype: str
     width: int | None
@@ -54,8 +54,8 @@ class _Measured:
     second_seconds: float
     peak_rss_bytes: int
     parameters: int = 0
-    versions: Mapping[str, str] = about("the libraries that decide what a load gives")
-    checks: tuple[str, ...] = about("what the model passed, in words", default=())
+    versions: Mapping[str, str] = describe_field("the libraries that decide what a load gives")
+    checks: tuple[str, ...] = describe_field("what the model passed, in words", default=())
     closer: tuple[Closeness, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -65,9 +65,9 @@ class _Measured:
 class LoadReport(_Measured):
     """What the load itself writes, before the guard's log is read; the payload's ``Record`` is its other half."""
 
-    machine: str = about("kind of processor, as uname names it", default="")
-    outputs: tuple[GoldenOutput, ...] = about("what the model gave; empty: it was not loaded", default=())
-    missed: Mapping[str, str] = about(
+    machine: str = describe_field("kind of processor, as uname names it", default="")
+    outputs: tuple[GoldenOutput, ...] = describe_field("what the model gave; empty: it was not loaded", default=())
+    missed: Mapping[str, str] = describe_field(
         "the Call that the load ended with; empty: with none", default_factory=dict[str, str]
     )
 
@@ -81,13 +81,17 @@ class SmokeResult(_Measured):
     release were mended or replaced after it.
     """
 
-    calls: tuple[Call, ...] = about("calls home that were refused")
-    absent: tuple[Call, ...] = about("what else of the carried repositories was not found", default=())
-    proven_at: str = about("when, in UTC by the host's clock; empty: not noted", default="")
-    changed_since: tuple[str, ...] = about("what was mended since: paths in the prefix, and packages", default=())
+    calls: tuple[BlockedRequest, ...] = describe_field("calls home that were refused")
+    absent: tuple[BlockedRequest, ...] = describe_field(
+        "what else of the carried repositories was not found", default=()
+    )
+    proven_at: str = describe_field("when, in UTC by the host's clock; empty: not noted", default="")
+    changed_since: tuple[str, ...] = describe_field(
+        "what was mended since: paths in the prefix, and packages", default=()
+    )
 
 
-def of_report(report: LoadReport, **found: object) -> SmokeResult:
+def of_report(reporter: LoadReport, **found: object) -> SmokeResult:
     """The result to keep of a load's own report, with what only the installer knows."""
-    told = {name: getattr(report, name) for name in _Measured.__dataclass_fields__}
+    told = {name: getattr(reporter, name) for name in _Measured.__dataclass_fields__}
     return SmokeResult(**told, **found)  # type: ignore[arg-type]

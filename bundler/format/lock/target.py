@@ -14,12 +14,12 @@ from packaging import tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from bundler.format import documents
-from bundler.format.documents import Invalid, about
+from bundler.format.documents import InvalidValueError, describe_field
 
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
 _LIBC = re.compile(r"(glibc|musl)-([0-9]{1,3})\.([0-9]{1,3})")
 _ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?|xpu")
-_OLDEST_MACOS = (14, 0)
+_MACOS_BASELINE = (14, 0)
 """The macOS release that wheels are chosen for; named because a Target has no field for it."""
 
 
@@ -31,26 +31,26 @@ class Target:
     outside Linux. ``accelerator`` picks the build of PyTorch.
     """
 
-    python: str = about("minor version of CPython on the host, such as '3.11'")
-    platform: str = about("operating system and machine: " + ", ".join(PLATFORMS))
-    libc: str = about("oldest C library of a Linux host: glibc-2.28, musl-1.2")
-    accelerator: str = about("cpu, cu126, rocm6.4 …: which build of PyTorch")
+    python: str = describe_field("minor version of CPython on the host, such as '3.11'")
+    platform: str = describe_field("operating system and machine: " + ", ".join(PLATFORMS))
+    libc: str = describe_field("oldest C library of a Linux host: glibc-2.28, musl-1.2")
+    accelerator: str = describe_field("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
         documents.refuse(self._faults())
 
-    def _faults(self) -> Iterator[Invalid]:
+    def _faults(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
-            yield Invalid(f"must be a minor version such as '3.11', not {self.python!r}", "python")
+            yield InvalidValueError(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:
-            yield Invalid(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
+            yield InvalidValueError(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
         misplaced = self.platform in PLATFORMS and bool(self.libc) != self.platform.startswith("linux-")
         if misplaced or (self.libc and not _LIBC.fullmatch(self.libc)):
-            yield Invalid(
+            yield InvalidValueError(
                 f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
             )
         if not _ACCELERATOR.fullmatch(self.accelerator):
-            yield Invalid(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
+            yield InvalidValueError(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
 
     @property
     def system(self) -> str:
@@ -78,10 +78,10 @@ class Target:
         """Names the target in a file name: ``linux-x86_64-py311-cpu``."""
         return f"{self.platform}-py{self.python.replace('.', '')}-{self.accelerator}"
 
-    def platform_tags(self) -> Iterator[str]:
+    def iter_platform_tags(self) -> Iterator[str]:
         """Platform parts of the tags that fit, best first."""
         if self.system == "macos":
-            yield from tags.mac_platforms(_OLDEST_MACOS, self.machine)
+            yield from tags.mac_platforms(_MACOS_BASELINE, self.machine)
         elif self.system == "windows":
             yield "win_amd64"
         else:
@@ -95,20 +95,20 @@ class Target:
                 yield f"musllinux_{major}_{n}_{self.machine}"
             yield f"linux_{self.machine}"
 
-    def fits(self, wheel: str) -> bool:
+    def is_compatible(self, file_name: str) -> bool:
         """Whether a wheel of this file name installs there; False where it is no wheel's name."""
         try:
-            *_, wheel_tags = parse_wheel_filename(wheel)
+            *_, wheel_tags = parse_wheel_filename(file_name)
         except InvalidWheelFilename:
             return False
-        return not wheel_tags_of(self).keys().isdisjoint(wheel_tags)
+        return not rank_wheel_tags(self).keys().isdisjoint(wheel_tags)
 
 
 @functools.lru_cache
-def wheel_tags_of(target: Target) -> dict[tags.Tag, int]:
+def rank_wheel_tags(target: Target) -> dict[tags.Tag, int]:
     """Every tag that fits and its rank, 0 the best (packaging.python.org, "Platform compatibility tags")."""
     version = (3, int(target.python.partition(".")[2]))
-    platforms = list(target.platform_tags())
+    platforms = list(target.iter_platform_tags())
     fitting = [
         *tags.cpython_tags(version, platforms=platforms),
         *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
@@ -116,12 +116,14 @@ def wheel_tags_of(target: Target) -> dict[tags.Tag, int]:
     return {tag: rank for rank, tag in reversed(list(enumerate(fitting)))}
 
 
-def this_machine() -> Target:
+def detect_target() -> Target:
     """The machine and Python that run this, without an accelerator."""
-    return Target(python=f"3.{sys.version_info.minor}", platform=_platform(), libc=_libc(), accelerator="cpu")
+    return Target(
+        python=f"3.{sys.version_info.minor}", platform=_detect_platform(), libc=_detect_libc(), accelerator="cpu"
+    )
 
 
-def _platform() -> str:
+def _detect_platform() -> str:
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
     machine = platform.machine().lower()
     machine = {"amd64": "x86_64"}.get(machine, machine)
@@ -130,7 +132,7 @@ def _platform() -> str:
     return f"{system}-{machine}"
 
 
-def _libc() -> str:
+def _detect_libc() -> str:
     if not sys.platform.startswith("linux"):
         return ""
     name, version = platform.libc_ver()

@@ -16,321 +16,327 @@ from typing import IO
 
 from bundler.format.scan import pickle_machine
 from bundler.format.scan.pickle_machine import (
-    GIVEN,
-    LONGEST_LINE,
-    NO_TEXT,
+    MAX_LINE_BYTES,
+    NOT_TEXT,
+    PERSISTENT,
     UNKNOWN,
-    Fails,
-    Import,
-    Machine,
-    Readable,
+    PickleImport,
+    PickleMachine,
+    SeekableFile,
     TooLargeError,
+    UnpickleFailedError,
 )
 
-MOST_STEPS = 50_000_000
+MAX_STEPS = 50_000_000
 """More of a file are not followed: it would take minutes, and hours for a file that is made to."""
-LONGEST_TEXT = 512
+MAX_TEXT_BYTES = 512
 """Bytes of a string that are kept; no name that is imported is longer."""
-_LONGEST_NUMBER = 1000
+_MAX_NUMBER_BYTES = 1000
 _DIGITS = re.compile(rb"[+-]?[\d_]*")
-_WHOLE = re.compile(rb"[+-]?(0[xX][\da-fA-F_]+|0[oObB]?[\d_]+|[\d_]*)")
-_REAL = re.compile(rb"[\d._eE+-]*|[+-]?(inf(inity)?|nan)", re.IGNORECASE)
+_INTEGER = re.compile(rb"[+-]?(0[xX][\da-fA-F_]+|0[oObB]?[\d_]+|[\d_]*)")
+_FLOAT = re.compile(rb"[\d._eE+-]*|[+-]?(inf(inity)?|nan)", re.IGNORECASE)
 """All that C and Python take for numbers, and some that they don't; what is none is no pickle's."""
-_SPACE = b" \t\n\r\v\f"
+_WHITESPACE = b" \t\n\r\v\f"
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class PickleTrace:
     """What an unpickler would import, and whether it would come to the pickle's end.
 
     ``extended`` and ``ran`` are what Machine says of them; ``steps`` is how many were followed.
     """
 
-    imports: frozenset[Import]
-    ended: bool
-    extended: bool = False
-    ran: bool = False
+    imports: frozenset[PickleImport]
+    is_complete: bool
+    uses_extensions: bool = False
+    runs_code: bool = False
     steps: int = 0
 
 
-def read(source: IO[bytes] | Readable, most: int = MOST_STEPS) -> Read:
+def trace_pickle(source: IO[bytes] | SeekableFile, max_steps: int = MAX_STEPS) -> PickleTrace:
     """What the pickle at the source's position imports; the source then stands behind it. ``most``: steps followed.
 
     Raises TooLargeError, and OSError where the source can't be read.
     """
-    machine = Machine(source)
+    machine = PickleMachine(source)
     code, steps = b"", 1
     try:
-        while (code := machine.exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
+        while (code := machine.read_exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
             steps += 1
-            if steps > most:
+            if steps > max_steps:
                 raise TooLargeError("goes on for more steps than are followed")
             step(machine)
-            machine.keep_to_frame()
-            if not machine.fits():
+            machine.check_frame()
+            if not machine.is_within_limits():
                 raise TooLargeError("holds more values than are followed")
         if code == b".":
-            machine.keep_to_frame(stops=True)
-    except Fails:
+            machine.check_frame(at_stop=True)
+    except UnpickleFailedError:
         code = b""
     ended = code == b"." and bool(machine.stack)
-    return Read(frozenset(machine.imports), ended=ended, extended=machine.extended, ran=machine.ran, steps=steps)
+    return PickleTrace(
+        frozenset(machine.imports),
+        is_complete=ended,
+        uses_extensions=machine.uses_extensions,
+        runs_code=machine.runs_code,
+        steps=steps,
+    )
 
 
-def read_all(source: IO[bytes] | Readable) -> Iterator[Read]:
+def trace_pickles(source: IO[bytes] | SeekableFile) -> Iterator[PickleTrace]:
     """The pickle at the source's position and those behind it, until one does not come to its end."""
-    ended, left = True, MOST_STEPS
+    ended, left = True, MAX_STEPS
     while ended:
-        found = read(source, left)
-        ended, left = found.ended, left - found.steps
+        found = trace_pickle(source, left)
+        ended, left = found.is_complete, left - found.steps
         yield found
 
 
-Step = Callable[[Machine], None]
+Step = Callable[[PickleMachine], None]
 
 
-def _pushes(value: object, size: int = 0) -> Step:
-    def step(machine: Machine) -> None:
+def _push_value(value: object, size: int = 0) -> Step:
+    def step(machine: PickleMachine) -> None:
         machine.skip(size)
         machine.push(value)
 
     return step
 
 
-def _replaces(count: int, value: object = UNKNOWN) -> Step:
-    def step(machine: Machine) -> None:
+def _replace_top(count: int, value: object = UNKNOWN) -> Step:
+    def step(machine: PickleMachine) -> None:
         machine.pop(count)
         machine.push(value)
 
     return step
 
 
-def _calls(count: int) -> Step:
-    def step(machine: Machine) -> None:
+def _call_target(count: int) -> Step:
+    def step(machine: PickleMachine) -> None:
         target, *given = machine.pop(count)
-        machine.acts_on(target, given)
+        machine.note_call(target, given)
         machine.push(UNKNOWN)
 
     return step
 
 
-def _changes(count: int) -> Step:
-    def step(machine: Machine) -> None:
-        given = machine.pop(count, left=1)
-        machine.acts_on(machine.stack[-1], given)
+def _change_target(count: int) -> Step:
+    def step(machine: PickleMachine) -> None:
+        given = machine.pop(count, min_left=1)
+        machine.note_call(machine.stack[-1], given)
 
     return step
 
 
-def _changes_by_all(machine: Machine) -> None:
-    given = machine.pop_mark(left=1)
-    machine.acts_on(machine.stack[-1], given)
+def _change_with_marked(machine: PickleMachine) -> None:
+    given = machine.pop_mark(min_left=1)
+    machine.note_call(machine.stack[-1], given)
 
 
-def _gathers(machine: Machine) -> None:
+def _collect_marked(machine: PickleMachine) -> None:
     machine.pop_mark()
-    machine.push(NO_TEXT)
+    machine.push(NOT_TEXT)
 
 
-def _counted(width: int, decode: Callable[[bytes], object] | None) -> Step:
+def _read_counted(width: int, decode: Callable[[bytes], object] | None) -> Step:
     """Bytes behind their count; text where ``decode`` makes it so."""
 
-    def step(machine: Machine) -> None:
-        size = machine.number(width, signed=width == 4 and decode is _old_text)  # BINSTRING alone has a sign
-        if decode is None or size > LONGEST_TEXT:
+    def step(machine: PickleMachine) -> None:
+        size = machine.read_number(width, signed=width == 4 and decode is _decode_ascii)  # BINSTRING alone has a sign
+        if decode is None or size > MAX_TEXT_BYTES:
             machine.skip(size)
-            machine.push(NO_TEXT if decode is None else UNKNOWN)
+            machine.push(NOT_TEXT if decode is None else UNKNOWN)
         else:
-            machine.push(decode(machine.exactly(size)))
+            machine.push(decode(machine.read_exactly(size)))
 
     return step
 
 
-def _line(decode: Callable[[bytes], object]) -> Step:
-    def step(machine: Machine) -> None:
-        machine.push(decode(machine.line()))
+def _read_line(decode: Callable[[bytes], object]) -> Step:
+    def step(machine: PickleMachine) -> None:
+        machine.push(decode(machine.read_line()))
 
     return step
 
 
-def _old_text(data: bytes) -> object:
+def _decode_ascii(data: bytes) -> object:
     return data.decode("ascii") if data.isascii() else UNKNOWN  # who loads says which encoding
 
 
-def _text(data: bytes) -> str:
+def _decode_utf8(data: bytes) -> str:
     try:
         return data.decode("utf-8", "surrogatepass")
     except ValueError:
-        raise Fails from None
+        raise UnpickleFailedError from None
 
 
-def _escaped(data: bytes) -> object:
-    if len(data) > LONGEST_TEXT:
+def _decode_escaped(data: bytes) -> object:
+    if len(data) > MAX_TEXT_BYTES:
         return UNKNOWN
     try:
         return data.decode("raw-unicode-escape")
     except ValueError:
-        raise Fails from None
+        raise UnpickleFailedError from None
 
 
-def _quoted(data: bytes) -> object:
-    if len(data) < 2 or data[:1] not in (b"'", b'"') or (data[:1] != data[-1:] and len(data) < LONGEST_LINE):
-        raise Fails
-    if len(data) > LONGEST_TEXT:
+def _decode_quoted(data: bytes) -> object:
+    if len(data) < 2 or data[:1] not in (b"'", b'"') or (data[:1] != data[-1:] and len(data) < MAX_LINE_BYTES):
+        raise UnpickleFailedError
+    if len(data) > MAX_TEXT_BYTES:
         return UNKNOWN
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an escape that Python does not know stands for itself
-            return _old_text(codecs.escape_decode(data[1:-1])[0])
+            return _decode_ascii(codecs.escape_decode(data[1:-1])[0])
     except ValueError:
-        raise Fails from None
+        raise UnpickleFailedError from None
 
 
-def _number(form: re.Pattern[bytes]) -> Step:
-    def step(machine: Machine) -> None:
-        found = machine.line()
+def _read_number(pattern: re.Pattern[bytes]) -> Step:
+    def step(machine: PickleMachine) -> None:
+        found = machine.read_line()
         # C's functions stop at a zero byte and let pass what follows
-        whole = len(found) < LONGEST_LINE
-        if whole and not form.fullmatch(found.partition(b"\0")[0].strip(_SPACE).removesuffix(b"L")):
-            raise Fails
-        machine.push(NO_TEXT)
+        whole = len(found) < MAX_LINE_BYTES
+        if whole and not pattern.fullmatch(found.partition(b"\0")[0].strip(_WHITESPACE).removesuffix(b"L")):
+            raise UnpickleFailedError
+        machine.push(NOT_TEXT)
 
     return step
 
 
-def _memo_number(machine: Machine) -> int:
-    found = machine.line()
-    digits = found.partition(b"\0")[0].strip(_SPACE)
+def _read_memo_index(machine: PickleMachine) -> int:
+    found = machine.read_line()
+    digits = found.partition(b"\0")[0].strip(_WHITESPACE)
     if not _DIGITS.fullmatch(digits):
-        raise Fails
-    if len(found) > _LONGEST_NUMBER:
-        machine.lose_track()  # it may be read or not, by the limits that the process has
-        raise Fails
+        raise UnpickleFailedError
+    if len(found) > _MAX_NUMBER_BYTES:
+        machine.mark_unknown()  # it may be read or not, by the limits that the process has
+        raise UnpickleFailedError
     try:
         return int(digits)
     except ValueError:
-        raise Fails from None
+        raise UnpickleFailedError from None
 
 
-def _name(machine: Machine, encoding: str) -> object:
+def _read_name(machine: PickleMachine, encoding: str) -> object:
     """A line that names something; UNKNOWN for a longer one than is kept that could be a name yet."""
-    found = machine.line()
+    found = machine.read_line()
     try:
-        name = found.decode(encoding, "ignore" if len(found) >= LONGEST_LINE else "strict")
+        name = found.decode(encoding, "ignore" if len(found) >= MAX_LINE_BYTES else "strict")
     except UnicodeDecodeError:
-        raise Fails from None
-    if len(name) <= LONGEST_TEXT:
+        raise UnpickleFailedError from None
+    if len(name) <= MAX_TEXT_BYTES:
         return name
-    return UNKNOWN if pickle_machine.is_name(name.removesuffix(".")) else "?"
+    return UNKNOWN if pickle_machine.is_dotted_name(name.removesuffix(".")) else "?"
 
 
-def _global(machine: Machine) -> None:
-    if not (module := _name(machine, "utf-8")):
-        raise Fails
-    machine.push(machine.imported(module, _name(machine, "utf-8")))
+def _import_global(machine: PickleMachine) -> None:
+    if not (module := _read_name(machine, "utf-8")):
+        raise UnpickleFailedError
+    machine.push(machine.add_import(module, _read_name(machine, "utf-8")))
 
 
-def _inst(machine: Machine) -> None:
-    module = _name(machine, "ascii")
-    machine.imported(module, _name(machine, "ascii"))  # Python's own does so before it looks for the mark
+def _make_instance(machine: PickleMachine) -> None:
+    module = _read_name(machine, "ascii")
+    machine.add_import(module, _read_name(machine, "ascii"))  # Python's own does so before it looks for the mark
     machine.pop_mark()
-    machine.ran = True
+    machine.runs_code = True
     machine.push(UNKNOWN)
 
 
-def _stack_global(machine: Machine) -> None:
+def _import_from_stack(machine: PickleMachine) -> None:
     module, name = machine.pop(2)
-    machine.push(machine.imported(module, name))
+    machine.push(machine.add_import(module, name))
 
 
-def _extension(width: int) -> Step:
+def _import_extension(width: int) -> Step:
     """A number that a registry of the process has an import for."""
 
-    def step(machine: Machine) -> None:
-        machine.number(width)
-        machine.extended = True
+    def step(machine: PickleMachine) -> None:
+        machine.read_number(width)
+        machine.uses_extensions = True
         machine.push(UNKNOWN)
 
     return step
 
 
-def _mark(machine: Machine) -> None:
-    machine.below.append(machine.stack)
-    machine.covered += len(machine.stack) + 1
+def _push_mark(machine: PickleMachine) -> None:
+    machine.mark_stacks.append(machine.stack)
+    machine.hidden_count += len(machine.stack) + 1
     machine.stack = []
 
 
-def _pop(machine: Machine) -> None:
+def _pop(machine: PickleMachine) -> None:
     if machine.stack:
         machine.stack.pop()
     else:
         machine.pop_mark()
 
 
-def _pop_mark(machine: Machine) -> None:
+def _pop_mark(machine: PickleMachine) -> None:
     machine.pop_mark()
 
 
-def _dup(machine: Machine) -> None:
+def _duplicate_top(machine: PickleMachine) -> None:
     (top,) = machine.pop()
     machine.stack += [top, top]
 
 
-def _obj(machine: Machine) -> None:
+def _make_object(machine: PickleMachine) -> None:
     if not (taken := machine.pop_mark()):
-        raise Fails
-    machine.acts_on(taken[0], [NO_TEXT])
+        raise UnpickleFailedError
+    machine.note_call(taken[0], [NOT_TEXT])
     machine.push(UNKNOWN)
 
 
-def _proto(machine: Machine) -> None:
-    if machine.number(1) > 5:
-        raise Fails
+def _check_protocol(machine: PickleMachine) -> None:
+    if machine.read_number(1) > 5:
+        raise UnpickleFailedError
 
 
-def _frame(machine: Machine) -> None:
-    size = machine.number(8)
+def _begin_frame(machine: PickleMachine) -> None:
+    size = machine.read_number(8)
     if machine.frame_end is not None:  # a frame in a frame
-        machine.lose_track()
+        machine.mark_unknown()
     machine.frame_end = machine.source.tell() + size
 
 
-def _long(width: int) -> Step:
-    def step(machine: Machine) -> None:
-        machine.skip(machine.number(width, signed=width == 4))
-        machine.push(NO_TEXT)
+def _skip_long(width: int) -> Step:
+    def step(machine: PickleMachine) -> None:
+        machine.skip(machine.read_number(width, signed=width == 4))
+        machine.push(NOT_TEXT)
 
     return step
 
 
-def _put(width: int) -> Step:
-    return lambda machine: machine.remember(machine.number(width) if width else _memo_number(machine))
+def _store_memo(width: int) -> Step:
+    return lambda machine: machine.store_memo(machine.read_number(width) if width else _read_memo_index(machine))
 
 
-def _get(width: int) -> Step:
-    return lambda machine: machine.recall(machine.number(width) if width else _memo_number(machine))
+def _load_memo(width: int) -> Step:
+    return lambda machine: machine.load_memo(machine.read_number(width) if width else _read_memo_index(machine))
 
 
 _STEPS: Mapping[bytes, Step] = {
-    b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup,
-    b"I": _number(_WHOLE), b"L": _number(_WHOLE), b"F": _number(_REAL), b"S": _line(_quoted), b"V": _line(_escaped),
-    b"N": _pushes(NO_TEXT), b"\x88": _pushes(NO_TEXT), b"\x89": _pushes(NO_TEXT),
-    b"J": _pushes(NO_TEXT, 4), b"K": _pushes(NO_TEXT, 1), b"M": _pushes(NO_TEXT, 2), b"G": _pushes(NO_TEXT, 8),
-    b"\x8a": _long(1), b"\x8b": _long(4),
-    b"T": _counted(4, _old_text), b"U": _counted(1, _old_text),
-    b"X": _counted(4, _text), b"\x8c": _counted(1, _text), b"\x8d": _counted(8, _text),
-    b"B": _counted(4, None), b"C": _counted(1, None), b"\x8e": _counted(8, None), b"\x96": _counted(8, None),
-    b"]": _pushes(NO_TEXT), b"}": _pushes(NO_TEXT), b")": _pushes(NO_TEXT), b"\x8f": _pushes(NO_TEXT),
-    b"l": _gathers, b"d": _gathers, b"t": _gathers, b"\x91": _gathers,
-    b"a": _changes(1), b"s": _changes(2), b"b": _changes(1),
-    b"e": _changes_by_all, b"u": _changes_by_all, b"\x90": _changes_by_all,
-    b"\x85": _replaces(1, NO_TEXT), b"\x86": _replaces(2, NO_TEXT), b"\x87": _replaces(3, NO_TEXT),
-    b"R": _calls(2), b"\x81": _calls(2), b"\x92": _calls(3), b"o": _obj, b"Q": _replaces(1, GIVEN),
-    b"P": _line(lambda _: GIVEN), b"c": _global, b"i": _inst, b"\x93": _stack_global,
-    b"\x82": _extension(1), b"\x83": _extension(2), b"\x84": _extension(4),
-    b"g": _get(0), b"h": _get(1), b"j": _get(4), b"p": _put(0), b"q": _put(1), b"r": _put(4),
-    b"\x94": lambda machine: machine.remember(len(machine.memo)),
-    b"\x80": _proto, b"\x95": _frame,
-    b"\x97": _pushes(UNKNOWN), b"\x98": _replaces(1),
+    b"(": _push_mark, b"0": _pop, b"1": _pop_mark, b"2": _duplicate_top,
+    b"I": _read_number(_INTEGER), b"L": _read_number(_INTEGER), b"F": _read_number(_FLOAT), b"S": _read_line(_decode_quoted), b"V": _read_line(_decode_escaped),
+    b"N": _push_value(NOT_TEXT), b"\x88": _push_value(NOT_TEXT), b"\x89": _push_value(NOT_TEXT),
+    b"J": _push_value(NOT_TEXT, 4), b"K": _push_value(NOT_TEXT, 1), b"M": _push_value(NOT_TEXT, 2), b"G": _push_value(NOT_TEXT, 8),
+    b"\x8a": _skip_long(1), b"\x8b": _skip_long(4),
+    b"T": _read_counted(4, _decode_ascii), b"U": _read_counted(1, _decode_ascii),
+    b"X": _read_counted(4, _decode_utf8), b"\x8c": _read_counted(1, _decode_utf8), b"\x8d": _read_counted(8, _decode_utf8),
+    b"B": _read_counted(4, None), b"C": _read_counted(1, None), b"\x8e": _read_counted(8, None), b"\x96": _read_counted(8, None),
+    b"]": _push_value(NOT_TEXT), b"}": _push_value(NOT_TEXT), b")": _push_value(NOT_TEXT), b"\x8f": _push_value(NOT_TEXT),
+    b"l": _collect_marked, b"d": _collect_marked, b"t": _collect_marked, b"\x91": _collect_marked,
+    b"a": _change_target(1), b"s": _change_target(2), b"b": _change_target(1),
+    b"e": _change_with_marked, b"u": _change_with_marked, b"\x90": _change_with_marked,
+    b"\x85": _replace_top(1, NOT_TEXT), b"\x86": _replace_top(2, NOT_TEXT), b"\x87": _replace_top(3, NOT_TEXT),
+    b"R": _call_target(2), b"\x81": _call_target(2), b"\x92": _call_target(3), b"o": _make_object, b"Q": _replace_top(1, PERSISTENT),
+    b"P": _read_line(lambda _: PERSISTENT), b"c": _import_global, b"i": _make_instance, b"\x93": _import_from_stack,
+    b"\x82": _import_extension(1), b"\x83": _import_extension(2), b"\x84": _import_extension(4),
+    b"g": _load_memo(0), b"h": _load_memo(1), b"j": _load_memo(4), b"p": _store_memo(0), b"q": _store_memo(1), b"r": _store_memo(4),
+    b"\x94": lambda machine: machine.store_memo(len(machine.memo)),
+    b"\x80": _check_protocol, b"\x95": _begin_frame,
+    b"\x97": _push_value(UNKNOWN), b"\x98": _replace_top(1),
 }  # fmt: skip
 """What each opcode does; any other ends an unpickler. STOP is read by ``read``."""

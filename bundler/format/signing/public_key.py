@@ -11,21 +11,23 @@ from pathlib import Path
 from securesystemslib._vendor.ed25519 import ed25519
 
 from bundler.errors import UsageError
-from bundler.format.documents import Invalid
-from bundler.format.hashing import digest_of
+from bundler.format.documents import InvalidValueError
+from bundler.format.hashing import compute_sha256
 
-LARGEST_PEM = 16 << 10
+MAX_PEM_BYTES = 16 << 10
 """Bytes of a key file that a reader takes in."""
 
-_SPKI = bytes.fromhex("302a300506032b6570032100")
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of the key in its SubjectPublicKeyInfo (RFC 8410, section 4)."""
 
 _PEM = re.compile(rb"\s*-----BEGIN PUBLIC KEY-----\s([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _PRIME = 2**255 - 19
 _ORDER = 2**252 + 27742317777372353535851937790883648493
-_EIGHTH = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
-_SMALL_ORDER = {0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH}
+_ORDER_EIGHT_Y = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+_SMALL_ORDER_YS = {0, 1, _PRIME - 1, _ORDER_EIGHT_Y, _PRIME - _ORDER_EIGHT_Y}
 """The y coordinates of the eight points whose order divides 8: a signature can be made for them without any key."""
 
 
@@ -36,21 +38,21 @@ class PublicKey:
     raw: bytes
 
     def __post_init__(self) -> None:
-        if len(self.raw) != 32 or not _good_point(self.raw):
-            raise Invalid("this is no Ed25519 public key: its 32 bytes are not those of a good point")
+        if len(self.raw) != 32 or not _is_good_point(self.raw):
+            raise InvalidValueError("this is no Ed25519 public key: its 32 bytes are not those of a good point")
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the key's DER SubjectPublicKeyInfo: names the key."""
-        return digest_of(_SPKI + self.raw)
+        return compute_sha256(_SPKI_PREFIX + self.raw)
 
     @property
     def pem(self) -> str:
         """The key as PEM (RFC 7468, section 13)."""
-        text = base64.b64encode(_SPKI + self.raw).decode()
+        text = base64.b64encode(_SPKI_PREFIX + self.raw).decode()
         return f"-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n"
 
-    def signed(self, message: bytes, signature: bytes) -> bool:
+    def has_signed(self, message: bytes, signature: bytes) -> bool:
         """Whether a signature of 64 bytes over ``message`` is by this key (RFC 8032, section 5.1.7).
 
         Stricter than most: its point must be canonical and of large order, and its scalar below the group's
@@ -59,7 +61,7 @@ class PublicKey:
         if (
             len(signature) != 64
             or int.from_bytes(signature[32:], "little") >= _ORDER
-            or not _good_point(signature[:32])
+            or not _is_good_point(signature[:32])
         ):
             return False
         try:
@@ -70,31 +72,31 @@ class PublicKey:
         return True
 
 
-def read(pem: bytes) -> PublicKey:
+def parse_pem(pem: bytes) -> PublicKey:
     """The key of a PEM file. Raises fields.Invalid, which never repeats what is in the file."""
     if b"PRIVATE KEY-----" in pem:
-        raise Invalid("this is a private key, which must stay with its owner: give the public one")
-    match = _PEM.fullmatch(pem) if len(pem) <= LARGEST_PEM else None
+        raise InvalidValueError("this is a private key, which must stay with its owner: give the public one")
+    match = _PEM.fullmatch(pem) if len(pem) <= MAX_PEM_BYTES else None
     if match is None:
-        raise Invalid("this is not one public key in PEM: -----BEGIN PUBLIC KEY----- and so on")
+        raise InvalidValueError("this is not one public key in PEM: -----BEGIN PUBLIC KEY----- and so on")
     try:
         der = base64.b64decode(b"".join(match[1].split()), validate=True)
     except binascii.Error as error:
-        raise Invalid("the base64 of this key is damaged") from error
-    if not der.startswith(_SPKI):
-        raise Invalid("this is not an Ed25519 key; no others are used here")
-    return PublicKey(der[len(_SPKI) :])
+        raise InvalidValueError("the base64 of this key is damaged") from error
+    if not der.startswith(_SPKI_PREFIX):
+        raise InvalidValueError("this is not an Ed25519 key; no others are used here")
+    return PublicKey(der[len(_SPKI_PREFIX) :])
 
 
-def of_file(path: Path) -> PublicKey:
+def read_key(path: Path) -> PublicKey:
     """The key of a PEM file; raises UsageError."""
     hint = "give the builder's NAME.pub"
     try:
         with path.open("rb") as file:
-            return read(file.read(LARGEST_PEM + 1))
+            return parse_pem(file.read(MAX_PEM_BYTES + 1))
     except OSError as error:
         raise UsageError(f"the public key can't be read: {error.strerror}", where=str(path), hint=hint) from error
-    except Invalid as error:
+    except InvalidValueError as error:
         raise UsageError(str(error), where=str(path), hint=hint) from error
 
 
@@ -103,9 +105,9 @@ def is_fingerprint(text: str) -> bool:
     return _FINGERPRINT.fullmatch(text) is not None
 
 
-def _good_point(encoded: bytes) -> bool:
+def _is_good_point(encoded: bytes) -> bool:
     y = int.from_bytes(encoded, "little") & ((1 << 255) - 1)
-    if y >= _PRIME or y in _SMALL_ORDER:
+    if y >= _PRIME or y in _SMALL_ORDER_YS:
         return False
     try:
         ed25519.decodepoint(encoded)  # type: ignore[no-untyped-call]

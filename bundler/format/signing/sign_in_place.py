@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bundler.errors import BusyError, HostError, IntegrityError
 from bundler.format import disk, hashing
-from bundler.format.documents import Invalid
+from bundler.format.documents import InvalidValueError
 from bundler.format.lock.lockfile import Lock
 from bundler.format.signing import signature_envelope
 from bundler.format.signing.public_key import PublicKey
@@ -18,99 +18,101 @@ from bundler.format.signing.signature_envelope import Envelope, Signer
 from bundler.format.tar import archive, journal
 from bundler.format.tar.archive import OpenBundle
 
-Change = Callable[[Envelope], Envelope]
+EnvelopeChange = Callable[[Envelope], Envelope]
 """An envelope to the same with a signature more."""
 
 
-def envelope_of(carried: OpenBundle) -> Envelope | None:
+def read_envelope(bundle: OpenBundle) -> Envelope | None:
     """What a bundle says of who signed it; raises TrustError where it says so strangely."""
     return (
-        None if carried.signature is None else signature_envelope.read(carried.signature, carried.lock, carried.where)
+        None
+        if bundle.signature is None
+        else signature_envelope.parse_envelope(bundle.signature, bundle.lock, bundle.where)
     )
 
 
-def by(signers: Sequence[Signer]) -> Change:
+def sign_with(signers: Sequence[Signer]) -> EnvelopeChange:
     """A signature of each signer."""
 
     def change(envelope: Envelope) -> Envelope:
         for signer in signers:
-            envelope = envelope.with_signature(signer.public, signer.sign(envelope.message))
+            envelope = envelope.add_signature(signer.public, signer.sign(envelope.message))
         return envelope
 
     return change
 
 
-def brought(key: PublicKey, value: bytes) -> Change:
+def attach_signature(key: PublicKey, value: bytes) -> EnvelopeChange:
     """A signature of 64 bytes that was made elsewhere; it is checked before anything is written."""
-    return lambda envelope: envelope.with_signature(key, value)
+    return lambda envelope: envelope.add_signature(key, value)
 
 
-def message(path: Path) -> tuple[Lock, bytes]:
+def read_message(path: Path) -> tuple[Lock, bytes]:
     """The lock of a bundle, and the bytes that a signer of it signs."""
-    with archive.opened(path) as carried:
-        return carried.lock, Envelope(signature_envelope.statement(carried.lock)).message
+    with archive.open_bundle(path) as bundle:
+        return bundle.lock, Envelope(signature_envelope.make_statement(bundle.lock)).message
 
 
-def add(path: Path, change: Change) -> tuple[Lock, Envelope]:
+def sign_bundle(path: Path, change: EnvelopeChange) -> tuple[Lock, Envelope]:
     """Sign a bundle in place; its content is not touched.
 
     Raises TrustError for a signature that does not hold, UsageError when there is no room for it, BusyError while
     another run signs the same bundle. Killed at any moment, this leaves the old head, the new one, or what the
     next run of it makes the new one from.
     """
-    with _held(path):
-        mend(path)
-        with archive.opened(path) as carried:
-            lock = carried.lock
-            carried.refuse_if_cut()
-            envelope = change(envelope_of(carried) or Envelope(signature_envelope.statement(lock)))
+    with _lock_bundle(path):
+        repair_head(path)
+        with archive.open_bundle(path) as bundle:
+            lock = bundle.lock
+            bundle.require_full_length()
+            envelope = change(read_envelope(bundle) or Envelope(signature_envelope.make_statement(lock)))
         try:
-            archive.seal(path, lock, envelope.encoded)
-        except Invalid as error:
-            raise signature_envelope.no_room() from error
+            archive.rewrite_head(path, lock, envelope.canonical_bytes)
+        except InvalidValueError as error:
+            raise signature_envelope.make_no_space_error() from error
     return lock, envelope
 
 
-def mend(path: Path) -> None:
+def repair_head(path: Path) -> None:
     """Bring a head in order whose rewriting was ended; nothing where none was.
 
     Raises IntegrityError when what was left beside the bundle is not the head of this bundle.
     """
-    left = journal.beside(path)
+    left = journal.get_journal_path(path)
     if not left.exists():
         return
-    if not _is_whole(path):
+    if not _is_intact(path):
         head = left.read_bytes()
-        _require_head_of(path, head, left)
-        journal.put(path, head)
-    journal.drop(path)
+        _require_matching_head(path, head, left)
+        journal.write_head(path, head)
+    journal.remove_journal(path)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
-        with archive.opened(path) as carried:
-            head = carried.layout.head
-            return carried.carrier.read(0, len(head)) == head
+        with archive.open_bundle(path) as bundle:
+            head = bundle.layout.head_bytes
+            return bundle.reader.read(0, len(head)) == head
     except IntegrityError:
         return False
 
 
-def _require_head_of(path: Path, head: bytes, left: Path) -> None:
+def _require_matching_head(path: Path, head: bytes, journal_path: Path) -> None:
     hint = "remove that file and take the bundle from where it was made"
-    with archive.opened(io.BytesIO(head)) as found, path.open("rb") as file:
+    with archive.open_bundle(io.BytesIO(head)) as found, path.open("rb") as file:
         installer = found.lock.artifacts[0]
-        content = hashing.digest_of_range(file.fileno(), found.lock.head_size, installer.size)
+        content = hashing.compute_range_sha256(file.fileno(), found.lock.head_size, installer.size)
         if os.fstat(file.fileno()).st_size != found.layout.size or content != installer.sha256:
-            raise IntegrityError("this is not the head of the bundle beside it", where=str(left), hint=hint)
+            raise IntegrityError("this is not the head of the bundle beside it", where=str(journal_path), hint=hint)
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _lock_bundle(path: Path) -> Iterator[None]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise HostError(f"the bundle can't be read: {error.strerror}", where=str(path)) from error
     with file:
-        if disk.busy(file.fileno()):
+        if disk.is_locked_elsewhere(file.fileno()):
             raise BusyError("another run is signing this bundle", where=str(path), hint="wait until it ends")
         yield

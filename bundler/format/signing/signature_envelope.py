@@ -27,11 +27,11 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:uuid:b985138a-e057-4d8d-a275-4f52e67e89cb"
 """Names the predicate of format 1. A random UUID (RFC 9562) is unique without a domain that somebody must keep."""
 
-MOST_SIGNATURES = 64
-LARGEST_ENVELOPE = 64 << 10
+MAX_SIGNATURES = 64
+MAX_ENVELOPE_BYTES = 64 << 10
 """Bytes; more than the most signatures take."""
 
-_LARGEST_VALUE = 1 << 10
+_MAX_SIGNATURE_FILE_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -70,78 +70,78 @@ class Envelope:
         return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(self.payload), self.payload)
 
     @property
-    def encoded(self) -> bytes:
+    def canonical_bytes(self) -> bytes:
         """The bytes of ``bundle.sig``: canonical JSON."""
-        signatures = [{"keyid": one.keyid, "sig": _base64(one.value)} for one in self.signatures]
-        document = {"payload": _base64(self.payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures}
-        return locks.canonical_json(document)
+        signatures = [{"keyid": one.keyid, "sig": _encode_base64(one.value)} for one in self.signatures]
+        document = {"payload": _encode_base64(self.payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures}
+        return locks.encode_canonical_json(document)
 
-    def holds(self, key: PublicKey, where: str) -> bool:
+    def has_valid_signature(self, key: PublicKey, where: str) -> bool:
         """Whether a trusted key signed this.
 
         Raises TrustError where a signature names the key and is not by it: somebody altered or forged it.
         """
         named = [signature for signature in self.signatures if signature.keyid == key.fingerprint]
-        if not all(key.signed(self.message, signature.value) for signature in named):
-            raise _strange(f"a signature names the key {key.fingerprint} and is not by it", where)
+        if not all(key.has_signed(self.message, signature.value) for signature in named):
+            raise _make_envelope_error(f"a signature names the key {key.fingerprint} and is not by it", where)
         return bool(named)
 
-    def with_signature(self, key: PublicKey, value: bytes) -> Envelope:
+    def add_signature(self, key: PublicKey, value: bytes) -> Envelope:
         """The same with a signature, in place of the key's own where it has one.
 
         Raises TrustError for a signature that is not by the key, UsageError when there are too many.
         """
-        if not key.signed(self.message, value):
+        if not key.has_signed(self.message, value):
             hint = "sign the bytes that 'bundle sign --export' writes for this very bundle, with the key of this public one"
             raise TrustError(f"this signature is not by the key {key.fingerprint} over this bundle", hint=hint)
         others = [signature for signature in self.signatures if signature.keyid != key.fingerprint]
-        if len(others) >= MOST_SIGNATURES:
-            raise no_room()
+        if len(others) >= MAX_SIGNATURES:
+            raise make_no_space_error()
         return Envelope(self.payload, tuple(sorted([*others, Signature(key.fingerprint, value)])))
 
 
-def statement(lock: Lock) -> bytes:
+def make_statement(lock: Lock) -> bytes:
     """The in-toto statement of a lock: its one canonical form."""
-    return locks.canonical_json(_document(lock))
+    return locks.encode_canonical_json(_make_statement_document(lock))
 
 
-def signed(lock: Lock, signers: Sequence[Signer]) -> bytes | None:
+def sign_lock(lock: Lock, signers: Sequence[Signer]) -> bytes | None:
     """The bytes of ``bundle.sig`` with a signature of each; None for nobody."""
-    envelope = Envelope(statement(lock))
+    envelope = Envelope(make_statement(lock))
     for signer in signers:
-        envelope = envelope.with_signature(signer.public, signer.sign(envelope.message))
-    return envelope.encoded if signers else None
+        envelope = envelope.add_signature(signer.public, signer.sign(envelope.message))
+    return envelope.canonical_bytes if signers else None
 
 
-def read(data: bytes, lock: Lock, where: str) -> Envelope:
+def parse_envelope(data: bytes, lock: Lock, where: str) -> Envelope:
     """The envelope that ``data`` is the canonical form of, around the statement of ``lock``.
 
     Raises TrustError for anything else; no signature is checked.
     """
-    if len(data) > LARGEST_ENVELOPE:
-        raise _strange(f"it has {len(data):,} bytes; at most {LARGEST_ENVELOPE:,} are read", where)
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise _make_envelope_error(f"it has {len(data):,} bytes; at most {MAX_ENVELOPE_BYTES:,} are read", where)
     try:
         document = json.loads(data)
-        canonical = locks.canonical_json(document)
+        canonical = locks.encode_canonical_json(document)
     except (ValueError, RecursionError) as error:
-        raise _strange("it is not JSON as this format writes it", where) from error
+        raise _make_envelope_error("it is not JSON as this format writes it", where) from error
     if canonical != data:
-        raise _strange("it is not in canonical form", where)
+        raise _make_envelope_error("it is not in canonical form", where)
     if not isinstance(document, dict) or set(document) != {"payload", "payloadType", "signatures"}:
-        raise _strange("it is not a DSSE envelope of payload, payloadType and signatures", where)
+        raise _make_envelope_error("it is not a DSSE envelope of payload, payloadType and signatures", where)
     if document["payloadType"] != PAYLOAD_TYPE:
-        raise _strange(f"its payloadType is not {PAYLOAD_TYPE}", where)
-    payload = _bytes(document["payload"], "payload", where)
-    if fault := _fault_of(payload, lock):
-        raise _strange(fault, where)
-    return Envelope(payload, _signatures(document["signatures"], where))
+        raise _make_envelope_error(f"its payloadType is not {PAYLOAD_TYPE}", where)
+    payload = _decode_base64(document["payload"], "payload", where)
+    if fault := _find_payload_problem(payload, lock):
+        raise _make_envelope_error(fault, where)
+    return Envelope(payload, _parse_signatures(document["signatures"], where))
 
 
-def value_in(path: Path) -> bytes:
+def read_signature(path: Path) -> bytes:
     """The signature in a file: its 64 bytes, or their base64. Raises UsageError."""
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST_VALUE)
+            data = file.read(_MAX_SIGNATURE_FILE_BYTES)
     except OSError as error:
         raise UsageError(f"the signature can't be read: {error.strerror}", where=str(path)) from error
     if len(data) != 64:
@@ -153,30 +153,30 @@ def value_in(path: Path) -> bytes:
     return data
 
 
-def no_room() -> UsageError:
+def make_no_space_error() -> UsageError:
     """What is said where another signature has no place in the head of a bundle."""
     hint = "build it again with the keys that shall sign it: bundle build --key KEY --key KEY"
     return UsageError("the bundle has no room for another signature", hint=hint)
 
 
-def _document(lock: Lock) -> dict[str, object]:
+def _make_statement_document(lock: Lock) -> dict[str, object]:
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": locks.LOCK, "digest": {"sha256": lock.digest}}],
+        "subject": [{"name": locks.LOCK_FILE, "digest": {"sha256": lock.digest}}],
         "predicateType": PREDICATE_TYPE,
         "predicate": {"name": lock.name, "version": lock.version, "sequence": lock.sequence, "digest": lock.digest},
     }
 
 
-def _fault_of(payload: bytes, lock: Lock) -> str:
+def _find_payload_problem(payload: bytes, lock: Lock) -> str:
     """What is wrong with a statement, or "" for the one that follows from the lock."""
-    if payload == statement(lock):
+    if payload == make_statement(lock):
         return ""
     try:
         found = json.loads(payload)
     except (ValueError, RecursionError):
         return "its payload is not a statement in JSON"
-    expected = _document(lock)
+    expected = _make_statement_document(lock)
     if not isinstance(found, dict) or found.get("_type") != STATEMENT_TYPE:
         return f"its payload is not a {STATEMENT_TYPE}"
     for name, message in (
@@ -189,40 +189,40 @@ def _fault_of(payload: bytes, lock: Lock) -> str:
     return "its statement is not in the canonical form that follows from the lock"
 
 
-def _signatures(document: object, where: str) -> tuple[Signature, ...]:
+def _parse_signatures(document: object, where: str) -> tuple[Signature, ...]:
     if not isinstance(document, list) or not document:
-        raise _strange("it holds no signatures", where)
-    if len(document) > MOST_SIGNATURES:
-        raise _strange(f"it holds {len(document)} signatures; at most {MOST_SIGNATURES} are read", where)
-    return tuple(_signature(one, f"signatures[{number}]", where) for number, one in enumerate(document))
+        raise _make_envelope_error("it holds no signatures", where)
+    if len(document) > MAX_SIGNATURES:
+        raise _make_envelope_error(f"it holds {len(document)} signatures; at most {MAX_SIGNATURES} are read", where)
+    return tuple(_parse_signature(one, f"signatures[{number}]", where) for number, one in enumerate(document))
 
 
-def _signature(document: object, name: str, where: str) -> Signature:
+def _parse_signature(document: object, name: str, where: str) -> Signature:
     if not isinstance(document, dict) or set(document) != {"keyid", "sig"}:
-        raise _strange(f"{name} is not a keyid and a sig", where)
+        raise _make_envelope_error(f"{name} is not a keyid and a sig", where)
     keyid = document["keyid"]
     if not isinstance(keyid, str) or not public_key.is_fingerprint(keyid):
-        raise _strange(f"the keyid of {name} is not a fingerprint", where)
-    value = _bytes(document["sig"], f"sig of {name}", where)
+        raise _make_envelope_error(f"the keyid of {name} is not a fingerprint", where)
+    value = _decode_base64(document["sig"], f"sig of {name}", where)
     if len(value) != 64:
-        raise _strange(f"the sig of {name} has {len(value)} bytes; an Ed25519 signature has 64", where)
+        raise _make_envelope_error(f"the sig of {name} has {len(value)} bytes; an Ed25519 signature has 64", where)
     return Signature(keyid, value)
 
 
-def _bytes(text: object, name: str, where: str) -> bytes:
+def _decode_base64(text: object, name: str, where: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
     except (binascii.Error, ValueError):
         data = b""
-    if not data or _base64(data) != text:  # spare bits that are not zero would be a second form
-        raise _strange(f"the {name} is not base64", where)
+    if not data or _encode_base64(data) != text:  # spare bits that are not zero would be a second form
+        raise _make_envelope_error(f"the {name} is not base64", where)
     return data
 
 
-def _base64(data: bytes) -> str:
+def _encode_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _strange(message: str, where: str) -> TrustError:
+def _make_envelope_error(message: str, where: str) -> TrustError:
     hint = "the bundle was altered, or signed by something else than this format: get it again from its builder"
     return TrustError(f"bundle.sig is strange: {message}", where=where, hint=hint)

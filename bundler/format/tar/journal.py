@@ -12,7 +12,7 @@ from pathlib import Path
 from bundler.format import disk, hashing
 
 
-def beside(path: Path) -> Path:
+def get_journal_path(path: Path) -> Path:
     """Where the new bytes of a file stand while they are written into it; links are followed.
 
     The name is one that goes with the other leftovers when a file is written anew (see disk.replacing).
@@ -21,14 +21,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name.lstrip('.')}.head.partial")
 
 
-def rewrite(path: Path, head: bytes) -> None:
+def rewrite_head(path: Path, head: bytes) -> None:
     """Write ``head`` over the first bytes of a file. Raises OSError; the new bytes may then be left beside it."""
-    disk.write_whole(beside(path), head)
-    put(path, head)
-    drop(path)
+    disk.write_atomically(get_journal_path(path), head)
+    write_head(path, head)
+    remove_journal(path)
 
 
-def put(path: Path, head: bytes) -> None:
+def write_head(path: Path, head: bytes) -> None:
     """Write over the first bytes of a file, and see them safely on the disk."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
@@ -38,7 +38,7 @@ def put(path: Path, head: bytes) -> None:
         os.close(fd)
 
 
-def drop(path: Path) -> None:
+def remove_journal(path: Path) -> None:
     """Remove the new bytes from beside a file, once they stand in it."""
-    beside(path).unlink(missing_ok=True)
-    disk.sync_folder(beside(path).parent)
+    get_journal_path(path).unlink(missing_ok=True)
+    disk.sync_folder(get_journal_path(path).parent)

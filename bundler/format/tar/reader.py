@@ -9,39 +9,39 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from bundler.format import hashing
-from bundler.format.hashing import FileSource, ReadError, Source
+from bundler.format.hashing import ByteSource, FileSource, ReadError
 
-_TURN = 0.2
+_POLL_SECONDS = 0.2
 """Seconds between two looks for a signal while a pipe gives nothing."""
 
 
-class Carrier(Protocol):
+class BundleReader(Protocol):
     """Bytes at offsets. A carrier that is not ``seekable`` takes offsets in growing order only.
 
     All raise ReadError where the medium does not give them back.
     """
 
     @property
-    def seekable(self) -> bool: ...
+    def is_seekable(self) -> bool: ...
 
     @property
     def size(self) -> int | None:
         """Bytes of the whole, where that is known before they are read."""
 
-    def read(self, at: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from offset ``at``; fewer at the end."""
 
-    def digest(self, at: int, size: int, advance: Callable[[int], None]) -> str:
+    def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
         """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when there are fewer."""
 
-    def source(self, at: int) -> Source:
+    def get_source(self, offset: int) -> ByteSource:
         """The bytes from offset ``at`` on, to be copied."""
 
 
-class FileCarrier:
+class FileReader:
     """An open file."""
 
-    seekable = True
+    is_seekable = True
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -50,48 +50,48 @@ class FileCarrier:
     def size(self) -> int | None:
         return os.fstat(self.fd).st_size
 
-    def read(self, at: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes:
         into, got = bytearray(size), 0
-        while got < size and (more := hashing.read_at(self.fd, memoryview(into)[got:], at + got)):
+        while got < size and (more := hashing.read_at(self.fd, memoryview(into)[got:], offset + got)):
             got += more
         return bytes(into[:got])
 
-    def digest(self, at: int, size: int, advance: Callable[[int], None]) -> str:
-        return hashing.digest_of_range(self.fd, at, size, advance)
+    def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
+        return hashing.compute_range_sha256(self.fd, offset, size, advance)
 
-    def source(self, at: int) -> Source:
-        return FileSource(self.fd, at)
+    def get_source(self, offset: int) -> ByteSource:
+        return FileSource(self.fd, offset)
 
 
-class StreamCarrier:
+class PipeReader:
     """A pipe: what is asked for at a later offset is reached by reading on."""
 
-    seekable = False
+    is_seekable = False
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._at = 0
-        self._ended = False
-        self._waits = os.name == "posix" and _has_descriptor(stream)
+        self._offset = 0
+        self._has_ended = False
+        self._is_pollable = os.name == "posix" and _has_descriptor(stream)
 
     @property
     def size(self) -> int | None:
         """Known once the end was reached."""
-        return self._at if self._ended else None
+        return self._offset if self._has_ended else None
 
-    def read(self, at: int, size: int) -> bytes:
-        self._reach(at)
+    def read(self, offset: int, size: int) -> bytes:
+        self._skip_to(offset)
         parts: list[bytes] = []
-        while size and (data := self._take(size)):
+        while size and (data := self._read_some(size)):
             parts.append(data)
             size -= len(data)
         return b"".join(parts)
 
-    def digest(self, at: int, size: int, advance: Callable[[int], None]) -> str:
-        self._reach(at)
+    def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
+        self._skip_to(offset)
         hashed = hashlib.sha256()
         while size:
-            data = self._take(size)
+            data = self._read_some(size)
             if not data:
                 raise EOFError(f"{size} bytes are missing at the end")
             hashed.update(data)
@@ -99,33 +99,33 @@ class StreamCarrier:
             advance(len(data))
         return hashed.hexdigest()
 
-    def source(self, at: int) -> Source:
-        self._reach(at)
+    def get_source(self, offset: int) -> ByteSource:
+        self._skip_to(offset)
         return self
 
-    def move(self, into: int, at: int, count: int) -> int:
+    def copy_to(self, target_fd: int, target_offset: int, count: int) -> int:
         """Copy up to ``count`` of the next bytes to offset ``at`` of ``into`` (see hashing.Source)."""
-        data = self._take(count)
-        hashing.write_at(into, data, at)
+        data = self._read_some(count)
+        hashing.write_at(target_fd, data, target_offset)
         return len(data)
 
-    def _reach(self, at: int) -> None:
-        if at < self._at:
-            raise ValueError(f"a pipe can't go back from {self._at} to {at}")
-        while self._at < at and self._take(at - self._at):
+    def _skip_to(self, offset: int) -> None:
+        if offset < self._offset:
+            raise ValueError(f"a pipe can't go back from {self._offset} to {offset}")
+        while self._offset < offset and self._read_some(offset - self._offset):
             pass
 
-    def _take(self, most: int) -> bytes:
-        size = min(most, hashing.CHUNK)
+    def _read_some(self, max_bytes: int) -> bytes:
+        size = min(max_bytes, hashing.CHUNK_BYTES)
         try:
-            data = self._in_turns(size) if self._waits else self._stream.read(size)
+            data = self._read_polling(size) if self._is_pollable else self._stream.read(size)
         except OSError as error:
-            raise ReadError(error, self._at, size) from error
-        self._at += len(data)
-        self._ended = self._ended or not data
+            raise ReadError(error, self._offset, size) from error
+        self._offset += len(data)
+        self._has_ended = self._has_ended or not data
         return data
 
-    def _in_turns(self, size: int) -> bytes:
+    def _read_polling(self, size: int) -> bytes:
         """``size`` bytes; fewer at the end.
 
         One long read is many short ones inside, and a signal that comes between two of them is not seen until the
@@ -133,7 +133,7 @@ class StreamCarrier:
         """
         parts: list[bytes] = []
         while size:
-            while not select.select([self._stream], [], [], _TURN)[0]:
+            while not select.select([self._stream], [], [], _POLL_SECONDS)[0]:
                 pass
             data = self._stream.read1(size)  # type: ignore[attr-defined]
             if not data:

@@ -18,12 +18,12 @@ from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
 
-PATH_FILE = "00-airgap-guard.pth"
+PTH_FILE = "00-airgap-guard.pth"
 """Python runs these files in the order of their names, and this one before those of packages."""
-MODULE = "_airgap_guard"
-_VALUES = f"{MODULE}.env"
-_LINE = f"import {MODULE}; {MODULE}.begin()\n"
-_ASK = """
+MODULE_NAME = "_airgap_guard"
+_VALUES_FILE = f"{MODULE_NAME}.env"
+_PTH_LINE = f"import {MODULE_NAME}; {MODULE_NAME}.begin()\n"
+_STATE_SCRIPT = """
 import json, os, sys
 guard = sys.modules.get(sys.argv[1])
 def makes(folder):
@@ -45,7 +45,7 @@ READER = 65534
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
+class GuardState:
     """What a start of a release's Python showed: whether the guard ran, and whose values won.
 
     ``overridden`` holds the variables that this process has set to something else than the release wants: name to
@@ -53,55 +53,55 @@ class Guard:
     those of them that the user can't write to, nor make.
     """
 
-    ran: bool
-    overridden: Mapping[str, tuple[str, str]]
+    has_run: bool
+    overridden_variables: Mapping[str, tuple[str, str]]
     caches: Mapping[str, str]
     closed: Sequence[str]
 
 
-def lay_out(release: Release, locked: Lock) -> None:
+def write_files(release: Release, lock: Lock) -> None:
     """Put the guard into the release's environment and see it run. Raises ProgramError when it does not."""
-    for path, data in files(release, locked).items():
-        disk.write_whole(path, data)
-    if not state(release, locked).ran:
+    for path, data in render_files(release, lock).items():
+        disk.write_atomically(path, data)
+    if not read_state(release, lock).has_run:
         hint = "see whether something on this host keeps Python from running .pth files, such as a sitecustomize.py"
-        where = site_packages(release, locked) / PATH_FILE
+        where = get_site_packages(release, lock) / PTH_FILE
         raise ProgramError("the guard of the environment does not run", where=str(where), hint=hint)
 
 
-def files(release: Release, locked: Lock) -> dict[Path, bytes]:
+def render_files(release: Release, lock: Lock) -> dict[Path, bytes]:
     """Every file of the guard, and its bytes; the one that has Python run it comes last."""
-    place = site_packages(release, locked)
+    place = get_site_packages(release, lock)
     source = resources.files("bundler").joinpath("payload", "network", "guard.py")
     return {
-        place / f"{MODULE}.py": source.read_bytes(),
-        place / _VALUES: _values(release).encode(),
-        place / PATH_FILE: _LINE.encode(),
+        place / f"{MODULE_NAME}.py": source.read_bytes(),
+        place / _VALUES_FILE: _format_values(release).encode(),
+        place / PTH_FILE: _PTH_LINE.encode(),
     }
 
 
-def differing(release: Release, locked: Lock) -> list[Path]:
+def differing(release: Release, lock: Lock) -> list[Path]:
     """Files of the guard that are not as ``lay_out`` makes them."""
-    return [path for path, data in files(release, locked).items() if not disk.holds(path, data)]
+    return [path for path, data in render_files(release, lock).items() if not disk.holds(path, data)]
 
 
-def site_packages(release: Release, locked: Lock) -> Path:
+def get_site_packages(release: Release, lock: Lock) -> Path:
     """Where the environment's packages are."""
-    inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{locked.target.python}/site-packages"
+    inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{lock.target.python}/site-packages"
     return release.venv / inside
 
 
-def state(release: Release, locked: Lock) -> Guard:
+def read_state(release: Release, lock: Lock) -> GuardState:
     """Start the release's Python in the environment of this process and ask. A guard that is not there, or that fails,
     keeps no Python from starting, so only this shows it. Raises ProgramError when Python itself does not start."""
-    plain = process.clean_environment(without=("PYTHON", "BUNDLE_GUARD"))
+    plain = process.inherit_env(drop_prefixes=("PYTHON", "BUNDLE_GUARD"))
     found = _asked(release, plain)
-    hub = str(release.live / "hub")
-    older = {name: (plain[name], hub) for name in _older_caches(locked) if plain.get(name, hub) != hub}
-    return dataclasses.replace(found, overridden={**found.overridden, **older})
+    hub = str(release.live_path / "hub")
+    older = {name: (plain[name], hub) for name in _list_legacy_caches(lock) if plain.get(name, hub) != hub}
+    return dataclasses.replace(found, overridden_variables={**found.overridden_variables, **older})
 
 
-def state_for_reader(release: Release) -> Guard | None:
+def state_for_reader(release: Release) -> GuardState | None:
     """The same for a user who has no home and may only read; None where Python does not start for that one, or this
     process may not become another user."""
     if os.name == "nt" or os.geteuid() != 0:
@@ -114,23 +114,25 @@ def state_for_reader(release: Release) -> Guard | None:
         return None
 
 
-def _asked(release: Release, environment: Mapping[str, str], user: int | None = None) -> Guard:
-    command: list[str | Path] = [release.python, "-I", "-c", _ASK, MODULE, *env_file.CACHES]
-    said = process.run(command, environment=environment, user=user).stdout
+def _asked(release: Release, environment: Mapping[str, str], user: int | None = None) -> GuardState:
+    command: list[str | Path] = [release.python, "-I", "-c", _STATE_SCRIPT, MODULE_NAME, *env_file.CACHES]
+    said = process.run(command, env=environment, user=user).stdout
     told = json.loads(said.strip().splitlines()[-1])
     overridden = {name: (here, wanted) for name, (here, wanted) in told["overridden"].items()}
-    return Guard(ran=told["ran"], overridden=overridden, caches=told["caches"], closed=tuple(told["closed"]))
+    return GuardState(
+        has_run=told["ran"], overridden_variables=overridden, caches=told["caches"], closed=tuple(told["closed"])
+    )
 
 
-def _older_caches(locked: Lock) -> tuple[str, ...]:
+def _list_legacy_caches(lock: Lock) -> tuple[str, ...]:
     """The variables that this release's transformers reads before those that the guard sets."""
-    found = next((one.version for one in locked.python.packages if one.name == "transformers"), "")
-    return env_file.OLDER_CACHES if found.partition(".")[0] == "4" else ()
+    found = next((one.version for one in lock.python.packages if one.name == "transformers"), "")
+    return env_file.LEGACY_CACHE_VARIABLES if found.partition(".")[0] == "4" else ()
 
 
-def _values(release: Release) -> str:
+def _format_values(release: Release) -> str:
     """The folder ``var``, then one ``NAME=value`` a line: the variables of ``.env.offline`` as they are, and those that
     lead below the folder that the guard chooses at each start."""
-    fixed = [f"{name}={value}" for name, value in env_file.library_variables(release.live).items()]
+    fixed = [f"{name}={value}" for name, value in env_file.make_library_variables(release.live_path).items()]
     chosen = [f"{name}={{cache}}/{part}" for name, part in env_file.CACHES.items()]
-    return "".join(f"{line}\n" for line in [str(release.writable), *fixed, *chosen])
+    return "".join(f"{line}\n" for line in [str(release.writable_folder), *fixed, *chosen])

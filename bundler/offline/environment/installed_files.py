@@ -9,12 +9,12 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from bundler.format import hashing
-from bundler.format.hashing import Advance
+from bundler.format.hashing import AdvanceCallback
 from bundler.format.lock.lockfile import Lock
 from bundler.format.scan.wheel_record import read_record
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Report
+from bundler.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class Altered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class FileProblem:
     """A file that is not as the wheels put it there, and the packages that it is of."""
 
     packages: tuple[str, ...]
@@ -35,7 +35,7 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recorded:
+class InstalledFile:
     """A file as RECORDs name it.
 
     ``wanted`` holds the size in bytes (-1 where none is given) and the SHA-256 ("" where none is) that each of
@@ -44,52 +44,53 @@ class Recorded:
 
     path: Path
     packages: tuple[str, ...]
-    wanted: tuple[tuple[int, str], ...]
+    expected: tuple[tuple[int, str], ...]
 
 
-def recorded(release: Release, locked: Lock) -> tuple[list[Recorded], list[Fault]]:
+def read_installed_files(release: Release, lock: Lock) -> tuple[list[InstalledFile], list[FileProblem]]:
     """Every file that the packages of a lock have in the environment, and what is wrong with their RECORDs.
 
     See packaging.python.org, "Recording installed projects".
     """
-    home = guard.site_packages(release, locked)
-    there = {_name(folder): folder for folder in home.glob("*.dist-info")}
+    home = guard.get_site_packages(release, lock)
+    there = {_parse_package_name(folder): folder for folder in home.glob("*.dist-info")}
     owners: dict[Path, dict[str, tuple[int, str]]] = {}
-    faults: list[Fault] = []
-    for package in locked.python.packages:
+    faults: list[FileProblem] = []
+    for package in lock.python.packages:
         name = canonicalize_name(package.name)
         record = there.get(name, home / f"{package.name}-{package.version}.dist-info") / "RECORD"
         try:
-            for path, size, sha256 in _rows(record, home):
+            for path, size, sha256 in _read_rows(record, home):
                 owners.setdefault(path, {})[package.name] = (size, sha256)
         except (OSError, ValueError) as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
-            faults.append(Fault(packages=(package.name,), path=record, message=why))
+            faults.append(FileProblem(packages=(package.name,), path=record, message=why))
     files = [
-        Recorded(path=path, packages=tuple(by), wanted=tuple(dict.fromkeys(by.values()))) for path, by in owners.items()
+        InstalledFile(path=path, packages=tuple(by), expected=tuple(dict.fromkeys(by.values())))
+        for path, by in owners.items()
     ]
     return files, faults
 
 
-def missing(files: list[Recorded]) -> list[Fault]:
+def find_missing(files: list[InstalledFile]) -> list[FileProblem]:
     """Files that are not there or are of another size; reads no content."""
-    return [fault for file in files if (fault := _fault_of_size(file))]
+    return [fault for file in files if (fault := _find_size_problem(file))]
 
 
-def altered(files: list[Recorded], report: Report) -> list[Fault]:
+def find_altered(files: list[InstalledFile], reporter: Reporter) -> list[FileProblem]:
     """Files that are not there or are altered: every byte is hashed, on every core."""
     total = sum(file.path.stat().st_size for file in files if file.path.is_file())
-    with report.stage("check the environment", total) as stage:
-        return [fault for fault in hashing.side_by_side(_fault_of, files, stage.advance) if fault]
+    with reporter.stage("check the environment", total) as stage:
+        return [fault for fault in hashing.map_parallel(_find_content_problem, files, stage.advance) if fault]
 
 
-def strangers(release: Release, locked: Lock, files: list[Recorded]) -> list[Path]:
+def find_unknown_files(release: Release, lock: Lock, files: list[InstalledFile]) -> list[Path]:
     """Files beside the packages that neither they nor the guard brought, and that Python might import.
 
     What it compiles is none.
     """
-    home = guard.site_packages(release, locked)
-    known = {file.path for file in files} | guard.files(release, locked).keys()
+    home = guard.get_site_packages(release, lock)
+    known = {file.path for file in files} | guard.render_files(release, lock).keys()
     found: list[Path] = []
     for above, folders, names in os.walk(home):
         folders[:] = [name for name in folders if name != "__pycache__"]
@@ -97,17 +98,17 @@ def strangers(release: Release, locked: Lock, files: list[Recorded]) -> list[Pat
     return sorted(found)
 
 
-def _name(folder: Path) -> str:
+def _parse_package_name(folder: Path) -> str:
     """The package that a folder of metadata is of."""
     return canonicalize_name(folder.name.removesuffix(".dist-info").rpartition("-")[0])
 
 
-def _rows(record: Path, home: Path) -> list[tuple[Path, int, str]]:
+def _read_rows(record_path: Path, site_packages: Path) -> list[tuple[Path, int, str]]:
     """Place, size and SHA-256 of each file that a RECORD names. Raises ValueError for what is no RECORD."""
-    root = f"{home.parent.parent.parent}{os.sep}"
+    root = f"{site_packages.parent.parent.parent}{os.sep}"
     rows: list[tuple[Path, int, str]] = []
-    for row in read_record(record.read_bytes()):
-        place = os.path.normpath(home / row.path)
+    for row in read_record(record_path.read_bytes()):
+        place = os.path.normpath(site_packages / row.path)
         if not place.startswith(root):
             raise ValueError(f"{row.path[:100]!a} names no file of the environment")
         rows.append((Path(place), row.size, row.digest if row.algorithm == "sha256" else ""))
@@ -116,26 +117,26 @@ def _rows(record: Path, home: Path) -> list[tuple[Path, int, str]]:
     return rows
 
 
-def _fault_of_size(file: Recorded) -> Fault | None:
+def _find_size_problem(file: InstalledFile) -> FileProblem | None:
     try:
         size = file.path.stat().st_size
     except OSError as error:
         message = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        return Fault(packages=file.packages, path=file.path, message=message)
-    if all(wanted not in (-1, size) for wanted, _ in file.wanted):
-        message = f"has {size:,} bytes and must have {file.wanted[0][0]:,}"
-        return Fault(packages=file.packages, path=file.path, message=message)
+        return FileProblem(packages=file.packages, path=file.path, message=message)
+    if all(wanted not in (-1, size) for wanted, _ in file.expected):
+        message = f"has {size:,} bytes and must have {file.expected[0][0]:,}"
+        return FileProblem(packages=file.packages, path=file.path, message=message)
     return None
 
 
-def _fault_of(file: Recorded, advance: Advance) -> Fault | None:
-    fault = _fault_of_size(file)
-    if fault or any(not sha256 for _, sha256 in file.wanted):
+def _find_content_problem(file: InstalledFile, advance: AdvanceCallback) -> FileProblem | None:
+    fault = _find_size_problem(file)
+    if fault or any(not sha256 for _, sha256 in file.expected):
         return fault
     try:
-        _, digest = hashing.digest_of_file(file.path, advance)
+        _, digest = hashing.compute_file_sha256(file.path, advance)
     except (OSError, EOFError) as error:
-        return Fault(packages=file.packages, path=file.path, message=f"can't be read: {error}")
-    if all(sha256 != digest for _, sha256 in file.wanted):
-        return Fault(packages=file.packages, path=file.path, message="its content is not what was installed")
+        return FileProblem(packages=file.packages, path=file.path, message=f"can't be read: {error}")
+    if all(sha256 != digest for _, sha256 in file.expected):
+        return FileProblem(packages=file.packages, path=file.path, message="its content is not what was installed")
     return None

@@ -15,171 +15,173 @@ from bundler.format import disk
 from bundler.format.lock.lockfile import Lock
 from bundler.format.scan import wheel_check
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Report, counted
+from bundler.progress import Reporter, pluralize
 
-_FOREIGN = ("UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "CONDA", "__PYVENV")
+_FOREIGN_PREFIXES = ("UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "CONDA", "__PYVENV")
 """Variables that would make an installer look elsewhere than into the bundle."""
 
-_LONGEST = 60.0
+_MAX_START_SECONDS = 60.0
 """Seconds that an interpreter may take to start, on a host that is busy."""
 
 
-_ASK = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.prefix)"
+_VERSION_SCRIPT = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.prefix)"
 
-_ALL = "requirements.txt"
-_SOME = "mend.txt"
+_REQUIREMENTS_FILE = "requirements.txt"
+_REPAIR_FILE = "mend.txt"
 
 
-def create(release: Release, locked: Lock, base: Path, report: Report) -> None:
+def create_venv(release: Release, lock: Lock, interpreter: Path, reporter: Reporter) -> None:
     """Make the release's environment from the interpreter ``base`` and the placed wheels, with no index.
 
     uv out of the bundle installs; where the host does not let it run, pip does, run from its wheel.
     ``ensurepip``, which some distributions leave out, is not needed. Raises ProgramError, and UnsafeError where a
     wheel is not what it says, before anything opens it.
     """
-    _vet(release, locked, report)
-    with report.stage("environment") as stage:
+    _check_wheels(release, lock, reporter)
+    with reporter.stage("environment") as stage:
         stage.set_phase("create")
-        _make(release, base)
-        if count := len(locked.python.packages):
-            stage.set_phase(f"install {counted(count, 'package')}")
-            _install(release, locked, _ALL, [], report)
+        _make_venv(release, interpreter)
+        if count := len(lock.python.packages):
+            stage.set_phase(f"install {pluralize(count, 'package')}")
+            _install_requirements(release, lock, _REQUIREMENTS_FILE, [], reporter)
 
 
-def fault_of(release: Release, locked: Lock) -> str:
+def find_interpreter_problem(release: Release, lock: Lock) -> str:
     """Why the environment's Python is not the one that the release needs, in words; "" when it is."""
-    quiet = process.clean_environment(without=_FOREIGN)
+    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
     try:
-        said = process.run([release.python, "-I", "-B", "-c", _ASK], environment=quiet, seconds=_LONGEST)
+        said = process.run([release.python, "-I", "-B", "-c", _VERSION_SCRIPT], env=quiet, timeout=_MAX_START_SECONDS)
     except ProgramError as error:
         return str(error)
     name, version, prefix = [*said.stdout.rstrip("\n").split(" ", 2), "", "", ""][:3]
-    if (name, version) != ("cpython", locked.target.python):
-        return f"it is {name} {version}, and the release needs CPython {locked.target.python}"
+    if (name, version) != ("cpython", lock.target.python):
+        return f"it is {name} {version}, and the release needs CPython {lock.target.python}"
     if not Path(prefix).exists() or not Path(prefix).samefile(release.venv):
         return f"it starts outside of the environment, in {prefix}: pyvenv.cfg is missing or damaged"
     return ""
 
 
-def mend(release: Release, locked: Lock, base: Path, broken: Sequence[str], report: Report) -> None:
+def repair_venv(
+    release: Release, lock: Lock, interpreter: Path, broken_packages: Sequence[str], reporter: Reporter
+) -> None:
     """Put right what differs in an environment that may be in use, file by file, each with one atomic replacement.
 
     ``broken`` names the packages to install again, from wheels that are placed: beside the environment, for what
     is as it must be stays as it is. What Python compiled goes: nothing vouches for it. Raises what ``create`` raises.
     """
-    _vet(release, locked, report)
-    with report.stage("environment") as stage:
+    _check_wheels(release, lock, reporter)
+    with reporter.stage("environment") as stage:
         venv = release.venv
-        if fault_of(release, locked):
+        if find_interpreter_problem(release, lock):
             for link in release.python.parent.glob("python*"):
                 link.unlink()  # venv leaves links alone, also such as lead nowhere
-            _make(release, base)
-        if broken:
-            digests = {artifact.path: artifact.sha256 for artifact in locked.of_kind("wheel")}
+            _make_venv(release, interpreter)
+        if broken_packages:
+            digests = {artifact.path: artifact.sha256 for artifact in lock.list_artifacts("wheel")}
             lines = [
                 f"{package.name}=={package.version} --hash=sha256:{digests[package.wheel]}\n"
-                for package in locked.python.packages
-                if package.name in broken
+                for package in lock.python.packages
+                if package.name in broken_packages
             ]
-            (release.work / _SOME).write_text("".join(lines), encoding="utf-8")
-            shadow = release.work / "shadow"
-            stage.set_phase(f"install {counted(len(broken), 'package')} again")
-            _install(release, locked, _SOME, ["--no-deps", "--prefix", shadow], report)
-            _take_over(shadow, venv)
+            (release.work_folder / _REPAIR_FILE).write_text("".join(lines), encoding="utf-8")
+            shadow = release.work_folder / "shadow"
+            stage.set_phase(f"install {pluralize(len(broken_packages), 'package')} again")
+            _install_requirements(release, lock, _REPAIR_FILE, ["--no-deps", "--prefix", shadow], reporter)
+            _replace_files(shadow, venv)
         for compiled in venv.rglob("__pycache__"):
             shutil.rmtree(compiled)
 
 
-def _vet(release: Release, locked: Lock, report: Report) -> None:
+def _check_wheels(release: Release, lock: Lock, reporter: Reporter) -> None:
     """Look at the wheels that are placed before anything opens them; where little is mended these are few."""
-    wheels = wheel_check.of(locked, lambda one: release.work / one.path)
-    wheel_check.refuse([wheel for wheel in wheels if wheel.path.exists()], report, contents=False)
+    wheels = wheel_check.list_wheels(lock, lambda one: release.work_folder / one.path)
+    wheel_check.check_wheels([wheel for wheel in wheels if wheel.path.exists()], reporter, compare_contents=False)
 
 
-def _make(release: Release, base: Path) -> None:
-    quiet = process.clean_environment(without=_FOREIGN)
-    process.run([base, "-I", "-m", "venv", "--without-pip", release.venv], environment=quiet)
+def _make_venv(release: Release, interpreter: Path) -> None:
+    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    process.run([interpreter, "-I", "-m", "venv", "--without-pip", release.venv], env=quiet)
 
 
-def _take_over(shadow: Path, venv: Path) -> None:
+def _replace_files(staging: Path, venv: Path) -> None:
     """Move each file of ``shadow`` that differs to its place in ``venv``; what waits beside it is whole and synced."""
     differing = []
-    for above, _, names in os.walk(shadow):
+    for above, _, names in os.walk(staging):
         for name in names:
             made = Path(above, name)
-            place = venv / made.relative_to(shadow)
-            if not _same(made, place):
+            place = venv / made.relative_to(staging)
+            if not _is_same(made, place):
                 differing.append((made, place))
-    disk.sync_file_system(shadow)
+    disk.sync_file_system(staging)
     for made, place in differing:
         place.parent.mkdir(parents=True, exist_ok=True)
         made.replace(place)
 
 
-def _same(made: Path, place: Path) -> bool:
-    if place.is_symlink() or not place.is_file() or place.stat().st_mode != made.stat().st_mode:
+def _is_same(source: Path, target: Path) -> bool:
+    if target.is_symlink() or not target.is_file() or target.stat().st_mode != source.stat().st_mode:
         return False
     try:
-        return filecmp.cmp(made, place, shallow=False)
+        return filecmp.cmp(source, target, shallow=False)
     except OSError:  # a disk that can't give it back
         return False
 
 
-def _install(release: Release, locked: Lock, asked: str, options: Sequence[str | Path], report: Report) -> None:
+def _install_requirements(
+    release: Release, lock: Lock, requirements_file: str, options: Sequence[str | Path], reporter: Reporter
+) -> None:
     """Install the requirements of a file in the release's work folder."""
-    quiet = process.clean_environment(without=_FOREIGN)
-    options = [*options, "--requirement", release.work / asked]
+    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    options = [*options, "--requirement", release.work_folder / requirements_file]
     try:
-        uv = _unpacked_uv(release, locked)
-        process.run([uv, "--version"], environment=quiet)
+        uv = _unpack_uv(release, lock)
+        process.run([uv, "--version"], env=quiet)
     except ProgramError as error:
-        report.warn(f"uv does not run on this host, pip installs instead and takes longer: {error}")
-        _install_with_pip(release, locked, options, quiet)
+        reporter.warn(f"uv does not run on this host, pip installs instead and takes longer: {error}")
+        _install_with_pip(release, lock, options, quiet)
     else:
         _install_with_uv(uv, release, options, quiet)
 
 
-def _install_with_uv(uv: Path, release: Release, options: Sequence[str | Path], environment: dict[str, str]) -> None:
-    cache = release.work / "uv-cache"
+def _install_with_uv(uv: Path, release: Release, options: Sequence[str | Path], env: dict[str, str]) -> None:
+    cache = release.work_folder / "uv-cache"
     process.run(
         [
             uv, "pip", "install", "--no-config", "--offline", "--no-index", "--no-python-downloads",
-            "--python", release.python, "--find-links", release.work / "wheels", "--require-hashes",
+            "--python", release.python, "--find-links", release.work_folder / "wheels", "--require-hashes",
             "--cache-dir", cache, "--link-mode", "hardlink", *options,
         ],
-        environment=environment,
+        env=env,
     )  # fmt: skip
     shutil.rmtree(cache)  # its files live on in the environment: hard links
 
 
-def _install_with_pip(
-    release: Release, locked: Lock, options: Sequence[str | Path], environment: dict[str, str]
-) -> None:
-    pip = release.work / _tool(locked, "pip") / "pip"
+def _install_with_pip(release: Release, lock: Lock, options: Sequence[str | Path], env: dict[str, str]) -> None:
+    pip = release.work_folder / _find_tool(lock, "pip") / "pip"
     process.run(
         [
             release.python, "-I", pip, "install", "--isolated", "--no-index", "--no-cache-dir", "--no-compile",
-            "--disable-pip-version-check", "--ignore-installed", "--find-links", release.work / "wheels",
+            "--disable-pip-version-check", "--ignore-installed", "--find-links", release.work_folder / "wheels",
             "--require-hashes", *options,
         ],
-        environment=environment | {"PIP_CONFIG_FILE": os.devnull},
+        env=env | {"PIP_CONFIG_FILE": os.devnull},
     )  # fmt: skip
 
 
-def _unpacked_uv(release: Release, locked: Lock) -> Path:
+def _unpack_uv(release: Release, lock: Lock) -> Path:
     """uv's program, out of its wheel; zipfile drops the bit that lets it run."""
-    program = "uv.exe" if locked.target.system == "windows" else "uv"
-    with zipfile.ZipFile(release.work / _tool(locked, "uv")) as wheel:
+    program = "uv.exe" if lock.target.system == "windows" else "uv"
+    with zipfile.ZipFile(release.work_folder / _find_tool(lock, "uv")) as wheel:
         inside = next(name for name in wheel.namelist() if name.endswith(f".data/scripts/{program}"))
-        into = release.work / program
+        into = release.work_folder / program
         with wheel.open(inside) as packed, into.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
     into.chmod(0o755)
     return into
 
 
-def _tool(locked: Lock, name: str) -> str:
-    paths = [tool.path for tool in locked.of_kind("tool") if tool.path.startswith(f"tools/{name}-")]
+def _find_tool(lock: Lock, name: str) -> str:
+    paths = [tool.path for tool in lock.list_artifacts("tool") if tool.path.startswith(f"tools/{name}-")]
     if not paths:
         raise ProgramError(f"the bundle carries no {name}", hint="have it built again")
     return paths[0]

@@ -14,37 +14,37 @@ from pathlib import Path
 from bundler.format import disk
 from bundler.format.lock import lockfile
 
-_BEFORE, _BEHIND = ".", ".made"
+_MARKER_PREFIX, _MARKER_SUFFIX = ".", ".made"
 
 
-def of(folder: Path) -> Path:
+def get_marker(folder: Path) -> Path:
     """Where the mark of a folder stands."""
-    return folder.with_name(f"{_BEFORE}{folder.name}{_BEHIND}")
+    return folder.with_name(f"{_MARKER_PREFIX}{folder.name}{_MARKER_SUFFIX}")
 
 
-def put(folder: Path) -> None:
+def add_marker(folder: Path) -> None:
     """Mark a folder that will be made, or whose receipt will go. The mark has one time: it is in layers of images."""
-    mark = of(folder)
+    mark = get_marker(folder)
     mark.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     os.close(os.open(mark, flags, 0o644))
-    os.utime(mark, (lockfile.EPOCH, lockfile.EPOCH))
+    os.utime(mark, (lockfile.ZIP_EPOCH, lockfile.ZIP_EPOCH))
     disk.sync_folder(mark.parent)
 
 
-def stands(folder: Path) -> bool:
+def has_marker(folder: Path) -> bool:
     """Whether a folder is marked."""
-    return of(folder).is_file()
+    return get_marker(folder).is_file()
 
 
-def drop(folder: Path) -> None:
+def remove_marker(folder: Path) -> None:
     """Unmark a folder of which a receipt speaks, or which is gone."""
-    if os.path.lexists(of(folder)):
+    if os.path.lexists(get_marker(folder)):
         disk.sync_folder(folder.parent)  # after a power cut the folder must not be there again without it
-        of(folder).unlink()
+        get_marker(folder).unlink()
 
 
-def marked(above: Path) -> Iterator[Path]:
+def iter_marked(parent: Path) -> Iterator[Path]:
     """The folders of ``above`` that are marked, whether or not they are there."""
-    for mark in above.glob(f"{_BEFORE}*{_BEHIND}"):
-        yield mark.with_name(mark.name.removeprefix(_BEFORE).removesuffix(_BEHIND))
+    for mark in parent.glob(f"{_MARKER_PREFIX}*{_MARKER_SUFFIX}"):
+        yield mark.with_name(mark.name.removeprefix(_MARKER_PREFIX).removesuffix(_MARKER_SUFFIX))

@@ -20,14 +20,14 @@ except ImportError:  # Windows, where other rules hold
     grp = None  # type: ignore[assignment]
     pwd = None  # type: ignore[assignment]
 
-_OURS = ("models", "releases")
+_OWN_FOLDERS = ("models", "releases")
 """Folders of a prefix that only the installer writes to; ``var`` may belong to a service."""
-_LINKS_OF_VENV = ("lib64",)
-_MOST_LINKS = 40
+_VENV_LINKS = ("lib64",)
+_MAX_LINKS = 40
 """Links that Linux follows on one way."""
 
 
-def refuse_shared(prefix: Path) -> None:
+def require_exclusive_access(prefix: Path) -> None:
     """Raises UnsafeError where another user without rights could put something in the way of what is written.
 
     That is a prefix, or its folder of models or releases, that belongs to another, or that others may write to; a
@@ -37,14 +37,16 @@ def refuse_shared(prefix: Path) -> None:
     """
     if pwd is None:
         return
-    for folder in (prefix, *(prefix / name for name in _OURS)):
-        if folder.is_dir() and (why := _shared(folder.stat())):
-            raise UnsafeError(f"another user could change what is installed here: {why}", where=str(folder), hint=_HINT)
+    for folder in (prefix, *(prefix / name for name in _OWN_FOLDERS)):
+        if folder.is_dir() and (why := _find_other_writer(folder.stat())):
+            raise UnsafeError(
+                f"another user could change what is installed here: {why}", where=str(folder), hint=_SHARED_HINT
+            )
     real = Path(os.path.realpath(prefix))
     above = {*prefix.parents, *real.parents}
-    for place in _way(prefix):
+    for place in _walk_path(prefix):
         known = place.lstat()
-        owner = "" if known.st_uid in (0, os.geteuid()) else _user(known.st_uid)
+        owner = "" if known.st_uid in (0, os.geteuid()) else _get_user_name(known.st_uid)
         if stat.S_ISLNK(known.st_mode):
             if owner:
                 raise UnsafeError(
@@ -66,7 +68,7 @@ def refuse_shared(prefix: Path) -> None:
             )
 
 
-def _way(prefix: Path) -> list[Path]:
+def _walk_path(prefix: Path) -> list[Path]:
     """Every folder and link that the system passes on its way to ``prefix``, as far as they are there.
 
     Raises UnsafeError where links lead round in a circle.
@@ -79,7 +81,7 @@ def _way(prefix: Path) -> list[Path]:
         if at.is_symlink():
             passed.append(at)
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 hint = "give the folder itself, or choose another --prefix"
                 raise UnsafeError("the links on the way to it lead to no folder", where=str(prefix), hint=hint)
             to = at.readlink()
@@ -92,39 +94,41 @@ def _way(prefix: Path) -> list[Path]:
     return list(dict.fromkeys(passed))
 
 
-_HINT = "give it to the user who installs (chown), let nobody else write there (chmod go-w), or choose another --prefix"
+_SHARED_HINT = (
+    "give it to the user who installs (chown), let nobody else write there (chmod go-w), or choose another --prefix"
+)
 
 
-def _shared(known: os.stat_result) -> str:
+def _find_other_writer(status: os.stat_result) -> str:
     """Who besides root and this user may write to a folder, in words; "" for nobody."""
-    if known.st_uid not in (0, os.geteuid()):
-        return f"it belongs to {_user(known.st_uid)}"
-    if known.st_mode & stat.S_IWOTH:
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to {_get_user_name(status.st_uid)}"
+    if status.st_mode & stat.S_IWOTH:
         return "anybody may write to it"
-    if known.st_mode & stat.S_IWGRP and not _private(known.st_gid, known.st_uid):
-        return f"its group, number {known.st_gid}, may write to it"
+    if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid, status.st_uid):
+        return f"its group, number {status.st_gid}, may write to it"
     return ""
 
 
-def _user(number: int) -> str:
+def _get_user_name(user_id: int) -> str:
     try:
-        return pwd.getpwuid(number).pw_name
+        return pwd.getpwuid(user_id).pw_name
     except KeyError:
-        return f"user {number}"
+        return f"user {user_id}"
 
 
-def _private(group: int, owner: int) -> bool:
+def _is_private_group(group_id: int, user_id: int) -> bool:
     """Whether a group is its owner's alone, as many systems make one for each user."""
     try:
-        known, name = grp.getgrgid(group), pwd.getpwuid(owner).pw_name
+        known, name = grp.getgrgid(group_id), pwd.getpwuid(user_id).pw_name
     except KeyError:
-        return group == owner
+        return group_id == user_id
     return known.gr_name == name and set(known.gr_mem) <= {name}
 
 
-def refuse_planted(prefix: Path, release: Path) -> None:
+def refuse_unexpected_symlinks(prefix: Path, release: Path) -> None:
     """Raises UnsafeError for links among what was installed that would have it written elsewhere."""
-    for place in _planted(prefix, release):
+    for place in _find_unexpected_symlinks(prefix, release):
         raise UnsafeError(
             "this is a link, and what is written would follow it",
             where=str(place),
@@ -136,8 +140,8 @@ def refuse_planted(prefix: Path, release: Path) -> None:
         raise UnsafeError("this is no link, and must be one", where=str(live), hint=hint)
 
 
-def _planted(prefix: Path, release: Path) -> Iterator[Path]:
-    for name in _OURS:
+def _find_unexpected_symlinks(prefix: Path, release: Path) -> Iterator[Path]:
+    for name in _OWN_FOLDERS:
         for place in (prefix / name).glob("*") if (prefix / name).is_dir() else ():
             if place.is_symlink():
                 yield place
@@ -145,5 +149,5 @@ def _planted(prefix: Path, release: Path) -> Iterator[Path]:
         if Path(above) in (release / "models", release / ".work"):
             names.clear()  # links, each made anew where it is wrong; and what goes whole before anything is written
         for name in names:
-            if name not in _LINKS_OF_VENV and Path(above, name).is_symlink():
+            if name not in _VENV_LINKS and Path(above, name).is_symlink():
                 yield Path(above, name)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from bundler.errors import IntegrityError
 from bundler.format import documents, json_files
-from bundler.format.documents import about
+from bundler.format.documents import describe_field
 from bundler.format.hashing import Sha256
 from bundler.format.lock.smoke_result import SmokeResult
 
@@ -28,22 +28,22 @@ class Receipt:
     name: str
     version: str
     sequence: int
-    digest: Sha256 = about("of the lock as it travels")
-    reviewed_digest: str = about(
+    digest: Sha256 = describe_field("of the lock as it travels")
+    reviewed_digest: str = describe_field(
         "of the lock without what the rehearsal added; empty: an older version installed it", default=""
     )
     target: str
     prefix: str
-    bundle: str = about("the file that it came from; empty: a pipe")
-    ordinal: int = about("counts the installs of a prefix")
-    follows: str = about("the release that was live before; empty: none")
+    bundle: str = describe_field("the file that it came from; empty: a pipe")
+    ordinal: int = describe_field("counts the installs of a prefix")
+    follows: str = describe_field("the release that was live before; empty: none")
     rehearsed: bool
-    signed_by: tuple[str, ...] = about("fingerprints that its signatures name")
-    trusted: tuple[str, ...] = about("those of them that were trusted, and checked")
+    signed_by: tuple[str, ...] = describe_field("fingerprints that its signatures name")
+    trusted: tuple[str, ...] = describe_field("those of them that were trusted, and checked")
     installed_by: str
-    models: tuple[str, ...] = about("aliases")
-    homes: Mapping[str, Sha256] = about("shared model folders, and the digests of what is in them")
-    proof: Proof = about("whether the smoke loads ran in this install", default="unknown")
+    models: tuple[str, ...] = describe_field("aliases")
+    homes: Mapping[str, Sha256] = describe_field("shared model folders, and the digests of what is in them")
+    proof: Proof = describe_field("whether the smoke loads ran in this install", default="unknown")
     smoke: tuple[SmokeResult, ...]
 
 
@@ -56,7 +56,7 @@ def read(path: Path) -> Receipt:
         raise _unreadable(path, "gone") from error
     except OSError as error:
         raise _unreadable(path, f"unreadable ({error.strerror})") from error
-    except documents.Faults as faults:
+    except documents.DocumentError as faults:
         raise _unreadable(path, f"damaged: {json_files.first_faults(faults)}") from faults
     if receipt.release != name:
         raise _unreadable(path, f"damaged: release: must be {name}, the folder that it lies in")

@@ -25,12 +25,12 @@ class Release:
         return self.prefix / "releases" / self.name
 
     @property
-    def live(self) -> Path:
+    def live_path(self) -> Path:
         """The same through the ``current`` link: what survives an upgrade."""
         return self.prefix / "current"
 
     @property
-    def work(self) -> Path:
+    def work_folder(self) -> Path:
         """What the installer needs only while it runs."""
         return self.path / ".work"
 
@@ -40,7 +40,7 @@ class Release:
         return self.path / "venv"
 
     @property
-    def application(self) -> Path:
+    def application_folder(self) -> Path:
         """The application's files."""
         return self.path / "app"
 
@@ -55,21 +55,21 @@ class Release:
         return self.prefix / "models"
 
     @property
-    def writable(self) -> Path:
+    def writable_folder(self) -> Path:
         """Where libraries may write: outside every release."""
         return self.prefix / "var"
 
     @property
-    def receipt(self) -> Path:
+    def receipt_path(self) -> Path:
         """Written last: a release without it was never finished."""
         return self.path / receipts.NAME
 
     @property
-    def parts(self) -> Path:
+    def parts_path(self) -> Path:
         """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
         return self.path / ".parts"
 
-    def ahead(self, digest: str) -> frozenset[str]:
+    def find_preinstalled_parts(self, digest: str) -> frozenset[str]:
         """The parts of this very bundle that stand here whole although the release was never finished (see parts.py).
 
         Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
@@ -83,32 +83,32 @@ class Release:
 
     def _listed_parts(self) -> list[str]:
         try:
-            return self.parts.read_text(encoding="utf-8", errors="replace").splitlines()
+            return self.parts_path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
 
         What is live was finished, even where its receipt was lost since.
         """
-        now = live(self.prefix)
-        return self.receipt.exists() or (now is not None and now.name == self.name and self.path.is_dir())
+        now = find_live(self.prefix)
+        return self.receipt_path.exists() or (now is not None and now.name == self.name and self.path.is_dir())
 
-    def lock(self) -> Lock:
+    def read_lock(self) -> Lock:
         """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
-        path = self.path / lockfile.LOCK
+        path = self.path / lockfile.LOCK_FILE
         try:
             with path.open("rb") as file:
-                data = file.read(lockfile.LARGEST_LOCK + 1)
+                data = file.read(lockfile.MAX_LOCK_BYTES + 1)
         except OSError as error:
             hint = "install its bundle again: that mends it"
             raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
-        return lockfile.read(data, str(path))
+        return lockfile.read_lock(data, str(path))
 
 
-def live(prefix: Path) -> Release | None:
+def find_live(prefix: Path) -> Release | None:
     """The live release, or None."""
     try:
         return Release(prefix=prefix, name=(prefix / "current").readlink().name)

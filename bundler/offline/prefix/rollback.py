@@ -14,15 +14,15 @@ def roll_back(prefix: Path) -> tuple[str, str]:
 
     Raises UsageError where there is none, IntegrityError where the receipt of either is damaged.
     """
-    now = releases.required_live(prefix)
-    known = {receipt.release: receipt for receipt in releases.receipts(prefix)}
+    now = releases.require_live(prefix)
+    known = {receipt.release: receipt for receipt in releases.read_receipts(prefix)}
     _refuse_unreadable(prefix, now.name)
     before = known[now.name].follows
     _refuse_unreadable(prefix, before)
     if before not in known:
         hint = f"bundle rollback --to RELEASE goes to any other; {_installed(prefix)}"
         raise UsageError(f"no release was live before {now.name} was installed", where=str(prefix), hint=hint)
-    releases.switch(Release(prefix=prefix, name=before))
+    releases.switch_live(Release(prefix=prefix, name=before))
     return now.name, before
 
 
@@ -35,15 +35,15 @@ def switch_to(prefix: Path, named: str) -> tuple[str, str]:
     releases.required_prefix(prefix)
     then = Release(prefix=prefix, name=_named(prefix, named))
     _refuse_unreadable(prefix, then.name)
-    now = releases.live(prefix)
+    now = releases.find_live(prefix)
     if now is None or now.name != then.name:
-        releases.switch(then)
+        releases.switch_live(then)
     return now.name if now else "", then.name
 
 
 def installed(prefix: Path) -> list[str]:
     """The names of the finished releases, the oldest first, then those whose receipt is damaged."""
-    return [*(receipt.release for receipt in releases.receipts(prefix)), *releases.unreadable(prefix)]
+    return [*(receipt.release for receipt in releases.read_receipts(prefix)), *releases.find_damaged_releases(prefix)]
 
 
 def _named(prefix: Path, named: str) -> str:
@@ -63,5 +63,5 @@ def _installed(prefix: Path) -> str:
 
 
 def _refuse_unreadable(prefix: Path, name: str) -> None:
-    if fault := releases.unreadable(prefix).get(name):
+    if fault := releases.find_damaged_releases(prefix).get(name):
         raise fault

@@ -10,10 +10,10 @@ from bundler.format import disk
 from bundler.format.lock import env_values
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix.releases import Release
-from bundler.progress import Report, counted
+from bundler.progress import Reporter, pluralize
 
 ENV_FILE = ".env.offline"
-OLDER_CACHES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
+LEGACY_CACHE_VARIABLES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
 """Where transformers 4 looks before HF_HUB_CACHE. None of them is set here: it would warn at each import."""
 
 
@@ -27,7 +27,7 @@ CACHES: Mapping[str, str] = {
 user, so the guard sets them when Python starts."""
 
 
-def library_variables(home: Path) -> dict[str, str]:
+def make_library_variables(release_folder: Path) -> dict[str, str]:
     """What makes the libraries stay on this host, and find what the release at ``home`` carries."""
     return {
         "HF_HUB_OFFLINE": "1",
@@ -37,10 +37,10 @@ def library_variables(home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_VERBOSITY": "error",  # it warns at each load by id that it is offline, as it is meant to be
-        "HF_HUB_CACHE": str(home / "hub"),
-        "SENTENCE_TRANSFORMERS_HOME": str(home / "hub"),  # it looks here first
-        "TIKTOKEN_CACHE_DIR": str(home / "assets" / "tiktoken"),
-        "NLTK_DATA": str(home / "assets" / "nltk_data"),
+        "HF_HUB_CACHE": str(release_folder / "hub"),
+        "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # it looks here first
+        "TIKTOKEN_CACHE_DIR": str(release_folder / "assets" / "tiktoken"),
+        "NLTK_DATA": str(release_folder / "assets" / "nltk_data"),
     }
 
 
@@ -49,40 +49,44 @@ def cache_variables(folder: Path) -> dict[str, str]:
     return {name: str(folder / part) for name, part in CACHES.items()}
 
 
-def asked_variables(locked: Lock, home: Path) -> dict[str, str]:
+def make_manifest_variables(lock: Lock, release_folder: Path) -> dict[str, str]:
     """The manifest's own variables, with paths into the release that stands at ``home``."""
 
     def fill(what: str, name: str) -> str:
-        return str({"model": home / "models" / name, "asset": home / "assets" / name}.get(what, home))
+        return str(
+            {"model": release_folder / "models" / name, "asset": release_folder / "assets" / name}.get(
+                what, release_folder
+            )
+        )
 
-    return {name: env_values.filled(value, fill) for name, value in locked.env.items()}
+    return {name: env_values.fill_placeholders(value, fill) for name, value in lock.env.items()}
 
 
-def variables(locked: Lock, prefix: Path) -> dict[str, str]:
+def make_variables(lock: Lock, prefix: Path) -> dict[str, str]:
     """Every variable of ``.env.offline``; paths go through ``current``, so that an upgrade needs no edit."""
-    release = Release(prefix=prefix, name=locked.release)
-    return library_variables(release.live) | asked_variables(locked, release.live)
+    release = Release(prefix=prefix, name=lock.release_name)
+    return make_library_variables(release.live_path) | make_manifest_variables(lock, release.live_path)
 
 
-def env_text(locked: Lock, prefix: Path) -> str:
+def render_env_file(lock: Lock, prefix: Path) -> str:
     """The text of ``.env.offline``."""
-    lines = [env_values.line(name, value) for name, value in variables(locked, prefix).items()]
-    return rendered("env.offline.j2", lock=locked, lines=lines)
+    lines = [env_values.format_line(name, value) for name, value in make_variables(lock, prefix).items()]
+    return render_template("env.offline.j2", lock=lock, lines=lines)
 
 
-def write(release: Release, locked: Lock, report: Report) -> None:
+def write_env_file(release: Release, lock: Lock, reporter: Reporter) -> None:
     """Write it into the release."""
     if odd := [
-        name for name, value in variables(locked, release.prefix).items() if not env_values.same_everywhere(value)
+        name for name, value in make_variables(lock, release.prefix).items() if not env_values.is_plain_value(value)
     ]:
-        report.warn(
-            f"{counted(len(odd), 'value')} of {ENV_FILE} can't do without quotes, for the prefix's name: sh, dotenv and systemd "
+        reporter.warn(
+            f"{pluralize(len(odd), 'value')} of {ENV_FILE} can't do without quotes, for the prefix's name: sh, dotenv and systemd "
             "read them alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
         )
-    disk.write_whole(release.path / ENV_FILE, env_text(locked, release.prefix).encode())
+    disk.write_atomically(release.path / ENV_FILE, render_env_file(lock, release.prefix).encode())
 
 
-def rendered(template: str, **values: object) -> str:
+def render_template(template: str, **values: object) -> str:
     """A template of this program's own; nothing that a bundle carries is ever rendered."""
     import jinja2  # noqa: PLC0415 (a fourth of the program's start, and most verbs render nothing)
 

@@ -12,29 +12,31 @@ from bundler.format.scan import pickle_detection
 _HINT = "ask for a bundle of a revision that has safetensors: 'bundle build --no-pickles' makes sure of it"
 
 
-def refuse_named(locked: Lock) -> None:
+def refuse_listed_pickles(lock: Lock) -> None:
     """Refuse what the lock lists as a pickle or is named like one; raises UnsafeError before anything is written."""
-    found = {pickle.path for pickle in locked.pickles}
-    _refuse(found | {one.path for one in locked.of_kind("model") if pickle_detection.named_like_one(one.path)})
+    found = {pickle.path for pickle in lock.pickles}
+    _require_none(
+        found | {one.path for one in lock.list_artifacts("model") if pickle_detection.has_pickle_suffix(one.path)}
+    )
 
 
-def refuse_content(placed: Iterable[tuple[str, Path]]) -> None:
+def refuse_found_pickles(files: Iterable[tuple[str, Path]]) -> None:
     """Refuse what holds pickles by its content, whatever its name and whatever the lock says of it; raises UnsafeError.
 
     ``placed`` are paths in the bundle, and where their content lies.
     """
     found = set()
-    for name, path in placed:
+    for name, path in files:
         try:
-            held = bool(pickle_detection.places(path, named=pickle_detection.taken_for_one(name)))
-        except pickle_detection.Unreadable:
+            held = bool(pickle_detection.find_pickles(path, has_suffix=pickle_detection.has_loadable_suffix(name)))
+        except pickle_detection.UnreadableFileError:
             held = True
         if held:
             found.add(name)
-    _refuse(found)
+    _require_none(found)
 
 
-def _refuse(found: set[str]) -> None:
-    if found:
-        listed = "\n".join(f"  {path}" for path in sorted(found))
+def _require_none(pickle_names: set[str]) -> None:
+    if pickle_names:
+        listed = "\n".join(f"  {path}" for path in sorted(pickle_names))
         raise UnsafeError(f"the bundle holds pickles, which --no-pickles refuses:\n{listed}", hint=_HINT)

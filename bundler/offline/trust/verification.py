@@ -11,72 +11,76 @@ from bundler.format.lock.lockfile import Lock
 from bundler.format.signing import sign_in_place
 from bundler.format.signing.signature_envelope import Envelope
 from bundler.format.tar.archive import OpenBundle
-from bundler.offline.trust.trusted_keys import Trust
-from bundler.progress import Report
+from bundler.offline.trust.trusted_keys import TrustPolicy
+from bundler.progress import Reporter
 
 VerifiedLock = NewType("VerifiedLock", Lock)
 """A lock that was checked before any content is read; ``place`` takes nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Vouched:
+class SignatureCheck:
     """Fingerprints: ``signed_by`` as the signatures say, ``trusted`` those whose signature was checked and holds."""
 
     signed_by: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
 
 
-def verify(carried: OpenBundle, trusts: Sequence[Trust], report: Report) -> tuple[VerifiedLock, Vouched]:
+def verify_bundle(
+    bundle: OpenBundle, policies: Sequence[TrustPolicy], reporter: Reporter
+) -> tuple[VerifiedLock, SignatureCheck]:
     """The lock of a bundle that is signed as every one of ``trusts`` asks, and by whom.
 
     With nobody to trust, any bundle passes, and the report says in words that nobody vouches for it. Raises
     TrustError, or DamagedError where that is why; no content is read before.
     """
-    lock = VerifiedLock(carried.lock)
-    if not trusts and carried.damaged:  # a damaged head tells nothing of who signed it
-        return lock, Vouched()
+    lock = VerifiedLock(bundle.lock)
+    if not policies and bundle.is_damaged:  # a damaged head tells nothing of who signed it
+        return lock, SignatureCheck()
     try:
-        return lock, _vouched(carried, trusts, report)
+        return lock, _check_signatures(bundle, policies, reporter)
     except TrustError:
-        carried.refuse_if_damaged()  # which says more
+        bundle.require_intact_head()  # which says more
         raise
 
 
-def _vouched(carried: OpenBundle, trusts: Sequence[Trust], report: Report) -> Vouched:
-    envelope = sign_in_place.envelope_of(carried)
+def _check_signatures(bundle: OpenBundle, policies: Sequence[TrustPolicy], reporter: Reporter) -> SignatureCheck:
+    envelope = sign_in_place.read_envelope(bundle)
     signed_by = envelope.signed_by if envelope else ()
-    if not trusts:
-        report.warn(_nobody_vouches(signed_by, carried.lock.digest))
-        return Vouched(signed_by=signed_by)
-    revoked = frozenset().union(*(trust.revoked for trust in trusts))
+    if not policies:
+        reporter.warn(_format_unchecked_warning(signed_by, bundle.lock.digest))
+        return SignatureCheck(signed_by=signed_by)
+    revoked = frozenset().union(*(trust.revoked for trust in policies))
     trusted: dict[str, None] = {}
-    for trust in trusts:
-        holding = _holding(envelope, trust, revoked, carried.where)
+    for trust in policies:
+        holding = _find_valid_signatures(envelope, trust, revoked, bundle.where)
         if len(holding) < trust.threshold:
-            raise _refusal(trust, holding, signed_by, revoked, carried.where)
+            raise _make_trust_error(trust, holding, signed_by, revoked, bundle.where)
         trusted |= dict.fromkeys(holding)
-    return Vouched(signed_by=signed_by, trusted=tuple(trusted))
+    return SignatureCheck(signed_by=signed_by, trusted=tuple(trusted))
 
 
-def _holding(envelope: Envelope | None, trust: Trust, revoked: frozenset[str], where: str) -> list[str]:
+def _find_valid_signatures(
+    envelope: Envelope | None, trust: TrustPolicy, revoked: frozenset[str], where: str
+) -> list[str]:
     """The trusted keys that signed, each once."""
     if envelope is None:
         return []
     usable = [key for key in trust.keys if key.fingerprint not in revoked]
-    return [key.fingerprint for key in usable if envelope.holds(key, where)]
+    return [key.fingerprint for key in usable if envelope.has_valid_signature(key, where)]
 
 
-def _refusal(
-    trust: Trust, holding: Sequence[str], signed_by: Sequence[str], revoked: frozenset[str], where: str
+def _make_trust_error(
+    trust: TrustPolicy, valid: Sequence[str], signed_by: Sequence[str], revoked: frozenset[str], where: str
 ) -> TrustError:
     trusted = ", ".join(key.fingerprint for key in trust.keys if key.fingerprint not in revoked) or "none that is left"
     asked = f"{trust.threshold} of the keys" if trust.threshold > 1 else "one of the keys"
-    lines = [f"the bundle must be signed by {asked} that {trust.told_by} names: {trusted}"]
+    lines = [f"the bundle must be signed by {asked} that {trust.source} names: {trusted}"]
     if not signed_by:
         lines.append("nobody signed it")
     gone = [one for one in signed_by if one in revoked]
-    others = [one for one in signed_by if one not in revoked and one not in holding]
-    lines += [f"it is signed by {one}" for one in holding]
+    others = [one for one in signed_by if one not in revoked and one not in valid]
+    lines += [f"it is signed by {one}" for one in valid]
     lines += [f"it is signed by {one}, as it says, and that key is revoked: it counts for nothing" for one in gone]
     lines += [f"it is signed by {one}, as it says, which is not among them" for one in others]
     hint = (
@@ -86,7 +90,7 @@ def _refusal(
     return TrustError("\n  ".join(lines), where=where, hint=hint)
 
 
-def _nobody_vouches(signed_by: Sequence[str], digest: str) -> str:
+def _format_unchecked_warning(signed_by: Sequence[str], digest: str) -> str:
     if not signed_by:
         return (
             "nobody vouches for this bundle: its bytes can be checked, but not who made it; "

@@ -12,81 +12,81 @@ from bundler.format.hashing import Sha256
 from bundler.format.lock.entries import Artifact, Upstream
 from bundler.format.lock.lockfile import Lock
 from bundler.online.assets import nltk_index
-from bundler.online.manifest.asset_spec import Pinned, WantedAsset
+from bundler.online.manifest.asset_spec import AssetFile, AssetSpec
 from bundler.online.transfer import download, http
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.context import BuildContext
 
-_NLTK = "assets/nltk_data/"
+_NLTK_FOLDER = "assets/nltk_data/"
 
 
-def gathered(assets: Sequence[WantedAsset], packages: Collection[str], shop: Workshop) -> list[Artifact]:
+def collect_assets(specs: Sequence[AssetSpec], packages: Collection[str], context: BuildContext) -> list[Artifact]:
     """Every file of the assets, on the shelf. ``packages`` are the names of the environment's.
 
     Raises ResolveError, ManifestError, FetchError and IntegrityError.
     """
-    _warn_of_readers(assets, packages, shop)
-    bring(assets, shop)
-    found = [_artifact(file, shop) for file in _pinned(assets)]
-    for n, asset in enumerate(assets):
+    _warn_if_unused(specs, packages, context)
+    fetch_assets(specs, context)
+    found = [_make_artifact(file, context) for file in _list_known_files(specs)]
+    for n, asset in enumerate(specs):
         if asset.nltk:
-            found += _apart(nltk_index.fetched(asset.nltk, asset.mirror, shop), found, n)
+            found += _require_distinct(nltk_index.fetch_packages(asset.nltk, asset.mirror, context), found, n)
     return found
 
 
-def bring(assets: Sequence[WantedAsset], shop: Workshop) -> None:
+def fetch_assets(specs: Sequence[AssetSpec], context: BuildContext) -> None:
     """Bring home what is not on the shelf of the files whose digest is known; each must be what it is said to be."""
-    wanted = [download.Wanted(url=file.url, sha256=file.sha256) for file in _pinned(assets)]
-    shop.bring(wanted, title="fetch assets")
+    wanted = [download.DownloadRequest(url=file.url, sha256=file.sha256) for file in _list_known_files(specs)]
+    context.fetch_missing(wanted, title="fetch assets")
 
 
-def bring_again(assets: Sequence[WantedAsset], locked: Lock, shop: Workshop) -> None:
+def fetch_locked_assets(specs: Sequence[AssetSpec], lock: Lock, context: BuildContext) -> None:
     """Bring home what a kept lock names, with no look into NLTK's index: the lock says what each archive is."""
-    bring(assets, shop)
-    mirrors = {f"{name}.zip": asset.mirror for asset in assets for name in asset.nltk}
+    fetch_assets(specs, context)
+    mirrors = {f"{name}.zip": asset.mirror for asset in specs for name in asset.nltk}
     wanted = []
-    for one in locked.of_kind("asset"):
-        path = one.path.removeprefix(_NLTK)
+    for one in lock.list_artifacts("asset"):
+        path = one.path.removeprefix(_NLTK_FOLDER)
         name = path.rpartition("/")[2]
         if path != one.path and name in mirrors:
-            url = nltk_index.address_of(path, mirrors[name])
-            wanted.append(download.Wanted(url=url, sha256=one.sha256, size=one.size))
-    shop.bring(wanted, title="fetch NLTK's data")
+            url = nltk_index.get_package_url(path, mirrors[name])
+            wanted.append(download.DownloadRequest(url=url, sha256=one.sha256, size=one.size))
+    context.fetch_missing(wanted, title="fetch NLTK's data")
 
 
-def _pinned(assets: Iterable[WantedAsset]) -> list[Pinned]:
+def _list_known_files(specs: Iterable[AssetSpec]) -> list[AssetFile]:
     """The files whose digest is known, each place once: encodings of two entries may share a file."""
-    found: dict[str, Pinned] = {}
-    for asset in assets:
-        for file in asset.pinned:
+    found: dict[str, AssetFile] = {}
+    for asset in specs:
+        for file in asset.known_files:
             found.setdefault(file.path, file)
     return list(found.values())
 
 
-def _artifact(file: Pinned, shop: Workshop) -> Artifact:
+def _make_artifact(file: AssetFile, context: BuildContext) -> Artifact:
     return Artifact(
         path=f"assets/{file.path}",
         kind="asset",
-        size=shop.store.required(file.sha256).stat().st_size,
+        size=context.cache.require(file.sha256).stat().st_size,
         sha256=Sha256(file.sha256),
-        origin=http.address(file.url),
+        origin=http.redact_url(file.url),
         upstream=(Upstream(algorithm="sha256", digest=file.sha256, publisher=file.publisher),),
     )
 
 
-def _apart(more: list[Artifact], found: list[Artifact], n: int) -> list[Artifact]:
+def _require_distinct(added: list[Artifact], existing: list[Artifact], n: int) -> list[Artifact]:
     """The archives of NLTK, if no other asset stands where they do."""
-    taken = {paths.folded(one.path) for one in found}
-    if clash := [one.path for one in more if paths.folded(one.path) in taken]:
+    taken = {paths.fold_name(one.path) for one in existing}
+    if clash := [one.path for one in added if paths.fold_name(one.path) in taken]:
         hint = "leave one of the two out"
         raise ManifestError(f"assets[{n}].nltk: {clash[0]!r} is taken by another asset", hint=hint)
-    return more
+    return added
 
 
-def _warn_of_readers(assets: Sequence[WantedAsset], packages: Collection[str], shop: Workshop) -> None:
+def _warn_if_unused(specs: Sequence[AssetSpec], packages: Collection[str], context: BuildContext) -> None:
     known = {canonicalize_name(name) for name in packages}
     for library in ("tiktoken", "nltk"):
-        named = [name for asset in assets for name in getattr(asset, library)]
+        named = [name for asset in specs for name in getattr(asset, library)]
         if named and library not in known:
-            shop.report.warn(
+            context.reporter.warn(
                 f"assets for {library} are carried ({', '.join(named)}), and {library} is not among the packages"
             )

@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from bundler.errors import FetchError
-from bundler.online.containers.oci_manifest import Name
+from bundler.online.manifest.image_reference import ImageReference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Credentials:
+class RegistryLogin:
     """A user and a password, as an HTTP header; shown to nobody but the registry."""
 
     header: str = field(repr=False)
 
 
-def credentials(name: Name) -> Credentials | None:
+def find_login(reference: ImageReference) -> RegistryLogin | None:
     """What the first auth file that knows a registry has for it, the nearest entry first; None: nothing.
 
     Raises FetchError where a file can't be read, or leaves it to a helper that only skopeo can ask.
     """
-    for path in _files():
+    for path in _list_auth_files():
         try:
             said = json.loads(path.read_bytes())
             entries, helpers = said.get("auths", {}), said.get("credHelpers", {})
-            found = _nearest(entries, name)
-            helped = _nearest(helpers, name) or (said.get("credsStore") if found is not None else "")
+            found = _find_entry(entries, reference)
+            helped = _find_entry(helpers, reference) or (said.get("credsStore") if found is not None else "")
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as error:
@@ -40,18 +40,18 @@ def credentials(name: Name) -> Credentials | None:
             raise FetchError("this auth file can't be read", where=str(path), hint=hint) from error
         if found and found.get("identitytoken"):
             hint = "install skopeo, which knows such tokens"
-            raise FetchError(f"{name.host} gave a token instead of a password", where=str(path), hint=hint)
+            raise FetchError(f"{reference.api_host} gave a token instead of a password", where=str(path), hint=hint)
         if found and "auth" in found:
-            return Credentials(header=f"Basic {_checked(found['auth'], path)}")
+            return RegistryLogin(header=f"Basic {_check_auth(found['auth'], path)}")
         if helped:
             hint = "install skopeo, which asks such helpers, or log in with REGISTRY_AUTH_FILE naming a plain file"
             raise FetchError(
-                f"the credentials for {name.host} are kept by a helper ({helped})", where=str(path), hint=hint
+                f"the credentials for {reference.api_host} are kept by a helper ({helped})", where=str(path), hint=hint
             )
     return None
 
 
-def _files() -> Iterator[Path]:
+def _list_auth_files() -> Iterator[Path]:
     """Auth files, the strongest first."""
     if told := os.environ.get("REGISTRY_AUTH_FILE"):
         yield Path(told)
@@ -63,19 +63,19 @@ def _files() -> Iterator[Path]:
     yield Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
 
 
-def _nearest(entries: dict[str, Any], name: Name) -> Any:
+def _find_entry(entries: dict[str, Any], reference: ImageReference) -> Any:
     """The entry for the repository, for a folder above it, or for the host; docker writes an address for its own."""
-    keys = [f"{name.named_host}/{name.repository}"]
+    keys = [f"{reference.registry}/{reference.repository}"]
     while "/" in keys[-1]:
         keys.append(keys[-1].rpartition("/")[0])
-    for host in dict.fromkeys([name.named_host, name.host]):
+    for host in dict.fromkeys([reference.registry, reference.api_host]):
         keys += [f"https://{host}", f"https://{host}/v1/", f"https://{host}/v2/"]
-    if name.named_host == "docker.io":
+    if reference.registry == "docker.io":
         keys += ["https://index.docker.io/v1/", "index.docker.io"]
     return next((entries[key] for key in keys if key in entries), None)
 
 
-def _checked(auth: object, path: Path) -> str:
+def _check_auth(auth: object, path: Path) -> str:
     try:
         decoded = base64.b64decode(str(auth), validate=True)
         if b":" in decoded:

@@ -11,11 +11,12 @@ from pathlib import Path
 from bundler import process
 from bundler.errors import BundleError, FetchError, IntegrityError, ProgramError, ResolveError
 from bundler.format import hashing
-from bundler.online.containers.oci_manifest import LARGEST_MANIFEST, Manifest, Name
-from bundler.online.transfer.cache import Store
-from bundler.progress import Report
+from bundler.online.containers.oci_manifest import MAX_MANIFEST_BYTES, ImageManifest
+from bundler.online.manifest.image_reference import ImageReference
+from bundler.online.transfer.cache import FileCache
+from bundler.progress import Reporter
 
-_MEANINGS = (
+_ERROR_PATTERNS = (
     (r"manifest unknown|name unknown|not found|repository name not known", "there is no such image", ResolveError,
      "look at its spelling and tag; private images are hidden from who is not logged in"),
     (r"unauthorized|authentication required|denied|\b40[13]\b", "the registry does not let you have it", FetchError,
@@ -29,63 +30,65 @@ _MEANINGS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Skopeo:
+class SkopeoClient:
     """One image of a registry, fetched by skopeo."""
 
     program: str
-    name: Name
+    reference: ImageReference
     plain_http: bool
-    store: Store
-    report: Report
+    cache: FileCache
+    reporter: Reporter
 
-    def manifest(self, reference: str) -> bytes:
+    def fetch_manifest(self, tag_or_digest: str) -> bytes:
         """The bytes that a tag or digest names; raises ResolveError, FetchError or IntegrityError."""
-        separator = "@" if reference.startswith("sha256:") else ":"
-        address = f"docker://{self.name.named_host}/{self.name.repository}{separator}{reference}"
-        raw = self._run("inspect", "--raw", *self._lax("--tls-verify=false"), address).encode()
-        if len(raw) > LARGEST_MANIFEST:
-            raise IntegrityError(f"a manifest of {len(raw):,} bytes is none", where=self.name.shown)
+        separator = "@" if tag_or_digest.startswith("sha256:") else ":"
+        address = f"docker://{self.reference.registry}/{self.reference.repository}{separator}{tag_or_digest}"
+        raw = self._run_skopeo("inspect", "--raw", *self._get_tls_options("--tls-verify=false"), address).encode()
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise IntegrityError(f"a manifest of {len(raw):,} bytes is none", where=self.reference.text)
         return raw
 
-    def bring(self, manifest: Manifest) -> None:
+    def fetch_blobs(self, manifest: ImageManifest) -> None:
         """The blobs of an image onto the shelf, each hashed where it arrived."""
-        address = f"docker://{self.name.at(f'sha256:{manifest.sha256}')}"
+        address = f"docker://{self.reference.with_digest(f'sha256:{manifest.sha256}')}"
         size = sum(blob.size for blob in (manifest.config, *manifest.layers))
-        room = self.store.root
+        room = self.cache.root
         room.mkdir(parents=True, exist_ok=True)
         with (
-            self.report.stage(f"fetch {self.name.shown} by skopeo", size) as stage,
+            self.reporter.stage(f"fetch {self.reference.text} by skopeo", size) as stage,
             tempfile.TemporaryDirectory(prefix="image-", dir=room) as folder,
         ):
-            self._run("copy", "--preserve-digests", *self._lax("--src-tls-verify=false"), address, f"dir:{folder}")
+            self._run_skopeo(
+                "copy", "--preserve-digests", *self._get_tls_options("--src-tls-verify=false"), address, f"dir:{folder}"
+            )
             for blob in (manifest.config, *manifest.layers):
                 path = Path(folder, blob.sha256)
-                if self.store.path_of(blob.sha256, blob.size):
+                if self.cache.find(blob.sha256, blob.size):
                     continue
-                if not path.is_file() or hashing.digest_of_file(path) != (blob.size, blob.sha256):
-                    raise IntegrityError(f"sha256:{blob.sha256} did not arrive whole", where=self.name.shown)
-                self.store.adopt(path, blob.sha256)
+                if not path.is_file() or hashing.compute_file_sha256(path) != (blob.size, blob.sha256):
+                    raise IntegrityError(f"sha256:{blob.sha256} did not arrive whole", where=self.reference.text)
+                self.cache.move_in(path, blob.sha256)
                 stage.advance(blob.size)
 
-    def _lax(self, option: str) -> tuple[str, ...]:
-        return (option,) if self.plain_http or self.name.on_loopback else ()
+    def _get_tls_options(self, option: str) -> tuple[str, ...]:
+        return (option,) if self.plain_http or self.reference.is_loopback else ()
 
-    def _run(self, *arguments: str) -> str:
+    def _run_skopeo(self, *arguments: str) -> str:
         try:
             return process.run([self.program, *arguments]).stdout
         except ProgramError as error:
-            raise self._in_words(str(error)) from error
+            raise self._translate_error(str(error)) from error
 
-    def _in_words(self, said: str) -> BundleError:
-        for pattern, message, kind, hint in _MEANINGS:
-            if re.search(pattern, said, re.IGNORECASE):
-                return kind(message, where=self.name.shown, hint=hint)
-        last = re.sub(r'.*(?:msg="|pinging container registry )', "", said.splitlines()[-1])
+    def _translate_error(self, output: str) -> BundleError:
+        for pattern, message, kind, hint in _ERROR_PATTERNS:
+            if re.search(pattern, output, re.IGNORECASE):
+                return kind(message, where=self.reference.text, hint=hint)
+        last = re.sub(r'.*(?:msg="|pinging container registry )', "", output.splitlines()[-1])
         last = last.replace('\\"', "'").rstrip('"')[-300:]
         hint = "see whether its host can be reached from here; a proxy is taken from HTTPS_PROXY"
-        return FetchError(f"the registry can't be asked: {last}", where=self.name.shown, hint=hint)
+        return FetchError(f"the registry can't be asked: {last}", where=self.reference.text, hint=hint)
 
 
-def installed() -> str:
+def find_skopeo() -> str:
     """skopeo's program, or ""."""
     return shutil.which("skopeo") or ""

@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 from packaging.version import Version
 
 from bundler.online.inspection import references
-from bundler.online.inspection.references import Read, Reference
+from bundler.online.inspection.references import ReadFile, Reference
 
-_FLASH2 = "kernels-community/flash-attn2"
-_ASKED_FOR = {
+_FLASH_ATTN2 = "kernels-community/flash-attn2"
+_DEFAULT_VERSIONS = {
     "kernels-community/aiter-flash-attn": 2,
     "kernels-community/flash-attn4": 0,
     "kernels-community/metal-flash-sdpa": 2,
@@ -19,24 +19,24 @@ _ASKED_FOR = {
 """FLASH_ATTN_KERNEL_VERSIONS of transformers 5; of any other kernel it asks for version 1."""
 
 
-def version(repo: str, torch: str) -> str:
+def get_default_version(repo: str, torch: str) -> str:
     """The branch that transformers asks for where a configuration names none; ``torch`` is a version, "" if unknown."""
-    if repo == _FLASH2:
+    if repo == _FLASH_ATTN2:
         return "v3" if torch and Version(torch).release < (2, 10) else "v4"
-    return f"v{_ASKED_FOR.get(repo, 1)}"
+    return f"v{_DEFAULT_VERSIONS.get(repo, 1)}"
 
 
-def needed(names: Sequence[str], read: Read) -> list[Reference]:
+def find_dependencies(names: Sequence[str], read_file: ReadFile) -> list[Reference]:
     """The kernels that a kernel's builds name; raises UnreadableError."""
     found: list[Reference] = []
     for name in names:
         if PurePosixPath(name).name == "metadata.json":
-            found += _of_build(name, read)
+            found += _read_dependencies(name, read_file)
     return list(dict.fromkeys(found))
 
 
-def _of_build(name: str, read: Read) -> Iterator[Reference]:
-    listed = references.document(name, read).get("kernel-depends")
+def _read_dependencies(name: str, read_file: ReadFile) -> Iterator[Reference]:
+    listed = references.read_json_object(name, read_file).get("kernel-depends")
     for one in listed if isinstance(listed, list) else ():
         repo = one.get("repo-id") if isinstance(one, dict) else None
         if isinstance(repo, str) and references.is_repo_id(repo):

@@ -12,9 +12,9 @@ from typing import Any
 from bundler.errors import ResolveError
 from bundler.format.lock.entries import RepoType
 
-Read = Callable[[str], bytes]
+ReadFile = Callable[[str], bytes]
 
-_CONFIGURATIONS = (
+_CONFIG_FILES = (
     "config.json",
     "tokenizer_config.json",
     "preprocessor_config.json",
@@ -26,15 +26,15 @@ _CONFIGURATIONS = (
 )
 """Files of transformers whose ``auto_map`` names classes that stand in no library."""
 
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The hub's oldest models have no owner in their name: ``gpt2``."""
-_KERNEL = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
-_OWN = "sentence_transformers."
+_KERNEL_REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
+_LIBRARY_PREFIX = "sentence_transformers."
 _MODULE_LISTS = ("router_config.json", "config.json")
 
 
-class UnreadableError(ResolveError):
+class UnreadableFileError(ResolveError):
     """A file is not what its name says, so that what it names can't be known."""
 
 
@@ -52,11 +52,11 @@ class Reference:
     revision: str = ""
     module: str = ""
     repo_type: RepoType = "model"
-    guess: bool = False
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
+class RequiredPackage:
     """A package without which a model does not load; any of ``packages`` will do."""
 
     file: str
@@ -64,43 +64,45 @@ class Need:
     packages: tuple[str, ...]
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The packages, for a person."""
         return " or ".join(self.packages)
 
 
-def is_repo_id(text: object, *, bare: bool = False) -> bool:
+def is_repo_id(text: object, *, allow_bare: bool = False) -> bool:
     """Whether a text is such as ORG/NAME on the hub, and no folder of some machine; ``bare``: or NAME alone."""
-    return isinstance(text, str) and bool(_REPO.fullmatch(text) or (bare and _BARE.fullmatch(text)))
+    return isinstance(text, str) and bool(_REPO_ID.fullmatch(text) or (allow_bare and _REPO_NAME.fullmatch(text)))
 
 
-def code(names: Sequence[str], read: Read) -> list[Reference]:
+def find_code(names: Sequence[str], read_file: ReadFile) -> list[Reference]:
     """The classes that stand in no library: ``auto_map`` of transformers, modules of sentence-transformers."""
     found: list[Reference] = []
     for name in names:
         base = PurePosixPath(name).name
-        if base in _CONFIGURATIONS:
-            values = document(name, read)
-            for key, value in _auto_map(values):
-                found += _of_class(name, f"auto_map {key}", value, _code_revision(name, names, read, values))
-        if name == "modules.json" or (base in _MODULE_LISTS and "types" in document(name, read)):
-            found += _of_modules(name, names, read)
+        if base in _CONFIG_FILES:
+            values = read_json_object(name, read_file)
+            for key, value in _list_auto_map_classes(values):
+                found += _parse_class(
+                    name, f"auto_map {key}", value, _find_code_revision(name, names, read_file, values)
+                )
+        if name == "modules.json" or (base in _MODULE_LISTS and "types" in read_json_object(name, read_file)):
+            found += _find_module_classes(name, names, read_file)
     return list(dict.fromkeys(found))
 
 
-def models(names: Sequence[str], read: Read) -> list[Reference]:
+def find_models(names: Sequence[str], read_file: ReadFile) -> list[Reference]:
     """The other models that a model's configuration names: base models of adapters, towers, backbones, kernels."""
     found: list[Reference] = []
     for name in names:
         base = PurePosixPath(name).name
         if base == "adapter_config.json":
-            found += _of_adapter(name, document(name, read))
+            found += _find_adapter_base(name, read_json_object(name, read_file))
         if base == "config.json":
-            found += _of_configuration(name, document(name, read))
+            found += _find_in_config(name, read_json_object(name, read_file))
     return list(dict.fromkeys(found))
 
 
-_QUANTISERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+_QUANTIZER_PACKAGES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "aqlm": (("aqlm",), ("accelerate",)),
     "auto-round": (("auto-round",),),
     "awq": (("gptqmodel", "autoawq"), ("accelerate",)),
@@ -123,50 +125,50 @@ _QUANTISERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """What transformers asks for before it loads weights of a ``quant_method``: of each group, one package."""
 
 
-def needs(names: Sequence[str], read: Read) -> list[Need]:
+def find_required_packages(names: Sequence[str], read_file: ReadFile) -> list[RequiredPackage]:
     """The packages that a model's configuration calls for, which no resolver can know of."""
-    found: list[Need] = []
+    found: list[RequiredPackage] = []
     for name in names:
         if PurePosixPath(name).name != "config.json":
             continue
-        values = document(name, read)
+        values = read_json_object(name, read_file)
         quantised = values.get("quantization_config")
         method = str(quantised.get("quant_method", "")) if isinstance(quantised, dict) else ""
-        groups = _QUANTISERS.get(method, ())
-        found += [Need(file=name, reason=f"quantised by {method}", packages=one) for one in groups]
-        of_configuration = list(_of_configuration(name, values))
+        groups = _QUANTIZER_PACKAGES.get(method, ())
+        found += [RequiredPackage(file=name, reason=f"quantised by {method}", packages=one) for one in groups]
+        of_configuration = list(_find_in_config(name, values))
         if any(one.repo_type == "kernel" for one in of_configuration):
-            found.append(Need(file=name, reason="kernels of the hub", packages=("kernels",)))
+            found.append(RequiredPackage(file=name, reason="kernels of the hub", packages=("kernels",)))
         if values.get("use_timm_backbone") or values.get("model_type") in ("timm_wrapper", "timm_backbone"):
-            found.append(Need(file=name, reason="a backbone of timm", packages=("timm",)))
+            found.append(RequiredPackage(file=name, reason="a backbone of timm", packages=("timm",)))
     return found
 
 
-def document(name: str, read: Read) -> dict[str, Any]:
+def read_json_object(name: str, read_file: ReadFile) -> dict[str, Any]:
     """A JSON file that holds an object; an empty one where it holds a list. Raises UnreadableError."""
-    found = _parsed(name, read)
+    found = _read_json(name, read_file)
     return found if isinstance(found, dict) else {}
 
 
-def _parsed(name: str, read: Read) -> Any:
+def _read_json(name: str, read_file: ReadFile) -> Any:
     try:
-        return json.loads(read(name).decode("utf-8-sig"))
+        return json.loads(read_file(name).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
         said = f"{name} is not a JSON file, so what it names can't be known"
-        raise UnreadableError(said, where=name, hint=hint) from error
+        raise UnreadableFileError(said, where=name, hint=hint) from error
 
 
-def _auto_map(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_auto_map_classes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each class that an ``auto_map`` names; tokenizers name a slow and a fast one, of which either may be null."""
-    named = values.get("auto_map")
+    named = config.get("auto_map")
     for key, value in named.items() if isinstance(named, dict) else ():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and one:
                 yield key, one
 
 
-def _of_class(file: str, reason: str, value: str, revision: str = "") -> list[Reference]:
+def _parse_class(file: str, reason: str, value: str, revision: str = "") -> list[Reference]:
     """``module.Class`` or ``ORG/NAME--module.Class``, as transformers reads it."""
     repo, _, named = value.rpartition("--")
     module, dot, _ = named.partition(".")
@@ -176,79 +178,79 @@ def _of_class(file: str, reason: str, value: str, revision: str = "") -> list[Re
     return [Reference(file=file, reason=reason, repo=repo, revision=revision if repo else "", module=f"{module}.py")]
 
 
-def _code_revision(file: str, names: Sequence[str], read: Read, values: Mapping[str, Any]) -> str:
+def _find_code_revision(file: str, names: Sequence[str], read_file: ReadFile, config: Mapping[str, Any]) -> str:
     """The revision of code in another repository, where a configuration gives one.
 
     sentence-transformers passes ``code_revision`` of sentence_bert_config.json on to transformers.
     """
-    named = values.get("code_revision")
+    named = config.get("code_revision")
     beside = str(PurePosixPath(file).parent / "sentence_bert_config.json")
     if not named and beside in names:
-        options = document(beside, read)
+        options = read_json_object(beside, read_file)
         kinds = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
         given = [options[kind].get("code_revision") for kind in kinds if isinstance(options.get(kind), dict)]
         named = next(filter(None, given), "")
     return named if isinstance(named, str) else ""
 
 
-def _of_modules(file: str, names: Sequence[str], read: Read) -> Iterator[Reference]:
+def _find_module_classes(file: str, names: Sequence[str], read_file: ReadFile) -> Iterator[Reference]:
     """Modules of sentence-transformers, or of a router, that are not the library's own."""
     if file == "modules.json":
-        listed = _parsed(file, read)
+        listed = _read_json(file, read_file)
         kinds = [str(one["type"]) for one in listed if isinstance(one, dict) and "type" in one]
     else:
-        types = document(file, read)["types"]
+        types = read_json_object(file, read_file)["types"]
         kinds = [str(kind) for kind in types.values()] if isinstance(types, dict) else []
     for kind in kinds:
         repo, _, named = kind.rpartition("--")
         module, _, _ = named.partition(".")
         # anything else is a class of an installed package
-        if not kind.startswith(_OWN) and (repo or f"{module}.py" in names):
-            yield from _of_class(file, f"module {kind}", kind)
+        if not kind.startswith(_LIBRARY_PREFIX) and (repo or f"{module}.py" in names):
+            yield from _parse_class(file, f"module {kind}", kind)
 
 
-def _of_adapter(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
-    base, revision = values.get("base_model_name_or_path"), values.get("revision")
-    if is_repo_id(base, bare=True):
+def _find_adapter_base(file: str, config: Mapping[str, Any]) -> Iterator[Reference]:
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if is_repo_id(base, allow_bare=True):
         yield Reference(file=file, reason="base model of an adapter", repo=str(base), revision=str(revision or ""))
 
 
-def unclear(names: Sequence[str], read: Read) -> list[str]:
+def find_unclear_bases(names: Sequence[str], read_file: ReadFile) -> list[str]:
     """What an adapter's configuration says of its base that means nothing on another machine, in words."""
     found = []
     for name in names:
         if PurePosixPath(name).name == "adapter_config.json":
-            base = document(name, read).get("base_model_name_or_path")
-            if base and not is_repo_id(base, bare=True):
+            base = read_json_object(name, read_file).get("base_model_name_or_path")
+            if base and not is_repo_id(base, allow_bare=True):
                 found.append(f"{name} names {base!r} as its base model, a folder of the machine that trained it")
     return found
 
 
-_TOWERS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")
+_TOWER_KEYS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")
 """Keys under which configurations of composed models name a model that is loaded from the hub on its own."""
-_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
+_KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
 
-def _of_configuration(file: str, values: Mapping[str, Any]) -> Iterator[Reference]:
+def _find_in_config(file: str, config: Mapping[str, Any]) -> Iterator[Reference]:
     """What a config.json names, in its parts too.
 
     ``_name_or_path`` and ``name_or_path`` only say where a model was saved from: no library reads them to load.
     """
-    waiting = [values]
+    waiting = [config]
     while waiting:
         part = waiting.pop(0)
         for key, value in part.items():
-            if key in _TOWERS and is_repo_id(value):
+            if key in _TOWER_KEYS and is_repo_id(value):
                 yield Reference(file=file, reason=f"{key}, loaded on its own", repo=value)
             elif key == "backbone" and is_repo_id(value) and part.get("use_pretrained_backbone"):
                 yield Reference(file=file, reason="pretrained backbone", repo=value)
-            elif key in _KERNELS:
-                yield from _kernels(file, key, value)
+            elif key in _KERNEL_KEYS:
+                yield from _find_kernels(file, key, value)
             elif isinstance(value, dict):
                 waiting.append(value)
 
 
-def _kernels(file: str, key: str, value: object) -> Iterator[Reference]:
+def _find_kernels(file: str, key: str, value: object) -> Iterator[Reference]:
     """Repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
     waiting, reason = [value], f"kernel of {key}"
     while waiting:
@@ -258,7 +260,7 @@ def _kernels(file: str, key: str, value: object) -> Iterator[Reference]:
             one, told = one  # as transformers' KernelConfig gives a layer and its version
         if isinstance(one, dict | list):
             waiting += one.values() if isinstance(one, dict) else one
-        elif isinstance(one, str) and (found := _KERNEL.fullmatch(one.removeprefix("paged|"))):
+        elif isinstance(one, str) and (found := _KERNEL_REFERENCE.fullmatch(one.removeprefix("paged|"))):
             number = told.get("version")
             named = f"v{number}" if isinstance(number, int) else str(told.get("revision") or "")
             revision = found["revision"] or named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-READ_FROM = "0.14.0"
+TIKTOKEN_VERSION = "0.14.0"
 """The tiktoken release whose ``tiktoken_ext/openai_public.py`` says what stands here."""
 
 _HOST = "https://openaipublic.blob.core.windows.net"
@@ -27,7 +27,7 @@ _GPT2 = (
     ),
 )
 
-FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
+ENCODING_FILES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "gpt2": _GPT2,
     "r50k_base": (_R50K,),
     "p50k_base": (_P50K,),
@@ -70,6 +70,6 @@ def of_model(name: str) -> str:
     return _MODELS.get(name) or next((one for start, one in _PREFIXES.items() if name.startswith(start)), "")
 
 
-def path_of(url: str) -> str:
+def get_cache_path(url: str) -> str:
     """Where below ``assets/`` tiktoken finds what it would fetch from ``url``: by the SHA-1 of its own address."""
     return f"tiktoken/{hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()}"

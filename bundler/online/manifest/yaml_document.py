@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bundler.errors import ManifestError
-from bundler.format.documents import Fault, Place, Where
+from bundler.format.documents import FieldPath, FieldProblem, Place
 
 _MAPPING = "tag:yaml.org,2002:map"
 _LIST = "tag:yaml.org,2002:seq"
@@ -21,16 +21,16 @@ class Document:
     """What a file says: mappings with keys that are strings, lists, scalars; and where each value stands."""
 
     value: Any
-    places: dict[Where, Place]
-    faults: tuple[tuple[int, Fault], ...]
+    places: dict[FieldPath, Place]
+    faults: tuple[tuple[int, FieldProblem], ...]
     """What is wrong with the YAML itself, each with its line."""
 
-    def described(self, faults: Iterable[Fault]) -> list[str]:
+    def described(self, faults: Iterable[FieldProblem]) -> list[str]:
         """These faults and those of the YAML itself for a person, a line each, in the order of the file."""
-        found = [*self.faults, *((self._line(fault.where), fault) for fault in faults)]
+        found = [*self.faults, *((self._line(fault.path), fault) for fault in faults)]
         return [f"  line {line}: {fault}" for line, fault in sorted(found, key=lambda one: one[0])]
 
-    def _line(self, where: Where) -> int:
+    def _line(self, where: FieldPath) -> int:
         while where and where not in self.places:
             where = where[:-1]
         return self.places[where].line if where in self.places else 1
@@ -58,10 +58,10 @@ class _Builder:
     """Makes values of YAML's nodes. A node that can't be one is a fault, and what stands beside it is read."""
 
     loader: yaml.SafeLoader
-    places: dict[Where, Place] = field(default_factory=dict)
-    faults: list[tuple[int, Fault]] = field(default_factory=list)
+    places: dict[FieldPath, Place] = field(default_factory=dict)
+    faults: list[tuple[int, FieldProblem]] = field(default_factory=list)
 
-    def build(self, node: yaml.Node, where: Where, above: tuple[int, ...]) -> Any:
+    def build(self, node: yaml.Node, where: FieldPath, above: tuple[int, ...]) -> Any:
         """The value of a node; ``above`` are the nodes that it stands in."""
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
         self.places.setdefault(where, Place(node.start_mark.line + 1, text))
@@ -78,7 +78,7 @@ class _Builder:
             return [self.build(one, (*where, n), above) for n, one in enumerate(node.value)]
         return self._scalar(node, where)
 
-    def _mapping(self, node: yaml.MappingNode, where: Where, above: tuple[int, ...]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, where: FieldPath, above: tuple[int, ...]) -> dict[str, Any]:
         merged = self._merged(node, where, above)
         own: dict[str, Any] = {}
         first: dict[str, int] = {}
@@ -98,7 +98,7 @@ class _Builder:
             own[name] = self.build(value, place, above)
         return merged | own
 
-    def _merged(self, node: yaml.MappingNode, where: Where, above: tuple[int, ...]) -> dict[str, Any]:
+    def _merged(self, node: yaml.MappingNode, where: FieldPath, above: tuple[int, ...]) -> dict[str, Any]:
         """What ``<<`` brings in; of several mappings the first that has a key says what it is."""
         found: dict[str, Any] = {}
         for key, value in node.value:
@@ -110,7 +110,7 @@ class _Builder:
                         self._wrong(key, (*where, "<<"), "must be a mapping, or a list of mappings", None)
         return found
 
-    def _scalar(self, node: yaml.Node, where: Where) -> Any:
+    def _scalar(self, node: yaml.Node, where: FieldPath) -> Any:
         try:
             return self.loader.construct_object(node)
         except ValueError:  # a date of a thirteenth month
@@ -119,6 +119,6 @@ class _Builder:
         except yaml.YAMLError:
             return self._wrong(node, where, f"nothing here is of the kind {node.tag}", str(node.value))
 
-    def _wrong(self, node: yaml.Node, where: Where, message: str, value: Any) -> Any:
-        self.faults.append((node.start_mark.line + 1, Fault(where, message)))
+    def _wrong(self, node: yaml.Node, where: FieldPath, message: str, value: Any) -> Any:
+        self.faults.append((node.start_mark.line + 1, FieldProblem(where, message)))
         return value

@@ -24,9 +24,9 @@ from bundler.errors import BundleError, FetchError, ResolveError
 from bundler.format.lock.entries import Upstream
 from bundler.online.models import model_card
 from bundler.online.transfer import http
-from bundler.online.transfer.http import AgainError, Patience
+from bundler.online.transfer.http import RetryableError, RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Report
+from bundler.progress import Reporter
 
 # Read when the client is imported: otherwise it asks the hub, before anything else, for names of programs to report.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -44,29 +44,31 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNo
 from huggingface_hub.hf_api import RepoFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
-_TIMEOUT = 30.0
-_MOST_PAGES = 1000
+_HEX_DIGEST = re.compile(r"([0-9a-f]{40}([0-9a-f]{24})?)?")
+_DEFAULT_TIMEOUT = 30.0
+_MAX_PAGES = 1000
 """Answers that a list of files may take: the hub has a thousand files in each."""
-_PORTAL = (
+_NOT_A_HUB_HINT = (
     "a proxy or a network's login page may answer in its place: see HF_ENDPOINT, and open the address in a browser"
 )
-_LOG_IN = "set HF_TOKEN, or run 'hf auth login', with a token of an account that may read it"
+_LOGIN_HINT = "set HF_TOKEN, or run 'hf auth login', with a token of an account that may read it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Repo:
+class HubRepo:
     """A repository, and who asks for it."""
 
-    kind: str
-    name: str
+    repo_type: str
+    repo_id: str
     endpoint: str
     token: str | None = field(repr=False)
 
     @property
-    def page(self) -> str:
+    def page_url(self) -> str:
         """What a person opens in a browser."""
-        return http.address(f"{self.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(self.kind, '')}{self.name}")
+        return http.redact_url(
+            f"{self.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(self.repo_type, '')}{self.repo_id}"
+        )
 
     @property
     def host(self) -> str:
@@ -78,36 +80,38 @@ class Repo:
         """What tells the hub who asks."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def url(self, file: str, commit: str) -> str:
+    def get_file_url(self, file: str, commit: str) -> str:
         """Where the hub gives a file of a commit."""
-        return hf_hub_url(self.name, file, repo_type=self.kind, revision=commit, endpoint=self.endpoint)
+        return hf_hub_url(self.repo_id, file, repo_type=self.repo_type, revision=commit, endpoint=self.endpoint)
 
-    def refusal(self, status: int, said: Mapping[str, str], where: str, revision: str) -> BundleError:
+    def make_error(self, status: int, response_headers: Mapping[str, str], where: str, revision: str) -> BundleError:
         """An answer that will be the same next time, as an error that says what to do."""
-        code, words = said.get("X-Error-Code", ""), said.get("X-Error-Message", "")[:200]
+        code, words = response_headers.get("X-Error-Code", ""), response_headers.get("X-Error-Message", "")[:200]
         if code == "RevisionNotFound":
-            hint = f"the branches, tags and commits that there are: {self.page}"
-            return ResolveError(f"{self.name} has no revision {revision!r}", where=where, hint=hint)
+            hint = f"the branches, tags and commits that there are: {self.page_url}"
+            return ResolveError(f"{self.repo_id} has no revision {revision!r}", where=where, hint=hint)
         if code == "GatedRepo" and not self.token:
-            hint = f"accept its terms at {self.page}, then {_LOG_IN}"
-            return FetchError(f"{self.name} is gated: the hub gives it to known accounts alone", where=where, hint=hint)
+            hint = f"accept its terms at {self.page_url}, then {_LOGIN_HINT}"
+            return FetchError(
+                f"{self.repo_id} is gated: the hub gives it to known accounts alone", where=where, hint=hint
+            )
         if code == "GatedRepo":
-            hint = f"accept its terms at {self.page} with the account that the token (HF_TOKEN) belongs to"
-            return FetchError(f"{self.name} is gated, and this token has no access to it", where=where, hint=hint)
+            hint = f"accept its terms at {self.page_url} with the account that the token (HF_TOKEN) belongs to"
+            return FetchError(f"{self.repo_id} is gated, and this token has no access to it", where=where, hint=hint)
         if status == 401 and self.token and code != "RepoNotFound":
-            return FetchError(f"the hub does not accept the token for {self.name}", where=where, hint=_LOG_IN)
+            return FetchError(f"the hub does not accept the token for {self.repo_id}", where=where, hint=_LOGIN_HINT)
         if code == "RepoNotFound" or status in (401, 404):
             found = "holds no such file or repository" if code == "EntryNotFound" else "knows no such repository"
-            hint = f"see whether the name is right: {self.page}; if it is private, {_LOG_IN}"
-            return ResolveError(f"{self.name}: the hub {found}, or not for who asks", where=where, hint=hint)
+            hint = f"see whether the name is right: {self.page_url}; if it is private, {_LOGIN_HINT}"
+            return ResolveError(f"{self.repo_id}: the hub {found}, or not for who asks", where=where, hint=hint)
         if status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED:
-            return FetchError("a network's login page answers in place of the hub", where=where, hint=_PORTAL)
-        hint = f"{_LOG_IN}; see {self.page}" if status == 403 else f"see {self.page}"
-        return FetchError(f"{self.name}: the hub answers {status} {words}".strip(), where=where, hint=hint)
+            return FetchError("a network's login page answers in place of the hub", where=where, hint=_NOT_A_HUB_HINT)
+        hint = f"{_LOGIN_HINT}; see {self.page_url}" if status == 403 else f"see {self.page_url}"
+        return FetchError(f"{self.repo_id}: the hub answers {status} {words}".strip(), where=where, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listed:
+class HubFile:
     """A file of a commit and what the hub publishes of it."""
 
     path: str
@@ -115,72 +119,76 @@ class Listed:
     sha256: str
     git_sha1: str
 
-    def upstream(self, host: str) -> tuple[Upstream, ...]:
+    def list_upstreams(self, host: str) -> tuple[Upstream, ...]:
         """The digest that was published, as the lock keeps it."""
         said = (("sha256", self.sha256), ("git-blob-sha1", self.git_sha1))
         return tuple(Upstream(algorithm=name, digest=digest, publisher=host) for name, digest in said if digest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class RevisionInfo:
     """What the hub says of one revision."""
 
     commit: str
-    files: Mapping[str, Listed]
+    files: Mapping[str, HubFile]
     licence: str
 
 
-def of(name: str, kind: str) -> Repo:
+def open_repo(repo_id: str, repo_type: str) -> HubRepo:
     """A repository on the hub, and the token that this user has told the client."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    return Repo(kind=kind, name=name, endpoint=_endpoint(), token=token)
+    return HubRepo(repo_type=repo_type, repo_id=repo_id, endpoint=_read_endpoint(), token=token)
 
 
-def told(repo: Repo, revision: str, config: PipConfig, patience: Patience, report: Report) -> Told:
+def fetch_revision(
+    repo: HubRepo, revision: str, config: PipConfig, retry_policy: RetryPolicy, reporter: Reporter
+) -> RevisionInfo:
     """What the hub says of a revision; raises FetchError or ResolveError."""
     if is_offline_mode():
-        raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=repo.page, hint="unset HF_HUB_OFFLINE")
-    where = f"{repo.page} at {revision}"
-    set_client_factory(lambda: _Client(repo, where, config, patience, report))
+        raise FetchError("HF_HUB_OFFLINE forbids asking the hub", where=repo.page_url, hint="unset HF_HUB_OFFLINE")
+    where = f"{repo.page_url} at {revision}"
+    set_client_factory(lambda: _HubClient(repo, where, config, retry_policy, reporter))
     api = HfApi(endpoint=repo.endpoint, token=repo.token or False)
-    with _heard(repo, revision, where):
-        info: Any = api.repo_info(repo.name, repo_type=repo.kind, revision=revision)
+    with _translate_hub_errors(repo, revision, where):
+        info: Any = api.repo_info(repo.repo_id, repo_type=repo.repo_type, revision=revision)
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise FetchError("what answers is not a hub: it names no commit", where=where, hint=_PORTAL)
-    with _heard(repo, revision, where):
-        tree = list(api.list_repo_tree(repo.name, repo_type=repo.kind, revision=info.sha, recursive=True))
-    files = {file.path: _listed(file, where) for file in tree if isinstance(file, RepoFile)}
+        raise FetchError("what answers is not a hub: it names no commit", where=where, hint=_NOT_A_HUB_HINT)
+    with _translate_hub_errors(repo, revision, where):
+        tree = list(api.list_repo_tree(repo.repo_id, repo_type=repo.repo_type, revision=info.sha, recursive=True))
+    files = {file.path: _make_hub_file(file, where) for file in tree if isinstance(file, RepoFile)}
     # The other answer names no more than the first thousands: it can't be the list, but it shows what a list lacks.
     if lacking := sorted({file.rfilename for file in getattr(info, "siblings", None) or ()} - set(files)):
         shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
         hint = "a mirror or proxy (HF_ENDPOINT) may hand on only the first page of it: ask who runs it"
         raise FetchError(f"the list of files lacks {shown}, which the revision has", where=where, hint=hint)
-    return Told(commit=info.sha, files=files, licence=_licence(repo, info))
+    return RevisionInfo(commit=info.sha, files=files, licence=_read_licence(repo, info))
 
 
-def found(repo: Repo, revision: str, config: PipConfig, patience: Patience, report: Report) -> tuple[Repo, Told]:
+def find_revision(
+    repo: HubRepo, revision: str, config: PipConfig, retry_policy: RetryPolicy, reporter: Reporter
+) -> tuple[HubRepo, RevisionInfo]:
     """What the hub says of a revision, and of which repository: a hub that knows no kernels, a mirror perhaps, has
     them as models. Raises FetchError or ResolveError."""
     try:
-        return repo, told(repo, revision, config, patience, report)
+        return repo, fetch_revision(repo, revision, config, retry_policy, reporter)
     except ResolveError as error:
-        if repo.kind != "kernel" or isinstance(error.__cause__, RevisionNotFoundError):
+        if repo.repo_type != "kernel" or isinstance(error.__cause__, RevisionNotFoundError):
             raise
-        older = replace(repo, kind="model")
+        older = replace(repo, repo_type="model")
         try:
-            return older, told(older, revision, config, patience, report)
+            return older, fetch_revision(older, revision, config, retry_policy, reporter)
         except ResolveError:
             raise error from None
 
 
-def cached(repo: Repo, commit: str, name: str) -> Path | None:
+def find_in_hub_cache(repo: HubRepo, commit: str, name: str) -> Path | None:
     """Where the user's own cache of the hub has a file, links followed."""
     cache = os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE
-    found = try_to_load_from_cache(repo.name, name, cache_dir=cache, revision=commit, repo_type=repo.kind)
+    found = try_to_load_from_cache(repo.repo_id, name, cache_dir=cache, revision=commit, repo_type=repo.repo_type)
     return Path(found).resolve() if isinstance(found, str) else None
 
 
-def _endpoint() -> str:
+def _read_endpoint() -> str:
     """Where the hub is; the environment is read anew, since the client reads it when it is imported."""
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
@@ -189,62 +197,71 @@ def _endpoint() -> str:
     return endpoint
 
 
-def _listed(file: RepoFile, where: str) -> Listed:
-    found = Listed(
+def _make_hub_file(file: RepoFile, where: str) -> HubFile:
+    found = HubFile(
         path=file.path,
         size=file.lfs.size if file.lfs else file.size,
         sha256=(file.lfs.sha256 or "") if file.lfs else "",
         git_sha1="" if file.lfs else file.blob_id or "",
     )
-    if not _DIGEST.fullmatch(found.sha256) or not _DIGEST.fullmatch(found.git_sha1):
+    if not _HEX_DIGEST.fullmatch(found.sha256) or not _HEX_DIGEST.fullmatch(found.git_sha1):
         raise FetchError(
-            f"what answers is not a hub: {found.path} has no digest as hubs write them", where=where, hint=_PORTAL
+            f"what answers is not a hub: {found.path} has no digest as hubs write them",
+            where=where,
+            hint=_NOT_A_HUB_HINT,
         )
     return found
 
 
 @contextmanager
-def _heard(repo: Repo, revision: str, where: str) -> Iterator[None]:
+def _translate_hub_errors(repo: HubRepo, revision: str, where: str) -> Iterator[None]:
     """What the client makes of an answer that is none, as an error that says what to do."""
     try:
         yield
     except HFValidationError as error:
         hint = "the hub's names are such as ORG/NAME, of letters, digits and single . - _"
-        raise ResolveError(f"{repo.name!r} is no name that the hub can have", where=repo.page, hint=hint) from error
+        raise ResolveError(
+            f"{repo.repo_id!r} is no name that the hub can have", where=repo.page_url, hint=hint
+        ) from error
     except HfHubHTTPError as error:
-        raise repo.refusal(error.response.status_code, error.response.headers, where, revision) from error
+        raise repo.make_error(error.response.status_code, error.response.headers, where, revision) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FetchError(
-            "what answers is not a hub: it sends no JSON as a hub does", where=where, hint=_PORTAL
+            "what answers is not a hub: it sends no JSON as a hub does", where=where, hint=_NOT_A_HUB_HINT
         ) from error
 
 
-class _Client(httpx2.Client):
+class _HubClient(httpx2.Client):
     """The client's transport: pip's idea of proxies and certificates, and the patience of every other download here.
 
     The hub's client has a patience of its own for some questions and none for others, and waits for some without end.
     """
 
-    def __init__(self, repo: Repo, where: str, config: PipConfig, patience: Patience, report: Report) -> None:
+    def __init__(
+        self, repo: HubRepo, where: str, config: PipConfig, retry_policy: RetryPolicy, reporter: Reporter
+    ) -> None:
         proxy = config.proxy if "://" in config.proxy or not config.proxy else f"http://{config.proxy}"
         super().__init__(
-            verify=_trusted(repo, config), proxy=proxy or None, trust_env=not config.proxy, follow_redirects=True
+            verify=_make_tls_verification(repo, config),
+            proxy=proxy or None,
+            trust_env=not config.proxy,
+            follow_redirects=True,
         )
-        self._repo, self._where, self._patience, self._report = repo, where, patience, report
-        self._seconds = config.timeout or _TIMEOUT
-        self._left = 1 + _MOST_PAGES
+        self._repo, self._where, self._retry_policy, self._reporter = repo, where, retry_policy, reporter
+        self._request_timeout = config.timeout or _DEFAULT_TIMEOUT
+        self._requests_left = 1 + _MAX_PAGES
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        if not self._left:
-            raise FetchError("the list of files has no end", where=self._where, hint=_PORTAL)
-        self._left -= 1
-        request.extensions["timeout"] = httpx2.Timeout(self._seconds).as_dict()
-        if _origin(request.url) != _origin(httpx2.URL(self._repo.endpoint)):
+        if not self._requests_left:
+            raise FetchError("the list of files has no end", where=self._where, hint=_NOT_A_HUB_HINT)
+        self._requests_left -= 1
+        request.extensions["timeout"] = httpx2.Timeout(self._request_timeout).as_dict()
+        if _get_origin(request.url) != _get_origin(httpx2.URL(self._repo.endpoint)):
             request.headers.pop("Authorization", None)  # where a list goes on is for the answer to say
-        attempt = bound(self._sent, request, options)
-        return http.patiently(attempt, self._repo.page, self._patience, note=self._report.note)
+        attempt = bound(self._send_once, request, options)
+        return http.retry(attempt, self._repo.page_url, self._retry_policy, note=self._reporter.note)
 
-    def _sent(self, request: httpx2.Request, options: Mapping[str, Any]) -> httpx2.Response:
+    def _send_once(self, request: httpx2.Request, options: Mapping[str, Any]) -> httpx2.Response:
         try:
             response = super().send(request, **options)
         except httpx2.UnsupportedProtocol:
@@ -253,17 +270,17 @@ class _Client(httpx2.Client):
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 hint = "if a proxy here has a certificate of its own, tell pip: pip config set global.cert FILE"
                 raise FetchError("the hub's certificate is not trusted", where=self._where, hint=hint) from error
-            raise AgainError(http.words(error)) from error
-        if response.status_code in http.BUSY:
-            raise AgainError(f"the hub answers {response.status_code}", http.retry_after(response.headers))
+            raise RetryableError(http.describe_cause(error)) from error
+        if response.status_code in http.TRANSIENT_STATUSES:
+            raise RetryableError(f"the hub answers {response.status_code}", http.parse_retry_after(response.headers))
         return response
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+def _get_origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _trusted(repo: Repo, config: PipConfig) -> ssl.SSLContext | bool:
+def _make_tls_verification(repo: HubRepo, config: PipConfig) -> ssl.SSLContext | bool:
     """Whose certificates count."""
     if urlsplit(repo.endpoint).hostname in config.trusted_hosts or repo.host in config.trusted_hosts:
         return False
@@ -280,8 +297,8 @@ def _trusted(repo: Repo, config: PipConfig) -> ssl.SSLContext | bool:
     return context
 
 
-def _licence(repo: Repo, info: Any) -> str:
+def _read_licence(repo: HubRepo, info: Any) -> str:
     """The licence of the model card, and that terms must be accepted where that is so."""
     card = info.card_data.to_dict() if getattr(info, "card_data", None) else {}
-    gated = f"gated: terms to accept at {repo.page}" if info.gated else ""
+    gated = f"gated: terms to accept at {repo.page_url}" if info.gated else ""
     return "; ".join(filter(None, [model_card.describe_licence(card), gated]))

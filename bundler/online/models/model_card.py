@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 _METADATA = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_LARGEST = 64 << 10
+_MAX_CARD_BYTES = 64 << 10
 """Bytes of a card that are read; metadata stands at its start."""
 
 
 def read_metadata(card: bytes) -> dict[str, Any]:
     """Read the metadata of a card; empty where it has none, or none that is YAML."""
-    match = _METADATA.match(card[:_LARGEST].decode("utf-8", "replace"))
+    match = _METADATA.match(card[:_MAX_CARD_BYTES].decode("utf-8", "replace"))
     try:
         metadata = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError:  # a hub refuses such a card; a vendor's folder may hold one

@@ -11,9 +11,9 @@ from packaging.utils import canonicalize_name
 
 from bundler.online.packages import resolution
 from bundler.online.packages.resolution import ResolvedWheel
-from bundler.online.transfer.context import Workshop
+from bundler.online.transfer.context import BuildContext
 
-_BY_ANOTHER_NAME = {
+_PACKAGES_BY_MODULE = {
     "PIL": ("pillow", "pillow-simd"),
     "attr": ("attrs",),
     "bs4": ("beautifulsoup4",),
@@ -28,43 +28,43 @@ _BY_ANOTHER_NAME = {
 
 
 @dataclass(frozen=True, slots=True)
-class Provided:
+class BundledPackages:
     """The packages of the environment; a bundle without any leaves the question to its host."""
 
-    packages: Sequence[ResolvedWheel]
-    shop: Workshop
+    wheels: Sequence[ResolvedWheel]
+    context: BuildContext
 
-    def lacks_all(self, names: Iterable[str]) -> bool:
+    def has_none(self, names: Iterable[str]) -> bool:
         """Whether the environment is known to have none of these packages."""
-        return bool(self.packages) and not self._names() & {canonicalize_name(name) for name in names}
+        return bool(self.wheels) and not self._list_names() & {canonicalize_name(name) for name in names}
 
-    def lacked(self, modules: Iterable[str]) -> list[str]:
+    def find_missing_modules(self, modules: Iterable[str]) -> list[str]:
         """Those of these top-level modules that neither Python nor any package brings, sorted."""
-        if not self.packages:
+        if not self.wheels:
             return []
         unknown = {
             name
             for name in modules
             if name not in sys.stdlib_module_names
-            and self.lacks_all([name.replace("_", "-"), *_BY_ANOTHER_NAME.get(name, ())])
+            and self.has_none([name.replace("_", "-"), *_PACKAGES_BY_MODULE.get(name, ())])
         }
-        for wheel in sorted(self.packages, key=lambda one: one.size):
+        for wheel in sorted(self.wheels, key=lambda one: one.size):
             if not unknown:
                 break
-            unknown -= self._modules(wheel)
+            unknown -= self._read_modules(wheel)
         return sorted(unknown)
 
-    def version(self, name: str) -> str:
+    def find_version(self, name: str) -> str:
         """The version of a package; "" where there is none of that name."""
-        return next((one.version for one in self.packages if canonicalize_name(one.name) == name), "")
+        return next((one.version for one in self.wheels if canonicalize_name(one.name) == name), "")
 
-    def _names(self) -> set[str]:
-        return {canonicalize_name(one.name) for one in self.packages}
+    def _list_names(self) -> set[str]:
+        return {canonicalize_name(one.name) for one in self.wheels}
 
-    def _modules(self, wheel: ResolvedWheel) -> set[str]:
+    def _read_modules(self, wheel: ResolvedWheel) -> set[str]:
         """The top-level modules in a wheel, which is brought home for that: the bundle needs it anyway."""
-        resolution.fetch([wheel], self.shop.store, self.shop.config, self.shop.report)
-        with zipfile.ZipFile(self.shop.store.required(wheel.sha256)) as packed:
+        resolution.fetch_wheels([wheel], self.context.cache, self.context.config, self.context.reporter)
+        with zipfile.ZipFile(self.context.cache.require(wheel.sha256)) as packed:
             names = packed.namelist()
         tops = {
             name.split("/", 3)[2] if ".data/" in name and name.count("/") > 1 else name.split("/")[0] for name in names

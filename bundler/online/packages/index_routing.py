@@ -10,12 +10,12 @@ from packaging.utils import canonicalize_name
 
 from bundler.format.lock.target import Target
 from bundler.online.packages import simple_index
-from bundler.online.packages.simple_index import Offer, Pages
+from bundler.online.packages.simple_index import IndexClient, IndexFile
 
-PYTORCH = "https://download.pytorch.org/whl"
+PYTORCH_INDEX = "https://download.pytorch.org/whl"
 """Where PyTorch publishes its builds, in one index for each accelerator."""
-_FAMILY = frozenset(["torch", "torchvision", "torchaudio"])
-_COMPANIONS: Mapping[str, frozenset[str]] = {
+_PYTORCH_PACKAGES = frozenset(["torch", "torchvision", "torchaudio"])
+_TRITON_PACKAGES: Mapping[str, frozenset[str]] = {
     "rocm": frozenset(["pytorch-triton-rocm", "triton-rocm"]),
     "xpu": frozenset(["pytorch-triton-xpu", "triton-xpu"]),
 }
@@ -23,80 +23,80 @@ _COMPANIONS: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(slots=True)
-class Router:
+class IndexRouter:
     """Finds the one index from which a package is to come; ``why`` says in words what was found."""
 
-    indexes: Iterable[tuple[str, Iterable[str]]]
+    index_assignments: Iterable[tuple[str, Iterable[str]]]
     target: Target
-    pages: Pages
+    index: IndexClient
     folder: Path
-    pytorch: str = PYTORCH
-    why: dict[str, str] = field(default_factory=dict)
+    pytorch_index: str = PYTORCH_INDEX
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
-    def concerned(self) -> frozenset[str]:
+    def routed_packages(self) -> frozenset[str]:
         """The packages that must not come from just anywhere."""
-        return frozenset(self._explicit) | self._builds
+        return frozenset(self._explicit_indexes) | self._accelerator_packages
 
     @property
-    def _explicit(self) -> dict[str, str]:
-        return {canonicalize_name(name): url for url, names in self.indexes for name in names}
+    def _explicit_indexes(self) -> dict[str, str]:
+        return {canonicalize_name(name): url for url, names in self.index_assignments for name in names}
 
     @property
-    def _builds(self) -> frozenset[str]:
+    def _accelerator_packages(self) -> frozenset[str]:
         if self.target.system == "macos":
             return frozenset()  # there is one build for it, and every index has that
-        found = [names for kind, names in _COMPANIONS.items() if self.target.accelerator.startswith(kind)]
-        return _FAMILY.union(*found)
+        found = [names for kind, names in _TRITON_PACKAGES.items() if self.target.accelerator.startswith(kind)]
+        return _PYTORCH_PACKAGES.union(*found)
 
-    def route(self, name: str) -> str | None:
+    def find_index(self, name: str) -> str | None:
         """The address of the index; None where the package has no wheel that fits on any."""
-        if url := self._explicit.get(name):
-            self.why[name] = "comes from the index that the manifest names for it"
+        if url := self._explicit_indexes.get(name):
+            self.reasons[name] = "comes from the index that the manifest names for it"
             return url
-        if name not in self._builds:
-            return self._merged(name)
+        if name not in self._accelerator_packages:
+            return self._write_merged_index(name)
         accelerator = self.target.accelerator
-        offers = self.pages.offers(name, besides=simple_index.PYPI)
-        fitting = [offer for offer in offers if self._fits(offer) and offer.local_version == accelerator]
+        offers = self.index.find_wheels(name, skip_host=simple_index.PYPI_HOST)
+        fitting = [offer for offer in offers if self._is_compatible(offer) and offer.local_version == accelerator]
         if fitting:
             places = ", ".join(dict.fromkeys(offer.publisher for offer in fitting))
-            self.why[name] = (
+            self.reasons[name] = (
                 f"comes from {places}, which pip's configuration names and which has builds for {accelerator}"
             )
-            return self._only(name, fitting)
-        self.why[name] = (
-            f"comes from {self.pytorch}/{accelerator}: pip's configuration offers no build for {accelerator}"
+            return self._write_index(name, fitting)
+        self.reasons[name] = (
+            f"comes from {self.pytorch_index}/{accelerator}: pip's configuration offers no build for {accelerator}"
         )
-        return f"{self.pytorch}/{accelerator}"
+        return f"{self.pytorch_index}/{accelerator}"
 
-    def allowed_source(self, name: str, sha256: frozenset[str]) -> str | None:
+    def write_sdist_index(self, name: str, sha256: frozenset[str]) -> str | None:
         """The address of an index that has of a package the source code with these digests alone; None: there is none.
 
         uv runs source code to learn what it needs, so it may not even see any other.
         """
-        explicit = self._explicit.get(name)
-        offers = self.pages.on(explicit, name) if explicit else self.pages.sources(name)
-        allowed = [offer for offer in offers if not offer.is_wheel and simple_index.digest_of(offer) in sha256]
+        explicit = self._explicit_indexes.get(name)
+        offers = self.index.list_files(explicit, name) if explicit else self.index.find_sdists(name)
+        allowed = [offer for offer in offers if not offer.is_wheel and simple_index.get_sha256(offer) in sha256]
         if not allowed:
             return None
-        self.why[name] = "is built from the source code whose digest the requirements allow"
-        reachable = [replace(offer, url=simple_index.with_login(offer.url, explicit or "")) for offer in allowed]
-        return simple_index.as_index(self.folder / f"source-{name}", name, reachable)
+        self.reasons[name] = "is built from the source code whose digest the requirements allow"
+        reachable = [replace(offer, url=simple_index.add_login(offer.url, explicit or "")) for offer in allowed]
+        return simple_index.write_index(self.folder / f"source-{name}", name, reachable)
 
-    def _merged(self, name: str) -> str | None:
+    def _write_merged_index(self, name: str) -> str | None:
         """An index of all wheels that fit, from wherever they are.
 
         uv looks for the files of a version on the first index that has the version, pip on all of them.
         """
-        fitting = [offer for offer in self.pages.offers(name) if self._fits(offer)]
+        fitting = [offer for offer in self.index.find_wheels(name) if self._is_compatible(offer)]
         if not fitting:
             return None
-        self.why[name] = "comes from whichever index has a wheel that fits"
-        return self._only(name, fitting)
+        self.reasons[name] = "comes from whichever index has a wheel that fits"
+        return self._write_index(name, fitting)
 
-    def _fits(self, offer: Offer) -> bool:
-        return self.target.fits(offer.filename)
+    def _is_compatible(self, file: IndexFile) -> bool:
+        return self.target.is_compatible(file.filename)
 
-    def _only(self, name: str, offers: Iterable[Offer]) -> str:
-        return simple_index.as_index(self.folder / f"only-{name}", name, offers)
+    def _write_index(self, name: str, files: Iterable[IndexFile]) -> str:
+        return simple_index.write_index(self.folder / f"only-{name}", name, files)

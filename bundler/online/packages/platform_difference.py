@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bundler.format.lock.target import Target, this_machine
+from bundler.format.lock.target import Target, detect_target
 
 
-def differences(target: Target) -> str:
+def describe_differences(target: Target) -> str:
     """In words, for a sentence; "" where Python, platform and C library are the builder's own.
 
     The accelerator is left out: it decides which index has the builds of PyTorch, and nothing else.
     """
-    here = this_machine()
+    here = detect_target()
     pairs = (
         ("Python", target.python, here.python),
         ("platform", target.platform, here.platform),

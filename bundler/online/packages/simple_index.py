@@ -17,18 +17,18 @@ from pypi_simple import DistributionPackage, ProjectPage, UnsupportedContentType
 from bundler.errors import FetchError, ResolveError
 from bundler.format import hashing
 from bundler.online.transfer import http, pip_config, threads
-from bundler.online.transfer.http import Patience
+from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
 
-PYPI = "pypi.org"
+PYPI_HOST = "pypi.org"
 FIND_LINKS = "find-links"
 LOCAL_INDEX = "local index"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1, */*;q=0.01"
-_AT_ONCE = 8
+_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Offer:
+class IndexFile:
     """A wheel, or an archive of source code, that stands somewhere: its address without credentials, what is said of it, and who says so."""
 
     filename: str
@@ -38,17 +38,17 @@ class Offer:
     size: int | None = None
     requires_python: str = ""
     has_metadata: bool = False
-    yanked: bool = False
+    is_yanked: bool = False
 
     @property
     def name(self) -> str:
         """The normalised name of its package."""
-        return _parsed(self.filename)[0]
+        return _parse_filename(self.filename)[0]
 
     @property
     def version(self) -> Version:
         """The version of its package."""
-        return _parsed(self.filename)[1]
+        return _parse_filename(self.filename)[1]
 
     @property
     def local_version(self) -> str:
@@ -62,157 +62,163 @@ class Offer:
 
 
 @dataclass(slots=True)
-class Pages:
+class IndexClient:
     """The pages of the indexes and find-links that pip's configuration names; each is read once."""
 
     config: PipConfig
     session: requests.Session
-    patience: Patience
-    denied: dict[str, int] = field(default_factory=dict)
+    retry_policy: RetryPolicy
+    denied_pages: dict[str, int] = field(default_factory=dict)
     """Pages that were refused for want of a right password, and the status of the refusal."""
-    _read: dict[tuple[str, str], tuple[Offer, ...]] = field(default_factory=dict)
+    _files_by_page: dict[tuple[str, str], tuple[IndexFile, ...]] = field(default_factory=dict)
 
-    def offers(self, package: str, *, besides: str = "", also: Iterable[str] = ()) -> tuple[Offer, ...]:
+    def find_wheels(
+        self, package: str, *, skip_host: str = "", extra_indexes: Iterable[str] = ()
+    ) -> tuple[IndexFile, ...]:
         """Every wheel of a package, from find-links first, then from each index but the one on host ``besides``.
 
         ``also`` are further indexes. Raises ResolveError for a page that can't be had or understood.
         """
-        return tuple(offer for offer in self._all(package, besides, also) if offer.is_wheel)
+        return tuple(offer for offer in self._find_files(package, skip_host, extra_indexes) if offer.is_wheel)
 
-    def sources(self, package: str, *, besides: str = "", also: Iterable[str] = ()) -> tuple[Offer, ...]:
+    def find_sdists(
+        self, package: str, *, skip_host: str = "", extra_indexes: Iterable[str] = ()
+    ) -> tuple[IndexFile, ...]:
         """Every archive of a package's source code, from the same places; raises as ``offers`` does."""
-        return tuple(offer for offer in self._all(package, besides, also) if not offer.is_wheel)
+        return tuple(offer for offer in self._find_files(package, skip_host, extra_indexes) if not offer.is_wheel)
 
-    def on(self, index: str, package: str) -> tuple[Offer, ...]:
+    def list_files(self, index_url: str, package: str) -> tuple[IndexFile, ...]:
         """Wheels and source code of a package on one index; raises as ``offers`` does."""
-        return self._project(index, package)
+        return self._read_project(index_url, package)
 
-    def _all(self, package: str, besides: str, also: Iterable[str]) -> tuple[Offer, ...]:
-        indexes = [*(url for url in self.config.indexes if urlsplit(url).hostname != besides), *also]
-        found = [offer for url in self.config.find_links for offer in self._links(url) if offer.name == package]
-        for offers in threads.each(lambda url: self._project(url, package), indexes, _AT_ONCE):
+    def _find_files(self, package: str, skip_host: str, extra_indexes: Iterable[str]) -> tuple[IndexFile, ...]:
+        indexes = [*(url for url in self.config.indexes if urlsplit(url).hostname != skip_host), *extra_indexes]
+        found = [
+            offer for url in self.config.find_links for offer in self._read_find_links(url) if offer.name == package
+        ]
+        for offers in threads.run_parallel(lambda url: self._read_project(url, package), indexes, _MAX_WORKERS):
             found += offers
         return tuple(found)
 
-    def _links(self, url: str) -> tuple[Offer, ...]:
-        if (url, "") not in self._read:
-            path = pip_config.local_path(url)
-            self._read[url, ""] = (
-                _folder(path) if path is not None and path.is_dir() else self._page(url, "", FIND_LINKS)
+    def _read_find_links(self, url: str) -> tuple[IndexFile, ...]:
+        if (url, "") not in self._files_by_page:
+            path = pip_config.get_local_path(url)
+            self._files_by_page[url, ""] = (
+                _list_folder(path) if path is not None and path.is_dir() else self._read_page(url, "", FIND_LINKS)
             )
-        return self._read[url, ""]
+        return self._files_by_page[url, ""]
 
-    def _project(self, index: str, package: str) -> tuple[Offer, ...]:
-        if (index, package) not in self._read:
-            page = f"{index.rstrip('/')}/{package}/"
-            offers = self._page(page, package, LOCAL_INDEX)
-            self._read[index, package] = tuple(offer for offer in offers if offer.name == package)
-        return self._read[index, package]
+    def _read_project(self, index_url: str, package: str) -> tuple[IndexFile, ...]:
+        if (index_url, package) not in self._files_by_page:
+            page = f"{index_url.rstrip('/')}/{package}/"
+            offers = self._read_page(page, package, LOCAL_INDEX)
+            self._files_by_page[index_url, package] = tuple(offer for offer in offers if offer.name == package)
+        return self._files_by_page[index_url, package]
 
-    def _page(self, url: str, package: str, local: str) -> tuple[Offer, ...]:
-        path = pip_config.local_path(url)
+    def _read_page(self, url: str, package: str, local_publisher: str) -> tuple[IndexFile, ...]:
+        path = pip_config.get_local_path(url)
         if path is not None:
             file = path / "index.html" if path.is_dir() else path
             if not file.is_file():
                 return ()
             page = ProjectPage.from_html(package, file.read_bytes(), base_url=url)
-            return _offers(page.packages, local)
+            return _make_index_files(page.packages, local_publisher)
         try:
-            found = http.patiently(lambda: self._asked(url, package), url, self.patience)
+            found = http.retry(lambda: self._fetch_page(url, package), url, self.retry_policy)
         except FetchError as error:
             raise ResolveError(f"an index can't be read: {error}", where=error.where, hint=error.hint) from error
-        return _offers(found, urlsplit(url).netloc.rpartition("@")[2])
+        return _make_index_files(found, urlsplit(url).netloc.rpartition("@")[2])
 
-    def _asked(self, url: str, package: str) -> list[DistributionPackage]:
-        with http.ask(self.session, "GET", url, {"Accept": _ACCEPT}) as response:
+    def _fetch_page(self, url: str, package: str) -> list[DistributionPackage]:
+        with http.send_request(self.session, "GET", url, {"Accept": _ACCEPT}) as response:
             if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                self.denied[http.address(url)] = response.status_code
+                self.denied_pages[http.redact_url(url)] = response.status_code
             if HTTPStatus.BAD_REQUEST <= response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return []  # as pip does: an index that does not have it, or does not show it, does not offer it
             if not response.ok:
-                raise http.refused(response, url)
-            http.content(response)
+                raise http.make_response_error(response, url)
+            http.read_body(response)
             try:
                 return ProjectPage.from_response(response, package).packages
             except (UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
                 hint = "see in a browser what stands there: it should be a page of links to wheels"
-                raise ResolveError("is no page of a package index", where=http.address(url), hint=hint) from error
+                raise ResolveError("is no page of a package index", where=http.redact_url(url), hint=hint) from error
 
 
-def as_index(folder: Path, package: str, offers: Iterable[Offer]) -> str:
+def write_index(folder: Path, package: str, files: Iterable[IndexFile]) -> str:
     """Write an index of one package that offers these wheels and nothing else; its address."""
     page = folder / package / "index.html"
     page.parent.mkdir(parents=True)
-    page.write_text("<!DOCTYPE html>\n" + "".join(map(_anchor, offers)), encoding="utf-8")
+    page.write_text("<!DOCTYPE html>\n" + "".join(map(_format_anchor, files)), encoding="utf-8")
     return folder.as_uri()
 
 
-def with_login(url: str, index: str) -> str:
+def add_login(url: str, index_url: str) -> str:
     """An address with the user and password of an index on the same host, where that has one."""
-    one, other = urlsplit(url), urlsplit(index)
+    one, other = urlsplit(url), urlsplit(index_url)
     if "@" not in other.netloc or (one.scheme, one.hostname, one.port) != (other.scheme, other.hostname, other.port):
         return url
     return urlunsplit(one._replace(netloc=other.netloc))
 
 
-def digest_of(offer: Offer) -> str:
+def get_sha256(file: IndexFile) -> str:
     """The SHA-256 that is published, or that a file of this machine has; "" where neither is."""
-    path = pip_config.local_path(offer.url)
-    return offer.sha256 or (hashing.digest_of_file(path)[1] if path else "")
+    path = pip_config.get_local_path(file.url)
+    return file.sha256 or (hashing.compute_file_sha256(path)[1] if path else "")
 
 
-def _anchor(offer: Offer) -> str:
-    sha256 = digest_of(offer)  # uv would unpack a wheel without one into its cache to compute it
-    address = offer.url + (f"#sha256={sha256}" if sha256 else "")
+def _format_anchor(file: IndexFile) -> str:
+    sha256 = get_sha256(file)  # uv would unpack a wheel without one into its cache to compute it
+    address = file.url + (f"#sha256={sha256}" if sha256 else "")
     attributes = {"href": address}
-    if offer.requires_python:
-        attributes["data-requires-python"] = offer.requires_python
-    if offer.has_metadata:
+    if file.requires_python:
+        attributes["data-requires-python"] = file.requires_python
+    if file.has_metadata:
         attributes["data-core-metadata"] = "true"
-    if offer.yanked:
+    if file.is_yanked:
         attributes["data-yanked"] = ""
     written = " ".join(f'{name}="{html.escape(value)}"' for name, value in attributes.items())
-    return f"<a {written}>{html.escape(offer.filename)}</a>\n"
+    return f"<a {written}>{html.escape(file.filename)}</a>\n"
 
 
-def _folder(folder: Path) -> tuple[Offer, ...]:
+def _list_folder(folder: Path) -> tuple[IndexFile, ...]:
     return tuple(
-        Offer(filename=path.name, url=path.as_uri(), publisher=FIND_LINKS, size=path.stat().st_size)
+        IndexFile(filename=path.name, url=path.as_uri(), publisher=FIND_LINKS, size=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if _is_known(path.name)
+        if _is_distribution(path.name)
     )
 
 
-def _offers(packages: Iterable[DistributionPackage], publisher: str) -> tuple[Offer, ...]:
+def _make_index_files(packages: Iterable[DistributionPackage], publisher: str) -> tuple[IndexFile, ...]:
     return tuple(
-        Offer(
-            filename=filename_of(package.url),
-            url=pip_config.bare(package.url),
+        IndexFile(
+            filename=get_filename(package.url),
+            url=pip_config.strip_credentials(package.url),
             publisher=publisher,
             sha256=package.digests.get("sha256", ""),
             size=package.size,
             requires_python=package.requires_python or "",
             has_metadata=bool(package.has_metadata),
-            yanked=package.is_yanked,
+            is_yanked=package.is_yanked,
         )
         for package in packages
-        if _is_known(filename_of(package.url))
+        if _is_distribution(get_filename(package.url))
     )
 
 
-def filename_of(url: str) -> str:
+def get_filename(url: str) -> str:
     """The name of the file at an address; what a page calls it does not count (PEP 503)."""
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
-def _parsed(filename: str) -> tuple[str, Version]:
+def _parse_filename(filename: str) -> tuple[str, Version]:
     """Name and version; raises InvalidWheelFilename or InvalidSdistFilename."""
     return (parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename)(filename)[:2]
 
 
-def _is_known(name: str) -> bool:
+def _is_distribution(name: str) -> bool:
     try:
-        _parsed(name)
+        _parse_filename(name)
     except (InvalidWheelFilename, InvalidSdistFilename):
         return False
     return True

@@ -18,19 +18,19 @@ from packaging.version import Version
 from bundler import process
 from bundler.errors import ProgramError, ResolveError, UnsafeError
 from bundler.format import documents, json_files
-from bundler.format.hashing import Sha256, digest_of
-from bundler.format.lock.lockfile import EPOCH
-from bundler.format.lock.target import Target, this_machine
+from bundler.format.hashing import Sha256, compute_sha256
+from bundler.format.lock.lockfile import ZIP_EPOCH
+from bundler.format.lock.target import Target, detect_target
 from bundler.online.packages import platform_difference, resolver_errors, wheel_rewrite
 from bundler.online.transfer import pip_config
-from bundler.online.transfer.cache import Store
+from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Report
+from bundler.progress import Reporter
 
-_FORM = 1
+_OUTPUT_VERSION = 1
 """Grows when this room makes other bytes of the same source."""
-_GLIBC = re.compile(r"-manylinux_(\d+)_(\d+)_")
-_FIND_LINKS = "or build the wheel on such a machine into a folder that pip's find-links names"
+_MANYLINUX_GLIBC = re.compile(r"-manylinux_(\d+)_(\d+)_")
+_FIND_LINKS_HINT = "or build the wheel on such a machine into a folder that pip's find-links names"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class BuiltWheel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class Sdist:
     """A package's source code on the shelf: the archive's file name and SHA-256."""
 
     name: str
@@ -55,81 +55,81 @@ class Source:
         return f"{self.name} {self.version}"
 
 
-def built(source: Source, target: Target, config: PipConfig, store: Store, report: Report) -> BuiltWheel:
+def build_wheel(sdist: Sdist, target: Target, config: PipConfig, cache: FileCache, reporter: Reporter) -> BuiltWheel:
     """The wheel of a package's source code; one that was built before on a machine like this is not built again.
 
     Raises ProgramError when the build fails, ResolveError where the wheel does not fit the target, UnsafeError when
     it is none.
     """
-    key = f"built-wheel-{digest_of(f'{_FORM} {this_machine()} {source.sha256}'.encode())}"
-    wheel = _kept(key, store)
+    key = f"built-wheel-{compute_sha256(f'{_OUTPUT_VERSION} {detect_target()} {sdist.sha256}'.encode())}"
+    wheel = _find_built_wheel(key, cache)
     if wheel is None:
-        report.note(f"building {source} from source code: {source.filename}")
-        with _made(source, config, store) as path:
-            size, sha256 = store.copy_in(path)
+        reporter.note(f"building {sdist} from source code: {sdist.filename}")
+        with _build_in_scratch(sdist, config, cache) as path:
+            size, sha256 = cache.copy_in(path)
             wheel = BuiltWheel(filename=path.name, size=size, sha256=sha256)
-        store.remember(key, store.put_bytes(json.dumps(documents.encode(wheel)).encode()))
-    _require_fit(wheel.filename, source, target)
+        cache.record_key(key, cache.put_bytes(json.dumps(documents.encode(wheel)).encode()))
+    _require_compatible(wheel.filename, sdist, target)
     return wheel
 
 
-def _kept(key: str, store: Store) -> BuiltWheel | None:
-    note = store.recalled(key)
+def _find_built_wheel(key: str, cache: FileCache) -> BuiltWheel | None:
+    note = cache.find_by_key(key)
     if note is None:
         return None
     try:
         wheel = json_files.read(BuiltWheel, note)
-    except (OSError, documents.Faults):  # a damaged note: built once more
+    except (OSError, documents.DocumentError):  # a damaged note: built once more
         return None
-    return wheel if store.path_of(wheel.sha256, wheel.size) else None
+    return wheel if cache.find(wheel.sha256, wheel.size) else None
 
 
 @contextmanager
-def _made(source: Source, config: PipConfig, store: Store) -> Iterator[Path]:
+def _build_in_scratch(sdist: Sdist, config: PipConfig, cache: FileCache) -> Iterator[Path]:
     """The wheel in its one form, for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="airgap-bundler-") as scratch:
         folder = Path(scratch).resolve()
         out, form = folder / "out", folder / "form"
         form.mkdir()
-        archive = folder / source.filename
-        archive.symlink_to(store.required(source.sha256))
-        _run(source, archive, out, config)
+        archive = folder / sdist.filename
+        archive.symlink_to(cache.require(sdist.sha256))
+        _run_build(sdist, archive, out, config)
         found = sorted(out.glob("*.whl"))
         if len(found) != 1:
-            raise UnsafeError(f"the build of {source} gave {len(found)} wheels", where=source.filename)
-        plain = wheel_rewrite.rewritten(found[0], form)
-        _require_own(plain.name, source)
-        platform = _platform_of(plain, source)
-        yield wheel_rewrite.rewritten(found[0], form, platform) if platform else plain
+            raise UnsafeError(f"the build of {sdist} gave {len(found)} wheels", where=sdist.filename)
+        plain = wheel_rewrite.rewrite_wheel(found[0], form)
+        _require_same_package(plain.name, sdist)
+        platform = _find_platform_tag(plain, sdist)
+        yield wheel_rewrite.rewrite_wheel(found[0], form, platform) if platform else plain
 
 
-def _run(source: Source, archive: Path, out: Path, config: PipConfig) -> None:
+def _run_build(sdist: Sdist, archive: Path, output: Path, config: PipConfig) -> None:
     """Build with pip, isolated; what the build itself needs comes as wheels, so that no other source code runs."""
     command: list[str | Path] = [
-        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--quiet", "--wheel-dir", out),
-        *("--only-binary", ":all:", "--no-binary", source.name, archive),
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--quiet", "--wheel-dir", output),
+        *("--only-binary", ":all:", "--no-binary", sdist.name, archive),
     ]
-    environment = pip_config.pip_environment(config) | {
-        "SOURCE_DATE_EPOCH": str(EPOCH),
+    environment = pip_config.make_pip_env(config) | {
+        "SOURCE_DATE_EPOCH": str(ZIP_EPOCH),
         "PYTHONHASHSEED": "0",
         "TZ": "UTC",
         # What a compiler says for a debugger names folders of this machine, which differ each time.
         **{name: f"{os.environ.get(name, '')} -g0".strip() for name in ("CFLAGS", "CXXFLAGS")},
     }
     try:
-        process.run(command, environment=environment, folder=archive.parent)
+        process.run(command, env=environment, cwd=archive.parent)
     except ProgramError as error:
-        raise resolver_errors.not_built(str(source), str(error)) from error
+        raise resolver_errors.make_build_error(str(sdist), str(error)) from error
 
 
-def _require_own(filename: str, source: Source) -> None:
+def _require_same_package(filename: str, sdist: Sdist) -> None:
     name, version, *_ = parse_wheel_filename(filename)
-    if (name, version) != (source.name, Version(source.version)):
+    if (name, version) != (sdist.name, Version(sdist.version)):
         hint = "what the index says of the package and what its build says differ: ask its author"
-        raise UnsafeError(f"the source code of {source} builds {filename}", where=source.filename, hint=hint)
+        raise UnsafeError(f"the source code of {sdist} builds {filename}", where=sdist.filename, hint=hint)
 
 
-def _platform_of(wheel: Path, source: Source) -> str:
+def _find_platform_tag(wheel: Path, sdist: Sdist) -> str:
     """The platform tag that says how old a C library the wheel's programs run with; "" where its own tag is right.
 
     A build on Linux calls itself linux_x86_64, whatever C library it was linked with. Raises ResolveError when it
@@ -139,36 +139,36 @@ def _platform_of(wheel: Path, source: Source) -> str:
     if not any(tag.platform.startswith("linux_") for tag in tags):
         return ""
     command: list[str | Path] = [sys.executable, "-m", "auditwheel", "show", "--json", wheel]
-    done = process.run(command, accept=range(256), folder=wheel.parent)
+    done = process.run(command, accepted_codes=range(256), cwd=wheel.parent)
     try:
         said = json.loads(done.stdout)
     except ValueError:
-        words = process.without_secrets(done.stderr[-1000:])
-        raise ProgramError(f"auditwheel can't read the wheel of {source}:\n{words}", where="auditwheel") from None
+        words = process.redact(done.stderr[-1000:])
+        raise ProgramError(f"auditwheel can't read the wheel of {sdist}:\n{words}", where="auditwheel") from None
     if "no ELF executable" in said.get("error", ""):
         return ""  # nothing in it was compiled
     if "error" in said:
-        raise ProgramError(f"auditwheel can't read the wheel of {source}: {said['error']}", where="auditwheel")
+        raise ProgramError(f"auditwheel can't read the wheel of {sdist}: {said['error']}", where="auditwheel")
     if said["overall_tag"].startswith("linux_"):
         libraries = ", ".join(sorted(Path(name).name for name in said.get("external_libs", {})))
         needs = f"needs {libraries} of this machine" if libraries else "is tied to this machine"
         hint = "build it yourself, take the libraries into it (auditwheel repair), and put it where find-links looks"
-        raise ResolveError(f"the wheel that was built of {source} {needs}", where=source.name, hint=hint)
+        raise ResolveError(f"the wheel that was built of {sdist} {needs}", where=sdist.name, hint=hint)
     return str(said["overall_tag"])
 
 
-def _require_fit(filename: str, source: Source, target: Target) -> None:
-    if target.fits(filename):
+def _require_compatible(filename: str, sdist: Sdist, target: Target) -> None:
+    if target.is_compatible(filename):
         return
-    reasons = [platform_difference.differences(target)]
-    needed = _GLIBC.search(filename)
+    reasons = [platform_difference.describe_differences(target)]
+    needed = _MANYLINUX_GLIBC.search(filename)
     if needed and target.libc.startswith("glibc-") and target.libc_version[1:] < (int(needed[1]), int(needed[2])):
         reasons.insert(0, f"it needs glibc {needed[1]}.{needed[2]}")
     why = ": " + "; ".join(filter(None, reasons)) if any(reasons) else ""
-    hint = f"build the bundle on a machine like the target, ask for a version that has a wheel, {_FIND_LINKS}"
+    hint = f"build the bundle on a machine like the target, ask for a version that has a wheel, {_FIND_LINKS_HINT}"
     raise ResolveError(
-        f"{source} has no wheel for {target}, and the one that was built here from its source code, {filename}, "
+        f"{sdist} has no wheel for {target}, and the one that was built here from its source code, {filename}, "
         f"does not fit there{why}",
-        where=source.name,
+        where=sdist.name,
         hint=hint,
     )

@@ -14,15 +14,19 @@ from bundler.online.scaffold.constant_values import Known, Value
 from bundler.online.scaffold.data_mentions import Data
 from bundler.online.scaffold.served_models import Served, Server
 
-_TELLING = re.compile(r"model|embed|rerank|llm|encoder|tokenizer|checkpoint", re.IGNORECASE)
+_MODEL_WORDS = re.compile(r"model|embed|rerank|llm|encoder|tokenizer|checkpoint", re.IGNORECASE)
 """Names of variables that say what their values are."""
-_ELSE = re.compile(r"(?i)(^|[_.-])(key|token|secret|password|url|uri|host|endpoint|api|type|class|dim|device)s?$")
+_OTHER_ENDINGS = re.compile(
+    r"(?i)(^|[_.-])(key|token|secret|password|url|uri|host|endpoint|api|type|class|dim|device)s?$"
+)
 """The ends of such names whose values are something else all the same."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_SHORT_ID = re.compile(r"(?=.*[-\d])[A-Za-z][A-Za-z0-9._-]{2,95}")
-_FILE = re.compile(r"\.(py|json|ya?ml|toml|txt|md|sh|csv|onnx|gguf|pt|pth|bin|safetensors|log|png|jpe?g|zip|gz|so)$")
-_NO_ORGANISATION = re.compile(
+_SHORT_HUB_ID = re.compile(r"(?=.*[-\d])[A-Za-z][A-Za-z0-9._-]{2,95}")
+_FILE_ENDING = re.compile(
+    r"\.(py|json|ya?ml|toml|txt|md|sh|csv|onnx|gguf|pt|pth|bin|safetensors|log|png|jpe?g|zip|gz|so)$"
+)
+_NOT_AN_ORGANIZATION = re.compile(
     r"(models?|checkpoints?|outputs?|data|results|weights|saved[_-]models?|paths?|tmp|vendor|text|application|image|"
     r"audio|video|anthropic|azure|bedrock|gemini|groq|ollama|openrouter|vertex_ai)/.*|"
     r"openai/(gpt-(?!oss)|text-embedding|o\d|chatgpt|dall-e).*",
@@ -30,14 +34,14 @@ _NO_ORGANISATION = re.compile(
 )
 """Folders and kinds of content, and services that name their models in the same form."""
 
-_FIRST_MODELS = re.compile(
+_LEGACY_MODELS = re.compile(
     r"(?!.*-(nli|quora|msmarco|wikipedia)-)((albert|bert|distilbert|distilroberta|camembert|roberta|xlm|xlnet|t5)-.+|"
     r"transfo-xl-.+|openai-gpt|ctrl|(distil)?gpt2.*)",
     re.IGNORECASE,
 )
 """Models of the hub's first days, whose names have no organisation; sentence-transformers leaves them as they are."""
 
-_FACTORIES: Mapping[str, tuple[int, str, str]] = {
+_MODEL_LOADERS: Mapping[str, tuple[int, str, str]] = {
     "from_pretrained": (0, "pretrained_model_name_or_path", ""),
     "from_finetuned": (0, "model_name_or_path", ""),
     "SentenceTransformer": (0, "model_name_or_path", "sentence-transformers"),
@@ -59,7 +63,7 @@ _FACTORIES: Mapping[str, tuple[int, str, str]] = {
     "load_dataset": (0, "path", ""),
 }
 """What loads models: which argument names one, by place and by name, and who is meant where it names nobody."""
-_OTHER_KEYWORDS = ("model_name_or_path", "model_name", "model_id", "model")
+_MODEL_KEYWORDS = ("model_name_or_path", "model_name", "model_id", "model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +72,7 @@ class Mention:
 
     name: str
     where: str
-    how: str
+    symbol: str
     dataset: bool = False
     revision: str = ""
     file: str = ""
@@ -82,36 +86,36 @@ class Mention:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unclear:
+class UnresolvedMention:
     """A place that loads a model, or data, which only a run of the program could name."""
 
     where: str
-    how: str
+    symbol: str
     variable: str = ""
 
 
-Finding = Mention | Unclear | Data | Served | Server
+Finding = Mention | UnresolvedMention | Data | Served | Server
 
 
-def tells(name: str) -> bool:
+def is_model_variable(name: str) -> bool:
     """Whether a variable's name says that its value is a model."""
     spelled = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    return bool(_TELLING.search(spelled)) and not _ELSE.search(spelled)
+    return bool(_MODEL_WORDS.search(spelled)) and not _OTHER_ENDINGS.search(spelled)
 
 
 def is_hub_id(value: str) -> bool:
     """Whether a value can be ORG/NAME on the hub, rather than a path, a kind of content or a service's model."""
-    return bool(_HUB_ID.fullmatch(value)) and not is_file(value) and not _NO_ORGANISATION.fullmatch(value)
+    return bool(_HUB_ID.fullmatch(value)) and not is_file(value) and not _NOT_AN_ORGANIZATION.fullmatch(value)
 
 
-def hub_id(value: str, organisation: str = "") -> str:
+def make_hub_id(value: str, organization: str = "") -> str:
     """The hub id that a loader makes of a name; "" where it is none. ``organisation`` is meant where it names nobody."""
-    if "/" in value or not _SHORT_ID.fullmatch(value) or is_file(value):
+    if "/" in value or not _SHORT_HUB_ID.fullmatch(value) or is_file(value):
         return value if is_hub_id(value) else ""
-    return value if not organisation or _FIRST_MODELS.fullmatch(value) else f"{organisation}/{value}"
+    return value if not organization or _LEGACY_MODELS.fullmatch(value) else f"{organization}/{value}"
 
 
-def sources(path: PurePosixPath, text: str) -> Iterator[tuple[str, str]]:
+def split_cells(path: PurePosixPath, text: str) -> Iterator[tuple[str, str]]:
     """The pieces of Python in a file, each with the start of the words that say where it stands.
 
     Raises ValueError where a notebook is none.
@@ -138,7 +142,7 @@ class Names:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def constants(tree: ast.Module, outer: Known) -> dict[str, Value]:
+def find_constants(tree: ast.Module, outer: Known) -> dict[str, Value]:
     """The strings that names of a module stand for, its defaults of environment variables and classes among them."""
     known = constant_values.scope_of(tree.body, outer)
     for node in tree.body:
@@ -153,7 +157,9 @@ def constants(tree: ast.Module, outer: Known) -> dict[str, Value]:
     return known
 
 
-def found_in(tree: ast.Module, place: str, modules: Mapping[str, Mapping[str, Value]], names: Names) -> list[Finding]:
+def find_mentions(
+    tree: ast.Module, location: str, constants_by_module: Mapping[str, Mapping[str, Value]], names: Names
+) -> list[Finding]:
     """What a piece of Python asks for, line by line.
 
     ``place`` begins the words for where; ``modules`` are the constants of the project's files by their stems.
@@ -164,18 +170,20 @@ def found_in(tree: ast.Module, place: str, modules: Mapping[str, Mapping[str, Va
             for alias in node.names:
                 local = alias.asname or alias.name.partition(".")[0]
                 names.origins[local] = alias.name if alias.asname else local
-                names.values |= _below(alias.asname or alias.name, modules.get(alias.name.rpartition(".")[2], {}))
+                names.values |= _below(
+                    alias.asname or alias.name, constants_by_module.get(alias.name.rpartition(".")[2], {})
+                )
         elif isinstance(node, ast.ImportFrom):
-            there = modules.get((node.module or "").rpartition(".")[2], {})
+            there = constants_by_module.get((node.module or "").rpartition(".")[2], {})
             for alias in node.names:
                 local = alias.asname or alias.name
                 names.origins[local] = f"{node.module or ''}.{alias.name}"
                 inside = {key: value for key, value in there.items() if f"{key}.".startswith(f"{alias.name}.")}
                 names.values |= {local + key.removeprefix(alias.name): value for key, value in inside.items()}
-                names.values |= _below(local, modules.get(alias.name, {}))
-    names.values = constants(tree, names.values)
-    reader = _Reader(place=place, origins=names.origins)
-    reader.block(tree.body, names.values, place)
+                names.values |= _below(local, constants_by_module.get(alias.name, {}))
+    names.values = find_constants(tree, names.values)
+    reader = _Reader(place=location, origins=names.origins)
+    reader.block(tree.body, names.values, location)
     return sorted(reader.found, key=lambda one: int(one.where.rpartition(":")[2]))
 
 
@@ -258,12 +266,12 @@ class _Reader:
             found = data_mentions.meant(origin, asked)
             yield from (replace(one, where=where) for one in found)
             if not found:
-                yield Unclear(where=where, how=".".join(origin.split(".")[-2:]))
-        elif name in _FACTORIES:
+                yield UnresolvedMention(where=where, symbol=".".join(origin.split(".")[-2:]))
+        elif name in _MODEL_LOADERS:
             yield from _of_factory(name, call, where, known)
         elif served_models.is_client(origin):
             for one in call.keywords:
-                if one.arg in _OTHER_KEYWORDS:
+                if one.arg in _MODEL_KEYWORDS:
                     value = constant_values.value_of(one.value, known)
                     yield Served(names=value.texts, variable=value.variable, where=where, how=name)
 
@@ -289,32 +297,34 @@ class _Reader:
         self, name: str, value: ast.expr, known: Known, group: str, *, default: bool = False
     ) -> Iterator[Mention]:
         """Models that stand in a variable, a field or a default whose name says so."""
-        if not tells(name) or isinstance(value, ast.Name | ast.Attribute | ast.List | ast.Tuple | ast.Set):
+        if not is_model_variable(name) or isinstance(value, ast.Name | ast.Attribute | ast.List | ast.Tuple | ast.Set):
             return
         given = constant_values.value_of(value, known)
         for text in given.texts:
             if is_hub_id(text) or is_path(text):
                 where = f"{self.place}{value.lineno}"
-                yield Mention(name=text, where=where, how=name, variable=given.variable, default=default, group=group)
+                yield Mention(
+                    name=text, where=where, symbol=name, variable=given.variable, default=default, group=group
+                )
 
 
-def _of_factory(name: str, call: ast.Call, where: str, known: Known) -> Iterator[Mention | Unclear]:
-    position, keyword, organisation = _FACTORIES[name]
+def _of_factory(name: str, call: ast.Call, where: str, known: Known) -> Iterator[Mention | UnresolvedMention]:
+    position, keyword, organisation = _MODEL_LOADERS[name]
     given = {one.arg: one.value for one in call.keywords if one.arg}
-    value = next((given[key] for key in (keyword, *_OTHER_KEYWORDS) if key in given), None)
+    value = next((given[key] for key in (keyword, *_MODEL_KEYWORDS) if key in given), None)
     if value is None and len(call.args) > position:
         value = call.args[position]
     if value is None:
         return
     asked = constant_values.value_of(value, known)
     if not asked.texts and not (isinstance(value, ast.Constant) and value.value is None):
-        yield Unclear(where=where, how=name, variable=asked.variable)
+        yield UnresolvedMention(where=where, symbol=name, variable=asked.variable)
     filename = given.get("filename", call.args[1] if len(call.args) > 1 else None)
     for text in asked.texts:
         yield Mention(
-            name=hub_id(text, organisation) or text,
+            name=make_hub_id(text, organisation) or text,
             where=where,
-            how=name,
+            symbol=name,
             dataset=name == "load_dataset"
             or "dataset" in constant_values.value_of(given.get("repo_type"), known).texts,
             revision="".join(constant_values.value_of(given.get("revision"), known).texts[:1]),
@@ -325,7 +335,7 @@ def _of_factory(name: str, call: ast.Call, where: str, known: Known) -> Iterator
 
 def is_file(value: str) -> bool:
     """Whether a value's ending says that it is a file and so no model."""
-    return bool(_FILE.search(value))
+    return bool(_FILE_ENDING.search(value))
 
 
 def is_path(value: str) -> bool:
@@ -333,6 +343,6 @@ def is_path(value: str) -> bool:
     return value.startswith(("./", "../", "/", "~/")) and not is_file(value)
 
 
-def loads(how: str) -> bool:
+def is_loading_function(symbol: str) -> bool:
     """Whether a model is asked for by what loads or fetches it, rather than by a variable."""
-    return how in _FACTORIES
+    return symbol in _MODEL_LOADERS

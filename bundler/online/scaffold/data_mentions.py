@@ -61,7 +61,7 @@ def meant(origin: str, texts: tuple[str, ...]) -> list[Data]:
 
 
 def _of_tiktoken(text: str, how: str) -> Data:
-    name = text if text in tiktoken_files.FILES else tiktoken_files.of_model(text)
+    name = text if text in tiktoken_files.ENCODING_FILES else tiktoken_files.of_model(text)
     return Data(library="tiktoken", name=name or text, how=how, known=bool(name))
 
 

@@ -13,7 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from bundler.errors import ManifestError
-from bundler.format.lock.target import this_machine
+from bundler.format.lock.target import detect_target
 from bundler.online.scaffold import python_pins
 
 if sys.version_info >= (3, 11):
@@ -21,8 +21,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-_NOT_FOR_USE = re.compile(r"(^|[-_.])(dev|develop|development|test|tests|testing|docs?|lint|ci|build|typing)([-_.]|$)")
+_PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+_DEVELOPMENT_NAME = re.compile(
+    r"(^|[-_.])(dev|develop|development|test|tests|testing|docs?|lint|ci|build|typing)([-_.]|$)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,93 +34,94 @@ class Project:
     name: str
     version: str
     python: str
-    python_says: str
+    python_source: str
     """Who says so."""
     accelerator: str = "cpu"
     accelerator_says: str = ""
     """Where the requirements name a build of PyTorch; "" where they do not."""
     requirements: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
+    requirements_files: tuple[Path, ...] = ()
     """Files of requirements; where there are some, ``requirements`` is empty."""
-    beside: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     """What was left out, in words."""
     look: tuple[str, ...] = ()
     """What contradicts itself and is for a person to decide, in words."""
 
 
-def read(folder: Path) -> Project:
+def read_project(folder: Path) -> Project:
     """What pyproject.toml, the files of requirements and the pins of Python say; raises ManifestError."""
-    document = _table(_document(folder / "pyproject.toml"), "project")
+    document = _get_table(_read_pyproject(folder / "pyproject.toml"), "project")
     files = tuple(sorted(path for path in folder.glob("requirements*.txt") if path.is_file()))
-    used = tuple(path for path in files if not _NOT_FOR_USE.search(path.stem.lower()))
+    used = tuple(path for path in files if not _DEVELOPMENT_NAME.search(path.stem.lower()))
     beside = [f"{path.name}: not for running, as its name says" for path in files if path not in used]
     stated = [str(one) for one in document.get("dependencies") or () if isinstance(one, str)]
     if used and stated:
         beside.append(f"the dependencies of pyproject.toml: {' and '.join(path.name for path in used)} stands for them")
-    kept = [] if used else [line for line in stated if _can_travel(line)]
+    kept = [] if used else [line for line in stated if _is_portable(line)]
     if not used:
         beside += [
-            f"{_named(line)}: its source is an address, and only wheels travel" for line in set(stated) - {*kept}
+            f"{_get_package_name(line)}: its source is an address, and only wheels travel"
+            for line in set(stated) - {*kept}
         ]
-    groups = sorted(map(str, _table(document, "optional-dependencies")))
+    groups = sorted(map(str, _get_table(document, "optional-dependencies")))
     if groups:
         beside.append(f"optional groups of pyproject.toml: {', '.join(groups)}")
-    python, says, look = _python(document, folder)
+    python, says, look = _choose_python(document, folder)
     accelerator, accelerator_says = _accelerator(used, kept)
     return Project(
         name=str(document.get("name") or folder.resolve().name),
         version=str(document.get("version") or ""),
         python=python,
-        python_says=says,
+        python_source=says,
         accelerator=accelerator,
         accelerator_says=accelerator_says,
         look=(*look, *python_pins.notes(folder, accelerator)),
         requirements=tuple(kept),
-        files=used,
-        beside=tuple(beside),
+        requirements_files=used,
+        excluded=tuple(beside),
     )
 
 
-def _document(path: Path) -> Mapping[str, Any]:
+def _read_pyproject(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ManifestError(f"this is not TOML: {error}", where=str(path), hint="mend it, or move it away") from error
 
 
-def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _get_table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = document.get(name)
     return found if isinstance(found, dict) else {}
 
 
-def _can_travel(line: str) -> bool:
+def _is_portable(line: str) -> bool:
     try:
         return Requirement(line).url is None
     except InvalidRequirement:
         return False
 
 
-def _named(line: str) -> str:
+def _get_package_name(line: str) -> str:
     """The package of a line, without the address that may hold a password."""
     return re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0] or "a line"
 
 
-def _python(document: Mapping[str, Any], folder: Path) -> tuple[str, str, tuple[str, ...]]:
+def _choose_python(document: Mapping[str, Any], folder: Path) -> tuple[str, str, tuple[str, ...]]:
     """The minor version of Python, who says so, and what a person has to look at.
 
     What is deployed goes before what developers use, and both before this machine's own, which has to be permitted.
     """
-    here = this_machine().python
+    here = detect_target().python
     stated = str(document.get("requires-python") or "")
     try:
         allowed = SpecifierSet(stated)
     except InvalidSpecifier as error:
         where = str(folder / "pyproject.toml")
         raise ManifestError(f"requires-python is not understood: {stated!r}", where=where) from error
-    fitting = [one for one in _MINORS if any(allowed.contains(f"{one}.{micro}") for micro in (0, 99))]
+    fitting = [one for one in _PYTHON_VERSIONS if any(allowed.contains(f"{one}.{micro}") for micro in (0, 99))]
     pins = python_pins.read(folder)
-    usable = [pin for pin in pins if pin.version in _MINORS]
-    known = f"this tool carries to CPython {_MINORS[0]} to {_MINORS[-1]}"
+    usable = [pin for pin in pins if pin.version in _PYTHON_VERSIONS]
+    known = f"this tool carries to CPython {_PYTHON_VERSIONS[0]} to {_PYTHON_VERSIONS[-1]}"
     look = [f"{pin.says}: Python {pin.version}, and {known}" for pin in pins if pin.version and pin not in usable]
     look += [f"{pin.says}: does not say which Python" for pin in pins if not pin.version]
     if usable:

@@ -12,48 +12,48 @@ from bundler.online.scaffold import code_mentions, served_models
 from bundler.online.scaffold.code_mentions import Mention
 from bundler.online.scaffold.served_models import Server
 
-_LINE_OF_ENV = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
-_LINE_OF_CONFIG = re.compile(r"\s*(?:-\s+)?[\"']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)[\"']?\s*[:=]\s*(?P<value>\S.*)")
-_QUOTED = re.compile(r"(?P<quote>[\"'])(?P<value>.*?)(?P=quote)\s*,?\s*(#.*)?")
-_SENTENCES = re.compile(r"(all|distiluse|gtr|msmarco|multi-qa|paraphrase|sentence-t5)-[A-Za-z0-9._-]+")
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
+_CONFIG_LINE = re.compile(r"\s*(?:-\s+)?[\"']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)[\"']?\s*[:=]\s*(?P<value>\S.*)")
+_QUOTED_VALUE = re.compile(r"(?P<quote>[\"'])(?P<value>.*?)(?P=quote)\s*,?\s*(#.*)?")
+_SENTENCE_TRANSFORMERS_NAME = re.compile(r"(all|distiluse|gtr|msmarco|multi-qa|paraphrase|sentence-t5)-[A-Za-z0-9._-]+")
 """Short names that sentence-transformers gave to its own models."""
-_FOLDER = re.compile(r"(?!.*://)[^\s{}$]*/[^\s{}$]*")
+_FOLDER_PATH = re.compile(r"(?!.*://)[^\s{}$]*/[^\s{}$]*")
 
 
-def is_env(name: str) -> bool:
+def is_env_file(name: str) -> bool:
     """Whether a file of that name holds environment variables; what an installer wrote on a host is none of ours."""
     return (name == ".env" or name.startswith(".env.")) and name != ".env.offline"
 
 
-def is_config(path: PurePosixPath) -> bool:
+def is_config_file(path: PurePosixPath) -> bool:
     """Whether a file may say in YAML or TOML which models are used."""
     return path.suffix in (".yaml", ".yml", ".toml") and not path.name.endswith(("lock.yaml", "lock.yml", ".lock.toml"))
 
 
-def named_in(path: PurePosixPath, text: str) -> Iterator[Mention | Server]:
+def find_mentions(path: PurePosixPath, text: str) -> Iterator[Mention | Server]:
     """The models that variables name whose own name tells so: ORG/NAME, a folder, or a short name that is known.
 
     And the addresses of servers among them, whose values are not kept.
     """
-    env = is_env(path.name)
+    env = is_env_file(path.name)
     group, tables = served_models.ENVIRONMENT, _Tables(str(path))
     for number, line in enumerate(text.splitlines(), 1):
-        found = (_LINE_OF_ENV if env else _LINE_OF_CONFIG).fullmatch(line)
+        found = (_ENV_LINE if env else _CONFIG_LINE).fullmatch(line)
         if not env:
             group = tables.of(line)
         if found is None:
             continue
-        value = _value(found["value"])
+        value = _parse_value(found["value"])
         if value and (purpose := served_models.address(found["name"], value)) is not None:
             yield Server(purpose=purpose, group=group, where=f"{path}:{number}", name=found["name"])
-        if not code_mentions.tells(found["name"]):
+        if not code_mentions.is_model_variable(found["name"]):
             continue
         if env_values.is_secret(found["name"], value):
             continue
-        name = f"sentence-transformers/{value}" if _SENTENCES.fullmatch(value) else value
-        if code_mentions.is_hub_id(name) or (_FOLDER.fullmatch(name) and not code_mentions.is_file(name)):
+        name = f"sentence-transformers/{value}" if _SENTENCE_TRANSFORMERS_NAME.fullmatch(value) else value
+        if code_mentions.is_hub_id(name) or (_FOLDER_PATH.fullmatch(name) and not code_mentions.is_file(name)):
             variable = found["name"] if env else ""
-            yield Mention(name=name, where=f"{path}:{number}", how=found["name"], variable=variable, group=group)
+            yield Mention(name=name, where=f"{path}:{number}", symbol=found["name"], variable=variable, group=group)
 
 
 @dataclass(slots=True)
@@ -79,6 +79,6 @@ class _Tables:
         return f"{self.path}, table {self.above[-1][1] if self.above else 0}"
 
 
-def _value(text: str) -> str:
-    quoted = _QUOTED.fullmatch(text)
+def _parse_value(text: str) -> str:
+    quoted = _QUOTED_VALUE.fullmatch(text)
     return quoted["value"] if quoted else re.split(r"\s+#", text, maxsplit=1)[0].strip().rstrip(",")

@@ -18,20 +18,20 @@ from bundler.errors import FetchError, IntegrityError
 from bundler.format import hashing
 from bundler.format.hashing import Sha256
 from bundler.online.transfer import http, pip_config, threads
-from bundler.online.transfer.cache import Store
-from bundler.online.transfer.http import AgainError, Patience, StoppedError, address
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.http import CancelledError, RetryableError, RetryPolicy, redact_url
 from bundler.online.transfer.pip_config import PipConfig
-from bundler.progress import Report, Stage
+from bundler.progress import Reporter, Stage
 
-AT_ONCE = 8
-_GLANCE = 0.5
+MAX_WORKERS = 8
+_LOCK_POLL_SECONDS = 0.5
 """Seconds between looks at whether to stop while another run holds a file."""
-PLAIN = {"Accept-Encoding": "identity"}
+IDENTITY_HEADERS = {"Accept-Encoding": "identity"}
 """Offsets and sizes are those of the file itself, not of a compressed form of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class DownloadRequest:
     """A file at an address (http, https, file, or a path), what it must hash to and its size in bytes where known.
 
     ``git_sha1`` is what git names the content by. ``headers`` go to the address's own host alone: a redirect to
@@ -44,19 +44,19 @@ class Wanted:
     git_sha1: str = ""
     size: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    refusal: Callable[[requests.Response, str], Exception] = http.refused
-    patience: Patience | None = None
+    make_error: Callable[[requests.Response, str], Exception] = http.make_response_error
+    retry_policy: RetryPolicy | None = None
 
 
 def fetch(
-    wanted: Sequence[Wanted],
-    store: Store,
+    downloads: Sequence[DownloadRequest],
+    cache: FileCache,
     config: PipConfig,
-    report: Report,
+    reporter: Reporter,
     *,
     title: str = "fetch",
-    also: Iterable[str] = (),
-    patience: Patience | None = None,
+    credential_urls: Iterable[str] = (),
+    retry_policy: RetryPolicy | None = None,
 ) -> tuple[tuple[int, Sha256], ...]:
     """Bring files onto the shelf; for each its size in bytes and SHA-256.
 
@@ -64,295 +64,299 @@ def fetch(
     for what can't be had and IntegrityError for what is not what it must be. What has arrived of a file stays and
     the next call goes on from there.
     """
-    patience = patience or Patience(tries=config.retries + 1)
-    known = [one.size for one in wanted if one.size is not None]
-    total = sum(known) if len(known) == len(wanted) else 0
+    retry_policy = retry_policy or RetryPolicy(max_tries=config.retries + 1)
+    known = [one.size for one in downloads if one.size is not None]
+    total = sum(known) if len(known) == len(downloads) else 0
     with (
-        pip_config.session(config, [*also, *(one.url for one in wanted)]) as session,
-        report.stage(title, total) as stage,
+        pip_config.open_session(config, [*credential_urls, *(one.url for one in downloads)]) as session,
+        reporter.stage(title, total) as stage,
     ):
-        errand = _Errand(session, store, report, stage, patience)
-        return tuple(threads.each(errand.run, wanted, AT_ONCE, errand.stop, errand.call_off))
+        errand = _Downloader(session, cache, reporter, stage, retry_policy)
+        return tuple(threads.run_parallel(errand.fetch_file, downloads, MAX_WORKERS, errand.stop, errand.cancel))
 
 
-def examined(wanted: Wanted, path: Path) -> tuple[str, str]:
+def check_file(request: DownloadRequest, path: Path) -> tuple[str, str]:
     """The SHA-256 of a file that is here, and how it differs from what is wanted; "" when it does not."""
-    size, sha256 = hashing.digest_of_file(path)
-    return sha256, _difference(wanted, path, size, sha256)
+    size, sha256 = hashing.compute_file_sha256(path)
+    return sha256, _describe_mismatch(request, path, size, sha256)
 
 
-def unkept(error: OSError, store: Store) -> FetchError:
+def make_cache_error(error: OSError, cache: FileCache) -> FetchError:
     """What to say where the shelf can't be read or written."""
     hint = "see whether the disk is full or closed to you; BUNDLE_CACHE names another place"
-    return FetchError(f"can't be kept: {http.words(error)}", where=str(store.root), hint=hint)
+    return FetchError(f"can't be kept: {http.describe_cause(error)}", where=str(cache.root), hint=hint)
 
 
-class _WrongError(Exception):
+class _ContentMismatchError(Exception):
     """What the server has is not what is wanted."""
 
 
-class _OtherError(_WrongError):
+class _SizeMismatchError(_ContentMismatchError):
     """A server states another size, before anything of it is written: a login page, or another file than the one that
     some of is here."""
 
 
-class _Tally:
+class _DownloadState:
     """What one download has come to: for the progress, which starting again takes back, and its SHA-256."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._at = 0
-        self._hashed, self._hashed_to = hashlib.sha256(), 0
-        self.anew = False
+        self._offset = 0
+        self._digest, self._hashed_bytes = hashlib.sha256(), 0
+        self.needs_restart = False
         """Whether the server has to be asked for the whole, since it can't go on."""
 
-    def stand(self, at: int) -> None:
-        self._stage.advance(at - self._at)
-        self._at = at
+    def set_offset(self, offset: int) -> None:
+        self._stage.advance(offset - self._offset)
+        self._offset = offset
 
-    def take(self, at: int, chunk: bytes) -> None:
+    def add_chunk(self, offset: int, chunk: bytes) -> None:
         """What was written to offset ``at``."""
-        if not at:
-            self._hashed, self._hashed_to = hashlib.sha256(), 0
-        if at == self._hashed_to:  # else the file began in an earlier run, and has to be read again
-            self._hashed.update(chunk)
-            self._hashed_to += len(chunk)
-        self.stand(at + len(chunk))
+        if not offset:
+            self._digest, self._hashed_bytes = hashlib.sha256(), 0
+        if offset == self._hashed_bytes:  # else the file began in an earlier run, and has to be read again
+            self._digest.update(chunk)
+            self._hashed_bytes += len(chunk)
+        self.set_offset(offset + len(chunk))
 
-    def sha256(self, size: int) -> str:
+    def find_sha256(self, size: int) -> str:
         """Of the first ``size`` bytes; "" where not all of them came by here."""
-        return self._hashed.hexdigest() if self._hashed_to == size else ""
+        return self._digest.hexdigest() if self._hashed_bytes == size else ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Errand:
+class _Downloader:
     """Brings one file after the other; used by several threads."""
 
     session: requests.Session
-    store: Store
-    report: Report
+    cache: FileCache
+    reporter: Reporter
     stage: Stage
-    patience: Patience
+    retry_policy: RetryPolicy
     stop: threading.Event = field(default_factory=threading.Event)
-    receiving: set[requests.Response] = field(default_factory=set)
+    open_responses: set[requests.Response] = field(default_factory=set)
     """Answers that are not at their end."""
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """End what is being received: a server may have stopped sending without a word."""
-        for response in tuple(self.receiving):
+        for response in tuple(self.open_responses):
             with suppress(OSError, ValueError, RuntimeError):  # it has just come to its end by itself
                 response.raw.shutdown()
 
-    def run(self, wanted: Wanted) -> tuple[int, Sha256]:
-        tally = _Tally(self.stage)
-        if (path := pip_config.local_path(wanted.url)) is not None:
-            return self._copy(wanted, path, tally)
+    def fetch_file(self, request: DownloadRequest) -> tuple[int, Sha256]:
+        tally = _DownloadState(self.stage)
+        if (path := pip_config.get_local_path(request.url)) is not None:
+            return self._copy(request, path, tally)
         try:
-            partial = self.store.partial(wanted.sha256 or hashing.digest_of(pip_config.bare(wanted.url).encode()))
-            with self._alone(partial, wanted):
-                return self._bring(wanted, partial, tally)
+            partial = self.cache.get_partial_path(
+                request.sha256 or hashing.compute_sha256(pip_config.strip_credentials(request.url).encode())
+            )
+            with self._lock_partial(partial, request):
+                return self._fetch(request, partial, tally)
         except OSError as error:
-            raise unkept(error, self.store) from error
+            raise make_cache_error(error, self.cache) from error
 
-    def _copy(self, wanted: Wanted, path: Path, tally: _Tally) -> tuple[int, Sha256]:
+    def _copy(self, request: DownloadRequest, path: Path, state: _DownloadState) -> tuple[int, Sha256]:
         try:
-            size, sha256 = self.store.copy_in(path)
+            size, sha256 = self.cache.copy_in(path)
         except (OSError, EOFError) as error:
-            raise FetchError(f"can't be copied: {http.words(error)}", where=str(path)) from error
-        tally.stand(size)
-        if why := _difference(wanted, path, size, sha256):
+            raise FetchError(f"can't be copied: {http.describe_cause(error)}", where=str(path)) from error
+        state.set_offset(size)
+        if why := _describe_mismatch(request, path, size, sha256):
             raise IntegrityError(why, where=str(path), hint="the file was altered or damaged since: get it anew")
         return size, sha256
 
     @contextmanager
-    def _alone(self, partial: Path, wanted: Wanted) -> Iterator[None]:
+    def _lock_partial(self, partial: Path, request: DownloadRequest) -> Iterator[None]:
         """Holds what grows at ``partial`` against other runs that want the same file."""
         lock = filelock.FileLock(partial.with_suffix(".lock"))
-        if not _taken(lock, 0):
-            self.report.note(f"{address(wanted.url)}: another run is fetching it; waiting for that")
-            while not _taken(lock, _GLANCE):
-                self._go_on()
+        if not _try_lock(lock, 0):
+            self.reporter.note(f"{redact_url(request.url)}: another run is fetching it; waiting for that")
+            while not _try_lock(lock, _LOCK_POLL_SECONDS):
+                self._raise_if_cancelled()
         try:
             yield
         finally:
             lock.release()
 
-    def _go_on(self) -> None:
+    def _raise_if_cancelled(self) -> None:
         if self.stop.is_set():
-            raise StoppedError
+            raise CancelledError
 
-    def _bring(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, Sha256]:
-        if wanted.sha256 and (here := self.store.path_of(wanted.sha256, wanted.size)):
+    def _fetch(self, request: DownloadRequest, partial: Path, state: _DownloadState) -> tuple[int, Sha256]:
+        if request.sha256 and (here := self.cache.find(request.sha256, request.size)):
             size = here.stat().st_size
-            tally.stand(size)
-            return size, Sha256(wanted.sha256)
+            state.set_offset(size)
+            return size, Sha256(request.sha256)
         try:
-            return self._bring_once(wanted, partial, tally)
-        except _WrongError as first:
-            self.report.note(f"{address(wanted.url)}: {first}; fetching it once more")
+            return self._fetch_once(request, partial, state)
+        except _ContentMismatchError as first:
+            self.reporter.note(f"{redact_url(request.url)}: {first}; fetching it once more")
         try:
-            return self._bring_once(wanted, partial, tally)
-        except _WrongError as error:
+            return self._fetch_once(request, partial, state)
+        except _ContentMismatchError as error:
             hint = "the file there was altered or damaged, or something in between answers instead: ask who runs it"
-            raise IntegrityError(f"fetched twice: {error}", where=address(wanted.url), hint=hint) from error
+            raise IntegrityError(f"fetched twice: {error}", where=redact_url(request.url), hint=hint) from error
 
-    def _bring_once(self, wanted: Wanted, partial: Path, tally: _Tally) -> tuple[int, Sha256]:
+    def _fetch_once(self, request: DownloadRequest, partial: Path, state: _DownloadState) -> tuple[int, Sha256]:
         try:
-            http.patiently(
-                bound(self._attempt, wanted, partial, tally),
-                wanted.url,
-                wanted.patience or self.patience,
-                note=self.report.note,
-                got=bound(length, partial),
+            http.retry(
+                bound(self._try_fetch, request, partial, state),
+                request.url,
+                request.retry_policy or self.retry_policy,
+                note=self.reporter.note,
+                count_received=bound(get_file_size, partial),
                 stop=self.stop,
             )
-            sha256 = _checked(wanted, partial, tally)
-        except _OtherError:
+            sha256 = _verify_download(request, partial, state)
+        except _SizeMismatchError:
             raise  # nothing was written: what is here is as good as before
-        except _WrongError:
-            _discard(partial, tally)
+        except _ContentMismatchError:
+            _discard_partial(partial, state)
             raise
-        _mark_of(partial).unlink(missing_ok=True)
-        return self.store.adopt(partial, sha256)
+        _get_validator_path(partial).unlink(missing_ok=True)
+        return self.cache.move_in(partial, sha256)
 
-    def _attempt(self, wanted: Wanted, partial: Path, tally: _Tally) -> None:
-        self._go_on()
-        have, mark = length(partial), _mark_of(partial)
+    def _try_fetch(self, request: DownloadRequest, partial: Path, state: _DownloadState) -> None:
+        self._raise_if_cancelled()
+        have, mark = get_file_size(partial), _get_validator_path(partial)
         validator = mark.read_text(encoding="latin-1") if mark.exists() else ""
-        digested = bool(wanted.sha256 or wanted.git_sha1)
-        if have and wanted.size == have and digested:
-            tally.stand(have)
+        digested = bool(request.sha256 or request.git_sha1)
+        if have and request.size == have and digested:
+            state.set_offset(have)
             return  # it came to its end before; hashing will tell
         # Without a digest only a validator can say that the rest belongs to what is here (RFC 9110, 13.1.5).
-        if not (digested or validator) or (wanted.size is not None and have >= wanted.size):
+        if not (digested or validator) or (request.size is not None and have >= request.size):
             have = 0
         kept = have if digested else 0
-        if tally.anew:
-            have, tally.anew = 0, False
-        headers = dict(wanted.headers) | PLAIN | ({"Range": f"bytes={have}-"} if have else {})
+        if state.needs_restart:
+            have, state.needs_restart = 0, False
+        headers = dict(request.headers) | IDENTITY_HEADERS | ({"Range": f"bytes={have}-"} if have else {})
         if have and validator:
             headers["If-Range"] = validator
-        with http.ask(self.session, "GET", wanted.url, headers) as response, self._opened(response):
-            start, total = self._placed(response, wanted, have)
+        with http.send_request(self.session, "GET", request.url, headers) as response, self._track_response(response):
+            start, total = self._locate_body(response, request, have)
             if start < 0:
-                tally.anew = True
-                raise AgainError("the server can't go on where it left off, so from the beginning", after=0)
+                state.needs_restart = True
+                raise RetryableError("the server can't go on where it left off, so from the beginning", retry_after=0)
             if start:
-                self._receive(response, partial, start, total, tally)
+                self._receive(response, partial, start, total, state)
                 return
-            with self._anew(partial, kept, http.validator(response)) as place:
-                self._receive(response, place, 0, total, tally)
+            with self._start_over(partial, kept, http.parse_validator(response)) as place:
+                self._receive(response, place, 0, total, state)
 
     @contextmanager
-    def _opened(self, response: requests.Response) -> Iterator[None]:
-        self.receiving.add(response)
+    def _track_response(self, response: requests.Response) -> Iterator[None]:
+        self.open_responses.add(response)
         try:
-            self._go_on()  # whoever has called it off by now does not know of this one
+            self._raise_if_cancelled()  # whoever has called it off by now does not know of this one
             yield
         finally:
-            self.receiving.discard(response)
+            self.open_responses.discard(response)
 
     @contextmanager
-    def _anew(self, partial: Path, kept: int, validator: str) -> Iterator[Path]:
+    def _start_over(self, partial: Path, existing_bytes: int, validator: str) -> Iterator[Path]:
         """Where a file grows that is sent from its beginning.
 
         Where ``kept`` bytes of it are here already and a digest will tell whether they are right, it grows beside them
         until it is whole; where the line breaks before, the longer one stays.
         """
-        if not kept:
-            _mark_of(partial).write_text(validator, encoding="latin-1")
+        if not existing_bytes:
+            _get_validator_path(partial).write_text(validator, encoding="latin-1")
             yield partial
             return
-        with self.store.fresh() as path:
+        with self.cache.temporary_path() as path:
             whole = False
             try:
                 yield path
                 whole = True
             finally:
-                if whole or length(path) >= kept:
+                if whole or get_file_size(path) >= existing_bytes:
                     path.replace(partial)
-                    _mark_of(partial).write_text(validator, encoding="latin-1")
+                    _get_validator_path(partial).write_text(validator, encoding="latin-1")
 
-    def _placed(self, response: requests.Response, wanted: Wanted, have: int) -> tuple[int, int | None]:
+    def _locate_body(
+        self, response: requests.Response, request: DownloadRequest, existing_bytes: int
+    ) -> tuple[int, int | None]:
         """Where the body belongs in the file (-1: nowhere), and the size of the whole as far as it is known."""
-        start, total = 0, http.content_length(response)
-        if have and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            start, total = http.content_range(response)
-        elif have and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        start, total = 0, http.parse_content_length(response)
+        if existing_bytes and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            start, total = http.parse_content_range(response)
+        elif existing_bytes and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return -1, None
         elif response.status_code != HTTPStatus.OK:
-            raise wanted.refusal(response, wanted.url)
-        elif have:
-            self.report.note(f"{address(wanted.url)}: the server sends the whole file, so from the beginning")
-        if start not in (0, have):
+            raise request.make_error(response, request.url)
+        elif existing_bytes:
+            self.reporter.note(f"{redact_url(request.url)}: the server sends the whole file, so from the beginning")
+        if start not in (0, existing_bytes):
             return -1, None
-        if None not in (total, wanted.size) and total != wanted.size:
-            raise _OtherError(f"the server has {total} bytes, {wanted.size} were expected")
-        return start, total if wanted.size is None else wanted.size
+        if None not in (total, request.size) and total != request.size:
+            raise _SizeMismatchError(f"the server has {total} bytes, {request.size} were expected")
+        return start, total if request.size is None else request.size
 
     def _receive(
-        self, response: requests.Response, partial: Path, start: int, total: int | None, tally: _Tally
+        self, response: requests.Response, partial: Path, start: int, total: int | None, state: _DownloadState
     ) -> None:
         at = start
         with partial.open("r+b" if start else "wb") as file:
             file.seek(start)
-            tally.stand(start)
-            for chunk in http.body(response):
-                self._go_on()
+            state.set_offset(start)
+            for chunk in http.iter_body(response):
+                self._raise_if_cancelled()
                 file.write(chunk)
-                tally.take(at, chunk)
+                state.add_chunk(at, chunk)
                 at += len(chunk)
                 if total is not None and at > total:
-                    raise _WrongError(f"the server sends more than {total} bytes")
-        self._go_on()  # what was called off ends as if it were whole
+                    raise _ContentMismatchError(f"the server sends more than {total} bytes")
+        self._raise_if_cancelled()  # what was called off ends as if it were whole
         if total is not None and at < total:
-            raise AgainError(f"the connection ended after {at} of {total} bytes")
+            raise RetryableError(f"the connection ended after {at} of {total} bytes")
 
 
-def _checked(wanted: Wanted, path: Path, tally: _Tally) -> Sha256:
+def _verify_download(request: DownloadRequest, path: Path, state: _DownloadState) -> Sha256:
     size = path.stat().st_size
-    sha256 = Sha256(tally.sha256(size) or hashing.digest_of_file(path)[1])
-    if why := _difference(wanted, path, size, sha256):
-        raise _WrongError(why)
+    sha256 = Sha256(state.find_sha256(size) or hashing.compute_file_sha256(path)[1])
+    if why := _describe_mismatch(request, path, size, sha256):
+        raise _ContentMismatchError(why)
     return sha256
 
 
-def _difference(wanted: Wanted, path: Path, size: int, sha256: str) -> str:
-    if wanted.sha256 and sha256 != wanted.sha256:
-        return f"sha256 is {sha256} ({size} bytes), {wanted.sha256} was expected"
-    if wanted.size is not None and size != wanted.size:
-        return f"it has {size} bytes, {wanted.size} were expected"
-    if wanted.git_sha1 and (found := _git_sha1(path)) != wanted.git_sha1:
-        return f"git's sha1 is {found} ({size} bytes), {wanted.git_sha1} was expected"
+def _describe_mismatch(request: DownloadRequest, path: Path, size: int, sha256: str) -> str:
+    if request.sha256 and sha256 != request.sha256:
+        return f"sha256 is {sha256} ({size} bytes), {request.sha256} was expected"
+    if request.size is not None and size != request.size:
+        return f"it has {size} bytes, {request.size} were expected"
+    if request.git_sha1 and (found := _compute_git_sha1(path)) != request.git_sha1:
+        return f"git's sha1 is {found} ({size} bytes), {request.git_sha1} was expected"
     return ""
 
 
-def _git_sha1(path: Path) -> str:
+def _compute_git_sha1(path: Path) -> str:
     """What git names a file's content by: SHA-1 of "blob", its size in bytes, NUL, and the content."""
     hashed = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(hashing.CHUNK):
+        while chunk := file.read(hashing.CHUNK_BYTES):
             hashed.update(chunk)
     return hashed.hexdigest()
 
 
-def length(path: Path) -> int:
+def get_file_size(path: Path) -> int:
     """Bytes of a file that may not be there."""
     return path.stat().st_size if path.exists() else 0
 
 
-def _mark_of(partial: Path) -> Path:
+def _get_validator_path(partial: Path) -> Path:
     """Where it is kept which state of the file on the server ``partial`` is a part of."""
     return partial.with_suffix(".validator")
 
 
-def _discard(partial: Path, tally: _Tally) -> None:
+def _discard_partial(partial: Path, state: _DownloadState) -> None:
     partial.unlink(missing_ok=True)
-    _mark_of(partial).unlink(missing_ok=True)
-    tally.stand(0)
+    _get_validator_path(partial).unlink(missing_ok=True)
+    state.set_offset(0)
 
 
-def _taken(lock: filelock.BaseFileLock, seconds: float) -> bool:
+def _try_lock(lock: filelock.BaseFileLock, seconds: float) -> bool:
     try:
         lock.acquire(timeout=seconds)
     except filelock.Timeout:

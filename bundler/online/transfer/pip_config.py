@@ -29,15 +29,15 @@ import bundler
 from bundler import process
 from bundler.errors import ProgramError, UsageError
 
-PYPI = "https://pypi.org/simple"
+PYPI_INDEX = "https://pypi.org/simple"
 _SECTIONS = ("global", "install", ":env:")
 _ALIASES = {"pypi-url": "index-url", "default-timeout": "timeout"}
-_YES = ("y", "yes", "t", "true", "on", "1")
-_NO = ("n", "no", "f", "false", "off", "0")
+_TRUE_VALUES = ("y", "yes", "t", "true", "on", "1")
+_FALSE_VALUES = ("n", "no", "f", "false", "off", "0")
 _HINT = "pip config debug shows where each value comes from, pip config edit changes it"
-_KEPT_OF_PIP = ("PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_TOOLS_CACHE_DIR")
-_CONNECTIONS = 16
-_TIMEOUT = 30.0
+_INHERITED_VARIABLES = ("PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_TOOLS_CACHE_DIR")
+_POOL_SIZE = 16
+_DEFAULT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class PipConfig:
     Indexes, find-links and constraints are addresses with a scheme (paths as ``file:``).
     """
 
-    index_url: str = field(default=PYPI, repr=False)
+    index_url: str = field(default=PYPI_INDEX, repr=False)
     extra_index_urls: tuple[str, ...] = field(default=(), repr=False)
     find_links: tuple[str, ...] = field(default=(), repr=False)
     no_index: bool = False
@@ -66,36 +66,36 @@ class PipConfig:
         return () if self.no_index else (*self.extra_index_urls, self.index_url)
 
 
-def read() -> PipConfig:
+def read_config() -> PipConfig:
     """pip's configuration; raises ProgramError when pip can't say it, UsageError for a value that makes no sense."""
-    said = _settings()
+    said = _read_settings()
     proxy = said.get("proxy", "")
     # requests, which pip is built on, reads these unless a proxy is set; so pip reads them.
     from_environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
     return PipConfig(
-        index_url=as_url(said.get("index-url", PYPI)),
-        extra_index_urls=tuple(map(as_url, said.get("extra-index-url", "").split())),
-        find_links=tuple(map(as_url, said.get("find-links", "").split())),
-        no_index=_truth("no-index", said.get("no-index", "0")),
+        index_url=make_url(said.get("index-url", PYPI_INDEX)),
+        extra_index_urls=tuple(map(make_url, said.get("extra-index-url", "").split())),
+        find_links=tuple(map(make_url, said.get("find-links", "").split())),
+        no_index=_parse_bool("no-index", said.get("no-index", "0")),
         trusted_hosts=tuple(said.get("trusted-host", "").split()),
         cert=str(Path(said["cert"]).expanduser()) if "cert" in said else "" if proxy else from_environment,
         client_cert=str(Path(said["client-cert"]).expanduser()) if "client-cert" in said else "",
         proxy=proxy,
-        timeout=_number("timeout", said["timeout"]) if "timeout" in said else None,
-        retries=int(_number("retries", said.get("retries", "5"))),
-        constraints=tuple(map(as_url, said.get("constraint", "").split())),
-        pre=_truth("pre", said.get("pre", "0")),
+        timeout=_parse_number("timeout", said["timeout"]) if "timeout" in said else None,
+        retries=int(_parse_number("retries", said.get("retries", "5"))),
+        constraints=tuple(map(make_url, said.get("constraint", "").split())),
+        pre=_parse_bool("pre", said.get("pre", "0")),
     )
 
 
-def as_url(location: str, folder: Path | None = None) -> str:
+def make_url(location: str, folder: Path | None = None) -> str:
     """A path or address as an address; a path is relative to ``folder``, or to the working folder."""
     if _has_scheme(location):
         return location
     return (folder or Path.cwd()).joinpath(Path(location).expanduser()).absolute().as_uri()
 
 
-def local_path(url: str) -> Path | None:
+def get_local_path(url: str) -> Path | None:
     """The path that a ``file:`` address or a plain path means; None for any other address."""
     if not _has_scheme(url):
         return Path(url)
@@ -103,26 +103,26 @@ def local_path(url: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme.lower() == "file" else None
 
 
-def bare(url: str) -> str:
+def strip_credentials(url: str) -> str:
     """An address without user, password and fragment."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
 
 
-def uv_environment(config: PipConfig, nothing: Path) -> dict[str, str]:
+def make_uv_env(config: PipConfig, empty_folder: Path) -> dict[str, str]:
     """What uv must be told to go by the same configuration, as variables: others can read a command line.
 
     ``nothing`` is an empty folder. It stands for the index when there is to be none, because uv's own switch for
     that is no variable and would shut out indexes of single packages too.
     """
-    *first, last = config.indexes or (nothing.as_uri(),)
+    *first, last = config.indexes or (empty_folder.as_uri(),)
     told = {
         "UV_NO_CONFIG": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_INDEX": " ".join(first),
         "UV_DEFAULT_INDEX": last,
         "UV_INDEX_STRATEGY": "unsafe-best-match",  # pip gives all indexes equal weight
-        "UV_FIND_LINKS": ",".join(_without_commas(url) for url in config.find_links if _is_there(url)),
+        "UV_FIND_LINKS": ",".join(_escape_commas(url) for url in config.find_links if _is_available(url)),
         "UV_INSECURE_HOST": " ".join(config.trusted_hosts),
         "UV_HTTP_RETRIES": str(config.retries),
         "UV_HTTP_TIMEOUT": str(max(1, math.ceil(config.timeout))) if config.timeout else "",
@@ -135,14 +135,14 @@ def uv_environment(config: PipConfig, nothing: Path) -> dict[str, str]:
         told["UV_SYSTEM_CERTS"] = "1"  # pip trusts what the system trusts, uv alone would not
     if config.proxy:
         proxy = config.proxy if "://" in config.proxy else f"http://{config.proxy}"
-        told |= dict.fromkeys(_spelled("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
+        told |= dict.fromkeys(_list_spellings("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
     told = {name: value for name, value in told.items() if value}
     if config.proxy:
-        told |= dict.fromkeys(_spelled("NO_PROXY"), "")  # pip makes no exception from a proxy it was given
+        told |= dict.fromkeys(_list_spellings("NO_PROXY"), "")  # pip makes no exception from a proxy it was given
     return told
 
 
-def pip_environment(config: PipConfig) -> dict[str, str]:
+def make_pip_env(config: PipConfig) -> dict[str, str]:
     """The variables of a run of pip that is to go by this configuration and by no other."""
     told = {
         "PIP_CONFIG_FILE": os.devnull,
@@ -150,7 +150,7 @@ def pip_environment(config: PipConfig) -> dict[str, str]:
         "PIP_NO_INPUT": "1",
         "PIP_INDEX_URL": config.index_url,
         "PIP_EXTRA_INDEX_URL": " ".join(config.extra_index_urls),
-        "PIP_FIND_LINKS": " ".join(_without_commas(url) for url in config.find_links),
+        "PIP_FIND_LINKS": " ".join(_escape_commas(url) for url in config.find_links),
         "PIP_NO_INDEX": "1" if config.no_index else "",
         "PIP_TRUSTED_HOST": " ".join(config.trusted_hosts),
         "PIP_CERT": config.cert,
@@ -160,31 +160,31 @@ def pip_environment(config: PipConfig) -> dict[str, str]:
         "PIP_RETRIES": str(config.retries),
         "PIP_PRE": "1" if config.pre else "",
     }
-    kept = {name: os.environ[name] for name in _KEPT_OF_PIP if name in os.environ}
+    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
     # Whose code is run to build a package need not know the hub's token.
-    rest = process.clean_environment(without=("PIP_", "HF_"))
+    rest = process.inherit_env(drop_prefixes=("PIP_", "HF_"))
     return rest | kept | {name: value for name, value in told.items() if value}
 
 
-def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:
+def open_session(config: PipConfig, credential_urls: Iterable[str] = ()) -> requests.Session:
     """A session that speaks as pip would: certificates, proxy, trusted hosts, and credentials.
 
     ``also`` are further addresses whose credentials it should know. It may be used by several threads.
     """
     made = requests.Session()
     made.headers["User-Agent"] = f"airgap-bundler/{bundler.__version__}"
-    made.auth = _Credentials([*config.indexes, *config.find_links, *also])
+    made.auth = _IndexAuth([*config.indexes, *config.find_links, *credential_urls])
     if config.proxy:
         made.proxies = {"http": config.proxy, "https": config.proxy}
         made.trust_env = False  # as pip does: a proxy that was given is not overridden by the environment
     # The system's certificates; requests adds those of certifi.
     tls = None if config.cert else ssl.create_default_context()
-    made.mount("https://", _Adapter(config, config.cert or True, tls))
-    made.mount("http://", _Adapter(config, config.cert or True))
+    made.mount("https://", _PipAdapter(config, config.cert or True, tls))
+    made.mount("http://", _PipAdapter(config, config.cert or True))
     if config.trusted_hosts:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the person has said that they know
     for host in config.trusted_hosts:
-        unverified = _Adapter(config, verify=False)
+        unverified = _PipAdapter(config, verify=False)
         name = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
         made.mount(f"https://{name.lower()}/", unverified)
         if ":" not in name.rpartition("]")[2]:
@@ -192,15 +192,15 @@ def session(config: PipConfig, also: Iterable[str] = ()) -> requests.Session:
     return made
 
 
-class _Adapter(HTTPAdapter):
+class _PipAdapter(HTTPAdapter):
     """Transport with the configuration's own idea of certificates and patience."""
 
     def __init__(self, config: PipConfig, verify: bool | str, tls: ssl.SSLContext | None = None) -> None:
         self._verify = verify
         self._cert = config.client_cert or None
-        self._timeout = config.timeout or _TIMEOUT
+        self._timeout = config.timeout or _DEFAULT_TIMEOUT
         self._tls: dict[str, Any] = {"ssl_context": tls} if tls else {}
-        super().__init__(pool_maxsize=_CONNECTIONS)
+        super().__init__(pool_maxsize=_POOL_SIZE)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **options, **self._tls)
@@ -214,40 +214,42 @@ class _Adapter(HTTPAdapter):
         return super().send(request, *args, **options)
 
 
-class _Credentials(AuthBase):
+class _IndexAuth(AuthBase):
     """The user and password of the index that is nearest to an address, or else of netrc."""
 
     def __init__(self, urls: Iterable[str]) -> None:
-        self._known = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
+        self._index_urls = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # A token that was meant for this request counts more than what netrc knows of its host.
-        if "Authorization" not in request.headers and (found := self._of(str(request.url))):
+        if "Authorization" not in request.headers and (found := self._find_login(str(request.url))):
             HTTPBasicAuth(*found)(request)
         return request
 
-    def _of(self, url: str) -> tuple[str, str] | None:
+    def _find_login(self, url: str) -> tuple[str, str] | None:
         asked = urlsplit(url)
-        same = [k for k in self._known if (k.scheme, k.hostname, k.port) == (asked.scheme, asked.hostname, asked.port)]
+        same = [
+            k for k in self._index_urls if (k.scheme, k.hostname, k.port) == (asked.scheme, asked.hostname, asked.port)
+        ]
         if not same:
             return get_netrc_auth(url)
-        nearest = max(same, key=lambda known: _steps_together(known.path, asked.path))
+        nearest = max(same, key=lambda known: _count_common_segments(known.path, asked.path))
         return unquote(nearest.username or ""), unquote(nearest.password or "")
 
 
-def _steps_together(one: str, other: str) -> int:
-    pairs = zip(one.split("/"), other.split("/"), strict=False)
+def _count_common_segments(first: str, second: str) -> int:
+    pairs = zip(first.split("/"), second.split("/"), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _settings() -> dict[str, str]:
+def _read_settings() -> dict[str, str]:
     """Every setting that counts for ``pip install``, the stronger sections over the weaker; empty ones don't count."""
-    listed = list(_listed(_pip("list")))
+    listed = list(_parse_settings(_run_pip_config("list")))
     values = dict(listed)
     for full, times in Counter(full for full, _ in listed).items():
         if times > 1:
             # Newer pip lists a key once for each file that has it, and not in the order in which they count.
-            values[full] = _pip("get", full).rstrip("\r\n")
+            values[full] = _run_pip_config("get", full).rstrip("\r\n")
     found: dict[str, str] = {}
     for section in _SECTIONS:
         here = {full.partition(".")[2]: value for full, value in values.items() if full.partition(".")[0] == section}
@@ -255,14 +257,14 @@ def _settings() -> dict[str, str]:
     return found
 
 
-def _pip(*arguments: str) -> str:
+def _run_pip_config(*arguments: str) -> str:
     # A configured 'quiet' would silence the answer, and a locale could mangle it.
-    loud = process.clean_environment(PIP_QUIET="0", PIP_VERBOSE="0")
+    loud = process.inherit_env(PIP_QUIET="0", PIP_VERBOSE="0")
     command = [sys.executable, "-I", "-X", "utf8", "-m", "pip", "config", *arguments]
-    return process.run(command, environment=loud, hint=_HINT).stdout
+    return process.run(command, env=loud, hint=_HINT).stdout
 
 
-def _listed(text: str) -> Iterable[tuple[str, str]]:
+def _parse_settings(text: str) -> Iterable[tuple[str, str]]:
     for line in text.splitlines():
         name, _, literal = line.partition("=")
         try:
@@ -271,13 +273,13 @@ def _listed(text: str) -> Iterable[tuple[str, str]]:
             raise ProgramError(f"pip config list says {name!r} in a way that is not known", where="pip") from error
 
 
-def _truth(name: str, value: str) -> bool:
-    if value.lower() not in _YES + _NO:
+def _parse_bool(name: str, value: str) -> bool:
+    if value.lower() not in _TRUE_VALUES + _FALSE_VALUES:
         raise UsageError(f"{value!r} is neither yes nor no", where=f"pip's configuration: {name}", hint=_HINT)
-    return value.lower() in _YES
+    return value.lower() in _TRUE_VALUES
 
 
-def _number(name: str, value: str) -> float:
+def _parse_number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
@@ -289,17 +291,17 @@ def _has_scheme(location: str) -> bool:
     return len(urlsplit(location).scheme) > 1
 
 
-def _is_there(url: str) -> bool:
+def _is_available(url: str) -> bool:
     """Whether find-links may be asked for: pip passes over a folder that is missing, uv would stop."""
-    path = local_path(url)
+    path = get_local_path(url)
     return path is None or path.exists()
 
 
-def _without_commas(url: str) -> str:
+def _escape_commas(url: str) -> str:
     """An address without the character that ends it in a list for uv; spaces are escaped in any address."""
     return quote(url, safe="/:@%?&=#+$!*'();[]~").replace(",", "%2C")
 
 
-def _spelled(*names: str) -> list[str]:
+def _list_spellings(*names: str) -> list[str]:
     """Variables in every spelling that is set here: programs differ in which they prefer."""
     return [*names, *(name.lower() for name in names if name.lower() in os.environ)]

@@ -11,16 +11,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_GRACE = 1.0
+_GRACE_SECONDS = 1.0
 """Seconds to put away what a thread holds. One that hangs for longer ends with the program."""
 
 
-def each(
-    act: Callable[[T], R],
-    over: Iterable[T],
-    at_once: int,
+def run_parallel(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    max_workers: int,
     stop: threading.Event | None = None,
-    call_off: Callable[[], object] = lambda: None,
+    cancel: Callable[[], object] = lambda: None,
 ) -> list[R]:
     """``act(item)`` for every item, ``at_once`` of them at a time, in order; raises what the first to fail raises.
 
@@ -30,7 +30,7 @@ def each(
     stop = stop or threading.Event()
     waiting: queue.SimpleQueue[tuple[T, Future[R]]] = queue.SimpleQueue()
     futures: list[Future[R]] = []
-    for item in over:
+    for item in items:
         futures.append(Future())
         waiting.put((item, futures[-1]))
 
@@ -41,13 +41,13 @@ def each(
             except queue.Empty:
                 return
             try:
-                future.set_result(act(item))
+                future.set_result(function(item))
             except BaseException as error:  # noqa: BLE001 (whoever waits for it raises it)
                 future.set_exception(error)
 
     threads: list[threading.Thread] = []
     try:
-        for number in range(min(at_once, len(futures))):
+        for number in range(min(max_workers, len(futures))):
             thread = threading.Thread(target=work, name=f"work-{number}", daemon=True)
             thread.start()
             threads.append(thread)
@@ -55,8 +55,8 @@ def each(
             future.result()
     except BaseException:  # Ctrl-C too calls the others off; it is raised again
         stop.set()
-        call_off()
-        until = time.monotonic() + _GRACE
+        cancel()
+        until = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         raise

@@ -15,28 +15,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..results.failures import LIBRARIES, CheckFailed, listed
-from ..results.load_result import Record
+from ..results.failures import LIBRARIES_HINT, CheckFailedError, format_list
+from ..results.load_result import LoadResult
 from . import model_checks
 from .model_checks import Vector
 
-MOST_COMPONENTS = 1024  # of a vector; of a wider one, evenly spaced ones
-FIRST = 8  # tokens that are kept for a reader
-LEAST = 1e-3  # of a sparse vector whose tokens all stand at the edge of having no weight, what differs is noise
+MAX_COMPONENTS = 1024  # of a vector; of a wider one, evenly spaced ones
+MAX_FIRST_TOKENS = 8  # tokens that are kept for a reader
+MIN_NORM = 1e-3  # of a sparse vector whose tokens all stand at the edge of having no weight, what differs is noise
 
-_TOOL = "Install with an installer of the version that built the bundle: another version may ask other texts."
-_TOKENIZER = (
+_TOOL_HINT = "Install with an installer of the version that built the bundle: another version may ask other texts."
+_TOKENIZER_HINT = (
     "The tokenizer's files are of another revision than at the rehearsal, or the libraries read them otherwise. Have "
     "the bundle built again, and do not mix vectors of the two."
 )
-_WEIGHTS = (
+_WEIGHTS_HINT = (
     "The weights are of another revision than at the rehearsal, were altered, or are in part random. Have the bundle "
     "built again; until then do not use this model: its vectors do not fit those that others made with it."
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class GoldenVector:
     """A vector as it travels: `values` is base64 of little-endian float32, at most `MOST_COMPONENTS` of `width`."""
 
     name: str
@@ -45,14 +45,14 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
+class GoldenOutput:
     """What a model gave for one text."""
 
     text: str
     tokens: int
     token_digest: str
     first_tokens: tuple[int, ...]
-    vectors: tuple[Kept, ...]
+    vectors: tuple[GoldenVector, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,139 +61,151 @@ class Golden:
 
     dtype: str
     versions: Mapping[str, str]
-    outputs: tuple[Output, ...]
+    outputs: tuple[GoldenOutput, ...]
 
 
-def parsed(document: Mapping[str, Any]) -> Golden:
+def parse_golden(document: Mapping[str, Any]) -> Golden:
     """A golden as the installer hands it over.
 
     :raises KeyError, TypeError: it is none
     """
     outputs = [
-        Output(
+        GoldenOutput(
             text=each["text"], tokens=each["tokens"], token_digest=each["token_digest"],
-            first_tokens=tuple(each["first_tokens"]), vectors=tuple(Kept(**kept) for kept in each["vectors"]),
+            first_tokens=tuple(each["first_tokens"]), vectors=tuple(GoldenVector(**kept) for kept in each["vectors"]),
         )
         for each in document["outputs"]
     ]  # fmt: skip
     return Golden(dtype=document["dtype"], versions=dict(document["versions"]), outputs=tuple(outputs))
 
 
-def outputs(
-    texts: Sequence[str], tokens: Callable[[str], Sequence[int]], vectors: Mapping[str, Sequence[Vector]]
-) -> list[Output]:
+def make_outputs(
+    texts: Sequence[str], tokenize: Callable[[str], Sequence[int]], vectors: Mapping[str, Sequence[Vector]]
+) -> list[GoldenOutput]:
     """What travels of what a model gave: for each text its tokens, and of each kind of vector the one for it."""
     found = []
     for n, text in enumerate(texts):
-        numbers = [int(number) for number in tokens(text)]
+        numbers = [int(number) for number in tokenize(text)]
         found.append(
-            Output(
-                text=_digest(text),
+            GoldenOutput(
+                text=_compute_digest(text),
                 tokens=len(numbers),
-                token_digest=_digest(",".join(map(str, numbers))),
-                first_tokens=tuple(numbers[:FIRST]),
-                vectors=tuple(_kept(name, each[n]) for name, each in vectors.items() if each[n]),
+                token_digest=_compute_digest(",".join(map(str, numbers))),
+                first_tokens=tuple(numbers[:MAX_FIRST_TOKENS]),
+                vectors=tuple(_make_vector(name, each[n]) for name, each in vectors.items() if each[n]),
             )
         )
     return found
 
 
-def hold(golden: Golden, found: Sequence[Output], texts: Sequence[str], record: Record, tolerance: float) -> None:
+def check_outputs(
+    golden: Golden, outputs: Sequence[GoldenOutput], texts: Sequence[str], result: LoadResult, tolerance: float
+) -> None:
     """What the model gave is what it gave at the rehearsal.
 
     :raises CheckFailed: it is not; the message says in what
     """
-    skew = _skew(golden.versions, record.versions)
-    if [each.text for each in found] != [each.text for each in golden.outputs]:
-        raise CheckFailed("The golden outputs of this bundle are for other texts than this load was asked.", _TOOL)
-    for text, here, there in zip(texts, found, golden.outputs, strict=True):
+    skew = _describe_version_changes(golden.versions, result.versions)
+    if [each.text for each in outputs] != [each.text for each in golden.outputs]:
+        raise CheckFailedError(
+            "The golden outputs of this bundle are for other texts than this load was asked.", _TOOL_HINT
+        )
+    for text, here, there in zip(texts, outputs, golden.outputs, strict=True):
         if (here.tokens, here.token_digest) != (there.tokens, there.token_digest):
-            raise CheckFailed(
-                f"The tokenizer is not that of the rehearsal: of {_shown(text)} it makes {here.tokens} tokens "
-                f"({_numbers(here)}), and then made {there.tokens} ({_numbers(there)}).{skew}",
-                LIBRARIES if skew else _TOKENIZER,
+            raise CheckFailedError(
+                f"The tokenizer is not that of the rehearsal: of {_quote_text(text)} it makes {here.tokens} tokens "
+                f"({_format_tokens(here)}), and then made {there.tokens} ({_format_tokens(there)}).{skew}",
+                LIBRARIES_HINT if skew else _TOKENIZER_HINT,
             )
-    record.passed("the tokens of every text are those of the rehearsal")
-    if record.dtype != golden.dtype:
-        raise CheckFailed(
-            f"The weights are {record.dtype} here and were {golden.dtype} at the rehearsal.{skew}", LIBRARIES
+    result.add_check("the tokens of every text are those of the rehearsal")
+    if result.dtype != golden.dtype:
+        raise CheckFailedError(
+            f"The weights are {result.dtype} here and were {golden.dtype} at the rehearsal.{skew}", LIBRARIES_HINT
         )
     farthest = 0.0
-    for text, here, there in zip(texts, found, golden.outputs, strict=True):
-        farthest = max(farthest, _farthest(text, here, there, tolerance, skew))
-    record.passed(f"the outputs are those of the rehearsal: at most {farthest:.1e} away, where {tolerance:g} may be")
+    for text, here, there in zip(texts, outputs, golden.outputs, strict=True):
+        farthest = max(farthest, _check_distance(text, here, there, tolerance, skew))
+    result.add_check(f"the outputs are those of the rehearsal: at most {farthest:.1e} away, where {tolerance:g} may be")
 
 
-def _farthest(text: str, here: Output, there: Output, tolerance: float, skew: str) -> float:
-    kinds = [(each.name, each.width) for each in here.vectors], [(each.name, each.width) for each in there.vectors]
+def _check_distance(
+    text: str, actual: GoldenOutput, expected: GoldenOutput, tolerance: float, version_note: str
+) -> float:
+    kinds = [(each.name, each.width) for each in actual.vectors], [(each.name, each.width) for each in expected.vectors]
     if kinds[0] != kinds[1]:
-        shown = [listed([f"{name} of {width}" for name, width in each]) or "nothing" for each in kinds]
-        raise CheckFailed(f"The model gives {shown[0]}, and at the rehearsal gave {shown[1]}.{skew}", _WEIGHTS)
+        shown = [format_list([f"{name} of {width}" for name, width in each]) or "nothing" for each in kinds]
+        raise CheckFailedError(
+            f"The model gives {shown[0]}, and at the rehearsal gave {shown[1]}.{version_note}", _WEIGHTS_HINT
+        )
     apart = {
-        one.name: distance(_thinned(_values(one), len(_values(other))), _values(other))
-        for one, other in zip(here.vectors, there.vectors, strict=True)
+        one.name: compute_distance(_thin_vector(_decode_values(one), len(_decode_values(other))), _decode_values(other))
+        for one, other in zip(actual.vectors, expected.vectors, strict=True)
     }
     far = {name: each for name, each in apart.items() if not each <= tolerance}
     if far:
         first, *rest = far
         more = f", and so are {', '.join(f'{name} ({far[name]:.2g})' for name in rest)}" if rest else ""
-        raise CheckFailed(
-            f"The {first} of {_shown(text)} is {far[first]:.2g} away from that of the rehearsal{more}; it may be "
-            f"{tolerance:g}: these are not the weights of the rehearsal.{skew}",
-            LIBRARIES if skew else _WEIGHTS,
+        raise CheckFailedError(
+            f"The {first} of {_quote_text(text)} is {far[first]:.2g} away from that of the rehearsal{more}; it may be "
+            f"{tolerance:g}: these are not the weights of the rehearsal.{version_note}",
+            LIBRARIES_HINT if version_note else _WEIGHTS_HINT,
         )
     return max(apart.values(), default=0.0)
 
 
-def distance(one: Vector, golden: Vector) -> float:
+def compute_distance(vector: Vector, golden: Vector) -> float:
     """How far a vector is from the golden one; for vectors of the same length their cosine distance.
 
     Of a single score it is the difference, relative to the golden one where that is above 1.
     """
-    apart = model_checks.norm([a - b for a, b in zip(one, golden, strict=True)])
+    apart = model_checks.compute_norm([a - b for a, b in zip(vector, golden, strict=True)])
     if len(golden) == 1:
-        return apart / max(1.0, model_checks.norm(golden))
-    return (apart / max(LEAST, model_checks.norm(golden))) ** 2 / 2
+        return apart / max(1.0, model_checks.compute_norm(golden))
+    return (apart / max(MIN_NORM, model_checks.compute_norm(golden))) ** 2 / 2
 
 
-def _skew(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _describe_version_changes(expected: Mapping[str, str], actual: Mapping[str, str]) -> str:
     apart = [
-        f"{name} {now.get(name, 'absent')} instead of {then.get(name, 'absent')}"
-        for name in sorted({*then, *now})
-        if then.get(name) != now.get(name)
+        f"{name} {actual.get(name, 'absent')} instead of {expected.get(name, 'absent')}"
+        for name in sorted({*expected, *actual})
+        if expected.get(name) != actual.get(name)
     ]
     return f" Here is {', '.join(apart)}." if apart else ""
 
 
-def _shown(text: str) -> str:
+def _quote_text(text: str) -> str:
     """A text as an error has it; the two of a pair are joined by a NUL."""
-    return model_checks.quoted(text.replace("\0", " / "))
+    return model_checks.quote(text.replace("\0", " / "))
 
 
-def _digest(text: str) -> str:
+def _compute_digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _kept(name: str, vector: Vector) -> Kept:
-    thin = _thinned(vector, MOST_COMPONENTS)
+def _make_vector(name: str, vector: Vector) -> GoldenVector:
+    thin = _thin_vector(vector, MAX_COMPONENTS)
     packed = base64.b64encode(struct.pack(f"<{len(thin)}f", *thin)).decode()
-    return Kept(name=name, width=len(vector), values=packed)
+    return GoldenVector(name=name, width=len(vector), values=packed)
 
 
-def _thinned(vector: Vector, most: int) -> list[float]:
+def _thin_vector(vector: Vector, max_components: int) -> list[float]:
     count = len(vector)
-    return list(vector) if count <= most else [vector[n * count // most] for n in range(most)]
+    return (
+        list(vector)
+        if count <= max_components
+        else [vector[n * count // max_components] for n in range(max_components)]
+    )
 
 
-def _values(kept: Kept) -> list[float]:
-    data = base64.b64decode(kept.values)
+def _decode_values(vector: GoldenVector) -> list[float]:
+    data = base64.b64decode(vector.values)
     return list(struct.unpack(f"<{len(data) // 4}f", data))
 
 
-def _numbers(output: Output) -> str:
+def _format_tokens(output: GoldenOutput) -> str:
     return ", ".join(map(str, output.first_tokens)) + (" …" if output.tokens > len(output.first_tokens) else "")
 
 
-def plain(found: Sequence[Output]) -> list[dict[str, Any]]:
+def encode_outputs(outputs: Sequence[GoldenOutput]) -> list[dict[str, Any]]:
     """As the record keeps them."""
-    return [asdict(each) for each in found]
+    return [asdict(each) for each in outputs]

@@ -10,69 +10,79 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..results.failures import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, counted, listed, shortened
+from ..results.failures import (
+    DAMAGED_HINT,
+    LIBRARIES_HINT,
+    MISMATCH_HINT,
+    CheckFailedError,
+    format_list,
+    pluralize,
+    shorten,
+)
 
 Vector = Sequence[float]
 
-SAME_AGAIN = 1e-5  # the most that a component may differ when the same text is embedded again
-SAME_VECTOR = 1e-6  # below this, relative to the largest component, two vectors are one
-NORM_SLACK = 1e-3
-NORM_SLACK_HALF = 1e-2  # of 16-bit numbers
-MATRIX = 2  # dimensions from which on a weight is a matrix
+MAX_REPEAT_DIFFERENCE = 1e-5  # the most that a component may differ when the same text is embedded again
+MIN_VECTOR_DIFFERENCE = 1e-6  # below this, relative to the largest component, two vectors are one
+NORM_TOLERANCE = 1e-3
+HALF_NORM_TOLERANCE = 1e-2  # of 16-bit numbers
+MATRIX_DIMENSIONS = 2  # dimensions from which on a weight is a matrix
 
-_EIGHT_BITS = "torch.float8"  # torch can not compare such numbers
+_FLOAT8_PREFIX = "torch.float8"  # torch can not compare such numbers
 
 VECTOR = "vector"
 
-DOES_NOT_UNDERSTAND = (
+TRIPLE_HINT = (
     "The model loads and does not understand: compare the library versions with those of the build, and check that "
     "the triple is one that the model gets right on the online side."
 )
-_DO_NOT_USE = "Do not use this model: check its weights and the library versions, then build the bundle again."
-_EMPTY_MODEL = f"A vector like this finds nothing and would poison an index. {_DO_NOT_USE}"
+_DO_NOT_USE_HINT = "Do not use this model: check its weights and the library versions, then build the bundle again."
+_USELESS_VECTOR_HINT = f"A vector like this finds nothing and would poison an index. {_DO_NOT_USE_HINT}"
 
 
-def numbers(vectors: Any) -> list[list[float]]:
+def convert_to_lists(vectors: Any) -> list[list[float]]:
     """Rows of plain numbers, from lists, a numpy array or a torch tensor of two dimensions."""
     rows = vectors.tolist() if hasattr(vectors, "tolist") else vectors
     return [[float(number) for number in (row.tolist() if hasattr(row, "tolist") else row)] for row in rows]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A text in an error: short, and in quotation marks."""
-    return f"“{shortened(' '.join(text.split()), 40)}”"
+    return f"“{shorten(' '.join(text.split()), 40)}”"
 
 
-def finite(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
+def check_finite(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
     """No component is NaN or infinite; `noun` is what the model gives for a text, for the error."""
     for text, vector in zip(texts, vectors, strict=True):
         wrong = sum(1 for number in vector if not math.isfinite(number))
         if wrong:
-            raise CheckFailed(
-                f"The {noun} of {quoted(text)} is not made of numbers: {wrong} of {len(vector)} components are NaN or "
+            raise CheckFailedError(
+                f"The {noun} of {quote(text)} is not made of numbers: {wrong} of {len(vector)} components are NaN or "
                 "infinite.",
-                _useless(noun),
+                _choose_hint(noun),
             )
 
 
-def not_zero(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
+def check_not_zero(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
     """No vector is all zero, or empty."""
     for text, vector in zip(texts, vectors, strict=True):
         if not any(vector):
-            raise CheckFailed(f"The {noun} of {quoted(text)} is all zero ({len(vector)} components).", _useless(noun))
-
-
-def not_constant(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
-    """No vector repeats one number throughout."""
-    for text, vector in zip(texts, vectors, strict=True):
-        if len(vector) > 1 and _same(vector, [vector[0]] * len(vector)):
-            raise CheckFailed(
-                f"The {noun} of {quoted(text)} is constant: each of its {len(vector)} components is {vector[0]:.6g}.",
-                _useless(noun),
+            raise CheckFailedError(
+                f"The {noun} of {quote(text)} is all zero ({len(vector)} components).", _choose_hint(noun)
             )
 
 
-def different(
+def check_not_constant(texts: Sequence[str], vectors: Sequence[Vector], noun: str = VECTOR) -> None:
+    """No vector repeats one number throughout."""
+    for text, vector in zip(texts, vectors, strict=True):
+        if len(vector) > 1 and _is_same(vector, [vector[0]] * len(vector)):
+            raise CheckFailedError(
+                f"The {noun} of {quote(text)} is constant: each of its {len(vector)} components is {vector[0]:.6g}.",
+                _choose_hint(noun),
+            )
+
+
+def check_different(
     texts: Sequence[str], vectors: Sequence[Vector], tokens: Sequence[Sequence[int]], noun: str = VECTOR
 ) -> list[str]:
     """Different texts give different vectors; texts that are the same in tokens may give the same.
@@ -85,144 +95,148 @@ def different(
         if texts[one] == texts[other]:
             continue
         if tuple(tokens[one]) == tuple(tokens[other]):
-            blurred.append(f"To this model's tokenizer, {quoted(texts[one])} and {quoted(texts[other])} are the same.")
+            blurred.append(f"To this model's tokenizer, {quote(texts[one])} and {quote(texts[other])} are the same.")
             continue
         told_apart += 1
-        if _same(vectors[one], vectors[other]):
-            raise CheckFailed(
-                f"{quoted(texts[one])} and {quoted(texts[other])} get the same {noun}: the model does not look at "
+        if _is_same(vectors[one], vectors[other]):
+            raise CheckFailedError(
+                f"{quote(texts[one])} and {quote(texts[other])} get the same {noun}: the model does not look at "
                 "what is said.",
-                _useless(noun),
+                _choose_hint(noun),
             )
     if not told_apart:
-        raise CheckFailed(
+        raise CheckFailedError(
             "No two of the texts differ for this model's tokenizer, so nothing shows that it can tell texts apart.",
             "Give two clearly different texts under smoke: texts in the manifest, in a language that the model knows.",
         )
     return blurred
 
 
-def norm(vector: Vector) -> float:
+def compute_norm(vector: Vector) -> float:
     """The Euclidean length of a vector."""
     return math.sqrt(math.fsum(number * number for number in vector))
 
 
-def norm_one(texts: Sequence[str], vectors: Sequence[Vector], slack: float = NORM_SLACK) -> None:
+def check_unit_norm(texts: Sequence[str], vectors: Sequence[Vector], tolerance: float = NORM_TOLERANCE) -> None:
     """Each vector has length one, as a model with a Normalize module promises."""
     for text, vector in zip(texts, vectors, strict=True):
-        length = norm(vector)
-        if abs(length - 1.0) > slack:
-            raise CheckFailed(
-                f"modules.json promises vectors of length 1, and that of {quoted(text)} has length {length:.4f}.",
-                NOT_THIS_MODEL,
+        length = compute_norm(vector)
+        if abs(length - 1.0) > tolerance:
+            raise CheckFailedError(
+                f"modules.json promises vectors of length 1, and that of {quote(text)} has length {length:.4f}.",
+                MISMATCH_HINT,
             )
 
 
-def width(vectors: Sequence[Vector], promised: int, source: str, noun: str = VECTOR) -> None:
+def check_width(vectors: Sequence[Vector], expected: int, source: str, noun: str = VECTOR) -> None:
     """Each vector has as many components as `source`, a file of the model, promises."""
     for vector in vectors:
-        if len(vector) != promised:
-            raise CheckFailed(
-                f"{source} promises {noun}s {promised} wide, and they are {len(vector)} wide.", NOT_THIS_MODEL
+        if len(vector) != expected:
+            raise CheckFailedError(
+                f"{source} promises {noun}s {expected} wide, and they are {len(vector)} wide.", MISMATCH_HINT
             )
 
 
-def same_again(texts: Sequence[str], first: Sequence[Vector], second: Sequence[Vector], noun: str = VECTOR) -> None:
+def check_repeatable(
+    texts: Sequence[str], first: Sequence[Vector], second: Sequence[Vector], noun: str = VECTOR
+) -> None:
     """The same text gives the same vector at the second time."""
     for text, one, other in zip(texts, first, second, strict=True):
         scale = max(1.0, *(abs(number) for number in one))
         apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
-        if apart > SAME_AGAIN * scale:
-            raise CheckFailed(
-                f"{quoted(text)} got two different {noun}s, {apart:.2g} apart in one component: part of the model is "
+        if apart > MAX_REPEAT_DIFFERENCE * scale:
+            raise CheckFailedError(
+                f"{quote(text)} got two different {noun}s, {apart:.2g} apart in one component: part of the model is "
                 "drawn at random.",
-                LIBRARIES,
+                LIBRARIES_HINT,
             )
 
 
-def moved(before: Sequence[Vector], after: Sequence[Vector]) -> bool:
+def has_changed(before: Sequence[Vector], after: Sequence[Vector]) -> bool:
     """Whether any vector changed by more than the same model changes by itself; NaN is a change."""
     scale = max(1.0, *(abs(number) for vector in before for number in vector))
     pairs = zip(itertools.chain(*before), itertools.chain(*after), strict=True)
-    return any(not abs(a - b) <= SAME_AGAIN * scale for a, b in pairs)
+    return any(not abs(a - b) <= MAX_REPEAT_DIFFERENCE * scale for a, b in pairs)
 
 
-def cosine(one: Vector, other: Vector) -> float:
+def compute_cosine(first: Vector, second: Vector) -> float:
     """The cosine of the angle between two vectors that are not zero."""
-    return math.fsum(a * b for a, b in zip(one, other, strict=True)) / (norm(one) * norm(other))
+    return math.fsum(a * b for a, b in zip(first, second, strict=True)) / (compute_norm(first) * compute_norm(second))
 
 
-def closer(triple: tuple[str, str, str], query: Vector, nearer: Vector, farther: Vector) -> tuple[float, float]:
+def check_triple(triple: tuple[str, str, str], query: Vector, nearer: Vector, farther: Vector) -> tuple[float, float]:
     """The query is nearer to the one text than to the other; both cosines."""
-    near, far = cosine(query, nearer), cosine(query, farther)
+    near, far = compute_cosine(query, nearer), compute_cosine(query, farther)
     if not near > far:
-        raise CheckFailed(
-            f"{quoted(triple[0])} should be closer to {quoted(triple[1])} (cosine {near:.4f}) than to "
-            f"{quoted(triple[2])} (cosine {far:.4f}), and is not.",
-            DOES_NOT_UNDERSTAND,
+        raise CheckFailedError(
+            f"{quote(triple[0])} should be closer to {quote(triple[1])} (cosine {near:.4f}) than to "
+            f"{quote(triple[2])} (cosine {far:.4f}), and is not.",
+            TRIPLE_HINT,
         )
     return near, far
 
 
-def on_a_device(tensors: Iterable[tuple[str, Any]]) -> None:
+def check_on_device(tensors: Iterable[tuple[str, Any]]) -> None:
     """No tensor is on the meta device, where it has a shape and no content."""
     empty = [name for name, tensor in tensors if bool(getattr(tensor, "is_meta", False))]
     if empty:
-        raise CheckFailed(
-            f"The load left {counted(empty)} on the meta device, with a shape and no content: {listed(empty)}.",
-            LIBRARIES,
+        raise CheckFailedError(
+            f"The load left {pluralize(empty)} on the meta device, with a shape and no content: {format_list(empty)}.",
+            LIBRARIES_HINT,
         )
 
 
-def weights(tensors: Iterable[tuple[str, Any]]) -> list[str]:
+def check_weights(tensors: Iterable[tuple[str, Any]]) -> list[str]:
     """Each weight is made of numbers, and no matrix is all zero or one constant.
 
     Returns names of token type embeddings that are all zero: conversions from fairseq write them so, and rightly.
     """
     neutral = []
     for name, tensor in tensors:
-        low, high, dimensions, size = _extent(tensor)
+        low, high, dimensions, size = _measure_tensor(tensor)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise CheckFailed(f"The weight {name} holds NaN or infinite numbers.", DAMAGED)
-        if dimensions < MATRIX or size < MATRIX or low != high:
+            raise CheckFailedError(f"The weight {name} holds NaN or infinite numbers.", DAMAGED_HINT)
+        if dimensions < MATRIX_DIMENSIONS or size < MATRIX_DIMENSIONS or low != high:
             continue
         if low == 0.0 and name.endswith("token_type_embeddings.weight"):
             neutral.append(name)
             continue
         what = "all zero" if low == 0.0 else f"one constant, {low:.6g}, throughout"
-        raise CheckFailed(f"The weight matrix {name} is {what}: nothing was learned there, or it was lost.", DAMAGED)
+        raise CheckFailedError(
+            f"The weight matrix {name} is {what}: nothing was learned there, or it was lost.", DAMAGED_HINT
+        )
     return neutral
 
 
-def memory(peak: int, limit: int) -> None:
+def check_memory(peak: int, limit: int) -> None:
     """The load stayed within `limit` bytes, if there is one."""
     if limit and peak > limit:
-        raise CheckFailed(
-            f"The load took {_mebibytes(peak)} of memory at its peak, and the limit is {_mebibytes(limit)}.",
+        raise CheckFailedError(
+            f"The load took {_format_mebibytes(peak)} of memory at its peak, and the limit is {_format_mebibytes(limit)}.",
             "Raise smoke: ram_limit in the manifest if the host has that memory, or choose a smaller model.",
         )
 
 
-def _useless(noun: str) -> str:
-    return _EMPTY_MODEL if noun == VECTOR else _DO_NOT_USE
+def _choose_hint(noun: str) -> str:
+    return _USELESS_VECTOR_HINT if noun == VECTOR else _DO_NOT_USE_HINT
 
 
-def _mebibytes(count: int) -> str:
+def _format_mebibytes(count: int) -> str:
     return f"{count / 2**20:.1f} MiB ({count} bytes)"
 
 
-def _same(one: Vector, other: Vector) -> bool:
-    slack = SAME_VECTOR * max(abs(number) for number in itertools.chain(one, other))
-    return all(abs(a - b) <= slack for a, b in zip(one, other, strict=True))
+def _is_same(first: Vector, second: Vector) -> bool:
+    slack = MIN_VECTOR_DIFFERENCE * max(abs(number) for number in itertools.chain(first, second))
+    return all(abs(a - b) <= slack for a, b in zip(first, second, strict=True))
 
 
-def _extent(tensor: Any) -> tuple[float, float, int, int]:
+def _measure_tensor(tensor: Any) -> tuple[float, float, int, int]:
     """Least and greatest number (NaN if there is one), dimensions and size of an array, a tensor or nested lists."""
     if not isinstance(tensor, list | tuple):
         if not math.prod(tensor.shape):
             return 0.0, 0.0, 0, 0
         plain = tensor.detach() if hasattr(tensor, "detach") else tensor
-        if str(plain.dtype).startswith(_EIGHT_BITS):
+        if str(plain.dtype).startswith(_FLOAT8_PREFIX):
             plain = plain.float()
         return float(plain.min()), float(plain.max()), len(plain.shape), math.prod(plain.shape)
     flat, dimensions = list(tensor), 1

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..results.failures import NOT_THIS_MODEL, CheckFailed, counted, listed
+from ..results.failures import MISMATCH_HINT, CheckFailedError, format_list, pluralize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
+class LoadReport:
     """What transformers said about one model. Names in ``missing`` and ``mismatched`` are those of the model in
     memory, names in ``unexpected`` those of the file."""
 
@@ -25,19 +25,19 @@ class Load:
 
 
 @contextmanager
-def heard() -> Iterator[list[Load]]:
+def record_loads() -> Iterator[list[LoadReport]]:
     """While this holds, each ``from_pretrained`` of a model adds what it found to the list.
 
     transformers fills what it does not find with random numbers and mentions it in a log line; the same facts are
     official in ``output_loading_info``, which the libraries on top of it do not ask for.
     """
-    loads: list[Load] = []
+    loads: list[LoadReport] = []
     inherited = PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
         wanted = options.pop("output_loading_info", False)
         model, info = inherited.__func__(cls, *arguments, output_loading_info=True, **options)
-        loads.append(_load(model, info))
+        loads.append(_make_report(model, info))
         return (model, info) if wanted else model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
@@ -47,29 +47,31 @@ def heard() -> Iterator[list[Load]]:
         PreTrainedModel.from_pretrained = inherited
 
 
-def within(module: Any, loads: Sequence[Load]) -> Load | None:
+def find_report(module: Any, reports: Sequence[LoadReport]) -> LoadReport | None:
     """What was heard about the transformers model inside a module; an empty answer about one that was not heard."""
     inside = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
-    heard_of = next((load for load in loads for part in inside if part is load.model), None)
+    heard_of = next((load for load in reports for part in inside if part is load.model), None)
     if heard_of or not inside:
         return heard_of
-    return Load(model=inside[0], missing=(), unexpected=(), mismatched=(), errors=())
+    return LoadReport(model=inside[0], missing=(), unexpected=(), mismatched=(), errors=())
 
 
-def sound(loads: Sequence[Load]) -> None:
+def check_reports(reports: Sequence[LoadReport]) -> None:
     """No load reported an error or a weight of another shape."""
-    for load in loads:
+    for load in reports:
         if load.errors:
-            raise CheckFailed(f"transformers could not load all weights: {listed(load.errors)}.", NOT_THIS_MODEL)
+            raise CheckFailedError(
+                f"transformers could not load all weights: {format_list(load.errors)}.", MISMATCH_HINT
+            )
         if load.mismatched:
-            raise CheckFailed(
-                f"The files hold {counted(load.mismatched)} in another shape than the model: {listed(load.mismatched)}.",
-                NOT_THIS_MODEL,
+            raise CheckFailedError(
+                f"The files hold {pluralize(load.mismatched)} in another shape than the model: {format_list(load.mismatched)}.",
+                MISMATCH_HINT,
             )
 
 
-def _load(model: Any, info: dict[str, Any]) -> Load:
-    return Load(
+def _make_report(model: Any, info: dict[str, Any]) -> LoadReport:
+    return LoadReport(
         model=model,
         missing=tuple(sorted(info.get("missing_keys", ()))),
         unexpected=tuple(sorted(info.get("unexpected_keys", ()))),

@@ -13,10 +13,10 @@ import torch
 
 from ..checks import model_checks
 from ..checks.model_checks import Vector
-from ..results.failures import DAMAGED, LIBRARIES, NOT_THIS_MODEL, CheckFailed, counted, listed
+from ..results.failures import DAMAGED_HINT, LIBRARIES_HINT, MISMATCH_HINT, CheckFailedError, format_list, pluralize
 from . import tensor_files, weight_names
 
-SAMPLE = 65536  # bytes compared at each end of a tensor; the hashes of the bundle speak for the rest
+SAMPLE_BYTES = 65536  # bytes compared at each end of a tensor; the hashes of the bundle speak for the rest
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -31,37 +31,37 @@ _DTYPES = {
 }
 
 
-class Entry(Protocol):
+class WeightTensor(Protocol):
     """One tensor in a file."""
 
     @property
     def shape(self) -> weight_names.Shape: ...
 
-    def part(self, begin: int, count: int) -> Any:
+    def read_part(self, start: int, count: int) -> Any:
         """`count` numbers from number `begin` on, flat; None where this kind of number can not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InSafetensors:
+class SafetensorsTensor:
     """A tensor in a safetensors file; only the part asked for is read."""
 
-    stored: tensor_files.Stored
+    header: tensor_files.TensorHeader
 
     @property
     def shape(self) -> weight_names.Shape:
-        return self.stored.shape
+        return self.header.shape
 
-    def part(self, begin: int, count: int) -> Any:
-        dtype = _DTYPES.get(self.stored.dtype)
+    def read_part(self, start: int, count: int) -> Any:
+        dtype = _DTYPES.get(self.header.dtype)
         if dtype is None:
             return None
-        with self.stored.file.open("rb") as file:
-            file.seek(self.stored.start + begin * dtype.itemsize)
+        with self.header.file.open("rb") as file:
+            file.seek(self.header.start + start * dtype.itemsize)
             return torch.frombuffer(bytearray(file.read(count * dtype.itemsize)), dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InPickle:
+class PickledTensor:
     """A tensor in a file that torch wrote, which torch maps into memory."""
 
     tensor: Any
@@ -70,38 +70,38 @@ class InPickle:
     def shape(self) -> weight_names.Shape:
         return tuple(self.tensor.shape)
 
-    def part(self, begin: int, count: int) -> Any:
-        return self.tensor.reshape(-1)[begin : begin + count]
+    def read_part(self, start: int, count: int) -> Any:
+        return self.tensor.reshape(-1)[start : start + count]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class WeightComparison:
     """What is only in the model (names in memory) and only in the files (names there).
 
     ``unsure`` are names in the files whose values could not be compared; ``gap`` is about layers.
     """
 
     missing: tuple[str, ...]
-    leftover: weight_names.Leftover
-    unsure: tuple[str, ...]
-    gap: str
+    unused: weight_names.UnusedWeights
+    uncompared: tuple[str, ...]
+    layer_gap: str
 
 
-def entries(folder: Path) -> dict[str, Entry]:
+def read_tensors(folder: Path) -> dict[str, WeightTensor]:
     """Every tensor in the weight files of `folder`."""
-    found: dict[str, Entry] = {}
-    for path in tensor_files.weight_files(folder):
+    found: dict[str, WeightTensor] = {}
+    for path in tensor_files.find_weight_files(folder):
         if path.suffix == ".safetensors":
-            found.update({stored.name: InSafetensors(stored=stored) for stored in tensor_files.header(path)})
+            found.update({stored.name: SafetensorsTensor(header=stored) for stored in tensor_files.read_header(path)})
         else:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            found.update({str(name): InPickle(tensor=tensor) for name, tensor in content.items()})
+            found.update({str(name): PickledTensor(tensor=tensor) for name, tensor in content.items()})
     return found
 
 
-def compare(
-    files: dict[str, Entry], model: Any, unexpected: Sequence[str] = (), *, two_towers: bool = False
-) -> Comparison:
+def compare_weights(
+    file_tensors: dict[str, WeightTensor], model: Any, unexpected: Sequence[str] = (), *, has_decoder: bool = False
+) -> WeightComparison:
     """Holds the files against the model by names, shapes and values.
 
     `unexpected` are names that the library itself said it did not use; `two_towers` says that the files hold a
@@ -111,51 +111,55 @@ def compare(
     """
     held = dict(model.state_dict())
     prefix = str(getattr(model, "base_model_prefix", "") or "")
-    found = weight_names.match(
-        {name: entry.shape for name, entry in files.items()},
+    found = weight_names.match_weights(
+        {name: entry.shape for name, entry in file_tensors.items()},
         {name: tuple(tensor.shape) for name, tensor in held.items()},
         prefix,
     )
-    _same_values(files, held, found.pairs)
+    _check_values(file_tensors, held, found.pairs)
     loaded = {held[name].data_ptr() for _, name in found.pairs}  # two names for one tensor are stored once
-    missing = tuple(name for name in found.only_held if not (held[name].numel() and held[name].data_ptr() in loaded))
-    unused = {*found.only_stored, *unexpected}
-    return Comparison(
+    missing = tuple(
+        name for name in found.only_in_memory if not (held[name].numel() and held[name].data_ptr() in loaded)
+    )
+    unused = {*found.only_in_file, *unexpected}
+    return WeightComparison(
         missing=missing,
-        leftover=weight_names.leftover(
+        unused=weight_names.sort_unused_weights(
             unused,
             prefix,
             [name for part in (model, getattr(model, prefix, model)) for name, _ in part.named_children()],
-            two_towers=two_towers,
+            has_decoder=has_decoder,
         ),
-        unsure=found.remade,
-        gap=weight_names.layer_gap(files, held, prefix),
+        uncompared=found.transformed,
+        layer_gap=weight_names.describe_layer_gap(file_tensors, held, prefix),
     )
 
 
-def all_used(comparison: Comparison) -> list[str]:
+def check_all_used(comparison: WeightComparison) -> list[str]:
     """No weight of the files that belongs to the body of the model was left out. Returns warnings."""
-    rest = comparison.leftover
+    rest = comparison.unused
     if rest.body:
-        gap = f"; {comparison.gap}" if comparison.gap else ""
-        raise CheckFailed(
-            f"The model leaves out {counted(rest.body)} of its files: {listed(rest.body)}{gap}.",
-            NOT_THIS_MODEL,
+        gap = f"; {comparison.layer_gap}" if comparison.layer_gap else ""
+        raise CheckFailedError(
+            f"The model leaves out {pluralize(rest.body)} of its files: {format_list(rest.body)}{gap}.",
+            MISMATCH_HINT,
         )
     warnings = []
     if rest.heads:
-        warnings.append(f"Weights for another task are not used, as it should be: {listed(rest.heads)}.")
-    if comparison.unsure:
+        warnings.append(f"Weights for another task are not used, as it should be: {format_list(rest.heads)}.")
+    if comparison.uncompared:
         warnings.append(
-            f"The library joins or renames {counted(comparison.unsure)} as it loads them, so their values were not "
-            f"compared: {listed(comparison.unsure)}."
+            f"The library joins or renames {pluralize(comparison.uncompared)} as it loads them, so their values were not "
+            f"compared: {format_list(comparison.uncompared)}."
         )
     if rest.other:
-        warnings.append(f"Some weights in the files are not used by the model: {listed(rest.other)}.")
+        warnings.append(f"Some weights in the files are not used by the model: {format_list(rest.other)}.")
     return warnings
 
 
-def none_invented(model: Any, missing: Sequence[str], gap: str, embed: Callable[[], Sequence[Vector]]) -> list[str]:
+def check_none_random(
+    model: Any, missing: Sequence[str], layer_gap: str, embed: Callable[[], Sequence[Vector]]
+) -> list[str]:
     """No weight that the files lack, and that was drawn at random, has a say in the vectors.
 
     `embed` gives the vectors of some texts with the model as it is; each weight in question is overwritten and the
@@ -164,29 +168,31 @@ def none_invented(model: Any, missing: Sequence[str], gap: str, embed: Callable[
     if not missing:
         return []
     # A layer that one text does not reach (an expert, say) another may: for layers there is no such proof.
-    at_work = [name for name in missing if weight_names.numbered(name)] or reaching(model, missing, embed)
+    at_work = [name for name in missing if weight_names.is_in_layer(name)] or find_effective_weights(
+        model, missing, embed
+    )
     if at_work:
-        raise CheckFailed(
-            f"The files lack {counted(missing)} of the model, and random numbers stand there: {listed(at_work)}"
-            f"{f'; {gap}' if gap else ''}.",
-            NOT_THIS_MODEL,
+        raise CheckFailedError(
+            f"The files lack {pluralize(missing)} of the model, and random numbers stand there: {format_list(at_work)}"
+            f"{f'; {layer_gap}' if layer_gap else ''}.",
+            MISMATCH_HINT,
         )
-    names = listed(missing)
+    names = format_list(missing)
     return [f"The files lack {names}: random numbers stand there, and it was shown that they do not reach the vectors."]
 
 
-def reaching(model: Any, names: Sequence[str], embed: Callable[[], Sequence[Vector]]) -> list[str]:
+def find_effective_weights(model: Any, names: Sequence[str], embed: Callable[[], Sequence[Vector]]) -> list[str]:
     """Those of the weights that the vectors depend on, or for which that can not be found out."""
     before = embed()
     found = []
     for name in names:
-        tensor = _named(model, name)
-        if tensor is None or not tensor.is_floating_point() or _moves(tensor, embed, before):
+        tensor = _find_tensor(model, name)
+        if tensor is None or not tensor.is_floating_point() or _has_effect(tensor, embed, before):
             found.append(name)
     return found
 
 
-def _moves(tensor: Any, embed: Callable[[], Sequence[Vector]], before: Sequence[Vector]) -> bool:
+def _has_effect(tensor: Any, embed: Callable[[], Sequence[Vector]], vectors: Sequence[Vector]) -> bool:
     """Whether the vectors change with `tensor`: NaN shows in all that is computed from it, a number where NaN is
     filtered out."""
     with torch.no_grad():
@@ -194,14 +200,14 @@ def _moves(tensor: Any, embed: Callable[[], Sequence[Vector]], before: Sequence[
         try:
             for stranger in (math.nan, 7.0):
                 tensor.fill_(stranger)
-                if model_checks.moved(before, embed()):
+                if model_checks.has_changed(vectors, embed()):
                     return True
         finally:
             tensor.copy_(saved)
     return False
 
 
-def _named(model: Any, name: str) -> Any:
+def _find_tensor(model: Any, name: str) -> Any:
     owner, _, last = name.rpartition(".")
     try:
         return getattr(model.get_submodule(owner), last)
@@ -209,28 +215,30 @@ def _named(model: Any, name: str) -> Any:
         return None
 
 
-def _same_values(files: dict[str, Entry], held: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
+def _check_values(
+    file_tensors: dict[str, WeightTensor], loaded: dict[str, Any], pairs: Sequence[tuple[str, str]]
+) -> None:
     """A library may fill a weight anew after it was loaded; no list of names shows that, only the values do."""
-    changed = [name for stored, name in pairs if not _same_value(files[stored], held[name])]
+    changed = [name for stored, name in pairs if not _is_same_value(file_tensors[stored], loaded[name])]
     if changed:
-        raise CheckFailed(
-            f"After loading, {counted(changed)} no longer had the values of the files: {listed(changed)}. A library "
+        raise CheckFailedError(
+            f"After loading, {pluralize(changed)} no longer had the values of the files: {format_list(changed)}. A library "
             "drew numbers at random there, or changed them.",
-            LIBRARIES,
+            LIBRARIES_HINT,
         )
 
 
-def _same_value(entry: Entry, tensor: Any) -> bool:
+def _is_same_value(file_tensor: WeightTensor, tensor: Any) -> bool:
     flat = tensor.detach().reshape(-1)
-    count = min(len(flat), SAMPLE // max(1, tensor.element_size()))
+    count = min(len(flat), SAMPLE_BYTES // max(1, tensor.element_size()))
     if tensor.is_meta:
         return False
     for begin in {0, len(flat) - count}:
-        part = entry.part(begin, count)
+        part = file_tensor.read_part(begin, count)
         if part is None:
             return True
         if len(part) != count:
-            raise CheckFailed("A weight file ends within a tensor.", DAMAGED)
+            raise CheckFailedError("A weight file ends within a tensor.", DAMAGED_HINT)
         if not torch.equal(part.to(tensor.dtype), flat[begin : begin + count].cpu()):
             return False
     return True

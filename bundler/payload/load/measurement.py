@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-LIBRARIES = (
+VERSIONED_LIBRARIES = (
     "torch",
     "transformers",
     "sentence-transformers",
@@ -23,19 +23,19 @@ LIBRARIES = (
 Answer = TypeVar("Answer")
 
 
-def timed(work: Callable[[], Answer]) -> tuple[Answer, float]:
+def measure_time(work: Callable[[], Answer]) -> tuple[Answer, float]:
     """What `work` returned, and the seconds it took."""
     begun = time.perf_counter()
     answer = work()
     return answer, round(time.perf_counter() - begun, 4)
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """The installed version of each library that decides what a load gives; absent ones are left out."""
-    return {name: version for name in LIBRARIES if (version := _version(name))}
+    return {name: version for name in VERSIONED_LIBRARIES if (version := _find_version(name))}
 
 
-def peak_rss_bytes() -> int:
+def read_peak_memory() -> int:
     """The most memory this process has held so far, in bytes; 0 where the system does not say.
 
     VmHWM starts anew with each program, where getrusage would count what the parent held before it started this one.
@@ -43,21 +43,21 @@ def peak_rss_bytes() -> int:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return _peak_of_usage()
+        return _read_rusage_peak()
     for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    return _peak_of_usage()
+    return _read_rusage_peak()
 
 
-def _version(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def _peak_of_usage() -> int:
+def _read_rusage_peak() -> int:
     if sys.platform == "win32":
         return 0
     import resource  # noqa: PLC0415 - Windows has no such module

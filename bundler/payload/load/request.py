@@ -11,7 +11,7 @@ from ..checks import goldens
 from ..checks.goldens import Golden
 
 DEVICES = ("cpu", "cuda", "auto")
-TRIPLE = 3
+TRIPLE_LENGTH = 3
 
 
 class RequestError(ValueError):
@@ -54,7 +54,7 @@ class Request:
             raise RequestError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
 
 
-def read(path: Path) -> Request:
+def read_request(path: Path) -> Request:
     """The request in a JSON file.
 
     :raises RequestError: a field is missing or has the wrong type
@@ -67,67 +67,67 @@ def read(path: Path) -> Request:
     if not isinstance(document, dict):
         raise RequestError(f"{path.name} holds no object")
     return Request(
-        alias=_text(document, "alias"),
-        loader=_text(document, "loader"),
-        path=Path(_text(document, "path")),
-        repo_id=_text(document, "repo_id", ""),
-        device=_text(document, "device", "auto"),
-        texts=_texts(document.get("texts", []), "texts"),
-        closer=tuple(_triple(each) for each in _list(document.get("closer", []), "closer")),
-        ram_limit=_count(document.get("ram_limit", 0), "ram_limit"),
+        alias=_get_text(document, "alias"),
+        loader=_get_text(document, "loader"),
+        path=Path(_get_text(document, "path")),
+        repo_id=_get_text(document, "repo_id", ""),
+        device=_get_text(document, "device", "auto"),
+        texts=_require_texts(document.get("texts", []), "texts"),
+        closer=tuple(_parse_triple(each) for each in _require_list(document.get("closer", []), "closer")),
+        ram_limit=_require_count(document.get("ram_limit", 0), "ram_limit"),
         any_language=document.get("any_language") is True,
-        variables=_strings(document.get("variables", {}), "variables"),
+        variables=_require_strings(document.get("variables", {}), "variables"),
         trust_remote_code=document.get("trust_remote_code") is True,
-        golden=_golden(document.get("golden")),
-        tolerance=float(_text(document, "tolerance", "0")),
-        phases=Path(phases) if (phases := _text(document, "phases", "")) else None,
+        golden=_parse_golden(document.get("golden")),
+        tolerance=float(_get_text(document, "tolerance", "0")),
+        phases=Path(phases) if (phases := _get_text(document, "phases", "")) else None,
     )
 
 
-def _text(document: dict[str, object], name: str, default: str | None = None) -> str:
+def _get_text(document: dict[str, object], name: str, default: str | None = None) -> str:
     value = document.get(name, default)
     if not isinstance(value, str):
         raise RequestError(f"{name}: a string is needed")
     return value
 
 
-def _strings(value: object, name: str) -> dict[str, str]:
+def _require_strings(value: object, name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise RequestError(f"{name}: an object of strings is needed")
     return value
 
 
-def _list(value: object, name: str) -> list[object]:
+def _require_list(value: object, name: str) -> list[object]:
     if not isinstance(value, list):
         raise RequestError(f"{name}: a list is needed")
     return value
 
 
-def _texts(value: object, name: str) -> tuple[str, ...]:
-    items = _list(value, name)
+def _require_texts(value: object, name: str) -> tuple[str, ...]:
+    items = _require_list(value, name)
     texts = tuple(item for item in items if isinstance(item, str))
     if len(texts) != len(items):
         raise RequestError(f"{name}: only strings may stand in it")
     return texts
 
 
-def _triple(value: object) -> tuple[str, str, str]:
-    texts = _texts(value, "closer")
-    if len(texts) != TRIPLE:
+def _parse_triple(value: object) -> tuple[str, str, str]:
+    texts = _require_texts(value, "closer")
+    if len(texts) != TRIPLE_LENGTH:
         raise RequestError("closer: each entry is [query, nearer, farther]")
     return texts[0], texts[1], texts[2]
 
 
-def _golden(value: object) -> Golden | None:
+def _parse_golden(value: object) -> Golden | None:
     if value is None:
         return None
     try:
-        return goldens.parsed(value)  # type: ignore[arg-type]
+        return goldens.parse_golden(value)  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
         raise RequestError(f"golden: not what a rehearsal writes: {error!r}") from error
 
 
-def _count(value: object, name: str) -> int:
+def _require_count(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise RequestError(f"{name}: a number of bytes is needed, 0 for none")
     return value

@@ -12,11 +12,11 @@ import os
 import stat
 import sys
 
-set_here: list[str] = []
+variables_set: list[str] = []
 kept: dict[str, str] = {}
 began = False
 
-_VALUES = "_airgap_guard.env"
+_VALUES_FILE = "_airgap_guard.env"
 _STRICT = "strict"
 _CACHE = "{cache}"
 _CHOSEN = "BUNDLE_GUARD_CACHE"
@@ -32,10 +32,10 @@ def begin() -> None:
     global began  # noqa: PLW0603 - a module is the one thing that the proof of a smoke load can look at
     strict = os.environ.get("BUNDLE_GUARD") == _STRICT
     try:
-        with open(os.path.join(os.path.dirname(__file__), _VALUES), encoding="utf-8") as values:
-            _set(values.read().splitlines())
+        with open(os.path.join(os.path.dirname(__file__), _VALUES_FILE), encoding="utf-8") as values:
+            _set_variables(values.read().splitlines())
         if strict:
-            _refuse_calls()
+            _block_connections()
         began = True
     except Exception as error:  # whatever it is, it must not keep every Python of the release from starting
         if sys.stderr is not None:
@@ -46,7 +46,7 @@ def begin() -> None:
             raise SystemExit("airgap guard: BUNDLE_GUARD=strict can not be kept, so Python does not start") from error
 
 
-def _set(lines: list[str]) -> None:
+def _set_variables(lines: list[str]) -> None:
     """The first line is the folder ``var`` of the prefix, each other one a variable."""
     caches: dict[str, str] = {}
     for line in lines[1:]:
@@ -58,7 +58,7 @@ def _set(lines: list[str]) -> None:
         if here != value:
             kept[name] = value
         else:
-            set_here.append(name)
+            variables_set.append(name)
     _set_caches(caches, lines[0])
 
 
@@ -168,7 +168,7 @@ def _is_private(folder: str) -> bool:
     return stat.S_ISDIR(known.st_mode) and closed and _is_ours(known) and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _refuse_calls() -> None:
+def _block_connections() -> None:
     """The rest of the payload lies beside the environment: what refuses calls is too much for every start."""
     import importlib.util  # noqa: PLC0415 - takes longer than all of the rest
 
@@ -178,4 +178,4 @@ def _refuse_calls() -> None:
         raise ImportError(f"{folder} is not there")
     module = importlib.util.module_from_spec(door)
     door.loader.exec_module(module)
-    importlib.import_module(f"{module.package()}.network.connection_blocker").begin()
+    importlib.import_module(f"{module.register_package()}.network.connection_blocker").start_blocking()

@@ -21,8 +21,8 @@ import pkgutil
 from typing import Protocol, cast
 
 from ..load.request import Request
-from ..results.failures import CheckFailed
-from ..results.load_result import Record
+from ..results.failures import CheckFailedError
+from ..results.load_result import LoadResult
 
 
 class Probe(Protocol):
@@ -30,23 +30,23 @@ class Probe(Protocol):
 
     LOADER: str
 
-    def prove(self, request: Request, record: Record) -> None:
+    def prove(self, request: Request, result: LoadResult) -> None:
         """Loads the model and puts it to the proof."""
 
 
-def names() -> list[str]:
+def list_loaders() -> list[str]:
     """The loaders that there are probes for."""
     return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(__path__))
 
 
-def named(loader: str) -> Probe:
+def load_probe(loader: str) -> Probe:
     """The probe for a loader; imports the libraries that it needs.
 
     :raises CheckFailed: there is none
     """
-    if loader not in names():
-        raise CheckFailed(
-            f"There is no way here to prove a model of the loader {loader!r}; there is one for {', '.join(names())}.",
+    if loader not in list_loaders():
+        raise CheckFailedError(
+            f"There is no way here to prove a model of the loader {loader!r}; there is one for {', '.join(list_loaders())}.",
             "Correct the model's loader in the manifest, or carry the model with the loader files.",
         )
     return cast("Probe", importlib.import_module(f"{__name__}.{loader.replace('-', '_')}"))

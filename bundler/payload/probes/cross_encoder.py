@@ -10,18 +10,18 @@ from sentence_transformers import CrossEncoder
 
 from ..load import reranking
 from ..load.request import Request
-from ..results.load_result import Record
+from ..results.load_result import LoadResult
 
 LOADER = "cross-encoder"
 
 
-def prove(request: Request, record: Record) -> None:
+def prove(request: Request, result: LoadResult) -> None:
     """As `scores.prove`, with the library's own class."""
-    reranking.prove(request, record, partial(_made, request.trust_remote_code))
+    reranking.prove_reranker(request, result, partial(_load, request.trust_remote_code))
 
 
-def _made(trust: bool, path: str, device: str) -> reranking.Reranker:
-    model = CrossEncoder(path, device=device, local_files_only=True, trust_remote_code=trust)
+def _load(trust_remote_code: bool, path: str, device: str) -> reranking.Reranker:
+    model = CrossEncoder(path, device=device, local_files_only=True, trust_remote_code=trust_remote_code)
 
     def score(pairs: Sequence[reranking.Pair]) -> list[float]:
         raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
@@ -29,4 +29,4 @@ def _made(trust: bool, path: str, device: str) -> reranking.Reranker:
 
     # a language model's own configuration says nothing of the score that is made of its logits
     labels = int(getattr(model, "num_labels", model.config.num_labels))
-    return reranking.Reranker(model=model, tokenizer=model.tokenizer, labels=labels, score=score)
+    return reranking.Reranker(model=model, tokenizer=model.tokenizer, label_count=labels, compute_scores=score)

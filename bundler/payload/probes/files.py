@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from ..load.request import Request
-from ..results.failures import REBUILD, CheckFailed, counted
-from ..results.load_result import Record
+from ..results.failures import REBUILD_HINT, CheckFailedError, pluralize
+from ..results.load_result import LoadResult
 
 LOADER = "files"
 
 
-def prove(request: Request, record: Record) -> None:
+def prove(request: Request, result: LoadResult) -> None:
     """Only that the folder holds files.
 
     :raises CheckFailed: it is not there, or empty
     """
     files = [path for path in request.path.rglob("*") if path.is_file()] if request.path.is_dir() else []
     if not files:
-        raise CheckFailed(f"The folder of {request.alias} holds no files.", REBUILD)
-    record.passed(f"in place: {counted(files, 'file')}")
-    record.warn(f"not loaded: {request.alias} is carried as files, and nothing shows that a library can use it.")
+        raise CheckFailedError(f"The folder of {request.alias} holds no files.", REBUILD_HINT)
+    result.add_check(f"in place: {pluralize(files, 'file')}")
+    result.warn(f"not loaded: {request.alias} is carried as files, and nothing shows that a library can use it.")

@@ -9,24 +9,24 @@ from FlagEmbedding import FlagReranker  # type: ignore[import-not-found]
 
 from ..load import reranking, steps
 from ..load.request import Request
-from ..results.load_result import Record
+from ..results.load_result import LoadResult
 
 LOADER = "flag-reranker"
-MOST_TOKENS = 512
+MAX_TOKENS = 512
 
 
-def prove(request: Request, record: Record) -> None:
+def prove(request: Request, result: LoadResult) -> None:
     """As `scores.prove`, with the library's own class."""
-    reranking.prove(request, record, partial(_made, request.trust_remote_code))
+    reranking.prove_reranker(request, result, partial(_load, request.trust_remote_code))
 
 
-def _made(trust: bool, path: str, device: str) -> reranking.Reranker:
-    reranker = FlagReranker(path, use_fp16=False, devices=device, trust_remote_code=trust)
+def _load(trust_remote_code: bool, path: str, device: str) -> reranking.Reranker:
+    reranker = FlagReranker(path, use_fp16=False, devices=device, trust_remote_code=trust_remote_code)
     model = reranker.model.to(device)  # which the library would do at the first score
-    longest = steps.longest(reranker.tokenizer, model.config, MOST_TOKENS)
+    longest = steps.choose_max_tokens(reranker.tokenizer, model.config, MAX_TOKENS)
 
     def score(pairs: Sequence[reranking.Pair]) -> list[float]:
         return [float(each) for each in reranker.compute_score(list(pairs), max_length=longest)]
 
     labels = int(model.config.num_labels)
-    return reranking.Reranker(model=model, tokenizer=reranker.tokenizer, labels=labels, score=score)
+    return reranking.Reranker(model=model, tokenizer=reranker.tokenizer, label_count=labels, compute_scores=score)

@@ -11,119 +11,126 @@ from ..checks import model_checks
 from ..files import declared_config, load_report, vocabulary
 from ..load import steps
 from ..load.request import Request
-from ..results.failures import LIBRARIES, CheckFailed
-from ..results.load_result import Record
+from ..results.failures import LIBRARIES_HINT, CheckFailedError
+from ..results.load_result import LoadResult
 
 LOADER = "sentence-transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loaded:
+class LoadedSentenceModel:
     """A model in memory, what its files promise, and what transformers said as it loaded."""
 
     model: Any
-    promised: declared_config.Promises
-    loads: tuple[load_report.Load, ...]
+    config: declared_config.SentenceModelConfig
+    reports: tuple[load_report.LoadReport, ...]
 
     def embed(self, texts: tuple[str, ...]) -> list[list[float]]:
         """One vector for each text."""
-        return model_checks.numbers(self.model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False))
+        return model_checks.convert_to_lists(
+            self.model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+        )
 
 
-def prove(request: Request, record: Record) -> None:
+def prove(request: Request, result: LoadResult) -> None:
     """Loads the model as code that uses it would, and checks what the libraries do not.
 
     :raises CheckFailed: a promise is broken; libraries' own errors pass
     """
-    promised = declared_config.read(steps.folder(request))
-    files = _vocabulary(promised)
-    record.passed("every file that modules.json promises is there and whole")
-    record.warn(*declared_config.unsaid(request.path))
-    steps.found_offline(request, record)
-    texts = steps.texts(request)
-    loaded = _load(request, record, promised)
-    tokens = _tokens(loaded, texts, record, any_language=request.any_language)
-    vectors = _infer(loaded, texts, record)
-    _check_weights(loaded, texts[:2], record)
-    steps.measured(record)
-    _check_tokenizer(loaded, files, record)
-    _check_vectors(loaded, texts, tokens, vectors, record)
-    tokens_of = steps.whole(getattr(loaded.model, "tokenizer", None))
-    steps.golden(request, record, texts, tokens_of, {"vector": vectors})
-    steps.closer(request, loaded.embed, record)
-    steps.within_memory(request, record)
+    promised = declared_config.read_sentence_model(steps.require_folder(request))
+    files = _read_vocabulary(promised)
+    result.add_check("every file that modules.json promises is there and whole")
+    result.warn(*declared_config.list_absence_warnings(request.path))
+    steps.check_hub_view(request, result)
+    texts = steps.choose_texts(request)
+    loaded = _load(request, result, promised)
+    tokens = _check_tokens(loaded, texts, result, any_language=request.any_language)
+    vectors = _infer_vectors(loaded, texts, result)
+    _check_weights(loaded, texts[:2], result)
+    steps.measure_memory(result)
+    _check_tokenizer(loaded, files, result)
+    _check_vectors(loaded, texts, tokens, vectors, result)
+    tokens_of = steps.make_tokenize(getattr(loaded.model, "tokenizer", None))
+    steps.check_golden(request, result, texts, tokens_of, {"vector": vectors})
+    steps.check_triples(request, loaded.embed, result)
+    steps.check_memory(request, result)
 
 
-def _vocabulary(promised: declared_config.Promises) -> vocabulary.Vocabulary | None:
+def _read_vocabulary(promised: declared_config.SentenceModelConfig) -> vocabulary.Vocabulary | None:
     first = promised.modules[0]
-    return vocabulary.promised(first.folder) if first.kind in ("Transformer", "StaticEmbedding") else None
+    return vocabulary.read_vocabulary(first.folder) if first.kind in ("Transformer", "StaticEmbedding") else None
 
 
-def _load(request: Request, record: Record, promised: declared_config.Promises) -> Loaded:
-    found = steps.opened(
+def _load(request: Request, result: LoadResult, promised: declared_config.SentenceModelConfig) -> LoadedSentenceModel:
+    found = steps.load_model(
         request,
-        record,
+        result,
         lambda path, device: SentenceTransformer(
             path, device=device, local_files_only=True, trust_remote_code=request.trust_remote_code
         ),
     )
     _check_modules(found.model, promised)
-    record.passed("the loaded modules are those of modules.json")
-    steps.in_place(found.model, record)
-    return Loaded(model=found.model, promised=promised, loads=found.loads)
+    result.add_check("the loaded modules are those of modules.json")
+    steps.check_placement(found.model, result)
+    return LoadedSentenceModel(model=found.model, config=promised, reports=found.reports)
 
 
-def _check_modules(model: Any, promised: declared_config.Promises) -> None:
+def _check_modules(model: Any, promised: declared_config.SentenceModelConfig) -> None:
     wanted = [module.kind for module in promised.modules]
     held = [type(module).__name__ for module in model]
     kinds = [{parent.__name__ for parent in type(module).__mro__} for module in model]
     if len(wanted) != len(held) or any(kind not in names for kind, names in zip(wanted, kinds, strict=True)):
-        raise CheckFailed(
-            f"modules.json promises {', '.join(wanted)}, and the loaded model consists of {', '.join(held)}.", LIBRARIES
+        raise CheckFailedError(
+            f"modules.json promises {', '.join(wanted)}, and the loaded model consists of {', '.join(held)}.",
+            LIBRARIES_HINT,
         )
 
 
-def _tokens(loaded: Loaded, texts: tuple[str, ...], record: Record, *, any_language: bool) -> list[list[int]]:
+def _check_tokens(
+    loaded: LoadedSentenceModel, texts: tuple[str, ...], result: LoadResult, *, any_language: bool
+) -> list[list[int]]:
     tokenizer = getattr(loaded.model, "tokenizer", None)
     lower = bool(getattr(loaded.model[0], "do_lower_case", False))
-    return steps.tokens(tokenizer, texts, record, any_language=any_language, lower=lower)
+    return steps.check_tokens(tokenizer, texts, result, any_language=any_language, lower=lower)
 
 
-def _infer(loaded: Loaded, texts: tuple[str, ...], record: Record) -> list[list[float]]:
-    vectors, again = steps.twice(lambda: loaded.embed(texts), record)
-    record.width = len(vectors[0])
-    steps.same_twice(texts, vectors, again, record)
+def _infer_vectors(loaded: LoadedSentenceModel, texts: tuple[str, ...], result: LoadResult) -> list[list[float]]:
+    vectors, again = steps.run_twice(lambda: loaded.embed(texts), result)
+    result.width = len(vectors[0])
+    steps.check_repeatable(texts, vectors, again, result)
     return vectors
 
 
-def _check_weights(loaded: Loaded, texts: tuple[str, ...], record: Record) -> None:
-    steps.weights_learned(loaded.model, loaded.loads, record)
-    for module, kept in zip(loaded.model, loaded.promised.modules, strict=True):
-        load = load_report.within(module, loaded.loads)
+def _check_weights(loaded: LoadedSentenceModel, texts: tuple[str, ...], result: LoadResult) -> None:
+    steps.check_weight_values(loaded.model, loaded.reports, result)
+    for module, kept in zip(loaded.model, loaded.config.modules, strict=True):
+        load = load_report.find_report(module, loaded.reports)
         held = load.model if load else module
-        steps.weights_of_files(held, load, kept.folder, lambda: loaded.embed(texts), record)
-    record.passed("the weights in memory are those of the files: none random, none left out")
+        steps.check_file_weights(held, load, kept.folder, lambda: loaded.embed(texts), result)
+    result.add_check("the weights in memory are those of the files: none random, none left out")
 
 
-def _check_tokenizer(loaded: Loaded, files: vocabulary.Vocabulary | None, record: Record) -> None:
+def _check_tokenizer(loaded: LoadedSentenceModel, declared: vocabulary.Vocabulary | None, result: LoadResult) -> None:
     tokenizer = getattr(loaded.model, "tokenizer", None)
-    steps.vocabulary_held(files, tokenizer, load_report.within(loaded.model[0], loaded.loads), record)
+    steps.check_vocabulary(declared, tokenizer, load_report.find_report(loaded.model[0], loaded.reports), result)
 
 
 def _check_vectors(
-    loaded: Loaded,
+    loaded: LoadedSentenceModel,
     texts: tuple[str, ...],
     tokens: list[list[int]],
     vectors: list[list[float]],
-    record: Record,
+    result: LoadResult,
 ) -> None:
-    record.norm = round(model_checks.norm(vectors[0]), 6)
-    steps.telling(texts, vectors, tokens, record)
-    promised = loaded.promised
+    result.norm = round(model_checks.compute_norm(vectors[0]), 6)
+    steps.check_distinct(texts, vectors, tokens, result)
+    promised = loaded.config
     if promised.width is not None:
-        model_checks.width(vectors, promised.width, promised.width_source)
-        record.passed(f"vectors are {promised.width} wide, as {promised.width_source} promises")
-    if promised.normalised:
-        half = record.dtype in ("float16", "bfloat16")
-        model_checks.norm_one(texts, vectors, model_checks.NORM_SLACK_HALF if half else model_checks.NORM_SLACK)
-        record.passed("vectors have length 1, as modules.json promises")
+        model_checks.check_width(vectors, promised.width, promised.width_source)
+        result.add_check(f"vectors are {promised.width} wide, as {promised.width_source} promises")
+    if promised.is_normalized:
+        half = result.dtype in ("float16", "bfloat16")
+        model_checks.check_unit_norm(
+            texts, vectors, model_checks.HALF_NORM_TOLERANCE if half else model_checks.NORM_TOLERANCE
+        )
+        result.add_check("vectors have length 1, as modules.json promises")

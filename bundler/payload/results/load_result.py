@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..network.netcut import Network
+from ..network.netcut import NetworkState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Closeness:
+class TripleResult:
     """The cosines of one query with the text that should be nearer and with the one that should be farther."""
 
     query: str
@@ -22,7 +22,7 @@ class Closeness:
 
 
 @dataclass(kw_only=True, slots=True)
-class Record:
+class LoadResult:
     """The result of one smoke load; the one value here that changes, because probes write into it.
 
     ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
@@ -36,7 +36,7 @@ class Record:
     fault: str = ""
     hint: str = ""
     traceback: str = ""
-    network: Network | None = None
+    network: NetworkState | None = None
     device: str = ""
     dtype: str = ""
     width: int | None = None
@@ -49,7 +49,7 @@ class Record:
     parameters: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
-    closer: list[Closeness] = field(default_factory=list)
+    closer: list[TripleResult] = field(default_factory=list)
     machine: str = ""
     outputs: list[dict[str, Any]] = field(default_factory=list)
     missed: dict[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Record:
             with self.phases.open("a", encoding="utf-8") as lines:
                 lines.write(phase + "\n")
 
-    def passed(self, check: str) -> None:
+    def add_check(self, check: str) -> None:
         """Notes a check that the model passed, in words for a person."""
         self.checks.append(check)
 

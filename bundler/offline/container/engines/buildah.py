@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bundler.offline.container.engines.engine import Bake, Command, Layer, Trial, Version
+from bundler.offline.container.engines.engine import Command, ContainerRun, ImageBuild, Layer, Version
 
-_RUN = """
+_RUN_SCRIPT = """
 set -e
 container=$(buildah from --quiet --pull-never "$1")
 trap 'buildah rm "$container" >/dev/null' EXIT
@@ -34,44 +34,44 @@ class Buildah:
     """Buildah alone, which bakes and can't run."""
 
     name = "buildah"
-    copies_the_folder = False
-    oldest: Version = (1, 26)  # bud --no-hosts
-    oldest_to_save: Version = (1, 26)
+    copies_context = False
+    min_version: Version = (1, 26)  # bud --no-hosts
+    min_save_version: Version = (1, 26)
 
-    def version(self) -> Command:
-        return _buildah("version", "--json")
+    def make_version_command(self) -> Command:
+        return _make_command("version", "--json")
 
-    def needs(self) -> tuple[Command, ...]:
+    def make_check_commands(self) -> tuple[Command, ...]:
         return ()
 
-    def storage(self) -> Command:
-        return _buildah("info", "--format", "{{.store.GraphRoot}}\n{{.store.GraphDriverName}}")
+    def make_storage_command(self) -> Command:
+        return _make_command("info", "--format", "{{.store.GraphRoot}}\n{{.store.GraphDriverName}}")
 
-    def known(self, image: str) -> Command:
-        return _buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image)
+    def make_exists_command(self, image: str) -> Command:
+        return _make_command("inspect", "--type", "image", "--format", "{{.FromImageID}}", image)
 
-    def load(self, archive: Path) -> Command:
-        return _buildah("pull", "--quiet", f"oci-archive:{archive}")
+    def make_load_command(self, archive: Path) -> Command:
+        return _make_command("pull", "--quiet", f"oci-archive:{archive}")
 
-    def bake(self, wanted: Bake) -> Command:
-        made = _buildah(
+    def make_build_command(self, build: ImageBuild) -> Command:
+        made = _make_command(
             "bud", "--isolation", "chroot", "--pull-never", "--http-proxy=false", "--no-hosts",
             # a cache would not see what a mount holds; times are constant, so that layers are
-            "--no-cache", "--layers", "--force-rm", "--timestamp", str(wanted.epoch),
-            "--format", "docker", "--build-arg", f"BASE={wanted.base}", "--file", str(wanted.dockerfile),
-            "--tag", wanted.image, str(wanted.context),
+            "--no-cache", "--layers", "--force-rm", "--timestamp", str(build.epoch),
+            "--format", "docker", "--build-arg", f"BASE={build.base}", "--file", str(build.dockerfile),
+            "--tag", build.image, str(build.context),
         )  # fmt: skip
         return Command(argv=("unshare", "--net", "--", *made.argv))
 
-    def run(self, trial: Trial) -> Command:
-        argv = ("bash", "-c", _RUN, "bash", trial.image, str(trial.user), " ".join(trial.writable), *trial.argv)
+    def make_run_command(self, run: ContainerRun) -> Command:
+        argv = ("bash", "-c", _RUN_SCRIPT, "bash", run.image, str(run.user), " ".join(run.writable_folders), *run.argv)
         return Command(argv=argv)
 
-    def layers(self, image: str) -> Command:
-        return _buildah("inspect", "--type", "image", image)
+    def make_history_command(self, image: str) -> Command:
+        return _make_command("inspect", "--type", "image", image)
 
-    def read_layers(self, printed: str) -> tuple[Layer, ...]:
-        said = json.loads(printed)
+    def parse_layers(self, output: str) -> tuple[Layer, ...]:
+        said = json.loads(output)
         steps = [one["created_by"] for one in said["Docker"]["history"] if not one.get("empty_layer")]
         listed = json.loads(said["Manifest"])["layers"]
         unknown = [""] * (len(listed) - len(steps))  # a base need not say how it was made
@@ -80,9 +80,9 @@ class Buildah:
             for one, step in zip(listed, [*unknown, *steps], strict=True)
         )
 
-    def save(self, image: str, archive: Path) -> Command:
-        return _buildah("push", "--quiet", image, f"oci-archive:{archive}:{image}")
+    def make_save_command(self, image: str, archive: Path) -> Command:
+        return _make_command("push", "--quiet", image, f"oci-archive:{archive}:{image}")
 
 
-def _buildah(*arguments: str) -> Command:
+def _make_command(*arguments: str) -> Command:
     return Command(argv=("buildah", *arguments))

@@ -5,61 +5,61 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bundler.offline.container.engines.engine import Bake, Command, Layer, Trial, Version
+from bundler.offline.container.engines.engine import Command, ContainerRun, ImageBuild, Layer, Version
 
 
 class Docker:
     """Docker's client, and the daemon that it speaks to."""
 
     name = "docker"
-    copies_the_folder = True
-    oldest: Version = (23, 0)  # BuildKit as the default builder, which leaves no folder behind for a mount
-    oldest_to_save: Version = (25, 0)
+    copies_context = True
+    min_version: Version = (23, 0)  # BuildKit as the default builder, which leaves no folder behind for a mount
+    min_save_version: Version = (25, 0)
 
-    def version(self) -> Command:
-        return _docker("version", "--format", "{{.Server.Version}}")
+    def make_version_command(self) -> Command:
+        return _make_command("version", "--format", "{{.Server.Version}}")
 
-    def needs(self) -> tuple[Command, ...]:
-        return (_docker("buildx", "version"),)  # a package of its own on some systems
+    def make_check_commands(self) -> tuple[Command, ...]:
+        return (_make_command("buildx", "version"),)  # a package of its own on some systems
 
-    def storage(self) -> Command:
-        return _docker("info", "--format", "{{.DockerRootDir}}\n{{.Driver}}")
+    def make_storage_command(self) -> Command:
+        return _make_command("info", "--format", "{{.DockerRootDir}}\n{{.Driver}}")
 
-    def known(self, image: str) -> Command:
-        return _docker("image", "inspect", "--format", "{{.Id}}", image)
+    def make_exists_command(self, image: str) -> Command:
+        return _make_command("image", "inspect", "--format", "{{.Id}}", image)
 
-    def load(self, archive: Path) -> Command:
-        return _docker("load", "--quiet", "--input", str(archive))
+    def make_load_command(self, archive: Path) -> Command:
+        return _make_command("load", "--quiet", "--input", str(archive))
 
-    def bake(self, wanted: Bake) -> Command:
-        made = _docker(
+    def make_build_command(self, build: ImageBuild) -> Command:
+        made = _make_command(
             "build", "--network", "none", "--provenance=false", "--progress", "plain",
-            "--build-arg", f"BASE={wanted.base}", "--file", str(wanted.dockerfile), "--tag", wanted.image,
-            str(wanted.context),
+            "--build-arg", f"BASE={build.base}", "--file", str(build.dockerfile), "--tag", build.image,
+            str(build.context),
         )  # fmt: skip
         # a builder of a person's own may see no image that is loaded here, and load none that it makes
-        return Command(argv=made.argv, variables={"DOCKER_BUILDKIT": "1"}, without=("BUILDX_BUILDER",))
+        return Command(argv=made.argv, env={"DOCKER_BUILDKIT": "1"}, drop_prefixes=("BUILDX_BUILDER",))
 
-    def run(self, trial: Trial) -> Command:
-        program, *arguments = trial.argv
-        memory = [option for folder in trial.writable for option in ("--tmpfs", f"{folder}:exec,mode=1777")]
-        return _docker(
-            "run", "--rm", "--no-healthcheck", "--network", "none", "--read-only", *memory, "--user", f"{trial.user}:0",
-            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", program, trial.image,
+    def make_run_command(self, run: ContainerRun) -> Command:
+        program, *arguments = run.argv
+        memory = [option for folder in run.writable_folders for option in ("--tmpfs", f"{folder}:exec,mode=1777")]
+        return _make_command(
+            "run", "--rm", "--no-healthcheck", "--network", "none", "--read-only", *memory, "--user", f"{run.user}:0",
+            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", program, run.image,
             *arguments,
         )  # fmt: skip
 
-    def layers(self, image: str) -> Command:
-        return _docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image)
+    def make_history_command(self, image: str) -> Command:
+        return _make_command("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image)
 
-    def read_layers(self, printed: str) -> tuple[Layer, ...]:
-        found = [json.loads(line) for line in printed.splitlines() if line]
+    def parse_layers(self, output: str) -> tuple[Layer, ...]:
+        found = [json.loads(line) for line in output.splitlines() if line]
         made = [Layer(size=int(one["Size"]), made_by=one["CreatedBy"]) for one in reversed(found)]
         return tuple(layer for layer in made if layer.size)
 
-    def save(self, image: str, archive: Path) -> Command:
-        return _docker("save", "--output", str(archive), image)
+    def make_save_command(self, image: str, archive: Path) -> Command:
+        return _make_command("save", "--output", str(archive), image)
 
 
-def _docker(*arguments: str) -> Command:
+def _make_command(*arguments: str) -> Command:
     return Command(argv=("docker", *arguments))

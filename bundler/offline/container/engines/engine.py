@@ -15,12 +15,12 @@ class Command:
     """A program with its arguments; variables that it needs besides those of this process, and such as it must not have."""
 
     argv: tuple[str, ...]
-    variables: Mapping[str, str] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    drop_prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bake:
+class ImageBuild:
     """What is baked: ``context`` holds the bundle, its installer and the Dockerfile; ``epoch`` dates what is written."""
 
     context: Path
@@ -31,12 +31,12 @@ class Bake:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class ContainerRun:
     """One run of an image as any user of group 0; ``writable`` are folders in memory, all else is read-only."""
 
     image: str
     user: int
-    writable: tuple[str, ...]
+    writable_folders: tuple[str, ...]
     argv: tuple[str, ...]
 
 
@@ -57,43 +57,43 @@ class Engine(Protocol):
         """Its program."""
 
     @property
-    def copies_the_folder(self) -> bool:
+    def copies_context(self) -> bool:
         """Whether it keeps a copy of the folder that is built from on the disk of its images."""
 
     @property
-    def oldest(self) -> Version:
+    def min_version(self) -> Version:
         """The oldest version that has every flag used here."""
 
     @property
-    def oldest_to_save(self) -> Version:
+    def min_save_version(self) -> Version:
         """The oldest version that saves an OCI archive."""
 
-    def version(self) -> Command:
+    def make_version_command(self) -> Command:
         """Prints the version; fails where the engine can't be used."""
 
-    def needs(self) -> tuple[Command, ...]:
+    def make_check_commands(self) -> tuple[Command, ...]:
         """What must succeed besides, for a bake."""
 
-    def storage(self) -> Command:
+    def make_storage_command(self) -> Command:
         """Prints the folder of its images and its storage driver, in two lines."""
 
-    def known(self, image: str) -> Command:
+    def make_exists_command(self, image: str) -> Command:
         """Fails where the engine does not have an image."""
 
-    def load(self, archive: Path) -> Command:
+    def make_load_command(self, archive: Path) -> Command:
         """Takes the image of an archive in, under the name that the archive gives it."""
 
-    def bake(self, wanted: Bake) -> Command:
+    def make_build_command(self, build: ImageBuild) -> Command:
         """Builds an image with the network cut, out of what is here alone."""
 
-    def run(self, trial: Trial) -> Command:
+    def make_run_command(self, run: ContainerRun) -> Command:
         """Runs a program in an image with no network and a read-only root; gives what it prints."""
 
-    def layers(self, image: str) -> Command:
+    def make_history_command(self, image: str) -> Command:
         """Prints what ``read_layers`` reads."""
 
-    def read_layers(self, printed: str) -> tuple[Layer, ...]:
+    def parse_layers(self, output: str) -> tuple[Layer, ...]:
         """The layers of an image, the lowest first; raises ValueError or KeyError for what is none."""
 
-    def save(self, image: str, archive: Path) -> Command:
+    def make_save_command(self, image: str, archive: Path) -> Command:
         """Writes an image as an OCI archive."""
