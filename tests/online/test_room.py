@@ -16,7 +16,7 @@ from bundler.format.hashing import compute_sha256
 from bundler.online.assets import collect
 from bundler.online.manifest import schema
 from bundler.online.models import model_resolution
-from bundler.online.transfer import pip_config, remote_sizes
+from bundler.online.transfer import http_session, remote_sizes
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.download import DownloadRequest
@@ -98,14 +98,14 @@ def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -
     server.faults["/silent"] = [without_length] * 3
     (tmp_path / "local").write_bytes(b"12345")
     urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         assert list(remote_sizes.fetch_sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
     assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
 
 
 def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
     server.faults[NAME] = [status(503)] * 9
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         with pytest.raises(FetchError, match="the server answers 404"):
             remote_sizes.fetch_sizes([f"{server.url}/missing"], session)
         with pytest.raises(FetchError, match="given up after 3 tries"):

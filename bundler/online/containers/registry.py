@@ -25,7 +25,7 @@ from bundler.online.containers.oci_manifest import (
     ImageManifest,
 )
 from bundler.online.manifest.image_reference import ImageReference
-from bundler.online.transfer import download, http, pip_config
+from bundler.online.transfer import download, http, http_session
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.http import DEFAULT_RETRY_POLICY, RetryableError
 from bundler.online.transfer.pip_config import PipConfig
@@ -55,7 +55,7 @@ class HttpRegistryClient:
         """
         url = f"{self._base_url}/manifests/{tag_or_digest}"
         accept = {"Accept": ", ".join(ACCEPTED_TYPES)}
-        with pip_config.open_session(self.config) as session:
+        with http_session.open_session(self.config) as session:
             for final in (False, True):
                 answer = http.retry(
                     lambda: self._get(session, url, accept | self._headers),
@@ -117,7 +117,7 @@ class HttpRegistryClient:
         then there is a new one for all that are still to come."""
         if response.status_code != HTTPStatus.UNAUTHORIZED or not response.url.startswith(self._base_url):
             return self._make_error(response, url)
-        with self._token_lock, pip_config.open_session(self.config) as session:
+        with self._token_lock, http_session.open_session(self.config) as session:
             if response.request.headers.get("Authorization") == self._headers.get("Authorization"):
                 self._headers.update(self._authorize(session, response))
         return RetryableError(f"the token of {self.reference.api_host} ended")

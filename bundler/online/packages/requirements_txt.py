@@ -22,7 +22,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from bundler.errors import ResolveError
 from bundler.format.lock.target import Target
 from bundler.online.packages import simple_index
-from bundler.online.transfer import http, pip_config
+from bundler.online.transfer import http, http_session, pip_config
 from bundler.online.transfer.http import DEFAULT_RETRY_POLICY
 from bundler.online.transfer.pip_config import PipConfig, make_url
 from bundler.process import redact
@@ -99,7 +99,7 @@ def read_requirements(
     return found
 
 
-def fault_of(text: str, path: Path | None = None) -> str:
+def find_requirement_problem(text: str, path: Path | None = None) -> str:
     """What is wrong with a requirement, with what to do about it; "" where nothing is.
 
     ``path`` is the file that it stands in, None for the manifest: what it names by a path is beside that.
@@ -111,7 +111,7 @@ def fault_of(text: str, path: Path | None = None) -> str:
     return ""
 
 
-def faults_of(path: Path) -> list[tuple[int, str]]:
+def list_file_problems(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that are no requirements, with what is wrong; its options are looked at when it is read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -120,7 +120,7 @@ def faults_of(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError:
         return [(1, "is not a text in UTF-8")]
     lines = [(number, line) for number, line in _join_lines(text) if not line.startswith("-")]
-    return [(number, why) for number, line in lines if (why := fault_of(line, path))]
+    return [(number, why) for number, line in lines if (why := find_requirement_problem(line, path))]
 
 
 def get_marker_environment(target: Target) -> dict[str, str]:
@@ -162,7 +162,7 @@ class _RequirementsReader:
         try:
             if path is not None:
                 return path.read_text(encoding="utf-8-sig")
-            with pip_config.open_session(self._spec.config, [url]) as session:
+            with http_session.open_session(self._spec.config, [url]) as session:
                 return http.retry(lambda: _fetch_text(session, url), url, DEFAULT_RETRY_POLICY).decode("utf-8-sig")
         except OSError as error:
             raise ResolveError(f"can't be read: {http.describe_cause(error)}", where=_format_location(url)) from error

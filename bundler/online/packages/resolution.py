@@ -25,7 +25,7 @@ from bundler.online.packages.resolution_loop import ResolutionLoop
 from bundler.online.packages.simple_index import IndexClient, IndexFile
 from bundler.online.packages.source_build import Sdist
 from bundler.online.packages.uv_compile import PackageFile, PinnedPackage
-from bundler.online.transfer import download, pip_config, remote_sizes, threads
+from bundler.online.transfer import download, http_session, remote_sizes, threads
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
@@ -94,7 +94,7 @@ def resolve_packages(
         request.requirements, request.requirements_files, request.constraints, config, reporter
     )
     buildable = frozenset(canonicalize_name(name) for name in request.build_from_source)
-    with _open_session(asked, request.index_assignments, target, cache, reporter, pytorch_index) as desk:
+    with _open_resolution_session(asked, request.index_assignments, target, cache, reporter, pytorch_index) as desk:
         found = desk.resolve(desk.make_loop(buildable, use_pip=by_pip)) if asked.requirements else ()
     reporter.note(f"resolved by {resolver}: {pluralize(len(found), 'package')}")
     return found
@@ -116,7 +116,7 @@ def resolve_without_dependencies(
     are packages that are built from source code even if there is a wheel of them by now.
     """
     asked = requirements_txt.read_requirements(requirements, (), (), config, reporter)
-    with _open_session(asked, index_assignments, target, cache, reporter, PYTORCH_INDEX) as desk:
+    with _open_resolution_session(asked, index_assignments, target, cache, reporter, PYTORCH_INDEX) as desk:
         found = (
             desk.resolve(desk.make_loop(None), no_deps=True, source_packages=source_packages) if requirements else ()
         )
@@ -282,7 +282,7 @@ class _ResolutionSession:
 
 
 @contextmanager
-def _open_session(
+def _open_resolution_session(
     spec: RequirementsSpec,
     index_assignments: IndexAssignments,
     target: Target,
@@ -293,7 +293,7 @@ def _open_session(
     urls = [url for url, _ in index_assignments] + [line.requirement.url or "" for line in spec.requirements]
     with (
         tempfile.TemporaryDirectory(prefix="airgap-bundler-") as scratch,
-        pip_config.open_session(spec.config, urls) as session,
+        http_session.open_session(spec.config, urls) as session,
     ):
         folder = Path(scratch).resolve()
         patience = RetryPolicy(max_tries=spec.config.retries + 1)

@@ -24,10 +24,10 @@ _HTTP_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d+[^)]*)\)")
 
 def find_packages_without_wheel(output: str) -> set[str]:
     """The packages that, as uv explains, have no wheel for the target."""
-    return {name.lower() for name in _NO_WHEEL.findall(_join_lines(output))}
+    return {name.lower() for name in _NO_WHEEL.findall(_unwrap_lines(output))}
 
 
-def _join_lines(text: str) -> str:
+def _unwrap_lines(text: str) -> str:
     return " ".join(text.split())  # where lines break is a matter of taste, which changes
 
 
@@ -48,7 +48,7 @@ def explain_failure(
     if missing := find_packages_without_wheel(words):
         sourced = [name for name in sorted(missing) if can_build and index.find_sdists(name)]
         return make_no_wheel_error(", ".join(sorted(missing)), target, words, sourced)
-    if unknown := _PACKAGE_NOT_FOUND.search(_join_lines(words)):
+    if unknown := _PACKAGE_NOT_FOUND.search(_unwrap_lines(words)):
         return _make_unknown_package_error(unknown[1], words, index)
     if _NO_SOLUTION not in raw:
         hint = "what uv says names the file or setting; pip config list shows what it was told"

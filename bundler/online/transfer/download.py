@@ -17,7 +17,7 @@ import requests
 from bundler.errors import FetchError, IntegrityError
 from bundler.format import hashing
 from bundler.format.hashing import Sha256
-from bundler.online.transfer import http, pip_config, threads
+from bundler.online.transfer import http, http_session, pip_config, threads
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.http import CancelledError, RetryableError, RetryPolicy, redact_url
 from bundler.online.transfer.pip_config import PipConfig
@@ -68,7 +68,7 @@ def fetch(
     known = [one.size for one in downloads if one.size is not None]
     total = sum(known) if len(known) == len(downloads) else 0
     with (
-        pip_config.open_session(config, [*credential_urls, *(one.url for one in downloads)]) as session,
+        http_session.open_session(config, [*credential_urls, *(one.url for one in downloads)]) as session,
         reporter.stage(title, total) as stage,
     ):
         errand = _Downloader(session, cache, reporter, stage, retry_policy)

@@ -11,7 +11,7 @@ import requests
 
 from bundler.errors import FetchError
 from bundler.format import disk
-from bundler.online.transfer import download, http, pip_config, threads
+from bundler.online.transfer import download, http, http_session, pip_config, threads
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.download import IDENTITY_HEADERS, MAX_WORKERS, DownloadRequest, get_file_size
 from bundler.online.transfer.http import DEFAULT_RETRY_POLICY, RetryPolicy, redact_url
@@ -36,7 +36,7 @@ def require_free_space(downloads: Sequence[DownloadRequest], cache: FileCache, c
     """
     patience = RetryPolicy(max_tries=config.retries + 1)
     stop = threading.Event()
-    with pip_config.open_session(config, [one.url for one in downloads]) as session:
+    with http_session.open_session(config, [one.url for one in downloads]) as session:
         ask = bound(_fetch_known_size, session=session, retry_policy=patience, stop=stop)
         told = threads.run_parallel(ask, downloads, MAX_WORKERS, stop)
     needed = count_missing_bytes(zip(downloads, told, strict=True), cache)
