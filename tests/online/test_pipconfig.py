@@ -168,7 +168,7 @@ def test_the_bundle_of_requests_counts_as_it_does_for_pip(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("no-index = maybe", "'maybe' is neither yes nor no"), ("timeout = soon", "'soon' is not a number")],
+    [("no-index = maybe", "'maybe' is not a boolean"), ("timeout = soon", "'soon' is not a number")],
 )
 def test_a_value_that_makes_no_sense(configured: Callable[[str], None], setting: str, message: str) -> None:
     configured(f"[install]\n{setting}\n")

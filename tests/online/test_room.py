@@ -108,7 +108,7 @@ def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: W
     with http_session.open_session(PipConfig()) as session:
         with pytest.raises(FetchError, match="the server answers 404"):
             remote_sizes.fetch_sizes([f"{server.url}/missing"], session)
-        with pytest.raises(FetchError, match="given up after 3 tries"):
+        with pytest.raises(FetchError, match="gave up after 3 tries"):
             remote_sizes.fetch_sizes([server.url + NAME], session, watched.patience)
         with pytest.raises(FetchError, match="No such file"):
             remote_sizes.fetch_sizes([str(tmp_path / "nothing")], session)
@@ -126,7 +126,7 @@ def test_a_known_size_is_not_asked_for(server: Loopback, shop: BuildContext) -> 
 def test_a_shelf_that_can_not_be_read_is_said_in_words(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     wanted = DownloadRequest(url=server.url + NAME, sha256=compute_sha256(DATA), size=len(DATA))
-    with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
+    with pytest.raises(FetchError, match="the cache can't be read or written: Not a directory") as caught:
         remote_sizes.require_free_space([wanted], FileCache(tmp_path / "file"), PipConfig())
     assert "BUNDLE_CACHE" in caught.value.hint
 

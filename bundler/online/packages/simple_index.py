@@ -154,11 +154,11 @@ def write_index(folder: Path, package: str, files: Iterable[IndexFile]) -> str:
 
 
 def add_login(url: str, index_url: str) -> str:
-    """An address with the user and password of an index on the same host, where that has one."""
-    one, other = urlsplit(url), urlsplit(index_url)
-    if "@" not in other.netloc or (one.scheme, one.hostname, one.port) != (other.scheme, other.hostname, other.port):
+    """Add the user and password of an index on the same host to a URL; without them, return the URL as it is."""
+    file_parts, index_parts = urlsplit(url), urlsplit(index_url)
+    if "@" not in index_parts.netloc or not pip_config.have_same_origin(file_parts, index_parts):
         return url
-    return urlunsplit(one._replace(netloc=other.netloc))
+    return urlunsplit(file_parts._replace(netloc=index_parts.netloc))
 
 
 def get_sha256(file: IndexFile) -> str:

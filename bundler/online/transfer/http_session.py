@@ -15,6 +15,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_netrc_auth
 
 import bundler
+from bundler.online.transfer import pip_config
 from bundler.online.transfer.pip_config import PipConfig
 
 _POOL_SIZE = 16
@@ -23,33 +24,37 @@ _DEFAULT_TIMEOUT = 30.0
 
 
 def open_session(config: PipConfig, credential_urls: Iterable[str] = ()) -> requests.Session:
-    """A session that speaks as pip would: certificates, proxy, trusted hosts, and credentials.
+    """Open a session with the certificates, proxy, trusted hosts and credentials that pip would use.
 
-    ``also`` are further addresses whose credentials it should know. It may be used by several threads.
+    Several threads may share it.
+
+    Args:
+        config: The configuration of pip.
+        credential_urls: Further URLs whose credentials the session sends to their hosts.
     """
-    made = requests.Session()
-    made.headers["User-Agent"] = f"airgap-bundler/{bundler.__version__}"
-    made.auth = _IndexAuth([*config.indexes, *config.find_links, *credential_urls])
+    session = requests.Session()
+    session.headers["User-Agent"] = f"airgap-bundler/{bundler.__version__}"
+    session.auth = _IndexAuth([*config.indexes, *config.find_links, *credential_urls])
     if config.proxy:
-        made.proxies = {"http": config.proxy, "https": config.proxy}
-        made.trust_env = False  # as pip does: a proxy that was given is not overridden by the environment
+        session.proxies = {"http": config.proxy, "https": config.proxy}
+        session.trust_env = False  # like pip: the environment does not override a configured proxy
     # The system's certificates; requests adds those of certifi.
     tls = None if config.cert else ssl.create_default_context()
-    made.mount("https://", _PipAdapter(config, config.cert or True, tls))
-    made.mount("http://", _PipAdapter(config, config.cert or True))
+    session.mount("https://", _PipAdapter(config, config.cert or True, tls))
+    session.mount("http://", _PipAdapter(config, config.cert or True))
     if config.trusted_hosts:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the person has said that they know
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the configuration trusts them
     for host in config.trusted_hosts:
         unverified = _PipAdapter(config, verify=False)
-        name = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
-        made.mount(f"https://{name.lower()}/", unverified)
-        if ":" not in name.rpartition("]")[2]:
-            made.mount(f"https://{name.lower()}:", unverified)
-    return made
+        netloc = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+        session.mount(f"https://{netloc.lower()}/", unverified)
+        if ":" not in netloc.rpartition("]")[2]:
+            session.mount(f"https://{netloc.lower()}:", unverified)
+    return session
 
 
 class _PipAdapter(HTTPAdapter):
-    """Transport with the configuration's own idea of certificates and patience."""
+    """Transport adapter with the certificates and the timeout of pip's configuration."""
 
     def __init__(self, config: PipConfig, verify: bool | str, tls: ssl.SSLContext | None = None) -> None:
         self._verify = verify
@@ -71,25 +76,23 @@ class _PipAdapter(HTTPAdapter):
 
 
 class _IndexAuth(AuthBase):
-    """The user and password of the index that is nearest to an address, or else of netrc."""
+    """Basic authentication with the login of the configured URL that shares the longest path, else with netrc."""
 
     def __init__(self, urls: Iterable[str]) -> None:
-        self._index_urls = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
+        self._login_urls = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A token that was meant for this request counts more than what netrc knows of its host.
-        if "Authorization" not in request.headers and (found := self._find_login(str(request.url))):
-            HTTPBasicAuth(*found)(request)
+        # A token that the caller set for this request overrides netrc.
+        if "Authorization" not in request.headers and (login := self._find_login(str(request.url))):
+            HTTPBasicAuth(*login)(request)
         return request
 
     def _find_login(self, url: str) -> tuple[str, str] | None:
-        asked = urlsplit(url)
-        same = [
-            k for k in self._index_urls if (k.scheme, k.hostname, k.port) == (asked.scheme, asked.hostname, asked.port)
-        ]
-        if not same:
+        requested = urlsplit(url)
+        candidates = [parts for parts in self._login_urls if pip_config.have_same_origin(parts, requested)]
+        if not candidates:
             return get_netrc_auth(url)
-        nearest = max(same, key=lambda known: _count_common_segments(known.path, asked.path))
+        nearest = max(candidates, key=lambda parts: _count_common_segments(parts.path, requested.path))
         return unquote(nearest.username or ""), unquote(nearest.password or "")
 
 
