@@ -98,7 +98,7 @@ def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, serv
 
 @pytest.mark.parametrize(
     ("code", "hint"),
-    [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask"), (511, "log in")],
+    [(401, "netrc"), (403, "access"), (404, "lock again"), (410, "lock again"), (418, "ask"), (511, "log in")],
 )
 def test_an_error_that_will_not_pass_is_not_tried_again(
     fetch: Any, file: DownloadRequest, server: Loopback, code: int, hint: str
