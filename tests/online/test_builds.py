@@ -182,5 +182,5 @@ def test_an_index_that_is_no_index(bench: Bench) -> None:
         lambda handler, _: handler.answer(200, b"{", {"Content-Type": "text/plain"})
     ]
     error = bench.refused("torch")
-    assert "is no page of a package index" in str(error)
+    assert "is not a page of a package index" in str(error)
     assert error.where == f"{bench.index.url}/simple/torch/"

@@ -52,7 +52,7 @@ def test_a_conflict(bench: Bench) -> None:
     for version in ("1.0", "2.0"):
         bench.wheel("base", version)
     error = bench.refused("one", "two")
-    assert "no set of packages fits together for linux-x86_64-glibc-2.28-py3.11-cpu" in str(error)
+    assert "no versions fit together for linux-x86_64-glibc-2.28-py3.11-cpu" in str(error)
     assert "two" in str(error)
     assert "base<2" in str(error)
     assert "loosen" in error.hint
