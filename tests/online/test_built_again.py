@@ -125,7 +125,7 @@ def test_source_code_that_changed_since_is_not_run(bench: Bench, shop: BuildCont
     make_source(bench.links, "sourced", "1.0", mark=tmp_path / "runs")
     with pytest.raises(ResolveError, match="no source code of sourced has an allowed digest") as caught:
         built(path, tmp_path / "a.tar", kept, shop)
-    assert "lock anew" in caught.value.hint
+    assert "lock again" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 

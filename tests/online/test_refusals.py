@@ -26,7 +26,12 @@ def test_source_code_alone(bench: Bench) -> None:
     assert "top" in str(error)
     assert "--no-build" not in str(error)
     assert error.where == "sourced"
-    for way_out in ("older or a newer version", "newer than glibc-2.28", "pip wheel --no-deps sourced", "find-links"):
+    for way_out in (
+        "older or a newer version",
+        "a newer C library than glibc-2.28",
+        "pip wheel --no-deps sourced",
+        "find-links",
+    ):
         assert way_out in error.hint
 
 
@@ -98,18 +103,20 @@ def test_an_index_that_wants_a_password(bench: Bench) -> None:
 
 def test_passwords_are_on_no_command_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    run = subprocess.run
+    popen = subprocess.Popen
 
     def watched(command: list[str], **options: Any) -> Any:
         lines.extend(command)
-        return run(command, **options)
+        return popen(command, **options)
 
-    monkeypatch.setattr(subprocess, "run", watched)
+    monkeypatch.setattr(subprocess, "Popen", watched)
     bench.index.logins["/"] = "user:secret"
     bench.index.offer(make_wheel(bench.made, "mine", "1.0"), "/mine")
     bench.wheel("one", "1.0")
     bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:secret')}/simple")
-    found = bench.resolve("one", "mine", indexes=((f"{bench.index.with_login('user:secret')}/mine", ("mine",)),))
+    found = bench.resolve(
+        "one", "mine", index_assignments=((f"{bench.index.with_login('user:secret')}/mine", ("mine",)),)
+    )
     assert lines
     assert "secret" not in " ".join([*lines, *map(str, found.values())])
 

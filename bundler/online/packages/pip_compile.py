@@ -28,7 +28,7 @@ from bundler.online.packages.uv_compile import ResolverFailureError
 from bundler.online.transfer import pip_config
 
 _MAX_OUTPUT_LINES = 20
-_INSTALL_HINT = "pip install 'pip-tools>=7.5' 'pip>=26', or leave python.resolver out"
+_INSTALL_HINT = "pip install 'pip-tools>=7.5' 'pip>=26', or remove python.resolver"
 """Names the packages, not an extra of this program: this program is not on PyPI, and anybody could register its name
 there."""
 
@@ -41,7 +41,7 @@ def require_pip_tools(target: Target) -> str:
         ProgramError: pip-tools is not installed or can't be run.
     """
     if differences := platform_difference.describe_differences(target):
-        hint = "leave python.resolver out: uv resolves for any target; or build on such a machine"
+        hint = "remove python.resolver: uv resolves for any target; or build on such a machine"
         raise ResolveError(
             f"pip-tools resolves only for the machine that it runs on: {differences}",
             where="python.resolver",
