@@ -78,7 +78,7 @@ def test_only_the_page_that_failed_is_asked_for_again(errand: Errand) -> None:
 
 def test_the_list_stays_away(errand: Errand) -> None:
     errand.hub.faults[tree(errand)] = [loopback.status(503)] * 9
-    with pytest.raises(FetchError, match="given up after 5 tries: the hub answers 503") as caught:
+    with pytest.raises(FetchError, match="gave up after 5 tries: the hub answers 503") as caught:
         errand.run()
     assert caught.value.where == f"{errand.hub.url}/{NAME}"
     assert errand.waits == [1, 2, 4, 8]

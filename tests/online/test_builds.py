@@ -10,7 +10,7 @@ import pytest
 from bundler.format.hashing import compute_file_sha256
 from bundler.online.packages import simple_index
 from bundler.online.packages.simple_index import IndexClient, IndexFile
-from bundler.online.transfer import pip_config
+from bundler.online.transfer import http_session
 from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
 from tests.online.bench import LINUX, MACOS, ON_LINUX, Bench
@@ -130,7 +130,7 @@ def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) ->
     )
     unhashed = dataclasses.replace(offers[2], sha256="")
     index = simple_index.write_index(tmp_path / "index", "one", [*offers[:2], unhashed])
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         shelf = IndexClient(PipConfig(index_url=index), session, RetryPolicy())
         assert shelf.find_wheels("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
 
@@ -182,5 +182,5 @@ def test_an_index_that_is_no_index(bench: Bench) -> None:
         lambda handler, _: handler.answer(200, b"{", {"Content-Type": "text/plain"})
     ]
     error = bench.refused("torch")
-    assert "is no page of a package index" in str(error)
+    assert "is not a page of a package index" in str(error)
     assert error.where == f"{bench.index.url}/simple/torch/"

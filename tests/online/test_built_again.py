@@ -123,9 +123,9 @@ def test_source_code_that_changed_since_is_not_run(bench: Bench, shop: BuildCont
     bench.store.remove(wheel_of(found).sha256)
     source.unlink()
     make_source(bench.links, "sourced", "1.0", mark=tmp_path / "runs")
-    with pytest.raises(ResolveError, match="no source code of sourced has a digest that is allowed") as caught:
+    with pytest.raises(ResolveError, match="no source code of sourced has an allowed digest") as caught:
         built(path, tmp_path / "a.tar", kept, shop)
-    assert "lock anew" in caught.value.hint
+    assert "lock again" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 

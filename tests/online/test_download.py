@@ -89,7 +89,7 @@ def test_the_server_says_when(
 
 def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched) -> None:
     server.faults[NAME] = [loopback.status(503)] * 3
-    with pytest.raises(FetchError, match="given up after 3 tries: the server answers 503") as caught:
+    with pytest.raises(FetchError, match="gave up after 3 tries: the server answers 503") as caught:
         fetch(file)
     assert caught.value.where == file.url
     assert "proxy" in caught.value.hint
@@ -98,7 +98,7 @@ def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, serv
 
 @pytest.mark.parametrize(
     ("code", "hint"),
-    [(401, "netrc"), (403, "access"), (404, "gone"), (410, "gone"), (418, "ask"), (511, "log in")],
+    [(401, "netrc"), (403, "access"), (404, "lock again"), (410, "lock again"), (418, "ask"), (511, "log in")],
 )
 def test_an_error_that_will_not_pass_is_not_tried_again(
     fetch: Any, file: DownloadRequest, server: Loopback, code: int, hint: str
@@ -111,7 +111,7 @@ def test_an_error_that_will_not_pass_is_not_tried_again(
 
 
 def test_a_host_that_is_not_there(fetch: Any) -> None:
-    with pytest.raises(FetchError, match="given up after 3 tries: Connection refused") as caught:
+    with pytest.raises(FetchError, match="gave up after 3 tries: Connection refused") as caught:
         fetch(DownloadRequest(url="http://user:secret@127.0.0.1:9/x?token=secret"))
     assert caught.value.where == "http://127.0.0.1:9/x"
 
@@ -202,7 +202,7 @@ def test_a_path_with_other_bytes(fetch: Any, tmp_path: Path) -> None:
 
 def test_a_shelf_that_can_not_be_written(file: DownloadRequest, tmp_path: Path, watched: Watched) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
+    with pytest.raises(FetchError, match="the cache can't be read or written: Not a directory") as caught:
         download.fetch([file], FileCache(tmp_path / "file"), PipConfig(), watched)
     assert "BUNDLE_CACHE" in caught.value.hint
 

@@ -140,12 +140,12 @@ def test_a_base_that_is_not_carried_is_only_pinned(
 
 @pytest.mark.usefixtures("way")
 def test_what_is_not_there_is_said(pull: Callable[..., BaseImage], host: str, image: Tiny) -> None:
-    with pytest.raises(ResolveError, match="there is no such image") as error:
+    with pytest.raises(ResolveError, match="the registry has no such image") as error:
         pull(f"{host}/team/base:2")
     assert error.value.where == f"{host}/team/base:2"
-    with pytest.raises(ResolveError, match="not offered for linux/s390x") as error:
+    with pytest.raises(ResolveError, match="does not exist for linux/s390x") as error:
         pull(f"{host}/team/base:1", _target("s390x"))
-    assert error.value.hint.startswith("it is offered for: linux/amd64, linux/arm64, windows/amd64")
+    assert error.value.hint.startswith("it exists for: linux/amd64, linux/arm64, windows/amd64")
     with pytest.raises(ResolveError, match="the image is for linux/arm64, the target is linux/amd64"):
         pull(f"{host}/team/base@{image.manifests['linux/arm64']}")
 
@@ -170,12 +170,12 @@ def test_who_is_not_logged_in_and_who_is(
     layout = image.layout(tmp_path / "layout")
     with registries.real(tmp_path / "locked", locked=True) as host:
         registries.push(layout, f"{host}/x:1", "--dest-creds", f"{registries.USER}:{registries.PASSWORD}")
-        with pytest.raises(FetchError, match="does not let you have it") as error:
+        with pytest.raises(FetchError, match="denies access") as error:
             pull(f"{host}/x:1")
         assert "docker login" in error.value.hint
         wrong = registries.auth_file(tmp_path / "wrong.json", host, "open barley")
         monkeypatch.setenv("REGISTRY_AUTH_FILE", str(wrong))
-        with pytest.raises(FetchError, match="does not let you have it"):
+        with pytest.raises(FetchError, match="denies access"):
             pull(f"{host}/x:1")
         monkeypatch.delenv("REGISTRY_AUTH_FILE")
         registries.auth_file(tmp_path / "home" / ".docker" / "config.json", host)
@@ -211,7 +211,7 @@ def test_a_token_that_ends_on_the_way_is_had_anew(
 
 def test_a_registry_that_takes_no_token_of_its_own(pull: Callable[..., BaseImage], straight: Crooked) -> None:
     straight.lasts = 0
-    with pytest.raises(FetchError, match="does not let you have it"):
+    with pytest.raises(FetchError, match="denies access"):
         pull(f"{straight.host}/library/x:1")
     assert straight.asked.count("/token") == 1
 
@@ -220,7 +220,7 @@ def test_credentials_go_to_no_place_less_safe_than_the_registry(
     pull: Callable[..., BaseImage], straight: Crooked
 ) -> None:
     straight.realm = "ftp://elsewhere.example/token"
-    with pytest.raises(FetchError, match="does not let you have it"):
+    with pytest.raises(FetchError, match="denies access"):
         pull(f"{straight.host}/library/x:1")
     assert "/token" not in straight.asked
 
@@ -252,7 +252,7 @@ def test_bytes_that_are_not_what_the_digest_says(
 def test_what_is_no_manifest(pull: Callable[..., BaseImage], straight: Crooked, document: bytes) -> None:
     straight.image = replace(straight.image, index=document)
     with pytest.raises(
-        (IntegrityError, ResolveError), match=r"no manifest|not offered|no container image|does not say"
+        (IntegrityError, ResolveError), match=r"not a manifest|does not exist|unsupported manifest|is invalid"
     ):
         pull(f"{straight.host}/library/x:1")
 
@@ -263,11 +263,11 @@ def test_credentials_that_a_helper_keeps_need_skopeo(
     path = tmp_path / "home" / ".docker" / "config.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"credHelpers": {straight.host: "vault"}}))
-    with pytest.raises(FetchError, match="kept by a helper") as error:
+    with pytest.raises(FetchError, match="a credential helper") as error:
         pull(f"{straight.host}/library/x:1")
     assert "install skopeo" in error.value.hint
     path.write_text(json.dumps({"auths": {straight.host: {"auth": "", "identitytoken": "t"}}}))
-    with pytest.raises(FetchError, match="gave a token instead of a password") as error:
+    with pytest.raises(FetchError, match="is an identity token") as error:
         pull(f"{straight.host}/library/x:1")
     assert "install skopeo" in error.value.hint
     path.write_text("{")
@@ -280,7 +280,7 @@ def test_helpers_of_docker_s_own_registry_are_known_by_each_of_its_names(tmp_pat
     path = tmp_path / "home" / ".docker" / "config.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"credHelpers": {key: "vault"}}))
-    with pytest.raises(FetchError, match="kept by a helper"):
+    with pytest.raises(FetchError, match="a credential helper"):
         registry_auth.find_login(image_reference.parse_reference("team/private:1"))
 
 

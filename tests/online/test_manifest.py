@@ -100,10 +100,10 @@ SAID = """\
 3: target.platform: must be one of linux-x86_64
 3: target.accelerator: must be such as cpu, cu126
 3: target.libc: must be such as glibc-2.28
-5: python.requirements: 'torch=2.13' is no requirement
+5: python.requirements: 'torch=2.13' is not a valid requirement
 5: python.requirements: ./own is source code
-6: python.requirements_files[0]: r.txt:2: 'x=1' is no requirement
-6: python.requirements_files[0]: r.txt:4: 'y=2' is no requirement
+6: python.requirements_files[0]: r.txt:2: 'x=1' is not a valid requirement
+6: python.requirements_files[0]: r.txt:4: 'y=2' is not a valid requirement
 6: python.requirements_files[1]: 'gone.txt' is not a file beside the manifest
 7: python.constraints: must be a list
 8: python.indexes[0].url: nothing can be fetched by 'ftp'
@@ -119,7 +119,7 @@ SAID = """\
 13: models[1].path: 'nowhere' is not a folder beside the manifest
 13: models[1].revision: goes with repo, dataset or kernel
 13: models[1].convert: must be one of safetensors
-14: models[2].wheel: 'b c' is no requirement
+14: models[2].wheel: 'b c' is not a valid requirement
 14: models[2].alias: 'X' is taken by models[1]
 14: models[2].trust_remote_code: must be true or false, not a string (yes)
 15: models[3].repo_id: 'a/b/c' is not such as ORG/NAME

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from bundler.errors import ProgramError, UsageError
-from bundler.online.transfer import pip_config
+from bundler.online.transfer import http_session, pip_config
 from bundler.online.transfer.pip_config import PYPI_INDEX, PipConfig
 from tests.online.certificates import Certificates, make_certificates
 from tests.online.loopback import Loopback, serving
@@ -168,7 +168,7 @@ def test_the_bundle_of_requests_counts_as_it_does_for_pip(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("no-index = maybe", "'maybe' is neither yes nor no"), ("timeout = soon", "'soon' is not a number")],
+    [("no-index = maybe", "'maybe' is not a boolean"), ("timeout = soon", "'soon' is not a number")],
 )
 def test_a_value_that_makes_no_sense(configured: Callable[[str], None], setting: str, message: str) -> None:
     configured(f"[install]\n{setting}\n")
@@ -246,7 +246,7 @@ def test_credentials_go_with_the_nearest_index(server: Loopback) -> None:
         index_url=f"{server.with_login('one:1')}/a/simple",
         extra_index_urls=(f"{server.with_login('two:%40')}/b/simple",),
     )
-    with pip_config.open_session(config, [f"{server.with_login('three:3')}/c/"]) as session:
+    with http_session.open_session(config, [f"{server.with_login('three:3')}/c/"]) as session:
         for path in ("/a/file", "/b/file", "/c/file"):
             session.get(server.url + path)
     given = [one.headers["Authorization"] for one in server.seen]
@@ -255,13 +255,13 @@ def test_credentials_go_with_the_nearest_index(server: Loopback) -> None:
 
 def test_credentials_come_from_netrc_too(server: Loopback) -> None:
     written(Path.home() / ".netrc", "machine 127.0.0.1 login user password secret\n").chmod(0o600)
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         session.get(f"{server.url}/x")
     assert server.seen[0].headers["Authorization"] == requests.auth._basic_auth_str("user", "secret")
 
 
 def test_it_says_who_it_is(server: Loopback) -> None:
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         session.get(f"{server.url}/x")
     assert server.seen[0].headers["User-Agent"].startswith("airgap-bundler/")
 
@@ -271,7 +271,7 @@ def test_everything_goes_through_a_proxy_that_was_given(
     server: Loopback, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pip_config.open_session(PipConfig(proxy=server.url)) as session:
+    with http_session.open_session(PipConfig(proxy=server.url)) as session:
         session.get("http://index.test/simple/")
     assert server.asked() == ["http://index.test/simple/"]
 
@@ -289,7 +289,7 @@ def secure(certificates: Certificates) -> Iterator[Loopback]:
 
 
 def fetched(config: PipConfig, url: str) -> bytes:
-    with pip_config.open_session(config) as session:
+    with http_session.open_session(config) as session:
         return session.get(url).content
 
 

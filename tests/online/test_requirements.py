@@ -38,7 +38,7 @@ def test_lines_comments_variables_and_continuations(
     monkeypatch.setenv("WANTED_VERSION", "2.0")
     text = "\ufeff# all of it\n\none==1.0  # why\ntwo\\\n  ==${WANTED_VERSION}\n  three[extra]>=1; python_version<'4'\n${UNSET}\n"
     path = tmp_path / "requirements.txt"
-    with pytest.raises(ResolveError, match=r"'\${UNSET}' is no requirement") as caught:
+    with pytest.raises(ResolveError, match=r"'\${UNSET}' is not a valid requirement") as caught:
         read(path, text, report)
     assert caught.value.where == f"{path}:7"
     found = read(path, text.replace("${UNSET}", ""), report)
@@ -85,12 +85,12 @@ def test_options_count_as_if_pip_had_been_told(tmp_path: Path, report: Recording
 
 
 def test_an_option_that_can_not_be_honoured(tmp_path: Path, report: RecordingReporter) -> None:
-    with pytest.raises(ResolveError, match="not an option that can be honoured"):
+    with pytest.raises(ResolveError, match=r"the option .* is not supported"):
         read(tmp_path / "r.txt", "--global-option=x\n", report)
-    with pytest.raises(ResolveError, match="quote that does not end"):
+    with pytest.raises(ResolveError, match="quote that is not closed"):
         read(tmp_path / "r.txt", "--find-links 'x\n", report)
     read(tmp_path / "r.txt", "--no-binary one\n", report)
-    assert "--no-binary one is passed over" in report.warnings[0]
+    assert "--no-binary one is ignored" in report.warnings[0]
 
 
 def test_digests_are_kept(tmp_path: Path, report: RecordingReporter) -> None:
@@ -98,7 +98,7 @@ def test_digests_are_kept(tmp_path: Path, report: RecordingReporter) -> None:
     assert asked(found) == ["One==1"]
     assert found.get_allowed_sha256("one") == {DIGEST}
     assert found.get_allowed_sha256("two") == frozenset()
-    with pytest.raises(ResolveError, match="one==1 allows no sha256"):
+    with pytest.raises(ResolveError, match="one==1 has hashes, but no sha256"):
         read(tmp_path / "r.txt", "one==1 --hash=sha512:00\n", report)
 
 
@@ -117,7 +117,7 @@ def test_digests_are_kept(tmp_path: Path, report: RecordingReporter) -> None:
 )
 def test_source_code_is_refused_by_name(tmp_path: Path, report: RecordingReporter, line: str) -> None:
     path = tmp_path / "r.txt"
-    with pytest.raises(ResolveError, match=r"one.* is source code, and only wheels cross the gap") as caught:
+    with pytest.raises(ResolveError, match=r"one.* is source code, and a bundle holds only wheels") as caught:
         read(path, line + "\n", report)
     assert caught.value.where == f"{path}:1"
     assert "pip wheel --no-deps" in caught.value.hint
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path, report: RecordingRe
         requirements_txt.read_requirements((), [tmp_path / "r.txt"], (), PipConfig(), report)
     assert caught.value.where == str(tmp_path / "r.txt")
     (tmp_path / "r.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ResolveError, match="not a text"):
+    with pytest.raises(ResolveError, match="is not UTF-8 text"):
         requirements_txt.read_requirements((), [tmp_path / "r.txt"], (), PipConfig(), report)
 
 

@@ -75,7 +75,7 @@ def test_a_server_that_can_not_go_on_starts_again(
     begun(store, file)
     server.faults[NAME] = [fault]
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert "so from the beginning" in watched.notes[0]
+    assert "starting from the beginning" in watched.notes[0]
     assert set(watched.waits) <= {0}
     assert watched.moved == len(DATA)
 
@@ -132,7 +132,7 @@ def test_what_had_come_stays_until_more_has_come(
 ) -> None:
     partial = begun(store, file, DATA[:400_000])
     server.faults[NAME] = [*faults, *[loopback.status(503)] * 3]
-    with pytest.raises(FetchError, match="given up after 3 tries"):
+    with pytest.raises(FetchError, match="gave up after 3 tries"):
         fetch(file)
     assert partial.read_bytes() == DATA[:400_000]
     assert list((store.root / "incoming").glob("*")) == []
@@ -166,7 +166,7 @@ def test_only_what_is_farther_than_ever_renews_patience(
 ) -> None:
     """Else a line that breaks at one place, and a server that can't go on from there, would be asked for ever."""
     server.faults[NAME] = [loopback.cut(70_000), fault] * 20
-    with pytest.raises(FetchError, match="given up after 3 tries"):
+    with pytest.raises(FetchError, match="gave up after 3 tries"):
         fetch(file)
     assert len(server.seen) == 3
     assert watched.waits == [1, 0]

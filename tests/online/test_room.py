@@ -16,7 +16,7 @@ from bundler.format.hashing import compute_sha256
 from bundler.online.assets import collect
 from bundler.online.manifest import schema
 from bundler.online.models import model_resolution
-from bundler.online.transfer import pip_config, remote_sizes
+from bundler.online.transfer import http_session, remote_sizes
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.download import DownloadRequest
@@ -98,17 +98,17 @@ def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -
     server.faults["/silent"] = [without_length] * 3
     (tmp_path / "local").write_bytes(b"12345")
     urls = [*(server.url + name for name in server.files), (tmp_path / "local").as_uri()]
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         assert list(remote_sizes.fetch_sizes(urls, session).values()) == [len(DATA), 2, 3, 4, 0, 5]
     assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
 
 
 def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
     server.faults[NAME] = [status(503)] * 9
-    with pip_config.open_session(PipConfig()) as session:
+    with http_session.open_session(PipConfig()) as session:
         with pytest.raises(FetchError, match="the server answers 404"):
             remote_sizes.fetch_sizes([f"{server.url}/missing"], session)
-        with pytest.raises(FetchError, match="given up after 3 tries"):
+        with pytest.raises(FetchError, match="gave up after 3 tries"):
             remote_sizes.fetch_sizes([server.url + NAME], session, watched.patience)
         with pytest.raises(FetchError, match="No such file"):
             remote_sizes.fetch_sizes([str(tmp_path / "nothing")], session)
@@ -126,7 +126,7 @@ def test_a_known_size_is_not_asked_for(server: Loopback, shop: BuildContext) -> 
 def test_a_shelf_that_can_not_be_read_is_said_in_words(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     wanted = DownloadRequest(url=server.url + NAME, sha256=compute_sha256(DATA), size=len(DATA))
-    with pytest.raises(FetchError, match="can't be kept: Not a directory") as caught:
+    with pytest.raises(FetchError, match="the cache can't be read or written: Not a directory") as caught:
         remote_sizes.require_free_space([wanted], FileCache(tmp_path / "file"), PipConfig())
     assert "BUNDLE_CACHE" in caught.value.hint
 

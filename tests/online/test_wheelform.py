@@ -68,12 +68,12 @@ def test_a_name_and_its_tags_say_the_same(tmp_path: Path) -> None:
 
 def test_what_is_no_zip_file(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"no")
-    with pytest.raises(UnsafeError, match="what was built is no zip file"):
+    with pytest.raises(UnsafeError, match="the built wheel can't be read as a zip file"):
         rewritten(tmp_path / NAME, tmp_path)
 
 
 def test_what_has_no_name_of_a_wheel(tmp_path: Path) -> None:
-    with pytest.raises(UnsafeError, match=r"'one\.whl' is no name of a wheel"):
+    with pytest.raises(UnsafeError, match=r"'one\.whl' is not a valid wheel name"):
         rewritten(packed(tmp_path, {}, name="one.whl"), tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""Container images of the builder: base images, from registries."""

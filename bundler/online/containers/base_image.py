@@ -1,7 +1,7 @@
-"""The only room that knows container registries; skopeo.py, registry.py, registryauth.py and ocinames.py are its drawers.
+"""Base images: pinned by digest, and pulled as an OCI image layout where the bundle carries them.
 
-An image comes from its registry and not from the store of podman or docker: those keep layers unpacked and save
-others than the registry has, so nothing published could be checked.
+An image comes from its registry, not from the local storage of podman or docker. That storage keeps layers unpacked
+and packs them differently, so the published digests could not be checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseImage:
-    """A base image, pinned; ``artifacts`` are its OCI image layout where it is carried."""
+    """A pinned base image; ``artifacts`` are its OCI image layout where the bundle carries it."""
 
     image: Image
     artifacts: tuple[Artifact, ...] = ()
@@ -37,33 +37,32 @@ class BaseImage:
 def pull(
     spec: ImageSpec, target: Target, cache: FileCache, config: PipConfig, reporter: Reporter, *, digest: str = ""
 ) -> BaseImage:
-    """The base image of a manifest for a target's platform, its content on the shelf where it is carried.
+    """Pin the base image of a manifest for a target's platform, and fetch it into the cache where it is carried.
 
-    ``pinned`` is the digest that a lock names, to get the same again. Raises ResolveError, FetchError or
-    IntegrityError.
+    ``digest`` is the one in a lock, to get the same image again. Raises ResolveError, FetchError or IntegrityError.
     """
     if not spec.base:
         return BaseImage(image=spec.to_lock(""))
-    name = image_reference.parse_reference(spec.base)
-    way = _make_client(name, spec, cache, config, reporter)
-    manifest = _fetch_manifest(way, name, target, digest)
+    reference = image_reference.parse_reference(spec.base)
+    client = _make_client(reference, spec, cache, config, reporter)
+    manifest = _fetch_manifest(client, reference, target, digest)
     image = spec.to_lock(f"sha256:{manifest.sha256}")
     if not spec.carry:
         return BaseImage(image=image)
     blobs = dict.fromkeys([manifest.config, *manifest.layers])
     if not all(cache.find(blob.sha256, blob.size) for blob in blobs):
-        way.fetch_blobs(manifest)
+        client.fetch_blobs(manifest)
     config_bytes = cache.require(manifest.config.sha256).read_bytes()
-    oci_manifest.require_platform(config_bytes, target, name.text)
-    return BaseImage(image=image, artifacts=_make_oci_layout(image, manifest, name, cache))
+    oci_manifest.require_platform(config_bytes, target, reference.text)
+    return BaseImage(image=image, artifacts=_make_oci_layout(image, manifest, reference, cache))
 
 
 def _make_client(
     reference: ImageReference, spec: ImageSpec, cache: FileCache, config: PipConfig, reporter: Reporter
 ) -> RegistryClient:
-    if program := skopeo.find_skopeo():
+    if skopeo_path := skopeo.find_skopeo():
         return skopeo.SkopeoClient(
-            program=program, reference=reference, plain_http=spec.plain_http, cache=cache, reporter=reporter
+            program=skopeo_path, reference=reference, plain_http=spec.plain_http, cache=cache, reporter=reporter
         )
     return HttpRegistryClient(
         reference=reference, plain_http=spec.plain_http, config=config, cache=cache, reporter=reporter
@@ -71,26 +70,29 @@ def _make_client(
 
 
 def _fetch_manifest(client: RegistryClient, reference: ImageReference, target: Target, digest: str) -> ImageManifest:
-    """The manifest for the platform, by way of an index where there is one; each is what its digest says."""
+    """Fetch the manifest for the platform, through an index where there is one; verify each against its digest."""
     raw = _fetch_verified(client, reference, digest or reference.tag_or_digest)
-    said = oci_manifest.parse_document(raw, reference.text)
-    if oci_manifest.get_media_type(said) in oci_manifest.INDEX_TYPES:
-        raw = _fetch_verified(client, reference, oci_manifest.select_manifest(said, target, reference.text))
+    document = oci_manifest.parse_document(raw, reference.text)
+    if oci_manifest.get_media_type(document) in oci_manifest.INDEX_TYPES:
+        raw = _fetch_verified(client, reference, oci_manifest.select_manifest(document, target, reference.text))
     return oci_manifest.parse_manifest(raw, reference.text)
 
 
 def _fetch_verified(client: RegistryClient, reference: ImageReference, tag_or_digest: str) -> bytes:
     raw = client.fetch_manifest(tag_or_digest)
-    if tag_or_digest.startswith("sha256:") and tag_or_digest != (found := f"sha256:{compute_sha256(raw)}"):
-        hint = "something altered it on the way, or there: ask who runs the registry"
-        raise IntegrityError(f"the registry gives {found} for {tag_or_digest}", where=reference.text, hint=hint)
+    if tag_or_digest.startswith("sha256:") and tag_or_digest != (actual := f"sha256:{compute_sha256(raw)}"):
+        raise IntegrityError(
+            f"the registry sends {actual} for {tag_or_digest}",
+            where=reference.text,
+            hint=oci_manifest.ALTERED_HINT,
+        )
     return raw
 
 
 def _make_oci_layout(
     image: Image, manifest: ImageManifest, reference: ImageReference, cache: FileCache
 ) -> tuple[Artifact, ...]:
-    """An OCI image layout (image specification 1.1, "Image Layout"), and docker's index of it beside."""
+    """Make an OCI image layout (image specification 1.1, "Image Layout") with docker's own index beside it."""
     index = {
         "schemaVersion": 2,
         "mediaType": oci_manifest.INDEX_TYPES[0],
@@ -106,8 +108,8 @@ def _make_oci_layout(
             }
         ],
     }
-    # What `docker load` reads where the engine's own store is not containerd's.
-    legacy = [
+    # `docker load` reads this where the engine does not store its images in containerd.
+    docker_index = [
         {
             "Config": _get_blob_path(manifest.config),
             "RepoTags": [image.loaded_name],
@@ -116,23 +118,23 @@ def _make_oci_layout(
     ]
     origin = reference.with_digest(image.digest)
 
-    def made(path: str, data: bytes) -> Artifact:
+    def make_file(path: str, data: bytes) -> Artifact:
         return Artifact(path=path, kind="image", size=len(data), sha256=cache.put_bytes(data), origin=origin)
 
-    def blob(one: Blob) -> Artifact:
-        published = Upstream(algorithm="sha256", digest=one.sha256, publisher=reference.registry)
+    def make_blob(blob: Blob) -> Artifact:
+        upstream = Upstream(algorithm="sha256", digest=blob.sha256, publisher=reference.registry)
         return Artifact(
-            path=f"{BLOBS_FOLDER}{one.sha256}", kind="image", size=one.size, sha256=one.sha256, origin=origin,
-            upstream=(published,),
+            path=f"{BLOBS_FOLDER}{blob.sha256}", kind="image", size=blob.size, sha256=blob.sha256, origin=origin,
+            upstream=(upstream,),
         )  # fmt: skip
 
     cache.put_bytes(manifest.raw)
-    listed = dict.fromkeys([Blob(sha256=manifest.sha256, size=len(manifest.raw)), manifest.config, *manifest.layers])
+    blobs = dict.fromkeys([Blob(sha256=manifest.sha256, size=len(manifest.raw)), manifest.config, *manifest.layers])
     return (
-        *sorted((blob(one) for one in listed), key=lambda artifact: artifact.path),
-        made("images/index.json", lockfile.encode_canonical_json(index)),
-        made("images/manifest.json", lockfile.encode_canonical_json(legacy)),
-        made("images/oci-layout", _OCI_LAYOUT),
+        *sorted(map(make_blob, blobs), key=lambda artifact: artifact.path),
+        make_file("images/index.json", lockfile.encode_canonical_json(index)),
+        make_file("images/manifest.json", lockfile.encode_canonical_json(docker_index)),
+        make_file("images/oci-layout", _OCI_LAYOUT),
     )
 
 

@@ -1,4 +1,4 @@
-"""What registries and images are spoken of with: names, blobs, manifests and what they may say."""
+"""OCI and docker manifests, indexes and blobs, and what the two clients of registries have in common."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ MANIFEST_TYPES = (
 )
 ACCEPTED_TYPES = (*INDEX_TYPES, *MANIFEST_TYPES)
 MAX_MANIFEST_BYTES = 4 << 20
-"""Bytes; registries take no more (OCI distribution specification)."""
+"""The largest manifest that registries must accept (OCI distribution specification)."""
 
+NOT_FOUND_MESSAGE = "the registry has no such image"
+NOT_FOUND_HINT = "check its name and tag; a registry hides private images from users who are not logged in"
+DENIED_MESSAGE = "the registry denies access"
+LOGIN_HINT = "log in on this machine: docker login, podman login or skopeo login; their auth files are read"
+ALTERED_HINT = "the registry or a proxy altered or damaged the image: ask who runs them"
+_IMAGE_HINT = "check that image.base names a container image, and that no proxy answers instead of the registry"
+_PLATFORM_HINT = "name another image.base, or another target.platform"
 _OCI_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _OCI_ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -38,7 +45,7 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageManifest:
-    """The manifest of one platform's image; ``raw`` are the bytes that its digest is of."""
+    """The manifest of one platform's image; ``raw`` are the bytes that its digest covers."""
 
     raw: bytes
     media_type: str
@@ -47,88 +54,99 @@ class ImageManifest:
 
     @property
     def sha256(self) -> Sha256:
-        """Names it."""
+        """The digest of the manifest, which names the image."""
         return compute_sha256(self.raw)
 
 
 class RegistryClient(Protocol):
-    """A way to a registry."""
+    """A client for one image of a registry."""
 
     def fetch_manifest(self, tag_or_digest: str) -> bytes:
-        """The bytes that a tag or a digest names there."""
+        """Fetch the manifest or index of a tag or digest."""
 
     def fetch_blobs(self, manifest: ImageManifest) -> None:
-        """The blobs of an image onto the shelf, each checked."""
+        """Fetch and verify the blobs of an image into the cache."""
+
+
+def require_manifest_size(size: int, where: str) -> None:
+    """Raise IntegrityError for a manifest of more bytes than any registry accepts."""
+    if size > MAX_MANIFEST_BYTES:
+        raise IntegrityError(f"{size:,} bytes are too many for a manifest", where=where, hint=_IMAGE_HINT)
 
 
 def parse_document(raw: bytes, where: str) -> dict[str, Any]:
-    """A manifest or index as JSON; raises IntegrityError for anything else."""
+    """Parse a manifest, index or image configuration from JSON; raise IntegrityError for anything else."""
     try:
-        said = json.loads(raw)
+        document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError("what stands there is no manifest", where=where) from error
-    if not isinstance(said, dict):
-        raise IntegrityError("what stands there is no manifest", where=where)
-    return said
+        raise IntegrityError("this is not a manifest", where=where, hint=_IMAGE_HINT) from error
+    if not isinstance(document, dict):
+        raise IntegrityError("this is not a manifest", where=where, hint=_IMAGE_HINT)
+    return document
 
 
 def get_media_type(document: Mapping[str, Any]) -> str:
-    """What a manifest or index is; OCI's may leave it to be seen from its fields."""
-    stated = document.get("mediaType")
-    return str(stated) if stated else INDEX_TYPES[0] if "manifests" in document else MANIFEST_TYPES[0]
+    """Return the media type of a manifest or index; OCI documents may omit it, then the fields show it."""
+    media_type = document.get("mediaType")
+    return str(media_type) if media_type else INDEX_TYPES[0] if "manifests" in document else MANIFEST_TYPES[0]
 
 
 def select_manifest(index: Mapping[str, Any], target: Target, where: str) -> str:
-    """The digest of the manifest for a target's platform in an index; raises ResolveError when there is none."""
+    """Return the digest of the manifest for a target's platform; raise ResolveError where the index has none."""
     architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
-    offered: list[str] = []
-    for one, platform in _list_manifests(index, where):
-        stated = (platform.get("os"), platform.get("architecture"))
-        if stated == ("linux", architecture) and platform.get("variant", "v8") in ("", "v1", "v8"):
-            return f"sha256:{_parse_digest(one.get('digest'), where)}"
-        offered.append("/".join(str(part) for part in (*stated, platform.get("variant")) if part))
-    there = ", ".join(dict.fromkeys(one for one in offered if "unknown" not in one)) or "none"
-    hint = f"it is offered for: {there}; name another image.base, or another target.platform"
-    raise ResolveError(f"the image is not offered for linux/{architecture}", where=where, hint=hint)
+    platforms: list[str] = []
+    for entry, platform in _list_manifests(index, where):
+        os_and_architecture = (platform.get("os"), platform.get("architecture"))
+        if os_and_architecture == ("linux", architecture) and platform.get("variant", "v8") in ("", "v1", "v8"):
+            return f"sha256:{_parse_digest(entry.get('digest'), where)}"
+        platforms.append("/".join(str(part) for part in (*os_and_architecture, platform.get("variant")) if part))
+    available = ", ".join(dict.fromkeys(name for name in platforms if "unknown" not in name)) or "none"
+    hint = f"it exists for: {available}; {_PLATFORM_HINT}"
+    raise ResolveError(f"the image does not exist for linux/{architecture}", where=where, hint=hint)
 
 
 def _list_manifests(index: Mapping[str, Any], where: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What an index lists, each with its platform; raises IntegrityError where it is no list of manifests."""
+    """Return the entries of an index, each with its platform; raise IntegrityError for an invalid index."""
     try:
-        return [(dict(one), dict(one.get("platform") or {})) for one in index.get("manifests", [])]
+        return [(dict(entry), dict(entry.get("platform") or {})) for entry in index.get("manifests", [])]
     except (AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError("the index does not say what it lists", where=where) from error
+        raise IntegrityError("the index of the image is invalid", where=where, hint=ALTERED_HINT) from error
 
 
 def parse_manifest(raw: bytes, where: str) -> ImageManifest:
-    """A platform's manifest out of its bytes; raises IntegrityError or ResolveError for what is none."""
-    said = parse_document(raw, where)
-    kind = get_media_type(said)
-    if kind not in MANIFEST_TYPES or said.get("schemaVersion") != 2:
-        hint = "push it anew with a program of this decade"
-        raise ResolveError(f"this is no container image that can be carried ({kind})", where=where, hint=hint)
+    """Parse a platform's manifest; raise IntegrityError for an invalid one, ResolveError for an unsupported type."""
+    document = parse_document(raw, where)
+    media_type = get_media_type(document)
+    if media_type not in MANIFEST_TYPES or document.get("schemaVersion") != 2:
+        hint = "push it again with a current docker, podman or skopeo"
+        raise ResolveError(f"the image has an unsupported manifest ({media_type})", where=where, hint=hint)
     try:
         config, *layers = [
-            Blob(sha256=_parse_digest(one["digest"], where), size=int(one["size"]))
-            for one in (said["config"], *said["layers"])
+            Blob(sha256=_parse_digest(entry["digest"], where), size=int(entry["size"]))
+            for entry in (document["config"], *document["layers"])
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError("the manifest does not say what the image is made of", where=where) from error
-    return ImageManifest(raw=raw, media_type=kind, config=config, layers=tuple(layers))
+        raise IntegrityError("the manifest of the image is invalid", where=where, hint=ALTERED_HINT) from error
+    return ImageManifest(raw=raw, media_type=media_type, config=config, layers=tuple(layers))
 
 
 def require_platform(config: bytes, target: Target, where: str) -> None:
-    """Raises ResolveError when an image's own configuration says that it is for another platform."""
-    said = parse_document(config, where)
+    """Raise ResolveError where an image's own configuration names another platform."""
+    document = parse_document(config, where)
     architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
-    found = f"{said.get('os')}/{said.get('architecture')}"
-    if found != f"linux/{architecture}":
-        hint = "name another image.base, or another target.platform"
-        raise ResolveError(f"the image is for {found}, the target is linux/{architecture}", where=where, hint=hint)
+    platform = f"{document.get('os')}/{document.get('architecture')}"
+    if platform != f"linux/{architecture}":
+        raise ResolveError(
+            f"the image is for {platform}, the target is linux/{architecture}", where=where, hint=_PLATFORM_HINT
+        )
 
 
 def _parse_digest(digest: object, where: str) -> Sha256:
-    found = _OCI_DIGEST.fullmatch(str(digest))
-    if found is None:
-        raise IntegrityError(f"{str(digest)[:80]!r} is not a digest that is known here (sha256)", where=where)
-    return Sha256(found[1])
+    match = _OCI_DIGEST.fullmatch(str(digest))
+    if match is None:
+        raise IntegrityError(
+            f"{str(digest)[:80]!r} is not a supported digest (sha256)",
+            where=where,
+            hint="push the image again with a program that uses sha256",
+        )
+    return Sha256(match[1])

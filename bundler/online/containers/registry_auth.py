@@ -1,4 +1,4 @@
-"""Who the person is to a registry: the auth files that docker, podman and skopeo keep (containers-auth.json(5))."""
+"""Logins to registries, from the auth files of docker, podman and skopeo (containers-auth.json(5))."""
 
 from __future__ import annotations
 
@@ -17,54 +17,56 @@ from bundler.online.manifest.image_reference import ImageReference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryLogin:
-    """A user and a password, as an HTTP header; shown to nobody but the registry."""
+    """User and password as the value of an Authorization header; its repr hides them."""
 
     header: str = field(repr=False)
 
 
 def find_login(reference: ImageReference) -> RegistryLogin | None:
-    """What the first auth file that knows a registry has for it, the nearest entry first; None: nothing.
+    """Return the login of the first auth file that has one for the registry; None where no file has.
 
-    Raises FetchError where a file can't be read, or leaves it to a helper that only skopeo can ask.
+    Raises FetchError where a file can't be read, or where only skopeo can use its token or credential helper.
     """
     for path in _list_auth_files():
         try:
-            said = json.loads(path.read_bytes())
-            entries, helpers = said.get("auths", {}), said.get("credHelpers", {})
-            found = _find_entry(entries, reference)
-            helped = _find_entry(helpers, reference) or (said.get("credsStore") if found is not None else "")
+            document = json.loads(path.read_bytes())
+            entry = _find_entry(document.get("auths", {}), reference)
+            helper = _find_entry(document.get("credHelpers", {}), reference)
+            helper = helper or (document.get("credsStore") if entry is not None else "")
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as error:
-            hint = "log in again, or have REGISTRY_AUTH_FILE name another"
+            hint = "log in again, or name another file in REGISTRY_AUTH_FILE"
             raise FetchError("this auth file can't be read", where=str(path), hint=hint) from error
-        if found and found.get("identitytoken"):
-            hint = "install skopeo, which knows such tokens"
-            raise FetchError(f"{reference.api_host} gave a token instead of a password", where=str(path), hint=hint)
-        if found and "auth" in found:
-            return RegistryLogin(header=f"Basic {_check_auth(found['auth'], path)}")
-        if helped:
-            hint = "install skopeo, which asks such helpers, or log in with REGISTRY_AUTH_FILE naming a plain file"
+        if entry and entry.get("identitytoken"):
+            hint = "install skopeo, which can use such tokens"
             raise FetchError(
-                f"the credentials for {reference.api_host} are kept by a helper ({helped})", where=str(path), hint=hint
+                f"the login to {reference.api_host} is an identity token, not a password", where=str(path), hint=hint
+            )
+        if entry and "auth" in entry:
+            return RegistryLogin(header=f"Basic {_check_auth(entry['auth'], path)}")
+        if helper:
+            hint = "install skopeo, which can use such helpers, or log in with REGISTRY_AUTH_FILE set to a plain file"
+            raise FetchError(
+                f"a credential helper ({helper}) keeps the login to {reference.api_host}", where=str(path), hint=hint
             )
     return None
 
 
 def _list_auth_files() -> Iterator[Path]:
-    """Auth files, the strongest first."""
-    if told := os.environ.get("REGISTRY_AUTH_FILE"):
-        yield Path(told)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        yield Path(runtime, "containers", "auth.json")
-    elif hasattr(os, "getuid"):  # where no session was begun, as for root in CI
+    """Yield the auth files by precedence, the strongest first."""
+    if configured := os.environ.get("REGISTRY_AUTH_FILE"):
+        yield Path(configured)
+    if runtime_dir := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime_dir, "containers", "auth.json")
+    elif hasattr(os, "getuid"):  # without a login session, as for root in CI
         yield Path(f"/run/containers/{os.getuid()}/auth.json")
     yield Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
     yield Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
 
 
 def _find_entry(entries: dict[str, Any], reference: ImageReference) -> Any:
-    """The entry for the repository, for a folder above it, or for the host; docker writes an address for its own."""
+    """Return the entry for the repository, for a prefix of it, or for the host; docker writes some hosts as URLs."""
     keys = [f"{reference.registry}/{reference.repository}"]
     while "/" in keys[-1]:
         keys.append(keys[-1].rpartition("/")[0])
@@ -82,4 +84,4 @@ def _check_auth(auth: object, path: Path) -> str:
             return str(auth)
     except binascii.Error:
         pass
-    raise FetchError("an entry of this auth file is no user and password", where=str(path), hint="log in again")
+    raise FetchError("an entry of this auth file is not a user and password", where=str(path), hint="log in again")

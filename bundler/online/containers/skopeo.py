@@ -1,4 +1,4 @@
-"""A container registry by way of skopeo, where that is installed: it knows mirrors, credential helpers and proxies."""
+"""The client for registries that runs skopeo, where it is installed: skopeo supports mirrors and credential helpers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pathlib import Path
 from bundler import process
 from bundler.errors import BundleError, FetchError, IntegrityError, ProgramError, ResolveError
 from bundler.format import hashing
-from bundler.online.containers.oci_manifest import MAX_MANIFEST_BYTES, ImageManifest
+from bundler.online.containers import oci_manifest
+from bundler.online.containers.oci_manifest import ImageManifest
 from bundler.online.manifest.image_reference import ImageReference
 from bundler.online.transfer.cache import FileCache
 from bundler.progress import Reporter
 
 _ERROR_PATTERNS = (
-    (r"manifest unknown|name unknown|not found|repository name not known", "there is no such image", ResolveError,
-     "look at its spelling and tag; private images are hidden from who is not logged in"),
-    (r"unauthorized|authentication required|denied|\b40[13]\b", "the registry does not let you have it", FetchError,
-     "log in on this machine: skopeo login, podman login or docker login; their auth files are read"),
-    (r"server gave HTTP response to HTTPS client", "the registry speaks plain http", FetchError,
-     "say image: {plain_http: true} if you mean that"),
-    (r"digest|does not match|mismatch", "the registry sends other bytes than it promises", IntegrityError,
-     "something altered or damaged them on the way, or there: ask who runs it"),
+    (r"manifest unknown|name unknown|not found|repository name not known",
+     oci_manifest.NOT_FOUND_MESSAGE, ResolveError, oci_manifest.NOT_FOUND_HINT),
+    (r"unauthorized|authentication required|denied|\b40[13]\b",
+     oci_manifest.DENIED_MESSAGE, FetchError, oci_manifest.LOGIN_HINT),
+    (r"server gave HTTP response to HTTPS client",
+     "the registry uses plain http", FetchError, "to allow that, write image: {plain_http: true} into the manifest"),
+    (r"digest|does not match|mismatch",
+     "the registry sends content with another digest", IntegrityError, oci_manifest.ALTERED_HINT),
 )  # fmt: skip
-"""What skopeo's words mean; whatever else it says is a registry that can't be had now."""
+"""Patterns in skopeo's output and the errors that they mean; any other output means an unreachable registry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkopeoClient:
-    """One image of a registry, fetched by skopeo."""
+    """A client for one image, which runs skopeo."""
 
     program: str
     reference: ImageReference
@@ -40,33 +41,35 @@ class SkopeoClient:
     reporter: Reporter
 
     def fetch_manifest(self, tag_or_digest: str) -> bytes:
-        """The bytes that a tag or digest names; raises ResolveError, FetchError or IntegrityError."""
+        """Fetch the manifest or index of a tag or digest; raise ResolveError, FetchError or IntegrityError."""
         separator = "@" if tag_or_digest.startswith("sha256:") else ":"
-        address = f"docker://{self.reference.registry}/{self.reference.repository}{separator}{tag_or_digest}"
-        raw = self._run_skopeo("inspect", "--raw", *self._get_tls_options("--tls-verify=false"), address).encode()
-        if len(raw) > MAX_MANIFEST_BYTES:
-            raise IntegrityError(f"a manifest of {len(raw):,} bytes is none", where=self.reference.text)
+        url = f"docker://{self.reference.registry}/{self.reference.repository}{separator}{tag_or_digest}"
+        raw = self._run_skopeo("inspect", "--raw", *self._get_tls_options("--tls-verify=false"), url).encode()
+        oci_manifest.require_manifest_size(len(raw), self.reference.text)
         return raw
 
     def fetch_blobs(self, manifest: ImageManifest) -> None:
-        """The blobs of an image onto the shelf, each hashed where it arrived."""
-        address = f"docker://{self.reference.with_digest(f'sha256:{manifest.sha256}')}"
+        """Fetch the blobs of an image into the cache, each hashed after it arrived."""
+        url = f"docker://{self.reference.with_digest(f'sha256:{manifest.sha256}')}"
         size = sum(blob.size for blob in (manifest.config, *manifest.layers))
-        room = self.cache.root
-        room.mkdir(parents=True, exist_ok=True)
+        self.cache.root.mkdir(parents=True, exist_ok=True)
         with (
             self.reporter.stage(f"fetch {self.reference.text} by skopeo", size) as stage,
-            tempfile.TemporaryDirectory(prefix="image-", dir=room) as folder,
+            tempfile.TemporaryDirectory(prefix="image-", dir=self.cache.root) as folder,
         ):
             self._run_skopeo(
-                "copy", "--preserve-digests", *self._get_tls_options("--src-tls-verify=false"), address, f"dir:{folder}"
+                "copy", "--preserve-digests", *self._get_tls_options("--src-tls-verify=false"), url, f"dir:{folder}"
             )
             for blob in (manifest.config, *manifest.layers):
                 path = Path(folder, blob.sha256)
                 if self.cache.find(blob.sha256, blob.size):
                     continue
                 if not path.is_file() or hashing.compute_file_sha256(path) != (blob.size, blob.sha256):
-                    raise IntegrityError(f"sha256:{blob.sha256} did not arrive whole", where=self.reference.text)
+                    raise IntegrityError(
+                        f"sha256:{blob.sha256} is missing or damaged after the download",
+                        where=self.reference.text,
+                        hint=oci_manifest.ALTERED_HINT,
+                    )
                 self.cache.move_in(path, blob.sha256)
                 stage.advance(blob.size)
 
@@ -80,15 +83,15 @@ class SkopeoClient:
             raise self._translate_error(str(error)) from error
 
     def _translate_error(self, output: str) -> BundleError:
-        for pattern, message, kind, hint in _ERROR_PATTERNS:
+        for pattern, message, error_class, hint in _ERROR_PATTERNS:
             if re.search(pattern, output, re.IGNORECASE):
-                return kind(message, where=self.reference.text, hint=hint)
-        last = re.sub(r'.*(?:msg="|pinging container registry )', "", output.splitlines()[-1])
-        last = last.replace('\\"', "'").rstrip('"')[-300:]
-        hint = "see whether its host can be reached from here; a proxy is taken from HTTPS_PROXY"
-        return FetchError(f"the registry can't be asked: {last}", where=self.reference.text, hint=hint)
+                return error_class(message, where=self.reference.text, hint=hint)
+        last_line = re.sub(r'.*(?:msg="|pinging container registry )', "", output.splitlines()[-1])
+        last_line = last_line.replace('\\"', "'").rstrip('"')[-300:]
+        hint = "check that this machine can reach the registry; skopeo takes a proxy from HTTPS_PROXY"
+        return FetchError(f"the registry can't be reached: {last_line}", where=self.reference.text, hint=hint)
 
 
 def find_skopeo() -> str:
-    """skopeo's program, or ""."""
+    """Return the path of skopeo's program, or "" where it is not installed."""
     return shutil.which("skopeo") or ""

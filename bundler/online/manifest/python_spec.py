@@ -65,7 +65,7 @@ class PythonSpec:
 
     def _faults(self) -> Iterator[InvalidValueError]:
         for line in self.requirements:
-            if why := requirements_txt.fault_of(line):
+            if why := requirements_txt.find_requirement_problem(line):
                 yield InvalidValueError(why, "requirements")
         for name in self.build_from_source:
             if not _is_package(name):

@@ -167,7 +167,7 @@ class ModelSpec:
             yield InvalidValueError("must be 64 hexadecimal digits", "sha256")
         if self.url and (why := asset_spec.fault_of_address(self.url)):
             yield InvalidValueError(why, "url")
-        if self.wheel and (why := requirements_txt.fault_of(self.wheel)):
+        if self.wheel and (why := requirements_txt.find_requirement_problem(self.wheel)):
             yield InvalidValueError(why, "wheel")
 
     @property
@@ -338,7 +338,7 @@ def _files(manifest: Manifest, folder: Path) -> Iterator[FieldProblem]:
             if not (folder / name).is_file():
                 yield FieldProblem(("python", key, n), f"{name!r} is not a file beside the manifest")
             else:
-                found = requirements_txt.faults_of(folder / name)
+                found = requirements_txt.list_file_problems(folder / name)
                 yield from (FieldProblem(("python", key, n), f"{name}:{line}: {why}") for line, why in found)
     for n, name in enumerate(manifest.lint):
         if not (folder / name).is_file():

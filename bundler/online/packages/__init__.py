@@ -1,0 +1,1 @@
+"""Python packages: from requirements to the exact wheels of a target."""

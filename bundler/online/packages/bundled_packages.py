@@ -1,4 +1,4 @@
-"""Which packages the environment will have, and which modules they bring."""
+"""The packages that the bundle's environment will have, and their modules."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ _PACKAGES_BY_MODULE = {
     "sklearn": ("scikit-learn",),
     "yaml": ("pyyaml",),
 }
-"""Modules whose package bears another name. Any other module is looked for in the wheels themselves."""
+"""Packages of modules with another name. Any other module is looked up in the wheels themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundledPackages:
-    """The packages of the environment; a bundle without any leaves the question to its host."""
+    """The packages of the environment. Without any, the host provides them and nothing is known of them here."""
 
     wheels: Sequence[ResolvedWheel]
     context: BuildContext
 
     def has_none(self, names: Iterable[str]) -> bool:
-        """Whether the environment is known to have none of these packages."""
+        """Tell whether the environment is known to have none of these packages."""
         return bool(self.wheels) and not self._list_names() & {canonicalize_name(name) for name in names}
 
     def find_missing_modules(self, modules: Iterable[str]) -> list[str]:
-        """Those of these top-level modules that neither Python nor any package brings, sorted."""
+        """Return, sorted, the top-level modules that are in neither Python's standard library nor any package."""
         if not self.wheels:
             return []
-        unknown = {
+        missing = {
             name
             for name in modules
             if name not in sys.stdlib_module_names
             and self.has_none([name.replace("_", "-"), *_PACKAGES_BY_MODULE.get(name, ())])
         }
-        for wheel in sorted(self.wheels, key=lambda one: one.size):
-            if not unknown:
+        for wheel in sorted(self.wheels, key=lambda wheel: wheel.size):
+            if not missing:
                 break
-            unknown -= self._read_modules(wheel)
-        return sorted(unknown)
+            missing -= self._read_modules(wheel)
+        return sorted(missing)
 
     def find_version(self, name: str) -> str:
-        """The version of a package; "" where there is none of that name."""
-        return next((one.version for one in self.wheels if canonicalize_name(one.name) == name), "")
+        """Return the version of a package; "" where there is none of that name."""
+        return next((wheel.version for wheel in self.wheels if canonicalize_name(wheel.name) == name), "")
 
     def _list_names(self) -> set[str]:
-        return {canonicalize_name(one.name) for one in self.wheels}
+        return {canonicalize_name(wheel.name) for wheel in self.wheels}
 
     def _read_modules(self, wheel: ResolvedWheel) -> set[str]:
-        """The top-level modules in a wheel, which is brought home for that: the bundle needs it anyway."""
+        """Read the top-level modules of a wheel, which is fetched for that: the bundle needs it anyway."""
         resolution.fetch_wheels([wheel], self.context.cache, self.context.config, self.context.reporter)
-        with zipfile.ZipFile(self.context.cache.require(wheel.sha256)) as packed:
-            names = packed.namelist()
-        tops = {
+        with zipfile.ZipFile(self.context.cache.require(wheel.sha256)) as archive:
+            names = archive.namelist()
+        top_names = {
             name.split("/", 3)[2] if ".data/" in name and name.count("/") > 1 else name.split("/")[0] for name in names
         }
-        return {top.partition(".")[0] for top in tops}
+        return {name.partition(".")[0] for name in top_names}

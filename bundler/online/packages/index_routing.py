@@ -1,4 +1,4 @@
-"""Which packages come from an index of their own: those of which the manifest says so, and the builds of PyTorch."""
+"""The one index that a package must come from: named in the manifest, PyTorch's own, or merged from all indexes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bundler.online.packages import simple_index
 from bundler.online.packages.simple_index import IndexClient, IndexFile
 
 PYTORCH_INDEX = "https://download.pytorch.org/whl"
-"""Where PyTorch publishes its builds, in one index for each accelerator."""
+"""The URL below which PyTorch publishes its builds, in one index for each accelerator."""
 _PYTORCH_PACKAGES = frozenset(["torch", "torchvision", "torchaudio"])
 _TRITON_PACKAGES: Mapping[str, frozenset[str]] = {
     "rocm": frozenset(["pytorch-triton-rocm", "triton-rocm"]),
     "xpu": frozenset(["pytorch-triton-xpu", "triton-xpu"]),
 }
-"""What builds for an accelerator need besides, and what stands on PyTorch's index alone."""
+"""Further packages that builds for an accelerator need and that only PyTorch's index has."""
 
 
 @dataclass(slots=True)
 class IndexRouter:
-    """Finds the one index from which a package is to come; ``why`` says in words what was found."""
+    """Finds the one index that a package must come from; ``reasons`` says for each package why."""
 
     index_assignments: Iterable[tuple[str, Iterable[str]]]
     target: Target
@@ -35,7 +35,7 @@ class IndexRouter:
 
     @property
     def routed_packages(self) -> frozenset[str]:
-        """The packages that must not come from just anywhere."""
+        """The packages that must come from one index."""
         return frozenset(self._explicit_indexes) | self._accelerator_packages
 
     @property
@@ -45,55 +45,60 @@ class IndexRouter:
     @property
     def _accelerator_packages(self) -> frozenset[str]:
         if self.target.system == "macos":
-            return frozenset()  # there is one build for it, and every index has that
-        found = [names for kind, names in _TRITON_PACKAGES.items() if self.target.accelerator.startswith(kind)]
-        return _PYTORCH_PACKAGES.union(*found)
+            return frozenset()  # macOS has one build, and every index has it
+        accelerator = self.target.accelerator
+        return _PYTORCH_PACKAGES.union(
+            *(names for prefix, names in _TRITON_PACKAGES.items() if accelerator.startswith(prefix))
+        )
 
     def find_index(self, name: str) -> str | None:
-        """The address of the index; None where the package has no wheel that fits on any."""
+        """Return the URL of the index for a package; None where no index has a compatible wheel."""
         if url := self._explicit_indexes.get(name):
             self.reasons[name] = "comes from the index that the manifest names for it"
             return url
         if name not in self._accelerator_packages:
             return self._write_merged_index(name)
         accelerator = self.target.accelerator
-        offers = self.index.find_wheels(name, skip_host=simple_index.PYPI_HOST)
-        fitting = [offer for offer in offers if self._is_compatible(offer) and offer.local_version == accelerator]
-        if fitting:
-            places = ", ".join(dict.fromkeys(offer.publisher for offer in fitting))
+        wheels = self.index.find_wheels(name, skip_host=simple_index.PYPI_HOST)
+        compatible = [wheel for wheel in wheels if self._is_compatible(wheel) and wheel.local_version == accelerator]
+        if compatible:
+            publishers = ", ".join(dict.fromkeys(wheel.publisher for wheel in compatible))
             self.reasons[name] = (
-                f"comes from {places}, which pip's configuration names and which has builds for {accelerator}"
+                f"comes from {publishers}, which pip's configuration names and which has builds for {accelerator}"
             )
-            return self._write_index(name, fitting)
+            return self._write_index(name, compatible)
         self.reasons[name] = (
             f"comes from {self.pytorch_index}/{accelerator}: pip's configuration offers no build for {accelerator}"
         )
         return f"{self.pytorch_index}/{accelerator}"
 
     def write_sdist_index(self, name: str, sha256: frozenset[str]) -> str | None:
-        """The address of an index that has of a package the source code with these digests alone; None: there is none.
+        """Write an index of a package's sdists that have one of these digests, and of nothing else.
 
-        uv runs source code to learn what it needs, so it may not even see any other.
+        uv runs an sdist's code to learn its dependencies, so it must not see any other.
+
+        Returns:
+            The URL of the index; None where there is no such sdist.
         """
-        explicit = self._explicit_indexes.get(name)
-        offers = self.index.list_files(explicit, name) if explicit else self.index.find_sdists(name)
-        allowed = [offer for offer in offers if not offer.is_wheel and simple_index.get_sha256(offer) in sha256]
-        if not allowed:
+        index_url = self._explicit_indexes.get(name)
+        files = self.index.list_files(index_url, name) if index_url else self.index.find_sdists(name)
+        sdists = [file for file in files if not file.is_wheel and simple_index.get_sha256(file) in sha256]
+        if not sdists:
             return None
         self.reasons[name] = "is built from the source code whose digest the requirements allow"
-        reachable = [replace(offer, url=simple_index.add_login(offer.url, explicit or "")) for offer in allowed]
+        reachable = [replace(sdist, url=simple_index.add_login(sdist.url, index_url or "")) for sdist in sdists]
         return simple_index.write_index(self.folder / f"source-{name}", name, reachable)
 
     def _write_merged_index(self, name: str) -> str | None:
-        """An index of all wheels that fit, from wherever they are.
+        """Write an index of all compatible wheels of all indexes.
 
-        uv looks for the files of a version on the first index that has the version, pip on all of them.
+        uv takes the files of a version from the first index that has the version, pip from all of them.
         """
-        fitting = [offer for offer in self.index.find_wheels(name) if self._is_compatible(offer)]
-        if not fitting:
+        compatible = [wheel for wheel in self.index.find_wheels(name) if self._is_compatible(wheel)]
+        if not compatible:
             return None
-        self.reasons[name] = "comes from whichever index has a wheel that fits"
-        return self._write_index(name, fitting)
+        self.reasons[name] = "comes from any index with a compatible wheel"
+        return self._write_index(name, compatible)
 
     def _is_compatible(self, file: IndexFile) -> bool:
         return self.target.is_compatible(file.filename)

@@ -1,4 +1,4 @@
-"""How a target differs from the machine that builds."""
+"""The differences between a target and the builder."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from bundler.format.lock.target import Target, detect_target
 
 
 def describe_differences(target: Target) -> str:
-    """In words, for a sentence; "" where Python, platform and C library are the builder's own.
+    """Describe how Python, platform and C library of the target differ from the builder's; "" where they don't.
 
-    The accelerator is left out: it decides which index has the builds of PyTorch, and nothing else.
+    The accelerator does not count: it only decides which index has the builds of PyTorch.
     """
-    here = detect_target()
-    pairs = (
-        ("Python", target.python, here.python),
-        ("platform", target.platform, here.platform),
-        ("C library", target.libc, here.libc),
+    builder = detect_target()
+    properties = (
+        ("Python", target.python, builder.python),
+        ("platform", target.platform, builder.platform),
+        ("C library", target.libc, builder.libc),
     )
     return "; ".join(
-        f"the target's {what} is {wanted or 'another'}, the builder's is {found or 'another'}"
-        for what, wanted, found in pairs
-        if wanted != found
+        f"the target's {name} is {target_value or 'another'}, the builder's is {builder_value or 'another'}"
+        for name, target_value, builder_value in properties
+        if target_value != builder_value
     )

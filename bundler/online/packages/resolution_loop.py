@@ -1,4 +1,4 @@
-"""Resolves again and again until every package comes from where it must, as what it may be."""
+"""The loop that resolves until each package comes from its own index, as a wheel or as a permitted build."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from bundler.progress import Reporter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolutionLoop:
-    """One request. ``pip`` chooses the versions where it is given, else uv does.
+    """The resolution of one request.
 
-    ``buildable`` are the packages that may be built from source code where no wheel will do; None: nobody was asked.
+    ``pip_compile`` chooses the versions where it is given, else uv does. ``buildable_packages`` may be built from
+    source code where they have no compatible wheel; None: the request can't name any.
     """
 
     spec: RequirementsSpec
@@ -36,45 +37,56 @@ class ResolutionLoop:
     def run(
         self, *, no_deps: bool = False, source_packages: Iterable[str] = ()
     ) -> tuple[dict[str, str], tuple[PinnedPackage, ...]]:
-        """The routes that were taken, and every package. ``sources`` are taken as source code from the start.
+        """Resolve the request.
 
-        Which packages come from an index of their own, or must be built, shows only in what is found, or in why
-        nothing was found. Raises ResolveError, and ProgramError where a build fails.
+        Only a solution, or the reason why there is none, shows which further packages come from an index of their own
+        or must be built. Then the resolver runs again.
+
+        Args:
+            no_deps: Leave dependencies out.
+            source_packages: Packages to build from source code in any case.
+
+        Returns:
+            The URL of the index of each package that has one of its own, and every package.
+
+        Raises:
+            ResolveError: No packages fit together.
+            ProgramError: A build fails.
         """
-        named = {
+        required = {
             line.name for line in self.spec.requirements if line.is_applicable(self.target) and not line.requirement.url
         }
-        built = set(source_packages)
-        routes = self._find_indexes(named & self.router.routed_packages) | self._write_sdist_indexes(built)
+        to_build = set(source_packages)
+        routed = self._find_indexes(required & self.router.routed_packages) | self._write_sdist_indexes(to_build)
         merged: dict[str, str] = {}
-        before_merging: ResolverFailureError | None = None
+        first_failure: ResolverFailureError | None = None  # the one before indexes were merged explains most
         while True:
             try:
-                pinned, warnings = self._compile(routes | merged, built, no_deps=no_deps)
-            except ResolverFailureError as refusal:
-                words = str(refusal)
-                known = routes.keys() | merged.keys() | built
-                if more := self._find_indexes(
-                    uv_compile.find_named_packages(words, self.router.routed_packages) - known
+                packages, warnings = self._compile(routed | merged, to_build, no_deps=no_deps)
+            except ResolverFailureError as failure:
+                output = str(failure)
+                handled = routed.keys() | merged.keys() | to_build
+                if indexes := self._find_indexes(
+                    uv_compile.find_named_packages(output, self.router.routed_packages) - handled
                 ):
-                    routes |= more
-                elif more := self._find_indexes(resolver_errors.find_packages_without_wheel(words) - known):
-                    merged |= more
-                    before_merging = before_merging or refusal
-                elif newly := self._select_buildable(words, built):
-                    built |= newly
-                    merged = {name: url for name, url in merged.items() if name not in newly}
-                    routes |= self._write_sdist_indexes(newly)
-                    before_merging = None
+                    routed |= indexes
+                elif indexes := self._find_indexes(resolver_errors.find_packages_without_wheel(output) - handled):
+                    merged |= indexes
+                    first_failure = first_failure or failure
+                elif buildable := self._select_buildable(output, to_build):
+                    to_build |= buildable
+                    merged = {name: url for name, url in merged.items() if name not in buildable}
+                    routed |= self._write_sdist_indexes(buildable)
+                    first_failure = None
                 else:
-                    raise self._explain(before_merging or refusal, routes | merged) from None
+                    raise self._explain(first_failure or failure, routed | merged) from None
             else:
-                found = {pin.name for pin in pinned if not pin.is_direct_url}
-                if not (more := self._find_indexes(found & self.router.routed_packages - routes.keys())):
-                    pinned = tuple(map(self._prefer_wheels, pinned))
-                    self._report_result(routes | merged, warnings, pinned)
-                    return routes | merged, pinned
-                routes |= more
+                names = {package.name for package in packages if not package.is_direct_url}
+                if not (indexes := self._find_indexes(names & self.router.routed_packages - routed.keys())):
+                    packages = tuple(map(self._prefer_wheels, packages))
+                    self._report_result(routed | merged, warnings, packages)
+                    return routed | merged, packages
+                routed |= indexes
 
     def _compile(
         self, package_indexes: dict[str, str], source_packages: set[str], *, no_deps: bool
@@ -88,18 +100,20 @@ class ResolutionLoop:
                 no_deps=no_deps,
                 source_packages=source_packages,
             )
-        tied = self.router.routed_packages | {name for name in source_packages if self.spec.get_allowed_sha256(name)}
-        own = {name: url for name, url in package_indexes.items() if name in tied}
-        self._require_pip_indexes(own)
+        sdists = {name for name in source_packages if self.spec.get_allowed_sha256(name)}
+        names = self.router.routed_packages | sdists
+        pip_indexes = {name: url for name, url in package_indexes.items() if name in names}
+        self._require_pip_indexes(pip_indexes)
         try:
-            pins = self.pip_compile.choose_versions(own, source_packages)
-        except ResolverFailureError as refusal:
+            pins = self.pip_compile.choose_versions(pip_indexes, source_packages)
+        except ResolverFailureError as failure:
+            # Where uv fails as well, its failure is explained instead.
             uv_compile.compile_requirements(
                 self.spec, self.target, package_indexes, self.router.folder, source_packages=source_packages
             )
-            hint = "uv finds one: leave python.resolver out, or see what pip says"
+            hint = "uv finds a solution: remove python.resolver, or read what pip prints"
             raise ResolveError(
-                f"pip-tools finds no set of packages that fits together\n{refusal}", where="python", hint=hint
+                f"pip-tools finds no versions that fit together\n{failure}", where="python", hint=hint
             ) from None
         return uv_compile.compile_requirements(
             self.spec, self.target, package_indexes, self.router.folder, source_packages=source_packages, pins=pins
@@ -107,14 +121,14 @@ class ResolutionLoop:
 
     def _require_pip_indexes(self, package_indexes: dict[str, str]) -> None:
         accelerator = self.target.accelerator
-        foreign = sorted(
+        names = sorted(
             name for name, url in package_indexes.items() if url == f"{self.router.pytorch_index}/{accelerator}"
         )
-        if foreign and accelerator != "cpu":
-            hint = f"name an index with builds for {accelerator} in pip's configuration, or leave python.resolver out"
+        if names and accelerator != "cpu":
+            hint = f"add an index with builds for {accelerator} to pip's configuration, or remove python.resolver"
             raise ResolveError(
-                f"the target's accelerator is {accelerator}, the builder's is cpu, and pip's configuration here names no "
-                f"index that has {', '.join(foreign)} for {accelerator}: pip-tools goes by that alone",
+                f"the target's accelerator is {accelerator}, the builder's is cpu, and pip's configuration names no "
+                f"index that has {', '.join(names)} for {accelerator}: pip-tools uses no other",
                 where="python.resolver",
                 hint=hint,
             )
@@ -123,30 +137,31 @@ class ResolutionLoop:
         return {name: url for name in sorted(names) if (url := self.router.find_index(name))}
 
     def _select_buildable(self, output: str, source_packages: set[str]) -> set[str]:
-        """Packages that may be built and that a refusal speaks of, first those that it says have no wheel."""
-        may = (self.buildable_packages or frozenset()) - source_packages
-        return (resolver_errors.find_packages_without_wheel(output) & may) or uv_compile.find_named_packages(
-            output, may
-        )
+        """Return buildable packages that the output says have no wheel, or else all that it names."""
+        buildable = (self.buildable_packages or frozenset()) - source_packages
+        without_wheel = resolver_errors.find_packages_without_wheel(output) & buildable
+        return without_wheel or uv_compile.find_named_packages(output, buildable)
 
     def _write_sdist_indexes(self, names: Iterable[str]) -> dict[str, str]:
-        """Where the source code comes from of which the requirements demand digests; its code runs before all else."""
-        found: dict[str, str] = {}
+        """Write an index for each package whose requirements restrict digests: uv runs an sdist's code to resolve."""
+        urls: dict[str, str] = {}
         for name in sorted(names):
             if digests := self.spec.get_allowed_sha256(name):
                 url = self.router.write_sdist_index(name, digests)
                 if url is None:
                     raise resolver_errors.make_digest_error("source code", name)
-                found[name] = url
-        return found
+                urls[name] = url
+        return urls
 
     def _prefer_wheels(self, package: PinnedPackage) -> PinnedPackage:
-        """What was looked at as source code and has a wheel in the version that was chosen is taken as that."""
+        """Replace the sdist of a package by the compatible wheels of its version, where there are any."""
         if not package.sdist or self.buildable_packages is None:
             return package
-        offers = [one for one in self.index.find_wheels(package.name) if one.version == Version(package.version)]
+        wheels = [wheel for wheel in self.index.find_wheels(package.name) if wheel.version == Version(package.version)]
         files = tuple(
-            PackageFile(url=one.url, sha256=one.sha256) for one in offers if self.target.is_compatible(one.filename)
+            PackageFile(url=wheel.url, sha256=wheel.sha256)
+            for wheel in wheels
+            if self.target.is_compatible(wheel.filename)
         )
         return replace(package, files=files, sdist=None) if files else package
 
@@ -154,10 +169,10 @@ class ResolutionLoop:
         error = resolver_errors.explain_failure(
             failure, self.target, self.index, can_build=self.buildable_packages is not None
         )
-        said = [
+        reasons = [
             f"{name} {self.router.reasons[name]}" for name in package_indexes if name in self.router.routed_packages
         ]
-        error.hint = "; ".join([error.hint, *said])
+        error.hint = "; ".join([error.hint, *reasons])
         return error
 
     def _report_result(
@@ -165,11 +180,11 @@ class ResolutionLoop:
     ) -> None:
         for name in package_indexes:
             self.reporter.note(f"{name} {self.router.reasons[name]}")
-        for text in warnings:
-            self.reporter.warn(text)
-        found = {pin.name: pin for pin in packages}
+        for warning in warnings:
+            self.reporter.warn(warning)
+        packages_by_name = {package.name: package for package in packages}
         for name in sorted(self.buildable_packages or ()):
-            if name not in found:
+            if name not in packages_by_name:
                 self.reporter.warn(f"python.build_from_source names {name}, which is not among the packages")
-            elif not found[name].sdist:
-                self.reporter.warn(f"python.build_from_source names {name}, which has a wheel: that is taken")
+            elif not packages_by_name[name].sdist:
+                self.reporter.warn(f"python.build_from_source names {name}, which has a wheel: the wheel is used")

@@ -1,4 +1,4 @@
-"""Reads what package indexes and find-links offer."""
+"""Reader and writer of package indexes (PEP 503, PEP 691) and find-links."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pypi_simple import DistributionPackage, ProjectPage, UnsupportedContentType
 from bundler.errors import FetchError, ResolveError
 from bundler.format import hashing
 from bundler.online.transfer import http, pip_config, threads
+from bundler.online.transfer.download import MAX_WORKERS
 from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
 
@@ -24,12 +25,22 @@ PYPI_HOST = "pypi.org"
 FIND_LINKS = "find-links"
 LOCAL_INDEX = "local index"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1, */*;q=0.01"
-_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexFile:
-    """A wheel, or an archive of source code, that stands somewhere: its address without credentials, what is said of it, and who says so."""
+    """A wheel or sdist on an index or in find-links, with what the index states of it.
+
+    Attributes:
+        filename: The file's name.
+        url: The URL without credentials.
+        publisher: The host of the index, ``LOCAL_INDEX`` or ``FIND_LINKS``.
+        sha256: The published SHA-256, or "".
+        size: The published size in bytes.
+        requires_python: The published range of Python versions, or "".
+        has_metadata: Whether the index has the metadata as a separate file (PEP 658).
+        is_yanked: Whether the file is yanked (PEP 592).
+    """
 
     filename: str
     url: str
@@ -42,7 +53,7 @@ class IndexFile:
 
     @property
     def name(self) -> str:
-        """The normalised name of its package."""
+        """The normalized name of its package."""
         return _parse_filename(self.filename)[0]
 
     @property
@@ -52,53 +63,57 @@ class IndexFile:
 
     @property
     def local_version(self) -> str:
-        """The part of its version after the plus sign, which names a build."""
+        """The local version, after the plus sign, which names a build."""
         return self.version.local or ""
 
     @property
     def is_wheel(self) -> bool:
-        """Whether it is a wheel, else source code."""
+        """Whether it is a wheel, else an sdist."""
         return self.filename.endswith(".whl")
 
 
 @dataclass(slots=True)
 class IndexClient:
-    """The pages of the indexes and find-links that pip's configuration names; each is read once."""
+    """A client for the indexes and find-links of pip's configuration, which reads each page once."""
 
     config: PipConfig
     session: requests.Session
     retry_policy: RetryPolicy
     denied_pages: dict[str, int] = field(default_factory=dict)
-    """Pages that were refused for want of a right password, and the status of the refusal."""
+    """URLs of pages that require a login, and the status of each response."""
     _files_by_page: dict[tuple[str, str], tuple[IndexFile, ...]] = field(default_factory=dict)
 
     def find_wheels(
         self, package: str, *, skip_host: str = "", extra_indexes: Iterable[str] = ()
     ) -> tuple[IndexFile, ...]:
-        """Every wheel of a package, from find-links first, then from each index but the one on host ``besides``.
+        """Find all wheels of a package, first in find-links, then on the indexes.
 
-        ``also`` are further indexes. Raises ResolveError for a page that can't be had or understood.
+        Args:
+            package: The normalized name.
+            skip_host: Indexes on this host are left out.
+            extra_indexes: The URLs of further indexes.
+
+        Raises:
+            ResolveError: A page can't be fetched, or is not a page of an index.
         """
-        return tuple(offer for offer in self._find_files(package, skip_host, extra_indexes) if offer.is_wheel)
+        return tuple(file for file in self._find_files(package, skip_host, extra_indexes) if file.is_wheel)
 
     def find_sdists(
         self, package: str, *, skip_host: str = "", extra_indexes: Iterable[str] = ()
     ) -> tuple[IndexFile, ...]:
-        """Every archive of a package's source code, from the same places; raises as ``offers`` does."""
-        return tuple(offer for offer in self._find_files(package, skip_host, extra_indexes) if not offer.is_wheel)
+        """Find all sdists of a package, like ``find_wheels``."""
+        return tuple(file for file in self._find_files(package, skip_host, extra_indexes) if not file.is_wheel)
 
     def list_files(self, index_url: str, package: str) -> tuple[IndexFile, ...]:
-        """Wheels and source code of a package on one index; raises as ``offers`` does."""
+        """List the wheels and sdists of a package on one index; raise like ``find_wheels``."""
         return self._read_project(index_url, package)
 
     def _find_files(self, package: str, skip_host: str, extra_indexes: Iterable[str]) -> tuple[IndexFile, ...]:
         indexes = [*(url for url in self.config.indexes if urlsplit(url).hostname != skip_host), *extra_indexes]
-        found = [
-            offer for url in self.config.find_links for offer in self._read_find_links(url) if offer.name == package
-        ]
-        for offers in threads.run_parallel(lambda url: self._read_project(url, package), indexes, _MAX_WORKERS):
-            found += offers
-        return tuple(found)
+        files = [file for url in self.config.find_links for file in self._read_find_links(url) if file.name == package]
+        for index_files in threads.run_parallel(lambda url: self._read_project(url, package), indexes, MAX_WORKERS):
+            files += index_files
+        return tuple(files)
 
     def _read_find_links(self, url: str) -> tuple[IndexFile, ...]:
         if (url, "") not in self._files_by_page:
@@ -111,8 +126,8 @@ class IndexClient:
     def _read_project(self, index_url: str, package: str) -> tuple[IndexFile, ...]:
         if (index_url, package) not in self._files_by_page:
             page = f"{index_url.rstrip('/')}/{package}/"
-            offers = self._read_page(page, package, LOCAL_INDEX)
-            self._files_by_page[index_url, package] = tuple(offer for offer in offers if offer.name == package)
+            files = self._read_page(page, package, LOCAL_INDEX)
+            self._files_by_page[index_url, package] = tuple(file for file in files if file.name == package)
         return self._files_by_page[index_url, package]
 
     def _read_page(self, url: str, package: str, local_publisher: str) -> tuple[IndexFile, ...]:
@@ -124,29 +139,29 @@ class IndexClient:
             page = ProjectPage.from_html(package, file.read_bytes(), base_url=url)
             return _make_index_files(page.packages, local_publisher)
         try:
-            found = http.retry(lambda: self._fetch_page(url, package), url, self.retry_policy)
+            packages = http.retry(lambda: self._fetch_page(url, package), url, self.retry_policy)
         except FetchError as error:
             raise ResolveError(f"an index can't be read: {error}", where=error.where, hint=error.hint) from error
-        return _make_index_files(found, urlsplit(url).netloc.rpartition("@")[2])
+        return _make_index_files(packages, urlsplit(url).netloc.rpartition("@")[2])
 
     def _fetch_page(self, url: str, package: str) -> list[DistributionPackage]:
         with http.send_request(self.session, "GET", url, {"Accept": _ACCEPT}) as response:
             if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 self.denied_pages[http.redact_url(url)] = response.status_code
             if HTTPStatus.BAD_REQUEST <= response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-                return []  # as pip does: an index that does not have it, or does not show it, does not offer it
+                return []  # like pip: the index does not have the package, or does not show it
             if not response.ok:
                 raise http.make_response_error(response, url)
             http.read_body(response)
             try:
                 return ProjectPage.from_response(response, package).packages
             except (UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
-                hint = "see in a browser what stands there: it should be a page of links to wheels"
-                raise ResolveError("is no page of a package index", where=http.redact_url(url), hint=hint) from error
+                hint = "open it in a browser: it should be a page of links to wheels"
+                raise ResolveError("is not a page of a package index", where=http.redact_url(url), hint=hint) from error
 
 
 def write_index(folder: Path, package: str, files: Iterable[IndexFile]) -> str:
-    """Write an index of one package that offers these wheels and nothing else; its address."""
+    """Write an index of one package with only these files; return its URL."""
     page = folder / package / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("<!DOCTYPE html>\n" + "".join(map(_format_anchor, files)), encoding="utf-8")
@@ -154,31 +169,30 @@ def write_index(folder: Path, package: str, files: Iterable[IndexFile]) -> str:
 
 
 def add_login(url: str, index_url: str) -> str:
-    """An address with the user and password of an index on the same host, where that has one."""
-    one, other = urlsplit(url), urlsplit(index_url)
-    if "@" not in other.netloc or (one.scheme, one.hostname, one.port) != (other.scheme, other.hostname, other.port):
+    """Add the user and password of an index on the same host to a URL; without them, return the URL as it is."""
+    file_parts, index_parts = urlsplit(url), urlsplit(index_url)
+    if "@" not in index_parts.netloc or not pip_config.have_same_origin(file_parts, index_parts):
         return url
-    return urlunsplit(one._replace(netloc=other.netloc))
+    return urlunsplit(file_parts._replace(netloc=index_parts.netloc))
 
 
 def get_sha256(file: IndexFile) -> str:
-    """The SHA-256 that is published, or that a file of this machine has; "" where neither is."""
+    """Return the published SHA-256, else that of a local file; "" for a remote file without one."""
     path = pip_config.get_local_path(file.url)
     return file.sha256 or (hashing.compute_file_sha256(path)[1] if path else "")
 
 
 def _format_anchor(file: IndexFile) -> str:
-    sha256 = get_sha256(file)  # uv would unpack a wheel without one into its cache to compute it
-    address = file.url + (f"#sha256={sha256}" if sha256 else "")
-    attributes = {"href": address}
+    sha256 = get_sha256(file)  # without one, uv would unpack the wheel into its cache to compute it
+    attributes = {"href": file.url + (f"#sha256={sha256}" if sha256 else "")}
     if file.requires_python:
         attributes["data-requires-python"] = file.requires_python
     if file.has_metadata:
         attributes["data-core-metadata"] = "true"
     if file.is_yanked:
         attributes["data-yanked"] = ""
-    written = " ".join(f'{name}="{html.escape(value)}"' for name, value in attributes.items())
-    return f"<a {written}>{html.escape(file.filename)}</a>\n"
+    pairs = " ".join(f'{name}="{html.escape(value)}"' for name, value in attributes.items())
+    return f"<a {pairs}>{html.escape(file.filename)}</a>\n"
 
 
 def _list_folder(folder: Path) -> tuple[IndexFile, ...]:
@@ -207,12 +221,12 @@ def _make_index_files(packages: Iterable[DistributionPackage], publisher: str) -
 
 
 def get_filename(url: str) -> str:
-    """The name of the file at an address; what a page calls it does not count (PEP 503)."""
+    """Return the name of the file at a URL; the text of a page's link does not count (PEP 503)."""
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
 def _parse_filename(filename: str) -> tuple[str, Version]:
-    """Name and version; raises InvalidWheelFilename or InvalidSdistFilename."""
+    """Return name and version; raise InvalidWheelFilename or InvalidSdistFilename."""
     return (parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename)(filename)[:2]
 
 

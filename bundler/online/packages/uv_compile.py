@@ -1,4 +1,4 @@
-"""One resolution by uv, for a machine that is not this one."""
+"""One resolution by uv, for a target that may differ from this machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-REQUEST_NAME = "your-request"
-"""What uv calls the whole of what was asked for when it explains a conflict."""
+_REQUEST_NAME = "your-request"
+"""The name of the whole request in uv's explanation of a conflict."""
 _GLIBC_MINORS = (17, 28, *range(31, 41))
 """Minor versions of glibc 2 that uv knows as platforms."""
 _INHERITED_VARIABLES = ("UV_CACHE_DIR",)
@@ -36,22 +36,23 @@ _INHERITED_VARIABLES = ("UV_CACHE_DIR",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageFile:
-    """A wheel that uv found: its address, and its SHA-256 ("" where there is another digest alone)."""
+    """A wheel or sdist that uv found: its URL, and its SHA-256 ("" where the index states only another digest)."""
 
     url: str
     sha256: str = ""
 
     @property
     def filename(self) -> str:
-        """The file's name, which says what it fits."""
+        """The file's name, which holds the wheel's tags."""
         return simple_index.get_filename(self.url)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PinnedPackage:
-    """A package at one version, with the wheels of it that uv thinks fit; ``by_address``: asked for as one file.
+    """A package at one version, with the wheels of it that uv lists.
 
-    ``source`` is the source code to build it from, where it has no wheel and may be built.
+    ``is_direct_url``: the request gives the URL of the wheel. ``sdist`` is set where the package has no wheel and may
+    be built.
     """
 
     name: str
@@ -62,7 +63,7 @@ class PinnedPackage:
 
 
 class ResolverFailureError(Exception):
-    """No solution was found, or it could not be looked for: the resolver's own words, without passwords."""
+    """The resolver found no solution or failed; the message is its own output, with passwords masked."""
 
 
 def compile_requirements(
@@ -75,42 +76,54 @@ def compile_requirements(
     source_packages: Iterable[str] = (),
     pins: Iterable[str] = (),
 ) -> tuple[tuple[PinnedPackage, ...], list[str]]:
-    """Every package at the version that fits the others and the target, and what uv warns of.
+    """Resolve requirements for a target.
 
-    ``routes`` says of some packages from which index alone they come; each becomes a direct dependency, for only
-    of those does uv heed it. ``folder`` is private: passwords stand in the files there. ``alone`` leaves
-    dependencies out. ``sources`` are packages to take as source code, which uv runs to learn what they need; of no
-    other package is any code run. ``pins`` are versions that are chosen already. Raises RefusalError.
+    Args:
+        spec: The requirements, constraints and pip's configuration.
+        target: The target.
+        package_indexes: The URL of the one index of some packages. Each of these becomes a direct dependency, since
+            uv assigns an index only to those.
+        folder: A private folder: its files hold passwords.
+        no_deps: Leave dependencies out.
+        source_packages: Packages to build from source code. uv runs their code to learn their dependencies, and the
+            code of no other package.
+        pins: Versions that are chosen already, as ``name==version``.
+
+    Returns:
+        Every package, and uv's warnings.
+
+    Raises:
+        ResolverFailureError: uv finds no solution.
     """
-    out = folder / "pylock.found.toml"
-    out.unlink(missing_ok=True)  # uv would prefer the versions that it finds there
+    output = folder / "pylock.found.toml"
+    output.unlink(missing_ok=True)  # uv would prefer the versions in it
     (folder / "pyproject.toml").write_text(_make_pyproject(package_indexes, target), encoding="utf-8")
     (folder / "requirements.in").write_text(_format_requirements(spec.requirements), encoding="utf-8")
     (folder / "constraints.txt").write_text(_format_requirements(spec.constraints), encoding="utf-8")
-    chosen = "".join(f"{pin}\n" for pin in pins)
-    (folder / "pins.txt").write_text(chosen, encoding="utf-8")
+    pin_lines = "".join(f"{pin}\n" for pin in pins)
+    (folder / "pins.txt").write_text(pin_lines, encoding="utf-8")
     command = [
         *(find_uv(), "pip", "compile", "--no-header", "--no-progress", "--color", "never"),
         *("pyproject.toml", "requirements.in"),
         *(["--constraints", "constraints.txt"] if spec.constraints else []),
-        *(["--constraints", "pins.txt"] if chosen else []),
-        *("--format", "pylock.toml", "--output-file", out.name, "--only-binary", ":all:"),
+        *(["--constraints", "pins.txt"] if pin_lines else []),
+        *("--format", "pylock.toml", "--output-file", output.name, "--only-binary", ":all:"),
         *(part for name in sorted(source_packages) for part in ("--no-binary", name)),
         *("--python", sys.executable, "--python-version", target.python, "--python-platform", get_uv_platform(target)),
         *(["--no-deps"] if no_deps else []),
     ]
-    done = process.run(command, env=_make_env(spec.config, target, folder), cwd=folder, accepted_codes=range(3))
-    said = process.redact(done.stderr.replace(str(folder) + os.sep, "")).strip()
-    if done.returncode:
-        raise ResolverFailureError(said)
-    with out.open("rb") as file:
+    result = process.run(command, env=_make_env(spec.config, target, folder), cwd=folder, accepted_codes=range(3))
+    messages = process.redact(result.stderr.replace(str(folder) + os.sep, "")).strip()
+    if result.returncode:
+        raise ResolverFailureError(messages)
+    with output.open("rb") as file:
         document = tomllib.load(file)
-    pinned = tuple(_parse_package(package, folder) for package in document.get("packages", []))
-    return pinned, [line.removeprefix("warning: ") for line in said.splitlines() if line.startswith("warning: ")]
+    packages = tuple(_parse_package(package, folder) for package in document.get("packages", []))
+    return packages, [line.removeprefix("warning: ") for line in messages.splitlines() if line.startswith("warning: ")]
 
 
 def get_uv_platform(target: Target) -> str:
-    """uv's name for a platform, with the newest C library that is not above the target's floor."""
+    """Return uv's name of the target's platform, with the newest C library that is not newer than the target's."""
     if target.system == "macos":
         return ("aarch64" if target.machine == "arm64" else "x86_64") + "-apple-darwin"
     if target.system == "windows":
@@ -118,49 +131,49 @@ def get_uv_platform(target: Target) -> str:
     name, major, minor = target.libc_version
     if name == "musl":
         return f"{target.machine}-unknown-linux-musl"
-    fitting = [known for known in _GLIBC_MINORS if (2, known) <= (major, minor)]
-    if not fitting:
-        hint = "wheels are made for glibc 2.17 and newer: take a host with that, or another floor in target.libc"
+    minors = [known_minor for known_minor in _GLIBC_MINORS if (2, known_minor) <= (major, minor)]
+    if not minors:
+        hint = "wheels need glibc 2.17 or newer: choose such a host, or change target.libc"
         raise ResolveError(f"packages can't be resolved for {target.libc}", where="target.libc", hint=hint)
-    return f"{target.machine}-manylinux_2_{max(fitting)}"
+    return f"{target.machine}-manylinux_2_{max(minors)}"
 
 
 def find_uv() -> str:
-    """Where uv is; raises ProgramError."""
+    """Return the path of uv's program; raise ProgramError where it is not installed."""
     try:
         return uv.find_uv_bin()
     except FileNotFoundError as error:
-        raise ProgramError("uv is not installed beside this tool", where="uv", hint="pip install uv") from error
+        raise ProgramError("uv is not installed in this environment", where="uv", hint="pip install uv") from error
 
 
 def _make_env(config: PipConfig, target: Target, folder: Path) -> dict[str, str]:
-    nothing = folder / "nothing"
-    nothing.mkdir(exist_ok=True)
-    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    told = pip_config.make_uv_env(config, nothing)
+    empty_folder = folder / "empty"
+    empty_folder.mkdir(exist_ok=True)
+    inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    env = pip_config.make_uv_env(config, empty_folder)
     if target.system == "macos":
-        # uv would assume an older macOS than the one whose tags fit the target.
+        # uv would assume an older macOS than the target's.
         _, major, minor, _ = next(target.iter_platform_tags()).split("_", 3)
-        told["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
-    return process.inherit_env(drop_prefixes=("UV_", "HF_")) | kept | told
+        env["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
+    return process.inherit_env(drop_prefixes=("UV_", "HF_")) | inherited | env
 
 
 def _make_pyproject(package_indexes: Mapping[str, str], target: Target) -> str:
-    """A project whose dependencies are the packages that are to come from an index of their own."""
+    """Return a pyproject.toml whose dependencies are the packages with an index of their own."""
     names = sorted(package_indexes)
     lines = [
         "[project]",
-        f"name = {_quote(REQUEST_NAME)}",
+        f"name = {_quote(_REQUEST_NAME)}",
         'version = "0"',
         f"requires-python = {_quote(f'>={target.python}')}",
         f"dependencies = {json.dumps(names)}",
         "[tool.uv.sources]",
-        *(f"{_quote(name)} = {{ index = {_quote(f'index-{n}')} }}" for n, name in enumerate(names)),
+        *(f"{_quote(name)} = {{ index = {_quote(f'index-{number}')} }}" for number, name in enumerate(names)),
     ]
-    for n, name in enumerate(names):
+    for number, name in enumerate(names):
         lines += [
             "[[tool.uv.index]]",
-            f"name = {_quote(f'index-{n}')}",
+            f"name = {_quote(f'index-{number}')}",
             f"url = {_quote(package_indexes[name])}",
             "explicit = true",
         ]
@@ -168,7 +181,7 @@ def _make_pyproject(package_indexes: Mapping[str, str], target: Target) -> str:
 
 
 def _quote(text: str) -> str:
-    return json.dumps(text)  # a JSON string is a TOML basic string as well
+    return json.dumps(text)  # a JSON string is also a TOML basic string
 
 
 def _format_requirements(lines: Iterable[RequirementLine]) -> str:
@@ -176,17 +189,20 @@ def _format_requirements(lines: Iterable[RequirementLine]) -> str:
 
 
 def _parse_package(package: Mapping[str, Any], folder: Path) -> PinnedPackage:
-    """A package of pylock.toml (packaging.python.org, "pylock.toml Specification")."""
-    listed, archive, source = package.get("wheels", []), package.get("archive"), package.get("sdist")
-    if not listed and not archive and not source:
-        raise ProgramError(f"uv resolved {package['name']} to something that is no wheel", where="uv pip compile")
-    wheels = listed or ([archive] if archive else [])
+    """Parse a package of pylock.toml (packaging.python.org, "pylock.toml Specification")."""
+    index_wheels, archive, sdist = package.get("wheels", []), package.get("archive"), package.get("sdist")
+    if not index_wheels and not archive and not sdist:
+        hint = "require it by name and version, or by the URL of a .whl"
+        raise ProgramError(
+            f"uv resolved {package['name']} to neither a wheel nor an sdist", where="uv pip compile", hint=hint
+        )
+    wheels = index_wheels or ([archive] if archive else [])
     return PinnedPackage(
         name=canonicalize_name(package["name"]),
         version=package["version"],
-        files=tuple(_parse_file(one, folder) for one in wheels),
+        files=tuple(_parse_file(wheel, folder) for wheel in wheels),
         is_direct_url=bool(archive),
-        sdist=_parse_file(source, folder) if source and not wheels else None,
+        sdist=_parse_file(sdist, folder) if sdist and not wheels else None,
     )
 
 
@@ -196,6 +212,6 @@ def _parse_file(entry: Mapping[str, Any], folder: Path) -> PackageFile:
 
 
 def find_named_packages(text: str, names: Iterable[str]) -> set[str]:
-    """Which of these packages an explanation speaks of."""
-    spoken = set(re.findall(r"[a-z0-9]+(?:[._-][a-z0-9]+)*", text.lower()))
-    return {name for name in names if name in spoken}
+    """Return those of these packages that uv's output names."""
+    words = set(re.findall(r"[a-z0-9]+(?:[._-][a-z0-9]+)*", text.lower()))
+    return {name for name in names if name in words}

@@ -1,4 +1,4 @@
-"""What the rooms of this side share."""
+"""What the modules of the online side share during a build."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from bundler.progress import Reporter
 
 @dataclass(kw_only=True, slots=True)
 class BuildContext:
-    """The shelf, pip's configuration, and where to say what happens."""
+    """The cache, pip's configuration, the reporter, and where content lies that is not in the cache."""
 
     cache: FileCache
     config: PipConfig
     reporter: Reporter
     external_paths: dict[str, Path] = field(default_factory=dict)
-    """Where content that is not on the shelf lies, by sha256: a vendor's folder is not copied."""
+    """Files outside the cache, by SHA-256: a model's local folder is not copied."""
     deferred: dict[str, download.DownloadRequest] = field(default_factory=dict)
-    """What was locked by what is published of it, by sha256: it comes, and is looked into, when a bundle is built."""
+    """Files locked from the hub's published digest but not downloaded yet, by SHA-256. ``build`` fetches and scans
+    them."""
     local_wheel_urls: dict[str, str] = field(default_factory=dict)
-    """Where wheels of this machine's own folders lie, by sha256: a lock does not name the folders of a machine."""
+    """URLs of wheels in folders of this machine, by SHA-256: a lock does not name such folders."""
 
     def require_path(self, artifact: Artifact) -> Path:
-        """Where the content of an artifact lies on this machine."""
+        """Return the path of an artifact's content on this machine; raise FetchError where there is none."""
         return self.external_paths.get(artifact.sha256) or self.cache.require(artifact.sha256)
 
     def fetch_missing(self, downloads: Sequence[download.DownloadRequest], *, title: str) -> None:
-        """Bring home what is not on the shelf, if the disk has room for it."""
-        if away := [one for one in downloads if self.cache.find(one.sha256) is None]:
-            remote_sizes.require_free_space(away, self.cache, self.config)
-            download.fetch(away, self.cache, self.config, self.reporter, title=title)
+        """Fetch the files that the cache does not have, after a check of the free space."""
+        if missing := [request for request in downloads if self.cache.find(request.sha256) is None]:
+            remote_sizes.require_free_space(missing, self.cache, self.config)
+            download.fetch(missing, self.cache, self.config, self.reporter, title=title)

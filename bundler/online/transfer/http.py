@@ -1,4 +1,4 @@
-"""What servers answer: what may pass and is tried again, what will not, and what they say of a file."""
+"""HTTP requests and responses: retries of temporary errors, messages for others, and what headers say of a file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bundler.online.transfer import pip_config
 
 T = TypeVar("T")
 _CHUNK_BYTES = 1 << 20
-"""Bytes read at once where that many have come."""
+"""Bytes to read at once, at most."""
 _MAX_RETRY_AFTER = 300.0
-"""Seconds that a server may have us wait."""
+"""Seconds to wait at most for a server's Retry-After."""
 _TRANSIENT_ERRORS = (
     exceptions.ConnectionError,
     exceptions.Timeout,
@@ -33,22 +33,24 @@ _TRANSIENT_ERRORS = (
     exceptions.ContentDecodingError,
 )
 TRANSIENT_STATUSES = frozenset([408, 425, 429, 500, 502, 503, 504])
-"""Answers that may be others a moment later."""
+"""Statuses of errors that are often temporary."""
 
-
-_LOGIN_HINT = "the network that you are in wants a login: open an address in a browser, log in, and run this again"
-_GONE_HINT = "it is gone from there: resolve again, or take another version"
+ACCESS_HINT = "put user and password into pip's index URL or into netrc, or ask for access"
+CERTIFICATE_HINT = "if a proxy or index uses a certificate of its own, tell pip: pip config set global.cert FILE"
+ALTERED_FILE_HINT = "the file on the server was altered or damaged, or a proxy answers instead: ask who runs them"
+_NETWORK_LOGIN_HINT = "this network requires a login: open any page in a browser, log in, and run this again"
+_GONE_HINT = "the server no longer has it: lock again, or choose another version"
 _HINTS: Mapping[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "give user and password in pip's index address or in netrc",
-    HTTPStatus.FORBIDDEN: "ask for access, or give user and password in pip's index address or in netrc",
+    HTTPStatus.UNAUTHORIZED: ACCESS_HINT,
+    HTTPStatus.FORBIDDEN: ACCESS_HINT,
     HTTPStatus.NOT_FOUND: _GONE_HINT,
     HTTPStatus.GONE: _GONE_HINT,
-    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: _LOGIN_HINT,
+    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: _NETWORK_LOGIN_HINT,
 }
 
 
 class RetryableError(Exception):
-    """This attempt has failed and another may not: why, and after how many seconds the server wants to see it."""
+    """A failure that another attempt may avoid; ``retry_after`` are the seconds that the server asks to wait."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -56,12 +58,12 @@ class RetryableError(Exception):
 
 
 class CancelledError(Exception):
-    """Other work has failed that this was for, or the person has had enough."""
+    """The work was cancelled, after another failure or by Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How often to try again without having got any further, and how long to wait in between, in seconds."""
+    """The number of tries without progress, and the delays between them in seconds, doubled after each failure."""
 
     max_tries: int = 6
     first_delay: float = 1.0
@@ -69,7 +71,7 @@ class RetryPolicy:
     wait: Callable[[threading.Event, float], object] = threading.Event.wait
 
     def compute_delay(self, failures: int) -> float:
-        """Seconds to wait after this many failures in a row."""
+        """Return the seconds to wait after this many failures in a row."""
         return float(min(self.max_delay, self.first_delay * 2 ** (failures - 1)))
 
 
@@ -85,26 +87,36 @@ def retry(
     count_received: Callable[[], int] = lambda: 0,
     stop: threading.Event | None = None,
 ) -> T:
-    """What ``attempt`` returns, tried again for as long as it raises AgainError and patience lasts.
+    """Return the result of ``attempt``, and call it again while it raises RetryableError.
 
-    ``got`` counts what is here already: getting further than ever renews patience, getting there once more after
-    starting again does not. ``stop`` cuts waiting short, with StoppedError. Raises FetchError in the end.
+    Args:
+        attempt: The work.
+        url: Named in messages.
+        retry_policy: The limit of tries and the delays.
+        note: Called with a line of text before each wait.
+        count_received: Returns the bytes that have arrived so far. The number of tries starts again only when more
+            bytes have arrived than ever before.
+        stop: Ends the wait when it is set.
+
+    Raises:
+        FetchError: No tries are left.
+        CancelledError: ``stop`` was set.
     """
     stop = stop or threading.Event()
-    failures, furthest = 0, count_received()
+    failures, most_received = 0, count_received()
     while not stop.is_set():
         try:
             return attempt()
         except RetryableError as error:
             if stop.is_set():
                 break
-            reached = count_received()
-            failures = 1 if reached > furthest else failures + 1
-            furthest = max(furthest, reached)
+            received = count_received()
+            failures = 1 if received > most_received else failures + 1
+            most_received = max(most_received, received)
             if failures >= retry_policy.max_tries:
-                hint = "see whether the host can be reached from here, and pip's proxy and certificates; then run again"
+                hint = "check that this machine can reach the host, and pip's proxy and certificates; then run again"
                 raise FetchError(
-                    f"given up after {failures} tries: {error}", where=redact_url(url), hint=hint
+                    f"gave up after {failures} tries: {error}", where=redact_url(url), hint=hint
                 ) from error
             delay = retry_policy.compute_delay(failures) if error.retry_after is None else error.retry_after
             note(f"{redact_url(url)}: {error}; trying again in {delay:g} s")
@@ -116,20 +128,27 @@ def retry(
 def send_request(
     session: requests.Session, method: str, url: str, headers: Mapping[str, str]
 ) -> Iterator[requests.Response]:
-    """The server's answer, its body unread; raises AgainError for what may pass and FetchError for what won't."""
+    """Send a request and yield the response, its body unread.
+
+    Raises:
+        RetryableError: The connection failed, or the status is often temporary.
+        FetchError: Another attempt would fail as well, such as with an untrusted certificate.
+    """
     try:
         response = session.request(
             method, pip_config.strip_credentials(url), headers=dict(headers), stream=True, allow_redirects=True
         )
     except SSLError as error:
-        hint = "if a proxy or index here has a certificate of its own, tell pip: pip config set global.cert FILE"
         raise FetchError(
-            f"its certificate is not trusted: {describe_cause(error)}", where=redact_url(url), hint=hint
+            f"the server's certificate is not trusted: {describe_cause(error)}",
+            where=redact_url(url),
+            hint=CERTIFICATE_HINT,
         ) from error
     except _TRANSIENT_ERRORS as error:
         raise RetryableError(describe_cause(error)) from error
     except requests.RequestException as error:
-        raise FetchError(describe_cause(error), where=redact_url(url)) from error
+        hint = "check the URL, and pip's proxy"
+        raise FetchError(describe_cause(error), where=redact_url(url), hint=hint) from error
     with response:
         if response.status_code in TRANSIENT_STATUSES:
             raise RetryableError(f"the server answers {_format_status(response)}", parse_retry_after(response.headers))
@@ -137,7 +156,7 @@ def send_request(
 
 
 def iter_body(response: requests.Response) -> Iterator[bytes]:
-    """The bytes of an answer as they come, none held back; raises AgainError where they end too early."""
+    """Yield the bytes of a body as they arrive; raise RetryableError where the connection breaks."""
     try:
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             yield chunk
@@ -146,7 +165,7 @@ def iter_body(response: requests.Response) -> Iterator[bytes]:
 
 
 def read_body(response: requests.Response) -> bytes:
-    """The whole body; raises AgainError where it ends too early."""
+    """Read the whole body; raise RetryableError where the connection breaks."""
     try:
         return response.content
     except _TRANSIENT_ERRORS as error:
@@ -154,50 +173,50 @@ def read_body(response: requests.Response) -> bytes:
 
 
 def make_response_error(response: requests.Response, url: str) -> FetchError:
-    """An answer that will be the same next time, as an error."""
-    hint = _HINTS.get(response.status_code, "ask who runs that server")
+    """Return the error for a response that another attempt would get as well."""
+    hint = _HINTS.get(response.status_code, "ask who runs the server")
     return FetchError(f"the server answers {_format_status(response)}", where=redact_url(url), hint=hint)
 
 
 def redact_url(url: str) -> str:
-    """An address as it may be shown: without user, password, and the query in which signed addresses carry theirs."""
+    """Return a URL without its secrets: user, password, and the query, which holds the signature of a signed URL."""
     return urlunsplit(urlsplit(pip_config.strip_credentials(url))._replace(query=""))
 
 
 def parse_validator(response: requests.Response) -> str:
-    """A strong validator, or "" (RFC 9110, 8.8: a weak one does not promise the same bytes)."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else ""
+    """Return the strong validator, or "" (RFC 9110, 8.8: a weak one does not promise the same bytes)."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else ""
 
 
 def parse_content_length(response: requests.Response) -> int | None:
-    """Bytes of the body, where that is stated of the file itself and not of a compressed form of it."""
-    stated = response.headers.get("Content-Length", "")
-    return int(stated) if stated.isdigit() and "Content-Encoding" not in response.headers else None
+    """Return the bytes of the body; None where the header is missing or counts a compressed form of the file."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
 
 
 def parse_content_range(response: requests.Response) -> tuple[int, int | None]:
-    """First offset and size of the whole as a 206 states them (RFC 9110, 14.4); -1 and None where it does not."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if not found or "Content-Encoding" in response.headers:
+    """Return the first offset and the file's size from a 206 (RFC 9110, 14.4); -1 and None where they are unknown."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not match or "Content-Encoding" in response.headers:
         return -1, None
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server wants to be left alone (RFC 9110, 10.2.3: a number, or a date)."""
-    stated = headers.get("Retry-After", "")
-    if stated.isdigit():
-        return min(float(stated), _MAX_RETRY_AFTER)
-    if (when := email.utils.parsedate_tz(stated)) is None:
+    """Return the seconds until the server wants another request (RFC 9110, 10.2.3: a number, or a date)."""
+    value = headers.get("Retry-After", "")
+    if value.isdigit():
+        return min(float(value), _MAX_RETRY_AFTER)
+    if (date := email.utils.parsedate_tz(value)) is None:
         return None
-    return min(max(0.0, email.utils.mktime_tz(when) - time.time()), _MAX_RETRY_AFTER)
+    return min(max(0.0, email.utils.mktime_tz(date) - time.time()), _MAX_RETRY_AFTER)
 
 
 def describe_cause(error: BaseException) -> str:
-    """What went wrong at the bottom, in the system's words: the layers above add addresses and objects."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
+    """Return the message of the root cause: the layers above it add URLs and objects."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 

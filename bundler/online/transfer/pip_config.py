@@ -1,31 +1,22 @@
-"""What pip was told on this machine.
+"""The configuration of pip on this machine.
 
-pip is asked by its own command, so that files, sections and environment count as they do for ``pip install``.
+``pip config`` itself lists it, so that files, sections and environment variables count as they do for
+``pip install``.
 """
 
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 import os
-import ssl
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase, HTTPBasicAuth
-from requests.utils import get_netrc_auth
-
-import bundler
 from bundler import process
 from bundler.errors import ProgramError, UsageError
 
@@ -34,17 +25,16 @@ _SECTIONS = ("global", "install", ":env:")
 _ALIASES = {"pypi-url": "index-url", "default-timeout": "timeout"}
 _TRUE_VALUES = ("y", "yes", "t", "true", "on", "1")
 _FALSE_VALUES = ("n", "no", "f", "false", "off", "0")
-_HINT = "pip config debug shows where each value comes from, pip config edit changes it"
+_CONFIG_HINT = "pip config debug shows where each value comes from, pip config edit changes it"
 _INHERITED_VARIABLES = ("PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_TOOLS_CACHE_DIR")
-_POOL_SIZE = 16
-_DEFAULT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipConfig:
-    """What ``pip install`` would go by here. Addresses may hold passwords, so they are not in its repr.
+    """The settings that ``pip install`` would use here.
 
-    Indexes, find-links and constraints are addresses with a scheme (paths as ``file:``).
+    Indexes, find-links and constraints are URLs with a scheme; a path is a ``file:`` URL. URLs may hold passwords, so
+    the repr leaves them out. ``timeout`` is in seconds.
     """
 
     index_url: str = field(default=PYPI_INDEX, repr=False)
@@ -62,41 +52,46 @@ class PipConfig:
 
     @property
     def indexes(self) -> tuple[str, ...]:
-        """Every index that counts, extra ones first: what a house builds itself goes before what the world has."""
+        """Every index in use, the extra ones first: an organization's own builds come before public ones."""
         return () if self.no_index else (*self.extra_index_urls, self.index_url)
 
 
 def read_config() -> PipConfig:
-    """pip's configuration; raises ProgramError when pip can't say it, UsageError for a value that makes no sense."""
-    said = _read_settings()
-    proxy = said.get("proxy", "")
-    # requests, which pip is built on, reads these unless a proxy is set; so pip reads them.
-    from_environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    """Read the configuration of pip.
+
+    Raises:
+        ProgramError: ``pip config`` fails, or prints lines in an unknown form.
+        UsageError: a value is invalid.
+    """
+    settings = _read_settings()
+    proxy = settings.get("proxy", "")
+    # pip uses requests, which reads these variables unless a proxy is set.
+    ca_bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
     return PipConfig(
-        index_url=make_url(said.get("index-url", PYPI_INDEX)),
-        extra_index_urls=tuple(map(make_url, said.get("extra-index-url", "").split())),
-        find_links=tuple(map(make_url, said.get("find-links", "").split())),
-        no_index=_parse_bool("no-index", said.get("no-index", "0")),
-        trusted_hosts=tuple(said.get("trusted-host", "").split()),
-        cert=str(Path(said["cert"]).expanduser()) if "cert" in said else "" if proxy else from_environment,
-        client_cert=str(Path(said["client-cert"]).expanduser()) if "client-cert" in said else "",
+        index_url=make_url(settings.get("index-url", PYPI_INDEX)),
+        extra_index_urls=tuple(map(make_url, settings.get("extra-index-url", "").split())),
+        find_links=tuple(map(make_url, settings.get("find-links", "").split())),
+        no_index=_parse_bool("no-index", settings.get("no-index", "0")),
+        trusted_hosts=tuple(settings.get("trusted-host", "").split()),
+        cert=str(Path(settings["cert"]).expanduser()) if "cert" in settings else "" if proxy else ca_bundle,
+        client_cert=str(Path(settings["client-cert"]).expanduser()) if "client-cert" in settings else "",
         proxy=proxy,
-        timeout=_parse_number("timeout", said["timeout"]) if "timeout" in said else None,
-        retries=int(_parse_number("retries", said.get("retries", "5"))),
-        constraints=tuple(map(make_url, said.get("constraint", "").split())),
-        pre=_parse_bool("pre", said.get("pre", "0")),
+        timeout=_parse_number("timeout", settings["timeout"]) if "timeout" in settings else None,
+        retries=int(_parse_number("retries", settings.get("retries", "5"))),
+        constraints=tuple(map(make_url, settings.get("constraint", "").split())),
+        pre=_parse_bool("pre", settings.get("pre", "0")),
     )
 
 
 def make_url(location: str, folder: Path | None = None) -> str:
-    """A path or address as an address; a path is relative to ``folder``, or to the working folder."""
+    """Return a path or URL as a URL; a path is relative to ``folder``, or to the working directory."""
     if _has_scheme(location):
         return location
     return (folder or Path.cwd()).joinpath(Path(location).expanduser()).absolute().as_uri()
 
 
 def get_local_path(url: str) -> Path | None:
-    """The path that a ``file:`` address or a plain path means; None for any other address."""
+    """Return the path of a ``file:`` URL or a plain path; None for any other URL."""
     if not _has_scheme(url):
         return Path(url)
     parts = urlsplit(url)
@@ -104,23 +99,32 @@ def get_local_path(url: str) -> Path | None:
 
 
 def strip_credentials(url: str) -> str:
-    """An address without user, password and fragment."""
+    """Return a URL without user, password and fragment."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
 
 
-def make_uv_env(config: PipConfig, empty_folder: Path) -> dict[str, str]:
-    """What uv must be told to go by the same configuration, as variables: others can read a command line.
+def have_same_origin(first: SplitResult, second: SplitResult) -> bool:
+    """Tell whether two URLs have the same scheme, host and port."""
+    return (first.scheme, first.hostname, first.port) == (second.scheme, second.hostname, second.port)
 
-    ``nothing`` is an empty folder. It stands for the index when there is to be none, because uv's own switch for
-    that is no variable and would shut out indexes of single packages too.
+
+def make_uv_env(config: PipConfig, empty_folder: Path) -> dict[str, str]:
+    """Return the environment variables that make uv use this configuration.
+
+    Variables, because other users can read a command line.
+
+    Args:
+        config: The configuration of pip.
+        empty_folder: The index of uv where pip uses none. uv's option ``--no-index`` has no variable, and would
+            exclude the indexes of single packages too.
     """
-    *first, last = config.indexes or (empty_folder.as_uri(),)
-    told = {
+    *extra_urls, default_url = config.indexes or (empty_folder.as_uri(),)
+    env = {
         "UV_NO_CONFIG": "1",
         "UV_PYTHON_DOWNLOADS": "never",
-        "UV_INDEX": " ".join(first),
-        "UV_DEFAULT_INDEX": last,
+        "UV_INDEX": " ".join(extra_urls),
+        "UV_DEFAULT_INDEX": default_url,
         "UV_INDEX_STRATEGY": "unsafe-best-match",  # pip gives all indexes equal weight
         "UV_FIND_LINKS": ",".join(_escape_commas(url) for url in config.find_links if _is_available(url)),
         "UV_INSECURE_HOST": " ".join(config.trusted_hosts),
@@ -130,21 +134,21 @@ def make_uv_env(config: PipConfig, empty_folder: Path) -> dict[str, str]:
         "SSL_CLIENT_CERT": config.client_cert,
     }
     if config.cert:
-        told["SSL_CERT_DIR" if Path(config.cert).is_dir() else "SSL_CERT_FILE"] = config.cert
+        env["SSL_CERT_DIR" if Path(config.cert).is_dir() else "SSL_CERT_FILE"] = config.cert
     else:
-        told["UV_SYSTEM_CERTS"] = "1"  # pip trusts what the system trusts, uv alone would not
+        env["UV_SYSTEM_CERTS"] = "1"  # pip trusts the system's certificates, uv does not by default
     if config.proxy:
         proxy = config.proxy if "://" in config.proxy else f"http://{config.proxy}"
-        told |= dict.fromkeys(_list_spellings("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
-    told = {name: value for name, value in told.items() if value}
+        env |= dict.fromkeys(_list_spellings("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
+    env = {name: value for name, value in env.items() if value}
     if config.proxy:
-        told |= dict.fromkeys(_list_spellings("NO_PROXY"), "")  # pip makes no exception from a proxy it was given
-    return told
+        env |= dict.fromkeys(_list_spellings("NO_PROXY"), "")  # pip ignores NO_PROXY where its own proxy is set
+    return env
 
 
 def make_pip_env(config: PipConfig) -> dict[str, str]:
-    """The variables of a run of pip that is to go by this configuration and by no other."""
-    told = {
+    """Return the environment variables that make pip use this configuration and no other."""
+    settings = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
@@ -160,108 +164,32 @@ def make_pip_env(config: PipConfig) -> dict[str, str]:
         "PIP_RETRIES": str(config.retries),
         "PIP_PRE": "1" if config.pre else "",
     }
-    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    # Whose code is run to build a package need not know the hub's token.
-    rest = process.inherit_env(drop_prefixes=("PIP_", "HF_"))
-    return rest | kept | {name: value for name, value in told.items() if value}
-
-
-def open_session(config: PipConfig, credential_urls: Iterable[str] = ()) -> requests.Session:
-    """A session that speaks as pip would: certificates, proxy, trusted hosts, and credentials.
-
-    ``also`` are further addresses whose credentials it should know. It may be used by several threads.
-    """
-    made = requests.Session()
-    made.headers["User-Agent"] = f"airgap-bundler/{bundler.__version__}"
-    made.auth = _IndexAuth([*config.indexes, *config.find_links, *credential_urls])
-    if config.proxy:
-        made.proxies = {"http": config.proxy, "https": config.proxy}
-        made.trust_env = False  # as pip does: a proxy that was given is not overridden by the environment
-    # The system's certificates; requests adds those of certifi.
-    tls = None if config.cert else ssl.create_default_context()
-    made.mount("https://", _PipAdapter(config, config.cert or True, tls))
-    made.mount("http://", _PipAdapter(config, config.cert or True))
-    if config.trusted_hosts:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the person has said that they know
-    for host in config.trusted_hosts:
-        unverified = _PipAdapter(config, verify=False)
-        name = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
-        made.mount(f"https://{name.lower()}/", unverified)
-        if ":" not in name.rpartition("]")[2]:
-            made.mount(f"https://{name.lower()}:", unverified)
-    return made
-
-
-class _PipAdapter(HTTPAdapter):
-    """Transport with the configuration's own idea of certificates and patience."""
-
-    def __init__(self, config: PipConfig, verify: bool | str, tls: ssl.SSLContext | None = None) -> None:
-        self._verify = verify
-        self._cert = config.client_cert or None
-        self._timeout = config.timeout or _DEFAULT_TIMEOUT
-        self._tls: dict[str, Any] = {"ssl_context": tls} if tls else {}
-        super().__init__(pool_maxsize=_POOL_SIZE)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **options, **self._tls)
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        return super().proxy_manager_for(proxy, **options, **self._tls)
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        # requests would let REQUESTS_CA_BUNDLE override both a trusted host and pip's own cert.
-        options |= {"verify": self._verify, "cert": self._cert, "timeout": options.get("timeout") or self._timeout}
-        return super().send(request, *args, **options)
-
-
-class _IndexAuth(AuthBase):
-    """The user and password of the index that is nearest to an address, or else of netrc."""
-
-    def __init__(self, urls: Iterable[str]) -> None:
-        self._index_urls = [parts for parts in map(urlsplit, urls) if "@" in parts.netloc]
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A token that was meant for this request counts more than what netrc knows of its host.
-        if "Authorization" not in request.headers and (found := self._find_login(str(request.url))):
-            HTTPBasicAuth(*found)(request)
-        return request
-
-    def _find_login(self, url: str) -> tuple[str, str] | None:
-        asked = urlsplit(url)
-        same = [
-            k for k in self._index_urls if (k.scheme, k.hostname, k.port) == (asked.scheme, asked.hostname, asked.port)
-        ]
-        if not same:
-            return get_netrc_auth(url)
-        nearest = max(same, key=lambda known: _count_common_segments(known.path, asked.path))
-        return unquote(nearest.username or ""), unquote(nearest.password or "")
-
-
-def _count_common_segments(first: str, second: str) -> int:
-    pairs = zip(first.split("/"), second.split("/"), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    # Code that builds a package must not see the hub's token.
+    env = process.inherit_env(drop_prefixes=("PIP_", "HF_"))
+    return env | inherited | {name: value for name, value in settings.items() if value}
 
 
 def _read_settings() -> dict[str, str]:
-    """Every setting that counts for ``pip install``, the stronger sections over the weaker; empty ones don't count."""
-    listed = list(_parse_settings(_run_pip_config("list")))
-    values = dict(listed)
-    for full, times in Counter(full for full, _ in listed).items():
-        if times > 1:
-            # Newer pip lists a key once for each file that has it, and not in the order in which they count.
-            values[full] = _run_pip_config("get", full).rstrip("\r\n")
-    found: dict[str, str] = {}
+    """Read the settings of ``pip install``: later sections override earlier ones, empty values are left out."""
+    pairs = list(_parse_settings(_run_pip_config("list")))
+    values = dict(pairs)
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            # Newer pip lists a key once for each file that has it, and not by precedence.
+            values[key] = _run_pip_config("get", key).rstrip("\r\n")
+    settings: dict[str, str] = {}
     for section in _SECTIONS:
-        here = {full.partition(".")[2]: value for full, value in values.items() if full.partition(".")[0] == section}
-        found |= {_ALIASES.get(name, name): value for name, value in here.items() if value}
-    return found
+        options = {key.partition(".")[2]: value for key, value in values.items() if key.partition(".")[0] == section}
+        settings |= {_ALIASES.get(name, name): value for name, value in options.items() if value}
+    return settings
 
 
 def _run_pip_config(*arguments: str) -> str:
-    # A configured 'quiet' would silence the answer, and a locale could mangle it.
-    loud = process.inherit_env(PIP_QUIET="0", PIP_VERBOSE="0")
+    # A configured 'quiet' would suppress the output, and a locale could change its encoding.
+    env = process.inherit_env(PIP_QUIET="0", PIP_VERBOSE="0")
     command = [sys.executable, "-I", "-X", "utf8", "-m", "pip", "config", *arguments]
-    return process.run(command, env=loud, hint=_HINT).stdout
+    return process.run(command, env=env, hint=_CONFIG_HINT).stdout
 
 
 def _parse_settings(text: str) -> Iterable[tuple[str, str]]:
@@ -270,12 +198,16 @@ def _parse_settings(text: str) -> Iterable[tuple[str, str]]:
         try:
             yield name, str(ast.literal_eval(literal))
         except (SyntaxError, ValueError) as error:
-            raise ProgramError(f"pip config list says {name!r} in a way that is not known", where="pip") from error
+            raise ProgramError(
+                f"pip config list prints {name!r} in an unknown form", where="pip", hint=_CONFIG_HINT
+            ) from error
 
 
 def _parse_bool(name: str, value: str) -> bool:
     if value.lower() not in _TRUE_VALUES + _FALSE_VALUES:
-        raise UsageError(f"{value!r} is neither yes nor no", where=f"pip's configuration: {name}", hint=_HINT)
+        raise UsageError(
+            f"{value!r} is not a boolean, such as yes or no", where=f"pip's configuration: {name}", hint=_CONFIG_HINT
+        )
     return value.lower() in _TRUE_VALUES
 
 
@@ -283,25 +215,27 @@ def _parse_number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise UsageError(f"{value!r} is not a number", where=f"pip's configuration: {name}", hint=_HINT) from error
+        raise UsageError(
+            f"{value!r} is not a number", where=f"pip's configuration: {name}", hint=_CONFIG_HINT
+        ) from error
 
 
 def _has_scheme(location: str) -> bool:
-    # One letter before a colon is a drive of Windows.
+    # A single letter before a colon is a Windows drive.
     return len(urlsplit(location).scheme) > 1
 
 
 def _is_available(url: str) -> bool:
-    """Whether find-links may be asked for: pip passes over a folder that is missing, uv would stop."""
+    """Tell whether a find-links location exists: pip skips a missing folder, uv would fail."""
     path = get_local_path(url)
     return path is None or path.exists()
 
 
 def _escape_commas(url: str) -> str:
-    """An address without the character that ends it in a list for uv; spaces are escaped in any address."""
+    """Escape what separates the URLs in a list for uv or pip: commas and spaces."""
     return quote(url, safe="/:@%?&=#+$!*'();[]~").replace(",", "%2C")
 
 
 def _list_spellings(*names: str) -> list[str]:
-    """Variables in every spelling that is set here: programs differ in which they prefer."""
+    """List variables in each spelling that is set here, since programs prefer different ones."""
     return [*names, *(name.lower() for name in names if name.lower() in os.environ)]

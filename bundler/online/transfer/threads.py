@@ -1,4 +1,4 @@
-"""Work of several threads, for which nobody has to wait once it is called off."""
+"""Parallel work in threads that end soon after a failure or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 _GRACE_SECONDS = 1.0
-"""Seconds to put away what a thread holds. One that hangs for longer ends with the program."""
+"""Seconds that cancelled threads get to clean up. One that hangs for longer ends with the program."""
 
 
 def run_parallel(
@@ -22,27 +22,37 @@ def run_parallel(
     stop: threading.Event | None = None,
     cancel: Callable[[], object] = lambda: None,
 ) -> list[R]:
-    """``act(item)`` for every item, ``at_once`` of them at a time, in order; raises what the first to fail raises.
+    """Call ``function`` with each item in up to ``max_workers`` threads; raise what the first call to fail raises.
 
-    A failure, and Ctrl-C, sets ``stop`` and calls ``call_off``, which may end what threads wait for. They are daemons:
-    for those of a ThreadPoolExecutor the interpreter would wait at its end, as long as a server that says nothing.
+    The threads are daemons. The interpreter would wait at its exit for those of a ThreadPoolExecutor, even for one
+    that waits for a silent server.
+
+    Args:
+        function: Called with one item.
+        items: The items, all started in this order.
+        max_workers: The number of threads.
+        stop: Set after a failure and after Ctrl-C; no further item is started then.
+        cancel: Called after ``stop`` is set; it may end what the threads wait for.
+
+    Returns:
+        The results, in the order of the items.
     """
     stop = stop or threading.Event()
-    waiting: queue.SimpleQueue[tuple[T, Future[R]]] = queue.SimpleQueue()
+    pending: queue.SimpleQueue[tuple[T, Future[R]]] = queue.SimpleQueue()
     futures: list[Future[R]] = []
     for item in items:
         futures.append(Future())
-        waiting.put((item, futures[-1]))
+        pending.put((item, futures[-1]))
 
     def work() -> None:
         while not stop.is_set():
             try:
-                item, future = waiting.get_nowait()
+                item, future = pending.get_nowait()
             except queue.Empty:
                 return
             try:
                 future.set_result(function(item))
-            except BaseException as error:  # noqa: BLE001 (whoever waits for it raises it)
+            except BaseException as error:  # noqa: BLE001 (future.result() raises it again)
                 future.set_exception(error)
 
     threads: list[threading.Thread] = []
@@ -53,11 +63,11 @@ def run_parallel(
             threads.append(thread)
         for future in as_completed(futures):
             future.result()
-    except BaseException:  # Ctrl-C too calls the others off; it is raised again
+    except BaseException:  # Ctrl-C too cancels the others; it is raised again
         stop.set()
         cancel()
-        until = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
         raise
     return [future.result() for future in futures]
