@@ -1,0 +1,1 @@
+"""The benchmark: speed, memory and disk as ratios within one run."""

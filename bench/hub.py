@@ -1,4 +1,4 @@
-"""A model of the hub: brought home and packed against the recipe by hand, and built again with nothing changed."""
+"""A model of the hub: fetched and packed, compared with the recipe by hand, and built again with nothing changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bench.measures import BIN, Timed, median, program, ratio, seconds
+from bench.measures import BIN, TimedReporter, compute_ratio, format_median, measure_seconds, run_program
 from bench.results import Row
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
@@ -27,7 +27,7 @@ find model -type f -not -path 'model/.cache/*' -exec sha256sum {} + > SHA256SUMS
 tar cf large.tar SHA256SUMS model
 sync large.tar
 """
-"""What people do by hand: download, write down the digests, pack."""
+"""What people do by hand: download, record the digests, pack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,95 +35,105 @@ class Hub:
     """A hub that runs in a process of its own."""
 
     url: str
-    questions: IO[str]
-    answers: IO[str]
+    requests: IO[str]
+    replies: IO[str]
 
-    def asked(self) -> tuple[int, int]:
-        """Requests, and how many of them were for files, since this was called last."""
-        self.questions.write("\n")
-        self.questions.flush()
-        requests, files = json.loads(self.answers.readline())
-        return int(requests), int(files)
+    def count_requests(self) -> tuple[int, int]:
+        """Return the number of requests, and of file requests, since the last call."""
+        self.requests.write("\n")
+        self.requests.flush()
+        request_count, file_count = json.loads(self.replies.readline())
+        return int(request_count), int(file_count)
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Hub]:
-    """A hub with one repository, the files of a folder."""
+def run_hub(folder: Path) -> Iterator[Hub]:
+    """Run a hub with one repository, the files of a folder."""
     command = [sys.executable, str(Path(__file__).with_name("hubprocess.py")), NAME, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         if process.stdin is None or process.stdout is None:
-            raise TypeError("pipes were asked for")
+            raise TypeError("the process has no pipes")
         yield Hub(process.stdout.readline().strip(), process.stdin, process.stdout)
         process.stdin.close()
 
 
-def from_the_hub(folder: Path, model: Path, rounds: int) -> list[Row]:
-    """Build from the hub against the recipe by hand, and build again against packing alone.
+def measure_hub(folder: Path, model: Path, rounds: int) -> list[Row]:
+    """Measure a build from the hub against the recipe by hand, and a rebuild against packing alone.
 
-    ``model`` is the folder that the hub gives. Everything but the model is on the shelf before: the recipe has no
-    installer to bring home.
+    ``model`` is the folder that the hub serves. The cache holds everything but the model before: the recipe has no
+    installer to fetch.
     """
     work = folder / "hub"
-    asked, none, shelf, hand = work / "large.yaml", work / "none.yaml", work / "shelf", work / "hand"
+    manifest, empty, cache, by_hand = work / "large.yaml", work / "empty.yaml", work / "cache", work / "hand"
     work.mkdir()
-    asked.write_text(f"name: large\nversion: '1'\nmodels: [{{repo: {NAME}, loader: files}}]\nsequence: 1\n")
-    none.write_text("name: none\nversion: '1'\nsequence: 1\n")
-    took: dict[str, list[float]] = {what: [] for what in ("ours", "by hand", "again", "kept", "start", "pack")}
-    with running(model) as hub:
-        told = {"HF_ENDPOINT": hub.url, "HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        told |= {"BUNDLE_CACHE": str(shelf)}
-        bundle, locked = work / "large.bundle.tar", work / "large.lock.json"
+    manifest.write_text(f"name: large\nversion: '1'\nmodels: [{{repo: {NAME}, loader: files}}]\nsequence: 1\n")
+    empty.write_text("name: empty\nversion: '1'\nsequence: 1\n")
+    seconds: dict[str, list[float]] = {what: [] for what in ("ours", "by hand", "again", "kept", "start", "pack")}
+    with run_hub(model) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        environment |= {"BUNDLE_CACHE": str(cache)}
+        bundle, lock_path = work / "large.bundle.tar", work / "large.lock.json"
 
         def build(manifest: Path, *more: str | Path) -> float:
             bundle.unlink(missing_ok=True)
             os.sync()
-            return program(
-                BIN / "bundle", "build", "--no-rehearse", manifest, "-o", bundle, "--quiet", *more, environment=told
+            return run_program(
+                BIN / "bundle",
+                "build",
+                "--no-rehearse",
+                manifest,
+                "-o",
+                bundle,
+                "--quiet",
+                *more,
+                environment=environment,
             ).seconds
 
-        build(none)
-        shutil.copytree(shelf, work / "bare")
+        build(empty)
+        shutil.copytree(cache, work / "bare")
         for _ in range(rounds):
-            shutil.rmtree(shelf)
-            shutil.copytree(work / "bare", shelf)
-            took["ours"].append(build(asked))
-            hub.asked()
-            took["again"].append(build(asked))
-            _, fetched = hub.asked()
-            program(BIN / "bundle", "lock", asked, "-o", locked, "--quiet", environment=told)
-            hub.asked()
-            took["kept"].append(build(asked, "--lock", locked))
-            requests, _ = hub.asked()
-            took["start"].append(build(none, "--lock", locked_of(none, work, told)))
-            took["pack"].append(pack_alone(locked, shelf, bundle))
-            hand.mkdir()
+            shutil.rmtree(cache)
+            shutil.copytree(work / "bare", cache)
+            seconds["ours"].append(build(manifest))
+            hub.count_requests()
+            seconds["again"].append(build(manifest))
+            _, fetched = hub.count_requests()
+            run_program(BIN / "bundle", "lock", manifest, "-o", lock_path, "--quiet", environment=environment)
+            hub.count_requests()
+            seconds["kept"].append(build(manifest, "--lock", lock_path))
+            requests, _ = hub.count_requests()
+            seconds["start"].append(build(empty, "--lock", make_lock(empty, work, environment)))
+            seconds["pack"].append(pack_files(lock_path, cache, bundle))
+            by_hand.mkdir()
             os.sync()
-            by_hand = program("sh", "-c", RECIPE, "sh", BIN / "hf", folder=hand, environment=told)
-            took["by hand"].append(by_hand.seconds)
-            shutil.rmtree(hand)
+            recipe = run_program("sh", "-c", RECIPE, "sh", BIN / "hf", folder=by_hand, environment=environment)
+            seconds["by hand"].append(recipe.seconds)
+            shutil.rmtree(by_hand)
     shutil.rmtree(work)
-    slower = ratio(took["ours"], took["by hand"])
-    beside = ratio(took["kept"], [a + b for a, b in zip(took["start"], took["pack"], strict=True)])
-    typical = {what: median(values) for what, values in took.items()}
+    slower = compute_ratio(seconds["ours"], seconds["by hand"])
+    rebuild = compute_ratio(seconds["kept"], [a + b for a, b in zip(seconds["start"], seconds["pack"], strict=True)])
+    typical = {what: format_median(values) for what, values in seconds.items()}
     return [
         Row("build from the hub / by hand", slower, "×", "≤ 0.7", slower <= 0.7, f"{typical['ours']} and {typical['by hand']} (hf download, sha256sum, tar)"),
-        Row("files fetched by a rebuild", fetched, "", "0", fetched == 0, f"{typical['again']}; the commit alone is asked for"),
+        Row("files fetched by a rebuild", fetched, "", "0", fetched == 0, f"{typical['again']}; only the commit is asked for"),
         Row("requests of a rebuild from its lock", requests, "", "0", requests == 0, f"{typical['kept']}"),
-        Row("rebuild / start and packing alone", beside, "×", "≤ 1.1", beside <= 1.1, f"{typical['kept']}; packing {typical['pack']}, a bundle without a model {typical['start']}"),
+        Row("rebuild / start and packing alone", rebuild, "×", "≤ 1.1", rebuild <= 1.1, f"{typical['kept']}; packing {typical['pack']}, a bundle without a model {typical['start']}"),
     ]  # fmt: skip
 
 
-def locked_of(manifest: Path, work: Path, told: dict[str, str]) -> Path:
-    """A lock of a manifest, made once."""
+def make_lock(manifest: Path, work: Path, environment: dict[str, str]) -> Path:
+    """Make the lock of a manifest, once."""
     path = work / f"{manifest.stem}.lock.json"
     if not path.exists():
-        program(BIN / "bundle", "lock", manifest, "-o", path, "--quiet", environment=told)
+        run_program(BIN / "bundle", "lock", manifest, "-o", path, "--quiet", environment=environment)
     return path
 
 
-def pack_alone(path: Path, shelf: Path, bundle: Path) -> float:
-    """Seconds of packing what a lock names out of the shelf, the final sync among them."""
-    locked, store = lockfile.read_lock(path.read_bytes(), str(path)), FileCache(shelf)
+def pack_files(lock_path: Path, cache_folder: Path, bundle: Path) -> float:
+    """Pack what a lock names from the cache; return the seconds, with the final sync."""
+    lock, cache = lockfile.read_lock(lock_path.read_bytes(), str(lock_path)), FileCache(cache_folder)
     bundle.unlink(missing_ok=True)
     os.sync()
-    return seconds(lambda: archive.write_bundle(bundle, locked, lambda one: store.require(one.sha256), Timed()))
+    return measure_seconds(
+        lambda: archive.write_bundle(bundle, lock, lambda artifact: cache.require(artifact.sha256), TimedReporter())
+    )

@@ -1,6 +1,6 @@
-"""The loopback hub of the tests as a process of its own: python bench/hubprocess.py NAME FOLDER
+"""The loopback hub of the tests as a process of its own: ``python bench/hubprocess.py NAME FOLDER``.
 
-Prints its address; then, for each line of standard input, how many requests and how many files it was asked for
+It prints its URL. For each line of standard input it prints how many requests and how many file requests arrived
 since the line before.
 """
 
@@ -22,11 +22,12 @@ def main() -> None:
     with hub_running() as hub:
         repository = hub.repository(name, files)
         for commit in repository.commits:
-            repository.tree(commit)  # a hub knows its digests before anyone asks
+            repository.tree(commit)  # a hub has computed its digests before anybody asks
         print(hub.url, flush=True)
         for _ in sys.stdin:
-            bodies = [one for one in (*hub.seen, *hub.storage.seen) if "/resolve/" in one.path or "/lfs/" in one.path]
-            print(json.dumps([len(hub.seen) + len(hub.storage.seen), len(bodies)]), flush=True)
+            seen = (*hub.seen, *hub.storage.seen)
+            bodies = [request for request in seen if "/resolve/" in request.path or "/lfs/" in request.path]
+            print(json.dumps([len(seen), len(bodies)]), flush=True)
             hub.seen.clear()
             hub.storage.seen.clear()
 

@@ -1,7 +1,8 @@
-"""What the benchmark measures, each against its yardstick."""
+"""What the benchmark measures, each against a reference."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -29,63 +30,71 @@ MIB = 1 << 20
 
 
 class MeasureError(Exception):
-    """A program that is measured failed."""
+    """A measured program failed."""
 
 
 @dataclass(slots=True)
-class Timed(RecordingReporter):
-    """A report that keeps how long each stage took, in seconds."""
+class TimedReporter(RecordingReporter):
+    """A reporter that records how long each stage took, in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     def stage(self, title: str, total: int = 0) -> Stage:
+        """Return a stage that records its time."""
         return _Watch(self.seconds, title)
 
 
 class _Watch(AbstractContextManager["_Watch"]):
-    def __init__(self, kept: dict[str, float], title: str) -> None:
-        self._kept, self._title, self._start = kept, title, time.perf_counter()
+    def __init__(self, seconds: dict[str, float], title: str) -> None:
+        self._seconds, self._title, self._start = seconds, title, time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._kept[self._title] = time.perf_counter() - self._start
+        self._seconds[self._title] = time.perf_counter() - self._start
 
     def advance(self, count: int) -> None:
-        """Only the time is kept."""
+        """Do nothing: only the time is recorded."""
 
     def set_phase(self, words: str, read: int = 0) -> None:
-        """Only the time is kept."""
+        """Do nothing: only the time is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """A program that ran: wall seconds, and the memory of its largest process in bytes."""
+class ProgramUsage:
+    """What a program used: wall time in seconds, and the memory of its largest process in bytes."""
 
     seconds: float
     rss: int
 
 
-def program(*command: str | Path, folder: Path | None = None, environment: dict[str, str] | None = None) -> Ran:
-    """Run a program to its end. Raises MeasureError when it fails, OSError when it can't be started."""
-    with tempfile.TemporaryFile() as said:
+def run_program(
+    *command: str | Path, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> ProgramUsage:
+    """Run a program to its end.
+
+    Raises:
+        MeasureError: the program failed.
+        OSError: it can't be started.
+    """
+    with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         child = subprocess.Popen(
-            [os.fspath(part) for part in command], stdout=said, stderr=said, stdin=subprocess.DEVNULL,
+            [os.fspath(part) for part in command], stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             env=os.environ | (environment or {}), cwd=folder,
         )  # fmt: skip
         _, status, usage = os.wait4(child.pid, 0)
-        took = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            said.seek(0)
-            raise MeasureError(f"{command[0]} ended with {child.returncode}: {said.read().decode()[-3000:]}")
-    return Ran(took, usage.ru_maxrss * 1024)
+            output.seek(0)
+            raise MeasureError(f"{command[0]} ended with {child.returncode}: {output.read().decode()[-3000:]}")
+    return ProgramUsage(seconds, usage.ru_maxrss * 1024)
 
 
 @contextmanager
-def disk_peak(folder: Path) -> Iterator[list[int]]:
-    """The most bytes that the disk of ``folder`` held above the start while the block ran, sampled."""
+def watch_disk_peak(folder: Path) -> Iterator[list[int]]:
+    """Sample how many bytes the disk of ``folder`` held at most while the block ran, above the start."""
     base, peak, stop = shutil.disk_usage(folder).used, [0], threading.Event()
 
     def watch() -> None:
@@ -101,37 +110,37 @@ def disk_peak(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def seconds(act: Callable[[], object]) -> float:
-    """Wall time of one call."""
+def measure_seconds(function: Callable[[], object]) -> float:
+    """Measure the wall time of one call, in seconds."""
     start = time.perf_counter()
-    act()
+    function()
     return time.perf_counter() - start
 
 
-def hash_alone(files: Sequence[Path]) -> None:
-    """The yardstick: the same bytes once through hashlib, on one core."""
+def hash_files(files: Sequence[Path]) -> None:
+    """Hash files once with hashlib on one core: the reference."""
     for path in files:
         with path.open("rb") as file:
             hashlib.file_digest(file, "sha256")
 
 
-def median(values: Sequence[float]) -> str:
-    """A median in seconds, for the last column."""
+def format_median(values: Sequence[float]) -> str:
+    """Format a median in seconds, for the last column."""
     return f"{statistics.median(values):.2f} s"
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """The median of the ratios of each round."""
+def compute_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Compute the median of the ratios of each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def resolving(folder: Path, asked: Path, rounds: int) -> Iterator[Row]:
-    """The lock of the demo's packages against pip-compile, both with empty caches and both with full ones."""
-    wanted = folder / "requirements.in"
-    wanted.write_text("sentence-transformers\ntorch==2.13.0\n")
-    alone = folder / "packages.yaml"
-    alone.write_text(
-        "\n".join(line for line in asked.read_text().splitlines() if not line.startswith("models:")) + "\n"
+def measure_resolving(folder: Path, manifest: Path, rounds: int) -> Iterator[Row]:
+    """Measure the lock of the demo's packages against pip-compile, with empty and with full caches."""
+    requirements = folder / "requirements.in"
+    requirements.write_text("sentence-transformers\ntorch==2.13.0\n")
+    packages = folder / "packages.yaml"
+    packages.write_text(
+        "\n".join(line for line in manifest.read_text().splitlines() if not line.startswith("models:")) + "\n"
     )
     for state, repeats in (("empty", 1), ("full", rounds)):
         ours, theirs = [], []
@@ -139,42 +148,49 @@ def resolving(folder: Path, asked: Path, rounds: int) -> Iterator[Row]:
             caches = {
                 "UV_CACHE_DIR": str(folder / "uv"),
                 "PIP_CACHE_DIR": str(folder / "pip"),
-                "BUNDLE_CACHE": str(folder / "shelf"),
+                "BUNDLE_CACHE": str(folder / "cache"),
             }
-            ours.append(program(BIN / "bundle", "lock", alone, "-o", folder / "lock.json", environment=caches).seconds)
+            ours.append(
+                run_program(BIN / "bundle", "lock", packages, "-o", folder / "lock.json", environment=caches).seconds
+            )
             theirs.append(
-                program(
+                run_program(
                     BIN / "pip-compile", "-q", "--generate-hashes", "--cache-dir", folder / "pip-tools", "-o", folder / "out.txt",
-                    wanted, environment=caches,
+                    requirements, environment=caches,
                 ).seconds
             )  # fmt: skip
             (folder / "out.txt").unlink()
-        faster = ratio(theirs, ours)
-        detail = f"pip-compile {median(theirs)}, bundle lock with every digest and size {median(ours)}"
+        faster = compute_ratio(theirs, ours)
+        detail = f"pip-compile {format_median(theirs)}, bundle lock with every digest and size {format_median(ours)}"
         yield Row(f"pip-compile / lock, {state} caches", faster, "×", "≥ 20", faster >= 20, detail)
 
 
-def packing(folder: Path, locked: Lock, shop: BuildContext, rounds: int) -> list[Row]:
-    """Pack, and verify on every core, against hashing the same bytes on one."""
-    contents = [shop.require_path(artifact) for artifact in locked.artifacts]
+def verify_content(bundle: archive.OpenBundle) -> None:
+    """Verify all content of a bundle, on every core."""
+    archive.require_intact(bundle.check_content(TimedReporter()), "")
+
+
+def measure_packing(folder: Path, lock: Lock, context: BuildContext, rounds: int) -> list[Row]:
+    """Measure packing, and verifying on every core, against hashing the same bytes on one."""
+    contents = [context.require_path(artifact) for artifact in lock.artifacts]
     bundle = folder / "again.bundle.tar"
-    hashed, packed, synced, whole, verified = [], [], [], [], []
+    hashed, packed, synced, one_core, verified = [], [], [], [], []
     for _ in range(rounds):
         bundle.unlink(missing_ok=True)
         os.sync()
-        hashed.append(seconds(lambda: hash_alone(contents)))
-        report = Timed()
-        archive.write_bundle(bundle, locked, shop.require_path, report)
-        packed.append(report.seconds["pack"])
-        synced.append(report.seconds["sync"])
-        whole.append(seconds(lambda: hash_alone([bundle])))
-        with archive.open_bundle(bundle) as carried:
-            verified.append(seconds(lambda carried=carried: archive.require_intact(carried.check_content(Timed()), "")))  # type: ignore[misc]
+        hashed.append(measure_seconds(lambda: hash_files(contents)))
+        reporter = TimedReporter()
+        archive.write_bundle(bundle, lock, context.require_path, reporter)
+        packed.append(reporter.seconds["pack"])
+        synced.append(reporter.seconds["sync"])
+        one_core.append(measure_seconds(lambda: hash_files([bundle])))
+        with archive.open_bundle(bundle) as opened:
+            verified.append(measure_seconds(functools.partial(verify_content, opened)))
     bundle.unlink()
-    slower, faster = ratio(packed, hashed), ratio(whole, verified)
+    slower, faster = compute_ratio(packed, hashed), compute_ratio(one_core, verified)
     return [
-        Row("pack / hashing alone", slower, "×", "≤ 1.3", slower <= 1.3, f"{median(packed)} and {median(hashed)}; the final sync {median(synced)} beside it"),
-        Row("one core / verify on all", faster, "×", "≥ 1.6", faster >= 1.6, f"{median(whole)} and {median(verified)} on {os.cpu_count()} cores"),
+        Row("pack / hashing alone", slower, "×", "≤ 1.3", slower <= 1.3, f"{format_median(packed)} and {format_median(hashed)}; the final sync takes another {format_median(synced)}"),
+        Row("one core / verify on all", faster, "×", "≥ 1.6", faster >= 1.6, f"{format_median(one_core)} and {format_median(verified)} on {os.cpu_count()} cores"),
     ]  # fmt: skip
 
 
@@ -202,31 +218,31 @@ with archive.open_bundle(bundle) as opened, releases.lock_prefix(prefix):
 """
 
 
-def place_alone(bundle: Path, prefix: Path) -> dict[str, float]:
-    """Place a bundle in a process of its own; seconds of the placing and of the final sync."""
+def place_bundle(bundle: Path, prefix: Path) -> dict[str, float]:
+    """Place a bundle in a process of its own; return the seconds of the placing and of the final sync."""
     command: list[str | Path] = [sys.executable, "-c", PLACE, bundle, prefix]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise MeasureError(f"placing ended with {done.returncode}: {done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout))
+    completed = subprocess.run(command, check=False, capture_output=True, text=True)
+    if completed.returncode:
+        raise MeasureError(f"placing ended with {completed.returncode}: {completed.stderr[-3000:]}")
+    return dict(json.loads(completed.stdout))
 
 
-def placing(folder: Path, bundle: Path, rounds: int) -> list[Row]:
-    """Place against hashing the same bytes, with the final sync beside it."""
+def measure_placing(folder: Path, bundle: Path, rounds: int) -> list[Row]:
+    """Measure placing against hashing the same bytes, and the final sync separately."""
     hashed, placed, synced, peaks = [], [], [], []
     for _ in range(rounds):
         os.sync()
-        hashed.append(seconds(lambda: hash_alone([bundle])))
-        with disk_peak(folder) as peak:
-            figures = place_alone(bundle, folder / "placed")
+        hashed.append(measure_seconds(lambda: hash_files([bundle])))
+        with watch_disk_peak(folder) as peak:
+            figures = place_bundle(bundle, folder / "placed")
         placed.append(figures["place"])
         synced.append(figures["sync"])
         peaks.append(peak[0] / bundle.stat().st_size)
         shutil.rmtree(folder / "placed")
-    slower = ratio(placed, hashed)
+    slower = compute_ratio(placed, hashed)
     return [
-        Row("place / hashing alone", slower, "×", "≤ 1.4", slower <= 1.4, f"{median(placed)} and {median(hashed)}; the final sync {median(synced)} beside it"),
-        Row("disk while placing / bundle", max(peaks), "×", "≤ 1.05", max(peaks) <= 1.05, "no second copy, nothing extracted besides"),
+        Row("place / hashing alone", slower, "×", "≤ 1.4", slower <= 1.4, f"{format_median(placed)} and {format_median(hashed)}; the final sync takes another {format_median(synced)}"),
+        Row("disk while placing / bundle", max(peaks), "×", "≤ 1.05", max(peaks) <= 1.05, "no second copy, nothing else extracted"),
     ]  # fmt: skip
 
 
@@ -238,72 +254,74 @@ sha256sum --quiet -c SHA256SUMS
 venv/bin/pip install -q --no-index --find-links wheels --require-hashes -r requirements.txt
 sync
 """
-"""What people do by hand: unpack, check, make an environment, install with no index."""
+"""What people do by hand: unpack, check, make an environment, install without an index."""
 
 
-def installing(folder: Path, bundle: Path, rehearsed: float, rounds: int) -> list[Row]:
-    """The whole install against the recipe, and what it takes of memory and disk; ``rehearsed`` is the seconds that the
-    build's rehearsal took."""
-    pyz, prefix, hand = folder / "bundle.pyz", folder / "prefix", folder / "hand"
-    program(BIN / "bundle", "installer", "-o", pyz)
+def measure_installing(folder: Path, bundle: Path, rehearsal_seconds: float, rounds: int) -> list[Row]:
+    """Measure the whole install against the recipe by hand, and its memory and disk.
+
+    ``rehearsal_seconds`` is how long the build's rehearsal took.
+    """
+    pyz, prefix, by_hand = folder / "bundle.pyz", folder / "prefix", folder / "hand"
+    run_program(BIN / "bundle", "installer", "-o", pyz)
     python = shutil.which("python3.11") or sys.executable
-    ours, whole, theirs, memory, peaks = [], [], [], [], []
+    ours, with_loads, theirs, memory, peaks = [], [], [], [], []
     for _ in range(rounds):
         os.sync()
-        with disk_peak(folder) as peak:
-            ran = program(python, "-I", pyz, "install", bundle, "--prefix", prefix, "--no-smoke", "--quiet")
-        ours.append(ran.seconds)
-        memory.append(ran.rss / MIB)
+        with watch_disk_peak(folder) as peak:
+            usage = run_program(python, "-I", pyz, "install", bundle, "--prefix", prefix, "--no-smoke", "--quiet")
+        ours.append(usage.seconds)
+        memory.append(usage.rss / MIB)
         peaks.append(peak[0] / bundle.stat().st_size)
         shutil.rmtree(prefix)
         os.sync()
-        whole.append(program(python, "-I", pyz, "install", bundle, "--prefix", prefix, "--quiet").seconds)
+        with_loads.append(run_program(python, "-I", pyz, "install", bundle, "--prefix", prefix, "--quiet").seconds)
         shutil.rmtree(prefix)
-        hand.mkdir()
+        by_hand.mkdir()
         os.sync()
         theirs.append(
-            program(
-                "sh", "-c", RECIPE, "sh", bundle, python, folder=hand, environment={"PIP_CONFIG_FILE": os.devnull}
+            run_program(
+                "sh", "-c", RECIPE, "sh", bundle, python, folder=by_hand, environment={"PIP_CONFIG_FILE": os.devnull}
             ).seconds
         )
-        shutil.rmtree(hand)
-    faster = ratio(theirs, ours)
-    more = rehearsed / statistics.median(whole)
+        shutil.rmtree(by_hand)
+    faster = compute_ratio(theirs, ours)
+    slower = rehearsal_seconds / statistics.median(with_loads)
     return [
-        Row("rehearsal / install with smoke loads", more, "×", "≤ 1.2", more <= 1.2, f"{rehearsed:.2f} s and {median(whole)}: what it adds to a build"),
-        Row("recipe by hand / install", faster, "×", "≥ 6", faster >= 6, f"{median(theirs)} and {median(ours)}; with smoke loads {median(whole)}"),
+        Row("rehearsal / install with smoke loads", slower, "×", "≤ 1.2", slower <= 1.2, f"{rehearsal_seconds:.2f} s and {format_median(with_loads)}: what it adds to a build"),
+        Row("recipe by hand / install", faster, "×", "≥ 6", faster >= 6, f"{format_median(theirs)} and {format_median(ours)}; with smoke loads {format_median(with_loads)}"),
         Row("memory of the largest process", max(memory), "MiB", "≤ 200", max(memory) <= 200, "installer and uv, at any size of model"),
         Row("disk while installing / bundle", max(peaks), "×", "", True, "models, wheels, and the environment made from them"),
     ]  # fmt: skip
 
 
-def sharing(folder: Path, bundle: Path) -> list[Row]:
-    """Blocks that placing takes on XFS, where extents can be shared; needs root and a loop device."""
+def measure_sharing(folder: Path, bundle: Path) -> list[Row]:
+    """Measure the blocks that placing uses on XFS, which can share extents; needs root and a loop device."""
     image, mount = folder / "xfs.img", folder / "xfs"
     mount.mkdir()
     needed = int(bundle.stat().st_size * 1.3) + (1 << 30)
     with image.open("wb") as file:
         file.truncate(needed)
-    program("mkfs.xfs", "-q", "-m", "reflink=1", image)
-    program("mount", "-o", "loop", image, mount)
+    run_program("mkfs.xfs", "-q", "-m", "reflink=1", image)
+    run_program("mount", "-o", "loop", image, mount)
     try:
-        inside = mount / bundle.name
-        shutil.copyfile(bundle, inside)
+        copy = mount / bundle.name
+        shutil.copyfile(bundle, copy)
         os.sync()
         before = shutil.disk_usage(mount).used
-        place_alone(inside, mount / "prefix")
+        place_bundle(copy, mount / "prefix")
         os.sync()
-        taken = (shutil.disk_usage(mount).used - before) / bundle.stat().st_size
+        share = (shutil.disk_usage(mount).used - before) / bundle.stat().st_size
     finally:
-        program("umount", mount)
+        run_program("umount", mount)
         image.unlink()
     return [
         Row(
             "disk that placing takes on XFS / bundle",
-            taken,
+            share,
             "×",
             "≤ 0.05",
-            taken <= 0.05,
+            share <= 0.05,
             "blocks shared with the bundle's file",
         )
     ]

@@ -1,6 +1,6 @@
-"""Builds the demo bundle, carries it nowhere, and installs it as an isolated host would.
+"""Builds the demo bundle and installs it on this machine as an isolated host would.
 
-Every step is a command that a person could type; it is printed before it runs.
+Every step is a command that a person could type. It is printed before it runs.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ TOOL = Path(sys.executable).with_name("bundle")
 
 
 def run(*command: str | Path, keep: bool = False) -> str:
-    """Print a command and run it; its standard output when it is to be kept."""
+    """Print a command and run it; return its standard output if ``keep`` is true."""
     words = [os.fspath(part) for part in command]
     sys.stdout.write(f"\n$ {shlex.join(words)}\n")
     sys.stdout.flush()
-    done = subprocess.run(words, check=False, cwd=ROOT, stdout=subprocess.PIPE if keep else None)
-    if done.returncode:
-        sys.exit(f"demo: {words[0]} ended with code {done.returncode}")
-    return done.stdout.decode() if keep else ""
+    completed = subprocess.run(words, check=False, cwd=ROOT, stdout=subprocess.PIPE if keep else None)
+    if completed.returncode:
+        sys.exit(f"demo: {words[0]} ended with code {completed.returncode}")
+    return completed.stdout.decode() if keep else ""
 
 
 def main() -> None:
-    """Online side, then the other side, then what was proven."""
+    """Run the builder, then the host, then print what was proven."""
     BUNDLE.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bundle-demo-") as folder:
         builder, host = Path(folder, "builder"), Path(folder, "host")
@@ -44,41 +44,44 @@ def main() -> None:
         passphrase.write_text(secrets.token_urlsafe())
         unlock: list[str | Path] = ["--passphrase-file", passphrase]
         sys.stdout.write("── builder, with a network ──\n")
-        tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for a person who reads along
+        tool = TOOL.relative_to(ROOT) if TOOL.is_relative_to(ROOT) else TOOL  # short, for the reader of the output
         run(tool, "keygen", "-o", builder / "demo", *unlock)
         run(tool, "installer", "-o", builder / "bundle-installer.pyz")
         packed = BUNDLE.relative_to(ROOT)
         run(tool, "build", "manifests/demo.yaml", "-o", packed, "--key", builder / "demo.key", *unlock)
         sys.stdout.write("\n── isolated host ──\n")
-        for carried in (BUNDLE, builder / "bundle-installer.pyz", builder / "demo.pub"):
-            shutil.copy(carried, host)
-        carried, prefix = host / BUNDLE.name, host / "opt" / "demo"
+        for file in (BUNDLE, builder / "bundle-installer.pyz", builder / "demo.pub"):
+            shutil.copy(file, host)
+        bundle, prefix = host / BUNDLE.name, host / "opt" / "demo"
         trust: list[str | Path] = ["--trust", host / "demo.pub"]
         python = "python3.11" if shutil.which("python3.11") else sys.executable
         installer: list[str | Path] = [python, "-I", "-S", host / "bundle-installer.pyz"]
-        run(*installer, "verify", carried, *trust)
-        told = json.loads(run(*installer, "install", carried, "--prefix", prefix, *trust, "--json", keep=True))
+        run(*installer, "verify", bundle, *trust)
+        installed = json.loads(run(*installer, "install", bundle, "--prefix", prefix, *trust, "--json", keep=True))
         run(*installer, "list", "--prefix", prefix)
-        carried_lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
-        say(told["result"]["smoke"][0], carried_lock)
+        lock = json.loads((prefix / "current" / "bundle.json").read_bytes())
+        print_proof(installed["result"]["smoke"][0], lock)
 
 
-def say(proof: dict[str, Any], locked: dict[str, Any]) -> None:
-    """What the smoke load proved; ends the demo with an error where that is not what it should be."""
-    network, nearness, asked = proof["network"], proof["closer"], locked["smoke"]["closer"]
+def print_proof(proof: dict[str, Any], lock: dict[str, Any]) -> None:
+    """Print what the smoke load proved; end the demo with an error if the proof is not as expected."""
+    network, similarities, triples = proof["network"], proof["closer"], lock["smoke"]["closer"]
     goldens = [check for check in proof["checks"] if "of the rehearsal" in check]
-    if not locked["rehearsed"] or len(goldens) != 2 or proof["calls"]:
-        sys.exit(f"demo: this was not what was rehearsed: {json.dumps(proof)}")
+    if not lock["rehearsed"] or len(goldens) != 2 or proof["calls"]:
+        sys.exit(f"demo: the result differs from the rehearsal: {json.dumps(proof)}")
     if not (
-        proof["ok"] and proof["width"] == 384 and abs(proof["norm"] - 1) < 1e-3 and len(nearness) == len(asked) > 0
+        proof["ok"]
+        and proof["width"] == 384
+        and abs(proof["norm"] - 1) < 1e-3
+        and len(similarities) == len(triples) > 0
     ):
-        sys.exit(f"demo: the proof is not what it should be: {json.dumps(proof)}")
+        sys.exit(f"demo: the proof is not as expected: {json.dumps(proof)}")
     lines = [f"embedding   {proof['width']} wide, norm {proof['norm']:.6f}"]
-    for (query, nearer, farther), found in zip(asked, nearness, strict=True):
+    for (query, nearer, farther), similarity in zip(triples, similarities, strict=True):
         lines += [
             f"similarity  {query!r}",
-            f"            {found['nearer']:6.3f}  {nearer!r}",
-            f"            {found['farther']:6.3f}  {farther!r}",
+            f"            {similarity['nearer']:6.3f}  {nearer!r}",
+            f"            {similarity['farther']:6.3f}  {farther!r}",
         ]
     lines += [
         f"rehearsal   by the builder; here {'; '.join(goldens)}",

@@ -1,7 +1,7 @@
 """Records a command's terminal as an animated SVG: ``python demo/record.py [OUT.svg [COMMAND …]]``.
 
-By default it runs ``make demo`` and writes ``docs/demo.svg``. Nothing is made up: the rows are what the command wrote to
-a terminal of its own. Pauses are shortened. Viewers that don't animate show the last screen.
+By default it runs ``make demo`` and writes ``docs/demo.svg``. The rows are exactly what the command wrote to a terminal
+of its own. Pauses are shortened. Viewers that don't animate show the last screen.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ COMMAND = ("make", "demo")
 COLUMNS, ROWS = 100, 34
 CELL, LINE, MARGIN = 8.4, 18, 16
 """Width of a character, height of a row, and the frame around all of them: pixels."""
-LONGEST_PAUSE = 0.7
-"""Seconds; nobody watches a recording for longer without a change."""
-MOST_STATES = 8
-"""States of one row that are kept: a progress bar has hundreds."""
+MAX_PAUSE_SECONDS = 0.7
+"""No pause of the recording is longer, so that nobody waits."""
+MAX_STATES = 8
+"""How many states of one row are kept: a progress bar has hundreds."""
 
 _STARTS = {"$ ": "command", "── ": "part", "warning:": "warning"}
-"""The class of a row, by how it begins."""
+"""The CSS class of a row, by its first characters."""
 
 _CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 _STYLE = """
@@ -54,7 +54,7 @@ text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
 
 
 def record(command: tuple[str, ...]) -> tuple[list[tuple[float, str]], int]:
-    """Run a command on a terminal; what it wrote and when, in seconds, and its exit code."""
+    """Run a command on a terminal; return what it wrote, with the time in seconds, and its exit code."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(ROOT)
@@ -74,21 +74,21 @@ def record(command: tuple[str, ...]) -> tuple[list[tuple[float, str]], int]:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # Linux says so when the command has ended
+    except OSError:  # Linux raises this when the command has ended
         return b""
 
 
 @dataclass(slots=True)
 class Row:
-    """A row of a terminal: each text that it had, and since when."""
+    """A row of a terminal: each text that it showed, with its start in seconds."""
 
     states: list[tuple[float, str]] = field(default_factory=list)
     continues: bool = False
-    """Whether it goes on with the line that filled the row above."""
+    """Whether it continues the line that filled the row above."""
 
 
 class Screen:
-    """A terminal that has no last row, so that nothing scrolls away."""
+    """A terminal without a last row, so that nothing scrolls away."""
 
     def __init__(self) -> None:
         self.rows = [Row()]
@@ -96,30 +96,30 @@ class Screen:
         self._row = self._column = 0
 
     def write(self, when: float, text: str) -> None:
-        """Take what a command wrote."""
-        touched, at = set(), 0
-        while at < len(text):
-            control = _CONTROL.match(text, at)
+        """Apply what a command wrote."""
+        changed_rows, position = set(), 0
+        while position < len(text):
+            control = _CONTROL.match(text, position)
             if control:
-                self._obey(control[1], control[2])
-                at = control.end()
+                self._apply_control(control[1], control[2])
+                position = control.end()
             else:
-                self._put(text[at])
-                at += 1
-            touched.add(self._row)
-        for row in sorted(touched):
-            self._keep(row, when)
+                self._put(text[position])
+                position += 1
+            changed_rows.add(self._row)
+        for row in sorted(changed_rows):
+            self._record_state(row, when)
 
     def _put(self, character: str) -> None:
         if character == "\n":
-            self._go(self._row + 1)
+            self._move_to_row(self._row + 1)
         elif character == "\r":
             self._column = 0
         elif character == "\b":
             self._column = max(0, self._column - 1)
         elif character >= " ":
             if self._column == COLUMNS:
-                self._go(self._row + 1)
+                self._move_to_row(self._row + 1)
                 self._column = 0
                 self.rows[self._row].continues = True
             text = self._texts[self._row]
@@ -127,60 +127,60 @@ class Screen:
             text[self._column] = character
             self._column += 1
 
-    def _go(self, row: int) -> None:
+    def _move_to_row(self, row: int) -> None:
         self._row = max(0, row)
         while len(self.rows) <= self._row:
             self._texts.append([])
             self.rows.append(Row())
 
-    def _obey(self, numbers: str, name: str) -> None:
+    def _apply_control(self, numbers: str, name: str) -> None:
         count = int(numbers) if numbers.isdigit() else 1
         if name == "A":
-            self._go(self._row - count)
+            self._move_to_row(self._row - count)
         elif name == "B":
-            self._go(self._row + count)
+            self._move_to_row(self._row + count)
         elif name == "K":
             del self._texts[self._row][self._column :]
 
-    def _keep(self, row: int, when: float) -> None:
+    def _record_state(self, row: int, when: float) -> None:
         text, states = "".join(self._texts[row]).rstrip(), self.rows[row].states
         if text != (states[-1][1] if states else ""):
             states.append((when, text))
 
 
 def tidy(rows: list[Row]) -> list[Row]:
-    """Join empty rows into one, and keep a few states of each other row, the last among them."""
-    kept: list[Row] = []
+    """Join empty rows into one, and keep a few states of each other row, always the last."""
+    tidied: list[Row] = []
     for row in rows:
         if row.states and row.states[-1][1]:
-            step = -(-len(row.states) // MOST_STATES)
-            kept.append(Row([*row.states[:-1][::step], row.states[-1]], continues=row.continues))
-        elif kept and kept[-1].states:
-            kept.append(Row())
-    while kept and not kept[-1].states:
-        kept.pop()
-    return kept
+            step = -(-len(row.states) // MAX_STATES)
+            tidied.append(Row([*row.states[:-1][::step], row.states[-1]], continues=row.continues))
+        elif tidied and tidied[-1].states:
+            tidied.append(Row())
+    while tidied and not tidied[-1].states:
+        tidied.pop()
+    return tidied
 
 
 def shorten_pauses(times: set[float]) -> dict[float, float]:
-    """Each moment as it is played: no pause is longer than ``LONGEST_PAUSE``."""
-    played, before, at = {}, 0.0, 0.0
+    """Map each moment to its time in the recording, where no pause is longer than ``MAX_PAUSE_SECONDS``."""
+    played, previous, position = {}, 0.0, 0.0
     for moment in sorted(times):
-        at += min(moment - before, LONGEST_PAUSE)
-        played[moment], before = at, moment
+        position += min(moment - previous, MAX_PAUSE_SECONDS)
+        played[moment], previous = position, moment
     return played
 
 
 def draw(rows: list[Row]) -> str:
-    """The SVG."""
+    """Draw the rows as an SVG."""
     played = shorten_pauses({when for row in rows for when, _ in row.states})
-    shown = max(0, len(rows) - ROWS)
+    scrolled = max(0, len(rows) - ROWS)
     width, height = COLUMNS * CELL + 2 * MARGIN, ROWS * LINE + 2 * MARGIN
-    names = _names(rows)
+    names = _get_row_classes(rows)
     lines: list[str] = []
     for number, row in enumerate(rows):
         lines += _draw_row(number, row, names[number], played)
-    moves, end = _moves(rows, played)
+    moves, end = _make_scroll_frames(rows, played)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-labelledby="t">',
@@ -188,7 +188,7 @@ def draw(rows: list[Row]) -> str:
             f"<style>{_STYLE}{moves}</style>",
             f'<clipPath id="c"><rect x="0" y="{MARGIN}" width="{width:g}" height="{ROWS * LINE}"/></clipPath>',
             f'<rect class="frame" x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>',
-            f'<g clip-path="url(#c)"><g class="screen" transform="translate(0 {-shown * LINE})" style="animation: scroll {end:.2f}s linear both">',
+            f'<g clip-path="url(#c)"><g class="screen" transform="translate(0 {-scrolled * LINE})" style="animation: scroll {end:.2f}s linear both">',
             *lines,
             "</g></g>",
             "</svg>\n",
@@ -196,8 +196,8 @@ def draw(rows: list[Row]) -> str:
     )
 
 
-def _names(rows: list[Row]) -> list[str]:
-    """The class of each row; one that continues a line has the class of its beginning."""
+def _get_row_classes(rows: list[Row]) -> list[str]:
+    """Return the CSS class of each row; a row that continues a line has the class of its first row."""
     names = [""]
     for row in rows:
         text = row.states[-1][1] if row.states else ""
@@ -207,13 +207,13 @@ def _names(rows: list[Row]) -> list[str]:
 
 
 def _draw_row(number: int, row: Row, name: str, played: dict[float, float]) -> Iterator[str]:
-    for at, (when, text) in enumerate(row.states):
+    for index, (when, text) in enumerate(row.states):
         if not text:
             continue
-        last = at == len(row.states) - 1
-        # What is there from the start never comes: a viewer that shows the first moment alone is not left with nothing.
+        last = index == len(row.states) - 1
+        # What exists from the start has no animation, so a viewer that shows only the first moment shows something.
         animations = [f"come 1ms linear {played[when]:.2f}s both"] if played[when] else []
-        animations += [] if last else [f"go 1ms linear {played[row.states[at + 1][0]]:.2f}s forwards"]
+        animations += [] if last else [f"go 1ms linear {played[row.states[index + 1][0]]:.2f}s forwards"]
         classes = " ".join(filter(None, [name, "" if last else "passing"]))
         body = text.lstrip(" ")
         yield (
@@ -223,8 +223,8 @@ def _draw_row(number: int, row: Row, name: str, played: dict[float, float]) -> I
         )
 
 
-def _moves(rows: list[Row], played: dict[float, float]) -> tuple[str, float]:
-    """How the screen scrolls, as keyframes, and how long all of it takes in seconds."""
+def _make_scroll_frames(rows: list[Row], played: dict[float, float]) -> tuple[str, float]:
+    """Return how the screen scrolls, as keyframes, and the length of the recording in seconds."""
     end = max(played.values()) + 0.1
     last_row = {played[row.states[0][0]]: number for number, row in enumerate(rows) if row.states}
     frames, top = ["0% { transform: translateY(0); }"], 0
@@ -239,7 +239,7 @@ def _moves(rows: list[Row], played: dict[float, float]) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Record, draw, and fail where the command did."""
+    """Record and draw; fail if the command failed."""
     out = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else OUT
     command = tuple(sys.argv[2:]) or COMMAND
     chunks, code = record(command)

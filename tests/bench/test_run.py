@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench import parts, run
-from bench.measures import program
+from bench.measures import run_program
 from bench.parts import Part, Tool, Workplace
 from bench.results import FAILED, MISSED, REACHED, Row
 from bundler.errors import INTERRUPTED
@@ -31,7 +31,7 @@ def good(_: Workplace, folder: Path) -> Iterator[Row]:
 
 def broken(*_: object) -> Iterator[Row]:
     yield replace(GOOD, what="before it breaks")
-    program("sh", "-c", "echo 'no such | disk' >&2; exit 7")
+    run_program("sh", "-c", "echo 'no such | disk' >&2; exit 7")
 
 
 def part(name: str, measure: Any = good, **more: Any) -> Part:
@@ -77,7 +77,7 @@ def test_a_part_without_its_tool_is_left_out_before_anything_is_measured(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     tool = Tool(name="mkfs.xfs", install="apt-get install xfsprogs")
-    known = [part("good"), part("share", broken, checks=(tool.missing,))]
+    known = [part("good"), part("share", broken, checks=(tool.find_missing,))]
     path = tmp_path / "rows.json"
     assert run.main(["--json", str(path)], known) == REACHED
     said = capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_a_part_without_its_tool_is_left_out_before_anything_is_measured(
 def test_every_missing_tool_of_a_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     share = next(each for each in parts.PARTS if each.name == "share")
-    assert "apt-get install xfsprogs; mount is missing: apt-get install mount" in share.why_not()
+    assert "apt-get install xfsprogs; mount is missing: apt-get install mount" in share.find_missing()
 
 
 def test_parts_are_listed_and_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
