@@ -14,7 +14,7 @@ from bench.hub import from_the_hub
 from bench.measures import BIN, MIB, MeasureError, Timed, installing, packing, placing, resolving, sharing
 from bench.results import Row
 from bundler.format.lock.lockfile import Lock
-from bundler.online import build as building
+from bundler.online.build import BuildOptions, build_bundle
 from bundler.online.transfer.context import BuildContext
 
 SHARDS = 4
@@ -86,8 +86,9 @@ class Workplace:
     def _build(self) -> Bundle:
         self.model()
         report = Timed()
-        shop = building.make_context(report)
-        built = building.build_bundle(self.manifest(), self.folder, None, shop, with_rehearsal=self.rehearsing)
+        shop = BuildContext.from_environment(report)
+        options = BuildOptions(output=self.folder, with_rehearsal=self.rehearsing)
+        built = build_bundle(self.manifest(), options, shop)
         return Bundle(path=built.path, lock=built.lock, shop=shop, rehearsed=report.seconds.get("rehearse", 0.0))
 
     @contextmanager

@@ -128,7 +128,7 @@ class Runs:
 @pytest.mark.parametrize(
     ("content", "kept", "words"),
     [
-        ({"a": 1}, True, "a pickle that the lock does not list: models/tiny/model.safetensors"),
+        ({"a": 1}, True, "the lock does not list this pickle: models/tiny/model.safetensors"),
         (Runs(), False, "loading tiny could run code of strangers:\n  model.safetensors imports posix.system"),
     ],
     ids=["harmless, and a kept lock", "dangerous, and no lock"],
