@@ -252,8 +252,8 @@ def test_include_and_exclude(errand: Errand) -> None:
 def test_what_is_left_out_is_said(errand: Errand) -> None:
     errand.repository.commit(FILES | {"onnx/model.onnx": b"o" * 1000, "pytorch_model.bin": b"b" * 2345, "a.jpg": b"j"})
     errand.check(errand.run())
-    kinds = "images (1 file); ONNX (1 file); weights that are there as safetensors too (1 file)"
-    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes ('include' would name what is wanted)"
+    kinds = "images (1 file); ONNX (1 file); weights that exist as safetensors too (1 file)"
+    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes (name what you want with 'include')"
     assert errand.report.notes == [said]
 
 
@@ -291,12 +291,12 @@ def test_of_half_the_shards_none_comes_where_the_weights_are_whole_as_bin(errand
     errand.repository.commit({name: SHARDED[name] for name in half})
     with pytest.raises(ResolveError, match=r"needs: model-00002-of-00003\.safetensors \(a shard") as caught:
         errand.run(loader="causal-lm")
-    assert "no set of its weights is whole" in caught.value.hint
+    assert "no set of its weights is complete" in caught.value.hint
     assert errand.hub.storage.seen == []
     errand.repository.commit({name: SHARDED[name] for name in half} | {"pytorch_model.bin": b"b" * 10})
     whole = {name: SHARDED[name] for name in (CONFIG, "tokenizer.json")} | {"pytorch_model.bin": b"b" * 10}
     errand.check(errand.run(loader="causal-lm"), whole)
-    said = "leaves out safetensors of which a part is missing, where .bin is whole (3 files)"
+    said = "leaves out incomplete safetensors where .bin is complete (3 files)"
     assert said in errand.report.notes[-1]
 
 

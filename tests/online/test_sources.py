@@ -17,6 +17,7 @@ import pytest
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.format.hashing import Sha256, compute_sha256
 from bundler.online.inspection import loader_detection
+from bundler.online.inspection.model_files import FileListing
 from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import local_sources, model_card
 from bundler.online.transfer.cache import FileCache
@@ -37,6 +38,10 @@ GOOD = {
 @pytest.fixture
 def store(tmp_path: Path) -> FileCache:
     return FileCache(tmp_path / "shelf")
+
+
+def listing(files: Mapping[str, bytes]) -> FileListing:
+    return FileListing(names=frozenset(files), read_file=files.__getitem__)
 
 
 def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
@@ -246,15 +251,15 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> 
 def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[str, bytes], message: str) -> None:
     files = {name: data for name, data in GOOD.items() if name != without} | extra
     with pytest.raises(ResolveError) as caught:
-        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", listing(files))
     assert message in str(caught.value)
-    loader_detection.check_files("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
+    loader_detection.check_files("sentence-transformers", "m", listing(GOOD))
 
 
 def test_the_loader_is_seen_from_the_files() -> None:
-    assert loader_detection.detect_loader("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
+    assert loader_detection.detect_loader("m", listing(GOOD)) == "sentence-transformers"
     with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
-        loader_detection.detect_loader("m", ["model.gguf"], GOOD.__getitem__)
+        loader_detection.detect_loader("m", listing({"model.gguf": b""}))
 
 
 @pytest.mark.parametrize(
@@ -322,4 +327,4 @@ def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
     files = GOOD | {name: content}
     del files["model.safetensors"]  # beside it nothing reads the index
     with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
-        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", listing(files))
