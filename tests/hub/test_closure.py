@@ -238,7 +238,7 @@ def test_a_base_without_an_owner_is_found_and_a_folder_is_named(site: Site) -> N
     assert "'/home/x/base' as its base model, a folder of the machine that trained it" in site.report.warnings[-1]
     site.offer("org/m", {"adapter_config.json": b'{"base_model_name_or_path": "gpt2"}'})
     assert site.closed(wanted(loader="files")).edges == ()
-    assert "names gpt2, which can't be found" in site.report.warnings[-1], "the hub here knows no such names"
+    assert "names gpt2, which can't be resolved" in site.report.warnings[-1], "the hub here knows no such names"
 
 
 def test_what_can_not_be_read_is_an_error_unless_nothing_loads_it(site: Site) -> None:
@@ -257,7 +257,7 @@ def test_code_for_a_newer_python_is_said_and_no_error(site: Site) -> None:
 def test_templates_and_settings_that_stay_behind_are_named(site: Site) -> None:
     site.offer("org/m", model() | {"chat_template.jinja": b"{}", "generation_config.json": b"{}", "notes.txt": b""})
     site.closed(wanted(include=("config.json", "tokenizer.json", "*.safetensors"), loader="files"))
-    assert "org/m: chat_template.jinja, generation_config.json stay behind" in site.report.warnings[-1]
+    assert "org/m: chat_template.jinja, generation_config.json do not travel" in site.report.warnings[-1]
 
 
 def test_circles_end(site: Site) -> None:
@@ -436,7 +436,7 @@ def test_a_dataset_of_a_model_s_name_is_another_thing(site: Site) -> None:
     text = b"load_dataset('org/m')\n"
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=text))
     assert site.closed(wanted()).edges == ()
-    assert "names org/m, which can't be found" in site.report.warnings[-1]
+    assert "names org/m, which can't be resolved" in site.report.warnings[-1]
 
 
 def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(site: Site) -> None:

@@ -86,7 +86,7 @@ DANGEROUS = {
         b"\x80\x02\x8c\x02oscoperator\nadd\n)R\x93.",
         "imports names that it computes while loading",
     ),
-    "a name that is none": ("w.bin", b"\x80\x02cos path\nsystem\n.", "can be no name"),
+    "a name that is none": ("w.bin", b"\x80\x02cos path\nsystem\n.", "or that are no names"),
     "a second pickle behind the first": ("w.bin", pickle.dumps(1) + pickle.dumps(SYSTEM), "imports posix.system"),
     "a pickle without an end": ("w.dat", b"\x80\x02]", "can't be read to its end"),
     "an extension": ("w.bin", b"\x80\x02\x82\x01.", "by number"),

@@ -171,7 +171,7 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache)
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
-    assert caught.value.hint == "say which with 'folder:': a, b"
+    assert caught.value.hint == "name one with 'folder:': a, b"
     chosen = local_sources.read_wheel(ModelSpec(wheel="c", folder="b"), wheel, wheel.name, store)
     assert [file.sha256 for file in chosen.files] == [compute_sha256(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
