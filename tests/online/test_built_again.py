@@ -56,7 +56,7 @@ def test_what_the_target_leaves_out_is_said(bench: Bench, shop: BuildContext, tm
     )
     assert said.endswith("target: {libc: glibc-2.28}")
     taken = f"python {HERE.python}, platform {HERE.platform}, accelerator cpu"
-    assert f"the manifest's target leaves out what is taken from this machine: {taken}" in bench.report.notes
+    assert f"the manifest leaves these fields of its target to this machine: {taken}" in bench.report.notes
     (tmp_path / "m.yaml").write_text(
         f"name: t\nversion: '1'\ntarget: {{python: '{HERE.python}', platform: {HERE.platform}, libc: {HERE.libc}, accelerator: cpu}}\n"
     )
