@@ -146,7 +146,7 @@ def _require_free_space(
 ) -> None:
     """Raise HostError where a disk has no space for what will be fetched, packed and rehearsed."""
     local_paths = {artifact.sha256: context.find_path(artifact) for artifact in lock.artifacts}
-    # What is not here yet will come into the cache: whether a copy shares blocks is told by any file there.
+    # Missing content will come into the cache: any file of the cache shows whether a copy from there shares blocks.
     cached_path = next(filter(None, (context.cache.find(sha256) for sha256 in local_paths)), None)
     content_paths: dict[str, Path] = {
         sha256: path for sha256, local_path in local_paths.items() if (path := local_path or cached_path)

@@ -326,6 +326,11 @@ def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
     }
 
 
+def test_each_loader_has_one_row_and_says_which_optional_files_it_reads() -> None:
+    assert len(loaders.REGISTRY) == len(loaders.LOADERS)
+    assert all(loader.optional_files for loader in loaders.REGISTRY if loader.is_smoke_loaded)
+
+
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:
     probes = resources.files("bundler") / "payload" / "probes"
     names = {path.name.removesuffix(".py").replace("_", "-") for path in probes.iterdir() if path.name.endswith(".py")}

@@ -28,8 +28,8 @@ class Loader:
     """One row of the registry: what `loader_detection` and `required_files` know of a loader.
 
     A model whose source has one of the ``marker_files``, or for which ``recognizes`` is true, calls for this loader.
-    All other models are told by their config.json: the loader with the longest of the ``architecture_suffixes`` that
-    fits the class name is taken, unless ``find_config_problem`` says why it can't load the model.
+    For all other models config.json decides: the loader with the longest of the ``architecture_suffixes`` that fits the
+    class name is taken, unless ``find_config_problem`` returns a reason why it can't load the model.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Loader:
     """Whether it loads the modules of sentence-transformers that modules.json lists."""
     is_smoke_loaded: bool = True
     use_without_markers: str = ""
-    """When another loader will do although patterns removed the marker files: the end of a hint."""
+    """When another loader is enough although patterns removed the marker files: the end of a hint."""
 
 
 def is_cross_encoder(files: FileListing) -> bool:
-    """Return whether a modules.json is that of a reranker: newer versions of sentence-transformers write one for them.
+    """Return whether modules.json belongs to a reranker: newer versions of sentence-transformers write one for those.
 
     Raises UnreadableFileError.
     """

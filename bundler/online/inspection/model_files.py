@@ -17,7 +17,7 @@ DAMAGED_SOURCE_HINT = "the source is damaged or incomplete: fetch it again, or a
 
 
 class UnreadableFileError(ResolveError):
-    """A file is not what its name says, so nobody knows what it names."""
+    """A file is not in the format that its name says, so what it names is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class FileListing:
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether a name matches one of the patterns, in which ``*`` stands for slashes too."""
+    """Return whether a name matches one of the patterns, in which ``*`` also matches slashes."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

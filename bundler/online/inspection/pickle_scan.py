@@ -147,7 +147,7 @@ def _scan_file(path: str, content: Path) -> PickleFile | None:
         if not locations and not pickle_detection.has_loadable_suffix(path):
             return None
         if not locations and _is_compressed(content):
-            raise _RefusedFileError("is compressed, so nobody can see what is in it")
+            raise _RefusedFileError("is compressed, so its content can't be scanned")
         imports, is_complete = _find_imports(content, locations)
         scanned = _run_scanner(path, content, is_pickle=bool(locations))
     except (pickle_detection.UnreadableFileError, TooLargeError) as error:

@@ -1,4 +1,4 @@
-"""What a model's files name that is loaded with it: other models, code, packages, kernels."""
+"""References in a model's files to what is loaded with it: other models, code, packages, kernels."""
 
 from __future__ import annotations
 

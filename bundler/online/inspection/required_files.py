@@ -180,7 +180,7 @@ def _check_tokenizer(folder: PurePosixPath, files: FileListing) -> list[MissingF
 
 
 def _has_custom_tokenizer(folder: PurePosixPath, files: FileListing) -> bool:
-    """Return whether the model's own code is its tokenizer: nobody else knows which files that reads."""
+    """Return whether the model's own code is its tokenizer: which files that reads is unknown."""
     name = "tokenizer_config.json"
     if not files.has(folder, name):
         return False
