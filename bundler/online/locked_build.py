@@ -22,7 +22,7 @@ def load_kept_lock(path: Path, loaded: LoadedManifest) -> Lock:
         lock = lockfile.read_lock(path.read_bytes(), str(path))
     except OSError as error:
         hint = "give the file that 'bundle lock' wrote, or build without --lock"
-        raise ManifestError(f"can't read the lock: {error.strerror}", where=str(path), hint=hint) from error
+        raise ManifestError(f"the lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
     if lock.manifest_sha256 != loaded.sha256:
         hint = "run 'bundle lock' again, or use the manifest that the lock was made from"
         raise ManifestError("the lock was made from another text of this manifest", where=str(path), hint=hint)

@@ -192,7 +192,7 @@ def test_a_login_page_that_says_what_it_is(errand: Errand, where: str) -> None:
     (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [loopback.status(511)]
     with pytest.raises(FetchError, match="login page answers instead of the hub") as caught:
         errand.run()
-    assert "open the address in a browser" in caught.value.hint
+    assert "open the URL in a browser" in caught.value.hint
     assert errand.waits == []
 
 

@@ -113,7 +113,7 @@ def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
 
 def test_an_address_of_the_hub_without_its_scheme(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
-    with pytest.raises(FetchError, match="HF_ENDPOINT is no address") as error:
+    with pytest.raises(FetchError, match="HF_ENDPOINT does not begin with") as error:
         errand.run()
     assert error.value.hint == "set HF_ENDPOINT=https://hub.example"
 

