@@ -24,7 +24,7 @@ from bench.measures import (
 )
 from bench.results import Row
 from bundler.format.lock.lockfile import Lock
-from bundler.online import build as building
+from bundler.online.build import BuildOptions, build_bundle
 from bundler.online.transfer.context import BuildContext
 
 SHARDS = 4
@@ -100,10 +100,9 @@ class Workplace:
     def _build(self) -> Bundle:
         self.make_model()
         reporter = TimedReporter()
-        context = building.make_context(reporter)
-        built = building.build_bundle(
-            self.write_manifest(), self.folder, None, context, with_rehearsal=self.with_rehearsal
-        )
+        context = BuildContext.from_environment(reporter)
+        options = BuildOptions(output=self.folder, with_rehearsal=self.with_rehearsal)
+        built = build_bundle(self.write_manifest(), options, context)
         return Bundle(
             path=built.path, lock=built.lock, context=context, rehearsal_seconds=reporter.seconds.get("rehearse", 0.0)
         )

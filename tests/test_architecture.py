@@ -57,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
     TRANSFER: BASE | FORMAT,
     INSPECTION: BASE | FORMAT,
     PACKAGES: BASE | FORMAT | {TRANSFER},
-    MANIFEST: BASE | FORMAT | {PACKAGES},
+    MANIFEST: BASE | FORMAT | {INSPECTION, PACKAGES},
     "bundler.online.containers": BASE | FORMAT | {MANIFEST, TRANSFER},
     "bundler.online.assets": BASE | FORMAT | {MANIFEST, TRANSFER},
     "bundler.online.scaffold": BASE | FORMAT | {MANIFEST},

@@ -1,1 +1,1 @@
-"""The side with a network."""
+"""The online side: everything that resolves, fetches and packs a bundle on the builder."""

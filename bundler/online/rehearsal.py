@@ -1,4 +1,4 @@
-"""Installs the finished bundle with the network cut, before it travels, and brings back what its models gave."""
+"""The rehearsal: installs the finished bundle with the network cut, and adds the models' outputs to its lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _INHERITED_VARIABLES = (
     "BUNDLE_NETCUT",
     "OMP_NUM_THREADS",
 )
-"""Variables that the rehearsal starts with: an isolated host has nothing else of this machine."""
+"""Variables that the rehearsal inherits: an isolated host has none of this machine's others."""
 
 _CUT_SCRIPT = """
 import os, runpy, sys
@@ -48,41 +48,53 @@ netcut["drop_proxies"]()
 netcut["enter_namespace"]()
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Cuts the network where the kernel allows it, for the installer and all that it starts; the smoke loads cut it again
-by themselves, and say how."""
+"""Cuts the network for the installer and all that it starts, where the kernel allows it.
+
+The smoke loads cut it again themselves, and report how.
+"""
 
 _SIGNATURE_RESERVE = 16 << 10
 _MIN_COMPONENTS = 64
 _UNPACKED_RATIO = 4
-"""Bytes of an installed wheel for each of its own; the installer looks again, and more closely."""
+"""How much larger an installed wheel is than its file; the installer checks again with exact sizes."""
 
 
 def find_obstacle(lock: Lock) -> str:
-    """Why this machine can't rehearse a bundle, in words; "" where it can."""
-    there = lock.target
+    """Return why this machine can't rehearse a bundle; "" where it can."""
+    target = lock.target
     try:
-        here = detect_target()
+        builder = detect_target()
     except InvalidValueError as error:
-        return f"the builder is a machine that nothing is installed on: its platform {error}"
-    if here.platform != there.platform:
-        return f"the builder is {here.platform} and the target {there.platform}"
-    if there.libc and (here.libc_version[0] != there.libc_version[0] or here.libc_version < there.libc_version):
-        return f"the builder has {here.libc or 'no known C library'} and the target {there.libc}"
-    return "" if _has_python(there.python) else f"the builder has no Python {there.python}, which the target has"
+        return f"no bundle can be installed on the builder: its platform {error}"
+    if builder.platform != target.platform:
+        return f"the builder is {builder.platform} and the target {target.platform}"
+    is_same_libc = builder.libc_version[0] == target.libc_version[0]
+    if target.libc and (not is_same_libc or builder.libc_version < target.libc_version):
+        return f"the builder has {builder.libc or 'no known C library'} and the target {target.libc}"
+    return "" if _has_python(target.python) else f"the builder has no Python {target.python}, which the target has"
 
 
 def estimate_space(lock: Lock) -> int:
-    """Bytes that a rehearsal takes on the shelf's disk for a while, roughly."""
+    """Estimate the bytes that a rehearsal needs for a time on the disk of the cache."""
     unpacked = {"wheel": 1 + _UNPACKED_RATIO, "image": 0}
     return sum(artifact.size * unpacked.get(artifact.kind, 1) for artifact in lock.artifacts)
 
 
 def run_rehearsal(bundle: Path, lock: Lock, installer: Path, cache_root: Path, reporter: Reporter) -> Lock:
-    """Install a finished bundle as the far side will, and give its lock with what the models gave.
+    """Install a finished bundle as the host will, and return its lock with the models' golden outputs.
 
-    ``installer`` is the content of its bundle.pyz; all is done below ``shelf`` and removed afterwards. A lock that
-    has golden outputs is given back as it is: the smoke loads have compared with them. Raises SmokeError when it does
-    not install or a model does not prove itself, CalledHomeError when a load asked for what is not carried.
+    A lock that has golden outputs is returned unchanged: the smoke loads have compared with them.
+
+    Args:
+        bundle: the bundle's file.
+        lock: its lock.
+        installer: the content of its bundle.pyz.
+        cache_root: everything is installed below this folder, and removed afterwards.
+        reporter: shows progress.
+
+    Raises:
+        SmokeError: the bundle does not install, or a model does not load or fails a check.
+        BlockedRequestError: a load asked the network for something.
     """
     with reporter.stage("rehearse") as stage, _open_run_folder(cache_root / "rehearsals") as folder:
         prefix = folder / "prefix"
@@ -92,42 +104,43 @@ def run_rehearsal(bundle: Path, lock: Lock, installer: Path, cache_root: Path, r
             sys.executable, "-I", "-S", installer, "install", bundle,
             "--prefix", prefix, "--device", "cpu", "--json", "--quiet",
         ]  # fmt: skip
-        told = _run_installer(command, home, folder / "progress.txt", stage)
-        _refuse_blocked_requests(_results(told), lock)
+        result = _run_installer(command, home, folder / "progress.txt", stage)
+        _refuse_blocked_requests(_read_smoke_results(result), lock)
         if lock.rehearsed:
             return lock
-        return _add_goldens(lock, _goldens(prefix / "current" / "goldens.json"))
+        return _add_goldens(lock, _read_goldens(prefix / "current" / "goldens.json"))
 
 
 def mark_unrehearsed(lock: Lock, reason: str) -> Lock:
-    """The lock that says why nothing was rehearsed; what was rehearsed once stays so."""
+    """Return the lock with the reason why it is not rehearsed; a lock that was rehearsed once stays as it is."""
     return lock if lock.rehearsed else lockfile.replace_fields(lock, unrehearsed=reason)
 
 
 def _run_installer(command: list[str | Path], home: Path, progress: Path, stage: Stage) -> Mapping[str, Any]:
-    """What the installer found out; ``stage`` shows what it does. Raises BundleError with what it failed at."""
-    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    environment = {**kept, "HOME": str(home), PROGRESS_FILE: str(progress)}
+    """Run the installer and return its result; raises BundleError with the error that it reports."""
+    inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    env = {**inherited, "HOME": str(home), PROGRESS_FILE: str(progress)}
     with resources.as_file(resources.files("bundler").joinpath("payload", "network", "netcut.py")) as netcut:
         cut: list[str | Path] = (
             [sys.executable, "-I", "-c", _CUT_SCRIPT, netcut] if platform.system() == "Linux" else []
         )
-        done = process.run(
+        completed = process.run(
             [*cut, *command],
-            env=environment,
+            env=env,
             accepted_codes=range(-64, 256),
             watch=lambda _: stage.set_phase(last_line(progress)),
         )
     try:
-        said = json.loads(done.stdout)
+        answer = json.loads(completed.stdout)
     except ValueError:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        last_lines = "\n".join(completed.stderr.strip().splitlines()[-5:])
         raise SmokeError(
-            f"the rehearsal ended with code {done.returncode} before it could say anything: {last}"
+            f"the rehearsal ended with code {completed.returncode} and without a result: {last_lines}",
+            hint="look at the lines above; --no-rehearse builds the bundle without a rehearsal",
         ) from None
-    if not said["ok"]:
-        raise _make_error(said["error"])
-    return dict(said["result"])
+    if not answer["ok"]:
+        raise _make_error(answer["error"])
+    return dict(answer["result"])
 
 
 def _make_error(error: Mapping[str, Any]) -> BundleError:
@@ -136,53 +149,56 @@ def _make_error(error: Mapping[str, Any]) -> BundleError:
     return kind(f"the rehearsal failed, so no bundle was written: {error['message']}", hint=error["hint"])
 
 
-def _results(told: Mapping[str, Any]) -> tuple[SmokeResult, ...]:
-    """What the smoke loads measured. Raises SmokeError where the installer, of a kept lock, is too old to say it so."""
+def _read_smoke_results(result: Mapping[str, Any]) -> tuple[SmokeResult, ...]:
+    """Read the smoke results; raises SmokeError where the installer of a kept lock writes them in another form."""
     try:
-        return documents.decode(tuple[SmokeResult, ...], told.get("smoke"))
-    except documents.DocumentError as faults:
-        raise _strange(faults) from faults
+        return documents.decode(tuple[SmokeResult, ...], result.get("smoke"))
+    except documents.DocumentError as error:
+        raise _make_unreadable_error(error) from error
 
 
-def _goldens(path: Path) -> tuple[Golden, ...]:
+def _read_goldens(path: Path) -> tuple[Golden, ...]:
     try:
         return json_files.read(tuple[Golden, ...], path)
-    except documents.DocumentError as faults:
-        raise _strange(faults) from faults
+    except documents.DocumentError as error:
+        raise _make_unreadable_error(error) from error
 
 
-def _strange(faults: documents.DocumentError) -> SmokeError:
-    hint = "lock again: the installer in a kept lock is of another version of this program"
-    return SmokeError(f"what the rehearsal measured can't be read: {json_files.first_faults(faults)}", hint=hint)
+def _make_unreadable_error(error: documents.DocumentError) -> SmokeError:
+    hint = "run 'bundle lock' again: the installer in a kept lock is of another version of this program"
+    return SmokeError(f"can't read the results of the rehearsal: {json_files.first_faults(error)}", hint=hint)
 
 
 def _refuse_blocked_requests(results: Sequence[SmokeResult], lock: Lock) -> None:
-    """A load that goes on after it called home works here and stalls, or gives something else, where nobody looks."""
-    found = [call for result in results for call in result.calls]
-    if survived := blocked_requests.select_untolerated(dict.fromkeys(found), lock.smoke.tolerate_calls):
+    """Raise BlockedRequestError where a load asked the network for something and went on without an answer.
+
+    On the host such a load may hang, or silently give other outputs.
+    """
+    requests = dict.fromkeys(request for result in results for request in result.calls)
+    if untolerated := blocked_requests.select_untolerated(requests, lock.smoke.tolerate_calls):
         hint = "carry what is missing, or name the host under smoke: tolerate_calls in the manifest"
         raise BlockedRequestError(
-            "the rehearsal failed, so no bundle was written: all models load, and these calls home were refused:\n"
-            + blocked_requests.format_requests(survived),
+            "the rehearsal failed, so no bundle was written: all models load, but they call home. Blocked requests:\n"
+            + blocked_requests.format_requests(untolerated),
             hint=hint,
         )
 
 
 def _add_goldens(lock: Lock, goldens: tuple[Golden, ...]) -> Lock:
-    """The lock with golden outputs, by as many components as there is room for in the bundle's head."""
-    most = MAX_COMPONENTS
+    """Return the lock with golden outputs, with as many components as fit into the bundle's head."""
+    max_components = MAX_COMPONENTS
     while True:
-        sealed = lockfile.replace_fields(
-            lock, rehearsed=True, unrehearsed="", goldens=tuple(_thin_golden(g, most) for g in goldens)
-        )
+        thinned = tuple(_thin_golden(golden, max_components) for golden in goldens)
+        final_lock = lockfile.replace_fields(lock, rehearsed=True, unrehearsed="", goldens=thinned)
         try:
-            tar_layout.compute_layout(sealed, bytes(_SIGNATURE_RESERVE))
+            tar_layout.compute_layout(final_lock, bytes(_SIGNATURE_RESERVE))
         except InvalidValueError as error:
-            most //= 2
-            if most < _MIN_COMPONENTS:
-                raise HostError("the golden outputs do not fit the bundle's head", hint="fewer smoke: texts") from error
+            max_components //= 2
+            if max_components < _MIN_COMPONENTS:
+                hint = "give fewer texts under smoke: texts in the manifest"
+                raise HostError("the golden outputs do not fit into the bundle's head", hint=hint) from error
         else:
-            return sealed
+            return final_lock
 
 
 def _thin_golden(golden: Golden, max_components: int) -> Golden:
@@ -194,28 +210,27 @@ def _thin_golden(golden: Golden, max_components: int) -> Golden:
 
 
 def _has_python(version: str) -> bool:
-    """Whether the installer will find the target's Python here; a version manager's name for it may lead nowhere."""
-    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    """Return whether this machine has the target's Python; a version manager's command for it may fail."""
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
     for candidate in (sys.executable, shutil.which(f"python{version}"), shutil.which("python3")):
         if candidate:
             try:
-                said = process.run([candidate, "-I", "-S", "-c", ask]).stdout
+                output = process.run([candidate, "-I", "-S", "-c", script]).stdout
             except ProgramError:
                 continue
-            if said.strip() == version:
+            if output.strip() == version:
                 return True
     return False
 
 
 @contextmanager
 def _open_run_folder(root: Path) -> Iterator[Path]:
-    """A folder of this run alone, removed afterwards; what killed runs left is removed first."""
+    """Make a folder for this run, and remove it afterwards; first remove what killed runs left."""
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob("*.lock"):
-        _remove_leftover(left)
+    for lock_file in root.glob("*.lock"):
+        _remove_leftover(lock_file)
     folder = root / uuid.uuid4().hex
-    holder = FileLock(folder.with_suffix(".lock"))
-    with holder:
+    with FileLock(folder.with_suffix(".lock")):
         folder.mkdir()
         try:
             yield folder
@@ -229,5 +244,5 @@ def _remove_leftover(lock_file: Path) -> None:
         with FileLock(lock_file, timeout=0):
             shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
             lock_file.unlink(missing_ok=True)
-    except Timeout:  # a run that is alive
+    except Timeout:  # its run is still alive
         return

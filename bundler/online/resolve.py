@@ -1,4 +1,4 @@
-"""What was asked for becomes what exactly that is."""
+"""Resolves a manifest to exact versions and checksums: a lock."""
 
 from __future__ import annotations
 
@@ -33,65 +33,67 @@ from bundler.progress import Reporter
 
 _HEAD_RESERVE = 64 << 10
 _GOLDEN_RESERVE = 16 << 10
-"""Bytes of the head kept free for each model and text: a vector of 2,048 float32 in base64, and its token ids."""
+"""Bytes of the head reserved for each model and text: a vector of 2,048 float32 in base64, and its token ids."""
 
 
 def resolve_manifest(loaded: LoadedManifest, context: BuildContext) -> Lock:
-    """The lock of a manifest: asks the network what exactly, and brings home only what must be read for that.
+    """Resolve a manifest to a lock; fetches only what must be read for that.
 
     Raises ManifestError, ResolveError, FetchError, IntegrityError or UnsafeError.
     """
-    wanted = loaded.manifest
-    target = wanted.target.resolve()
-    _say_what_was_taken(wanted.target, target, context.reporter)
+    manifest = loaded.manifest
+    target = manifest.target.resolve()
+    _report_target_defaults(manifest.target, target, context.reporter)
     with context.reporter.stage("resolve packages"):
-        found = _resolve_packages(loaded, target, context)
+        wheels = _resolve_packages(loaded, target, context)
         tools = resolution.resolve_without_dependencies(
             ["pip", "uv"], target, context.config, context.cache, context.reporter
         )
     packages = PythonEnvironment(
         requirements=_list_requirements(loaded),
-        packages=tuple(Package(name=one.name, version=one.version, wheel=f"wheels/{one.filename}") for one in found),
-        resolver=wanted.python.resolver,
+        packages=tuple(
+            Package(name=wheel.name, version=wheel.version, wheel=f"wheels/{wheel.filename}") for wheel in wheels
+        ),
+        resolver=manifest.python.resolver,
     )
-    carried = [_make_wheel_artifact(one, "wheel", context) for one in found]
+    wheel_artifacts = [_make_wheel_artifact(wheel, "wheel", context) for wheel in wheels]
+    requirements = lockfile.format_requirements(packages, wheel_artifacts)
     artifacts = [
         _make_artifact(entries.INSTALLER, "installer", installer.build_installer(), context),
-        _make_artifact(entries.REQUIREMENTS, "requirements", lockfile.format_requirements(packages, carried), context),
-        *(_make_wheel_artifact(one, "tool", context) for one in tools),
-        *carried,
+        _make_artifact(entries.REQUIREMENTS, "requirements", requirements, context),
+        *(_make_wheel_artifact(tool, "tool", context) for tool in tools),
+        *wheel_artifacts,
     ]
-    provided = BundledPackages(found, context)
-    whole = closure.find_closure(
-        wanted.models,
-        wanted.closure,
-        bound(_resolve_model, loaded, context, ConversionContext(target=target, packages=found, context=context)),
-        provided,
+    conversion = ConversionContext(target=target, packages=wheels, context=context)
+    models = closure.find_closure(
+        manifest.models,
+        manifest.closure,
+        bound(_resolve_model, loaded, context, conversion),
+        BundledPackages(wheels, context),
         context.reporter,
     )
-    for one in whole.models:
-        artifacts += one.make_artifacts()
-    artifacts += collect.collect_assets(wanted.assets, [one.name for one in found], context)
+    for model in models.models:
+        artifacts += model.make_artifacts()
+    artifacts += collect.collect_assets(manifest.assets, [wheel.name for wheel in wheels], context)
     base = pull_base_image(loaded, target, context)
     artifacts += [*base.artifacts, *list_app_files(loaded, context)]
-    locked = _make_lock(loaded, target, packages, whole, base.image, artifacts)
-    lint.check_lock(
-        locked, lint.load_rules(loaded.folder / name for name in wanted.lint), wanted.target.pip, context.reporter
-    )
-    return _reserve_head(locked)
+    lock = _make_lock(loaded, target, packages, models, base.image, artifacts)
+    rules = lint.load_rules(loaded.folder / name for name in manifest.lint)
+    lint.check_lock(lock, rules, manifest.target.pip, context.reporter)
+    return _reserve_head(lock)
 
 
-def _say_what_was_taken(wanted: TargetSpec, target: Target, reporter: Reporter) -> None:
-    """What the manifest leaves out of the target is said: hosts that differ are refused, and only on the other side."""
-    taken = [f"{name} {getattr(target, name)}" for name in wanted.left_out if name != "libc"]
-    if taken:
-        reporter.note(f"the manifest's target leaves out what is taken from this machine: {', '.join(taken)}")
-    if "libc" not in wanted.left_out or not target.libc:
+def _report_target_defaults(spec: TargetSpec, target: Target, reporter: Reporter) -> None:
+    """Report what the manifest leaves out of the target: hosts that differ will refuse the bundle."""
+    defaults = [f"{name} {getattr(target, name)}" for name in spec.left_out if name != "libc"]
+    if defaults:
+        reporter.note(f"the manifest leaves these fields of its target to this machine: {', '.join(defaults)}")
+    if "libc" not in spec.left_out or not target.libc:
         return
     if target.libc == detect_target().libc:
         reporter.warn(
             f"target.libc is left out, so hosts need this machine's C library or a newer one: {target.libc}; older hosts "
-            "are refused (RHEL 8 has glibc-2.28, RHEL 9 glibc-2.34). For them write: target: {libc: glibc-2.28}"
+            "can't install the bundle (RHEL 8 has glibc-2.28, RHEL 9 glibc-2.34). For them write: target: {libc: glibc-2.28}"
         )
     else:
         reporter.note(f"target.libc is left out, so hosts need at least {target.libc}")
@@ -108,43 +110,43 @@ def _make_lock(
     loaded: LoadedManifest,
     target: Target,
     packages: PythonEnvironment,
-    closure_result: ModelClosure,
+    models: ModelClosure,
     base: Image,
     artifacts: list[Artifact],
 ) -> Lock:
-    """The lock, whose own rules are the last word on what may travel; raises UnsafeError where they are broken."""
+    """Make the lock; raises UnsafeError where its own rules forbid something to travel."""
     try:
-        return _assemble_lock(loaded, target, packages, closure_result, base, artifacts)
+        return _assemble_lock(loaded, target, packages, models, base, artifacts)
     except InvalidValueError as error:
-        raise UnsafeError(f"this may not travel: {error}", hint="rename or leave out what the message names") from error
+        raise UnsafeError(f"this may not travel: {error}", hint="rename it, or leave it out") from error
 
 
 def _assemble_lock(
     loaded: LoadedManifest,
     target: Target,
     packages: PythonEnvironment,
-    closure_result: ModelClosure,
+    models: ModelClosure,
     base: Image,
     artifacts: list[Artifact],
 ) -> Lock:
-    wanted = loaded.manifest
+    manifest = loaded.manifest
     return Lock(
-        name=wanted.name,
-        version=wanted.version,
-        sequence=wanted.sequence if wanted.sequence is not None else _get_build_time(),
+        name=manifest.name,
+        version=manifest.version,
+        sequence=manifest.sequence if manifest.sequence is not None else _get_build_time(),
         created_by=f"airgap-bundler {bundler.__version__}",
         source_date_epoch=lockfile.ZIP_EPOCH,
         manifest_sha256=loaded.sha256,
         target=target,
-        models=tuple(one.model for one in closure_result.models),
-        closure=closure_result.edges,
-        pickles=tuple(pickle for one in closure_result.models for pickle in one.pickles),
-        conversions=tuple(made for one in closure_result.models for made in one.conversions),
+        models=tuple(resolved.model for resolved in models.models),
+        closure=models.edges,
+        pickles=tuple(pickle for resolved in models.models for pickle in resolved.pickles),
+        conversions=tuple(conversion for resolved in models.models for conversion in resolved.conversions),
         python=packages,
-        smoke=wanted.smoke.to_lock(),
-        env=schema.make_env_variables(wanted),
+        smoke=manifest.smoke.to_lock(),
+        env=schema.make_env_variables(manifest),
         image=base,
-        app=wanted.app.to_lock() if wanted.app else App(),
+        app=manifest.app.to_lock() if manifest.app else App(),
         head_size=lockfile.HEAD_ALIGNMENT,
         artifacts=tuple(artifacts),
     )
@@ -154,7 +156,7 @@ def _resolve_packages(loaded: LoadedManifest, target: Target, context: BuildCont
     python = loaded.manifest.python
     if not python.requirements and not python.requirements_files:
         return ()
-    wanted = PackageRequest(
+    request = PackageRequest(
         requirements=python.requirements,
         requirements_files=tuple(loaded.folder / name for name in python.requirements_files),
         constraints=tuple(loaded.folder / name for name in python.constraints),
@@ -162,11 +164,11 @@ def _resolve_packages(loaded: LoadedManifest, target: Target, context: BuildCont
         resolver=python.resolver,
         build_from_source=python.build_from_source,
     )
-    return resolution.resolve_packages(wanted, target, context.config, context.cache, context.reporter)
+    return resolution.resolve_packages(request, target, context.config, context.cache, context.reporter)
 
 
 def _list_requirements(loaded: LoadedManifest) -> tuple[str, ...]:
-    """What was asked for, with the lines of the files, for a reader of the lock."""
+    """List the requirements as they were written, with the lines of requirements files, for a reader of the lock."""
     lines = list(loaded.manifest.python.requirements)
     for name in loaded.manifest.python.requirements_files:
         text = (loaded.folder / name).read_text(encoding="utf-8")
@@ -177,36 +179,33 @@ def _list_requirements(loaded: LoadedManifest) -> tuple[str, ...]:
 
 
 def _make_wheel_artifact(wheel: ResolvedWheel, kind: entries.ArtifactKind, context: BuildContext) -> Artifact:
-    local = wheel.origin.startswith("file:")
+    is_local = wheel.origin.startswith("file:")
     if wheel.sdist_sha256:
-        return _make_built_artifact(
-            wheel, kind, f"{wheel.publisher}:{simple_index.get_filename(wheel.origin)}" if local else ""
-        )
-    published = (Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher),)
-    if local:
+        local_origin = f"{wheel.publisher}:{simple_index.get_filename(wheel.origin)}" if is_local else ""
+        return _make_built_artifact(wheel, kind, local_origin)
+    upstream = Upstream(algorithm="sha256", digest=wheel.sha256, publisher=wheel.publisher)
+    if is_local:
         context.local_wheel_urls[wheel.sha256] = wheel.origin
     return Artifact(
         path=f"{entries.KIND_FOLDERS[kind]}{wheel.filename}",
         kind=kind,
         size=wheel.size,
         sha256=wheel.sha256,
-        origin=f"{wheel.publisher}:{wheel.filename}" if local else wheel.origin,
-        upstream=published if wheel.is_digest_published else (),
+        origin=f"{wheel.publisher}:{wheel.filename}" if is_local else wheel.origin,
+        upstream=(upstream,) if wheel.is_digest_published else (),
     )
 
 
 def _make_built_artifact(wheel: ResolvedWheel, kind: entries.ArtifactKind, local_origin: str) -> Artifact:
-    """A wheel that was built here: its digest is ours, and what was published is that of the source code."""
-    published = Upstream(
-        algorithm=entries.SOURCE_DIGEST_ALGORITHM, digest=wheel.sdist_sha256, publisher=wheel.publisher
-    )
+    """Make the entry of a wheel that was built here: only the digest of its source code was published."""
+    upstream = Upstream(algorithm=entries.SOURCE_DIGEST_ALGORITHM, digest=wheel.sdist_sha256, publisher=wheel.publisher)
     return Artifact(
         path=f"{entries.KIND_FOLDERS[kind]}{wheel.filename}",
         kind=kind,
         size=wheel.size,
         sha256=wheel.sha256,
         origin=f"{entries.BUILT_ORIGIN_PREFIX}{local_origin or wheel.origin}#sha256={wheel.sdist_sha256}",
-        upstream=(published,) if wheel.is_digest_published else (),
+        upstream=(upstream,) if wheel.is_digest_published else (),
     )
 
 
@@ -216,14 +215,14 @@ def _make_artifact(path: str, kind: entries.ArtifactKind, content: bytes, contex
 
 
 def pull_base_image(loaded: LoadedManifest, target: Target, context: BuildContext, digest: str = "") -> BaseImage:
-    """The base image, pinned and where it is carried brought home."""
+    """Pin the base image, and fetch it where it travels in the bundle."""
     return base_image.pull(
         loaded.manifest.image, target, context.cache, context.config, context.reporter, digest=digest
     )
 
 
 def list_app_files(loaded: LoadedManifest, context: BuildContext) -> list[Artifact]:
-    """The application's files, as they are on this machine now."""
+    """List the application's files, as they are on this machine now."""
     app = loaded.manifest.app
     if app is None:
         return []
@@ -236,14 +235,14 @@ def list_app_files(loaded: LoadedManifest, context: BuildContext) -> list[Artifa
 
 
 def _get_build_time() -> int:
-    """Seconds that stand for this build: SOURCE_DATE_EPOCH where it is set (reproducible-builds.org)."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdigit() else int(time.time())
+    """Return the time of the build in seconds: SOURCE_DATE_EPOCH where it is set (reproducible-builds.org)."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(epoch) if epoch.isdigit() else int(time.time())
 
 
 def _reserve_head(lock: Lock) -> Lock:
-    """The same lock with a head that has room for golden outputs and signatures."""
+    """Return the lock with a head in which golden outputs and signatures have space."""
     texts = max(3, len(lock.smoke.texts))
-    room = _HEAD_RESERVE + len(lock.models) * texts * _GOLDEN_RESERVE
+    reserve = _HEAD_RESERVE + len(lock.models) * texts * _GOLDEN_RESERVE
     size = len(lock.canonical_bytes) + len(str(lockfile.MAX_HEAD_BYTES))
-    return lockfile.replace_fields(lock, head_size=tar_layout.compute_head_size(size, len(lock.make_sums()), room))
+    return lockfile.replace_fields(lock, head_size=tar_layout.compute_head_size(size, len(lock.make_sums()), reserve))

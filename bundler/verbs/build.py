@@ -56,9 +56,10 @@ def lock(
     What need not be looked into for that, such as safetensors of the hub, is fetched when the bundle is built.
     """
     from bundler.online import build as building
+    from bundler.online.transfer.context import BuildContext
     from bundler.output import lock_text
 
-    shop = building.make_context(report)
+    shop = BuildContext.from_environment(report)
     locked = building.make_lock(manifest, shop)
     path = output or manifest.with_suffix(".lock.json")
     building.write_lock(path, locked)
@@ -90,16 +91,20 @@ def build(
 ) -> VerbResult:
     """Bring everything home that a manifest asks for, pack it as one file, and rehearse what the far side will do."""
     from bundler.online import build as building
+    from bundler.online.transfer.context import BuildContext
     from bundler.output import lock_text
 
     if output and output.endswith("/") and not Path(output).is_dir():  # such as a stick that is not mounted
         raise HostError("there is no such folder", where=output, hint="create or mount it, or give another with -o")
     signers = _load_signers(keys, passphrase_file, report)
-    shop = building.make_context(report)
-    out = Path(output) if output else None
-    built = building.build_bundle(
-        manifest, out, kept, shop, no_pickles=no_pickles, signers=signers, with_rehearsal=rehearse
+    options = building.BuildOptions(
+        output=Path(output) if output else None,
+        lock_path=kept,
+        no_pickles=no_pickles,
+        signers=signers,
+        with_rehearsal=rehearse,
     )
+    built = building.build_bundle(manifest, options, BuildContext.from_environment(report))
     signed_by = sorted(signer.public.fingerprint for signer in signers)
     file = {"bundle": str(built.path), "bytes": built.size, "sha256": built.sha256}
     result = {**file, **lock_text.summarize_lock(built.lock, signed_by)}

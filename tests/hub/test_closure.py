@@ -164,8 +164,8 @@ def test_another_revision_than_the_one_here_is_an_error_with_the_line_that_cures
     site.offer("org/base", model())
     second = site.hub.repositories["org/base"].commit(model(more=b"2"), ref="v2")
     error = site.refused(wanted("org/base"), wanted(loader="files"))
-    assert "names org/base at revision v2, and the bundle has another one of it" in str(error)
-    assert "put in models in place of what asks for base:" in error.hint
+    assert "names org/base at revision v2, and the bundle has another revision" in str(error)
+    assert "replace the entry of base in models with this:" in error.hint
     found = site.closed(pasted(error.hint.splitlines()[-1]), wanted(loader="files"))
     assert found.models[0].model.commit == second
 
@@ -177,7 +177,7 @@ def test_two_revisions_of_what_was_added_are_cured_by_a_line_of_its_own(site: Si
     second = site.hub.repositories["org/base"].commit(model(more=b"2"), ref="v2")
     asked = [wanted(), wanted("org/two", loader="files")]
     error = site.refused(*asked)
-    assert error.hint.endswith("add to models:\n  - {repo: org/base, revision: v2, loader: files}")
+    assert error.hint.endswith("add this to models:\n  - {repo: org/base, revision: v2, loader: files}")
     found = site.closed(*asked, pasted(error.hint.splitlines()[-1]))
     assert found.models[2].model.commit == second
 
@@ -187,7 +187,7 @@ def test_another_revision_is_a_warning_where_nothing_stops(site: Site) -> None:
     site.offer("org/base", model())
     found = site.closed(wanted("org/base"), wanted(loader="files"), mode="warn")
     assert arrows(found) == [("m", "adapter_config.json", "base")], "it goes on with the one that is here"
-    assert "names org/base at revision v2, and the bundle has another one of it" in site.report.warnings[-1]
+    assert "names org/base at revision v2, and the bundle has another revision" in site.report.warnings[-1]
 
 
 @pytest.mark.parametrize("mode", ["add", "report"])
@@ -238,7 +238,7 @@ def test_a_base_without_an_owner_is_found_and_a_folder_is_named(site: Site) -> N
     assert "'/home/x/base' as its base model, a folder of the machine that trained it" in site.report.warnings[-1]
     site.offer("org/m", {"adapter_config.json": b'{"base_model_name_or_path": "gpt2"}'})
     assert site.closed(wanted(loader="files")).edges == ()
-    assert "names gpt2, which can't be found" in site.report.warnings[-1], "the hub here knows no such names"
+    assert "names gpt2, which can't be resolved" in site.report.warnings[-1], "the hub here knows no such names"
 
 
 def test_what_can_not_be_read_is_an_error_unless_nothing_loads_it(site: Site) -> None:
@@ -251,13 +251,13 @@ def test_what_can_not_be_read_is_an_error_unless_nothing_loads_it(site: Site) ->
 def test_code_for_a_newer_python_is_said_and_no_error(site: Site) -> None:
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=b"match = = 1"))
     assert site.closed(wanted()).edges == ()
-    assert "modeling.py is no Python that can be read here" in site.report.warnings[-1]
+    assert "modeling.py is not Python that this Python can read" in site.report.warnings[-1]
 
 
 def test_templates_and_settings_that_stay_behind_are_named(site: Site) -> None:
     site.offer("org/m", model() | {"chat_template.jinja": b"{}", "generation_config.json": b"{}", "notes.txt": b""})
     site.closed(wanted(include=("config.json", "tokenizer.json", "*.safetensors"), loader="files"))
-    assert "org/m: chat_template.jinja, generation_config.json stay behind" in site.report.warnings[-1]
+    assert "org/m: chat_template.jinja, generation_config.json do not travel" in site.report.warnings[-1]
 
 
 def test_circles_end(site: Site) -> None:
@@ -321,7 +321,9 @@ def test_warning_leaves_it_out_and_says_so(site: Site) -> None:
 def test_code_that_can_not_be_had_is_an_error_and_a_model_a_warning(site: Site) -> None:
     site.offer("org/m", model(config=configuration(vision_tower="org/gone")))
     assert site.closed(wanted()).edges == ()
-    assert "names org/gone, which can't be found: org/gone: the hub knows no such repository" in site.report.warnings[0]
+    assert (
+        "names org/gone, which can't be resolved: org/gone: the hub knows no such repository" in site.report.warnings[0]
+    )
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": CODE})))
     assert "m: config.json (auto_map AutoModel) names org/code: org/code: the hub knows" in str(site.refused(wanted()))
 
@@ -351,8 +353,9 @@ def test_packages_that_code_imports_are_named_where_none_brings_them(site: Site)
     site.package("opencv-python-headless")
     site.package("by-another-name", "own_thing")
     error = site.refused(wanted())
-    assert "m: config.json (auto_map AutoModel) runs modeling.py, which imports flash_attn: in no package here" in str(
-        error
+    assert (
+        "m: config.json (auto_map AutoModel) runs modeling.py, which imports flash_attn: no package of the bundle has that"
+        in str(error)
     )
     assert "python.requirements" in error.hint
 
@@ -398,7 +401,7 @@ def test_a_kernel_without_a_revision_comes_at_the_version_that_transformers_asks
     assert site.closed(wanted(), pasted(hint.splitlines()[-1]), mode="report").edges == found.edges
     del site.hub.repositories["org/flash"].refs["v1"]
     assert site.closed(wanted()).models[1].model.revisions == ("main",)
-    assert "which has no v1: transformers 5 would ask for that" in site.report.warnings[-1]
+    assert "which has no v1: transformers 5 asks for that" in site.report.warnings[-1]
 
 
 def test_the_kernels_that_a_kernel_needs_come_along(site: Site) -> None:
@@ -433,7 +436,7 @@ def test_a_dataset_of_a_model_s_name_is_another_thing(site: Site) -> None:
     text = b"load_dataset('org/m')\n"
     site.offer("org/m", model(config=configuration(auto_map={"AutoModel": "modeling.M"}), modeling_py=text))
     assert site.closed(wanted()).edges == ()
-    assert "names org/m, which can't be found" in site.report.warnings[-1]
+    assert "names org/m, which can't be resolved" in site.report.warnings[-1]
 
 
 def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(site: Site) -> None:
@@ -444,9 +447,7 @@ def test_all_code_of_other_repositories_that_would_run_is_named_before_it_may(si
     listed = str(caught.value).splitlines()[1:]
     assert {"  modeling.py of org/code", "  layers.py of org/code"} <= set(listed)
     assert not any("unused.py" in line for line in listed)
-    assert any(
-        line.startswith("  config.py of org/gone and what that imports, which can't be listed") for line in listed
-    )
+    assert any(line.startswith("  config.py of org/gone and what it imports, which can't be listed") for line in listed)
     assert "'trust_remote_code: true'" in caught.value.hint
 
 

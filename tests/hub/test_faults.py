@@ -179,7 +179,7 @@ def test_a_signed_address_that_has_expired(errand: Errand) -> None:
 
 def test_a_captive_portal_instead_of_the_hub(errand: Errand) -> None:
     errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(PORTAL)]
-    with pytest.raises(FetchError, match="what answers is not a hub") as caught:
+    with pytest.raises(FetchError, match="this server is not a hub") as caught:
         errand.run()
     assert "login page" in caught.value.hint
     assert "HF_ENDPOINT" in caught.value.hint
@@ -190,9 +190,9 @@ def test_a_login_page_that_says_what_it_is(errand: Errand, where: str) -> None:
     hub = errand.hub
     path = {"info": f"/api/models/{NAME}/revision/main", "resolve": hub.resolve(NAME, WEIGHTS)}.get(where)
     (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [loopback.status(511)]
-    with pytest.raises(FetchError, match="login page answers in place of the hub") as caught:
+    with pytest.raises(FetchError, match="login page answers instead of the hub") as caught:
         errand.run()
-    assert "open the address in a browser" in caught.value.hint
+    assert "open the URL in a browser" in caught.value.hint
     assert errand.waits == []
 
 
@@ -207,7 +207,7 @@ def test_a_storage_that_has_lost_a_file(errand: Errand) -> None:
 @pytest.mark.parametrize("told", [b"{}", b"[]", b'"x"', b'{"id": "org/tiny", "sha": "main", "siblings": []}'])
 def test_json_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
     errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(told)]
-    with pytest.raises(FetchError, match="what answers is not a hub"):
+    with pytest.raises(FetchError, match="this server is not a hub"):
         errand.run()
 
 
@@ -220,7 +220,7 @@ def test_a_captive_portal_instead_of_a_file(errand: Errand, name: str) -> None:
 
 def test_a_gated_repository_without_a_token(errand: Errand) -> None:
     errand.repository.gated = True
-    with pytest.raises(FetchError, match=f"{NAME} is gated: the hub gives it to known accounts alone") as caught:
+    with pytest.raises(FetchError, match=f"{NAME} is gated: the hub wants an account") as caught:
         errand.run()
     assert f"accept its terms at {errand.hub.url}/{NAME}" in caught.value.hint
     assert "HF_TOKEN" in caught.value.hint
@@ -250,7 +250,7 @@ def test_a_gated_repository_that_has_another_name_now(errand: Errand) -> None:
 @pytest.mark.parametrize(
     ("token", "kind", "message"),
     [
-        ("", ResolveError, "the hub knows no such repository, or not for who asks"),
+        ("", ResolveError, "the hub knows no such repository, or does not show it to you"),
         ("hf_wrong", FetchError, "the hub does not accept the token"),
     ],
 )
@@ -277,7 +277,7 @@ def test_what_is_not_there(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(ResolveError, match="org/tiny: the hub knows no such repository"):
             errand.run(dataset=NAME)
     errand.hub.faults[errand.hub.resolve(NAME, CONFIG)] = [loopback.status(404, X_Error_Code="EntryNotFound")]
-    with pytest.raises(ResolveError, match="holds no such file"):
+    with pytest.raises(ResolveError, match="knows no such file"):
         errand.run()
 
 

@@ -113,13 +113,13 @@ def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
 
 def test_an_address_of_the_hub_without_its_scheme(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
-    with pytest.raises(FetchError, match="HF_ENDPOINT is no address") as error:
+    with pytest.raises(FetchError, match="HF_ENDPOINT does not begin with") as error:
         errand.run()
-    assert error.value.hint == "say HF_ENDPOINT=https://hub.example"
+    assert error.value.hint == "set HF_ENDPOINT=https://hub.example"
 
 
 def test_a_name_that_the_hub_can_not_have(errand: Errand) -> None:
-    with pytest.raises(ResolveError, match="is no name that the hub can have"):
+    with pytest.raises(ResolveError, match="can't be a name on the hub"):
         errand.run(repo="org/a--b")
     assert errand.hub.seen == []
 
@@ -159,7 +159,7 @@ def test_a_damaged_file_of_the_cache_is_not_used(errand: Errand, tmp_path: Path,
     errand.hub.seen.clear()
     errand.check(errand.run())
     assert errand.hub.fetched() == [name]
-    assert f"the hub's cache on this machine holds a damaged {name}" in errand.report.warnings[0]
+    assert f"the hub's cache on this machine has a damaged {name}" in errand.report.warnings[0]
 
 
 def test_a_link_of_the_cache_that_leads_nowhere_is_not_used(errand: Errand, tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_include_and_exclude(errand: Errand) -> None:
 def test_what_is_left_out_is_said(errand: Errand) -> None:
     errand.repository.commit(FILES | {"onnx/model.onnx": b"o" * 1000, "pytorch_model.bin": b"b" * 2345, "a.jpg": b"j"})
     errand.check(errand.run())
-    kinds = "images (1 file); ONNX (1 file); weights that are there as safetensors too (1 file)"
-    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes ('include' would name what is wanted)"
+    kinds = "images (1 file); ONNX (1 file); weights that exist as safetensors too (1 file)"
+    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes (name what you want with 'include')"
     assert errand.report.notes == [said]
 
 
@@ -291,12 +291,12 @@ def test_of_half_the_shards_none_comes_where_the_weights_are_whole_as_bin(errand
     errand.repository.commit({name: SHARDED[name] for name in half})
     with pytest.raises(ResolveError, match=r"needs: model-00002-of-00003\.safetensors \(a shard") as caught:
         errand.run(loader="causal-lm")
-    assert "no set of its weights is whole" in caught.value.hint
+    assert "no set of its weights is complete" in caught.value.hint
     assert errand.hub.storage.seen == []
     errand.repository.commit({name: SHARDED[name] for name in half} | {"pytorch_model.bin": b"b" * 10})
     whole = {name: SHARDED[name] for name in (CONFIG, "tokenizer.json")} | {"pytorch_model.bin": b"b" * 10}
     errand.check(errand.run(loader="causal-lm"), whole)
-    said = "leaves out safetensors of which a part is missing, where .bin is whole (3 files)"
+    said = "leaves out incomplete safetensors where .bin is complete (3 files)"
     assert said in errand.report.notes[-1]
 
 
@@ -378,7 +378,7 @@ def test_the_user_s_token_file_counts(errand: Errand, tmp_path: Path) -> None:
 
 
 def test_offline_means_offline(errand: Errand) -> None:
-    assert apart(errand, HF_HUB_OFFLINE="1") == "FetchError HF_HUB_OFFLINE forbids asking the hub\n"
+    assert apart(errand, HF_HUB_OFFLINE="1") == "FetchError HF_HUB_OFFLINE forbids requests to the hub\n"
     assert errand.hub.seen == []
 
 

@@ -104,7 +104,7 @@ def test_half_a_set_of_safetensors_goes_where_bin_is_whole() -> None:
     half = (*shards("model", "safetensors", 1, of=2), INDEX)
     found = chosen("config.json", "pytorch_model.bin", *half)
     assert found.names == ("config.json", "pytorch_model.bin")
-    said = "leaves out safetensors of which a part is missing, where .bin is whole (2 files); that saves 20 bytes"
+    said = "leaves out incomplete safetensors where .bin is complete (2 files); that saves 20 bytes"
     assert found.summary.startswith(said)
     two_bins = shards("pytorch_model", "bin", 1, 2, of=2)
     assert left(*two_bins, "pytorch_model.bin.index.json", *half) == sorted(half)
@@ -138,7 +138,7 @@ def test_include_is_exact() -> None:
 
 
 def test_weights_that_are_there_in_other_formats_only_are_not_left_out_in_silence() -> None:
-    with pytest.raises(ResolveError, match="its weights are there as GGUF and ONNX only") as caught:
+    with pytest.raises(ResolveError, match="the source has weights as GGUF and ONNX only") as caught:
         chosen("README.md", "m.gguf", "onnx/model.onnx")
     assert "include" in caught.value.hint
     assert chosen("README.md", "m.gguf", include=("*.gguf",)).names == ("m.gguf",)

@@ -36,7 +36,7 @@ def test_files_travel_but_for_litter_and_what_is_excluded(folder: Path) -> None:
 def test_files_of_secrets_are_refused(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"PASSWORD=hush")
-    with pytest.raises(UnsafeError, match="where secrets are kept") as error:
+    with pytest.raises(UnsafeError, match="of secrets") as error:
         local_sources.read_app(AppSpec(path="src"), folder)
     assert "app.exclude" in error.value.hint
     assert local_sources.read_app(AppSpec(path="src", exclude=(name,)), folder)

@@ -15,6 +15,7 @@ from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
 from bundler.online import build
 from bundler.online.assets import collect
+from bundler.online.build import BuildOptions
 from bundler.online.manifest import schema, tiktoken_files
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
@@ -204,9 +205,11 @@ def test_a_kept_lock_gives_the_same_bytes_from_the_shelf_and_asks_nobody(
     tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, _ = kept
-    fresh = build.build_bundle(path, tmp_path / "a.tar", None, shop, with_rehearsal=False)
+    fresh = build.build_bundle(path, BuildOptions(output=tmp_path / "a.tar", with_rehearsal=False), shop)
     before = mirror.asked()
-    again = build.build_bundle(path, tmp_path / "b.tar", lock, shop, with_rehearsal=False)
+    again = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop
+    )
     assert mirror.asked()[len(before) :] == []
     assert fresh.path.read_bytes() == again.path.read_bytes()
 
@@ -215,10 +218,14 @@ def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
     tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, found = kept
-    first = build.build_bundle(path, tmp_path / "a.tar", lock, shop, with_rehearsal=False)
+    first = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "a.tar", lock_path=lock, with_rehearsal=False), shop
+    )
     elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=shop.config, reporter=shop.reporter)
     del mirror.files["/data/index.xml"]
-    again = build.build_bundle(path, tmp_path / "b.tar", lock, elsewhere, with_rehearsal=False)
+    again = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), elsewhere
+    )
     assert first.path.read_bytes() == again.path.read_bytes()
     assert len(again.lock.list_artifacts("asset")) == len(found.list_artifacts("asset")) == 2
 
@@ -231,7 +238,7 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
     newer = WORDS.replace(b"english", b"ENGLISH")
     mirror.faults["/data/packages/corpora/stopwords.zip"] = [instead(newer)] * 4
     with pytest.raises(IntegrityError, match=f"{compute_sha256(newer)}.*{compute_sha256(WORDS)} was expected"):
-        build.build_bundle(path, tmp_path / "b.tar", lock, shop, with_rehearsal=False)
+        build.build_bundle(path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop)
     assert not (tmp_path / "b.tar").exists()
 
 

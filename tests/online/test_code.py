@@ -9,6 +9,7 @@ import pytest
 
 from bundler.errors import ResolveError, UnsafeError
 from bundler.online.inspection import kernels, references, remote_code
+from bundler.online.inspection.model_files import UnreadableFileError
 
 
 def reading(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
@@ -57,7 +58,7 @@ def test_a_revision_of_the_code_is_read_where_libraries_read_it() -> None:
 
 @pytest.mark.parametrize("value", ["modeling", "a/b/c--modeling.M", "--modeling"])
 def test_a_class_that_is_none_is_named(value: str) -> None:
-    with pytest.raises(ResolveError, match="which is no class"):
+    with pytest.raises(ResolveError, match="which is not a class"):
         references.find_code(*reading({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
 
 
@@ -94,7 +95,7 @@ def late():
 
 
 def test_code_that_is_no_python_is_named() -> None:
-    with pytest.raises(references.UnreadableFileError, match=r"a\.py is no Python"):
+    with pytest.raises(UnreadableFileError, match=r"a\.py is not Python"):
         remote_code.find_imported_packages("a.py", reading({"a.py": "def ("})[1])
 
 

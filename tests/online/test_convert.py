@@ -105,8 +105,8 @@ def test_the_same_tensors_give_the_same_bytes(said: dict[str, Any]) -> None:
         ("list", "it holds a list"),
         ("empty", "it holds a dict"),
         ("sparse", "w is a sparse or quantised tensor"),
-        ("evil", "torch does not read it as weights alone"),
-        ("cut", "torch does not read it as weights alone"),
+        ("evil", "torch can't read it as plain weights"),
+        ("cut", "torch can't read it as plain weights"),
     ],
 )
 def test_what_is_no_weights_is_refused(case: str, words: str, said: dict[str, Any]) -> None:
@@ -157,10 +157,10 @@ WHOLE = {"torch": "2.13.0", "safetensors": "0.8.0", "numpy": "2.0"}
 @pytest.mark.parametrize(
     ("files", "packages", "kind", "words"),
     [
-        (BIN, {"torch": "2.13.0"}, ResolveError, "convert needs safetensors, numpy among the bundle's packages"),
+        (BIN, {"torch": "2.13.0"}, ResolveError, "'convert' needs safetensors, numpy among the bundle's packages"),
         (BIN, WHOLE | {"torch": "2.5.1"}, ResolveError, "torch 2.5.1 runs code of pickles that it reads"),
-        (BIN | {"model.safetensors": b"w"}, WHOLE, ResolveError, "m holds model.safetensors already"),
-        ({"colbert_linear.pt": b"w"}, WHOLE, ResolveError, "m has no weights to turn into safetensors"),
+        (BIN | {"model.safetensors": b"w"}, WHOLE, ResolveError, "m has model.safetensors already"),
+        ({"colbert_linear.pt": b"w"}, WHOLE, ResolveError, "m has no weights to convert to safetensors"),
     ],
 )
 def test_what_conversion_lacks_is_named(
@@ -173,7 +173,7 @@ def test_what_conversion_lacks_is_named(
 def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     far = Target(python=HERE.python, platform="windows-x86_64", libc="", accelerator="cpu")
     given = asked(tmp_path, BIN, WHOLE, tag=f"cp3{sys.version_info.minor}-none-win_amd64", target=far)
-    with pytest.raises(HostError, match=r"convert can't run the bundle's torch-2\.13\.0.*on this machine"):
+    with pytest.raises(HostError, match=r"'convert' can't run the bundle's torch-2\.13\.0.*on this machine"):
         safetensors_conversion.convert_model("m", *given)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from bundler.errors import ResolveError
-from bundler.online.inspection import loader_detection, required_files
-from bundler.online.manifest import schema
+from bundler.online.inspection import loader_detection, loaders
+from bundler.online.inspection.model_files import FileListing
 from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import file_selection, model_resolution
 
+M3_HEADS = loaders.FLAG_EMBEDDING_M3.marker_files
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
 
@@ -22,8 +23,12 @@ def configured(architecture: str, **more: Any) -> dict[str, bytes]:
     return {**PLAIN, "config.json": json.dumps({"architectures": [architecture], "vocab_size": 9, **more}).encode()}
 
 
+def listing(files: dict[str, bytes]) -> FileListing:
+    return FileListing(names=frozenset(files), read_file=files.__getitem__)
+
+
 def seen(files: dict[str, bytes]) -> str:
-    return loader_detection.detect_loader("m", sorted(files), files.__getitem__)
+    return loader_detection.detect_loader("m", listing(files))
 
 
 def vetted(files: dict[str, bytes], **asked: Any) -> str:
@@ -102,7 +107,7 @@ ROUTER = {
 
 
 def test_what_stands_behind_a_router_is_looked_for() -> None:
-    loader_detection.check_files("sentence-transformers", "m", sorted(ROUTER), ROUTER.__getitem__)
+    loader_detection.check_files("sentence-transformers", "m", listing(ROUTER))
     for without, named in (
         ("query_0_Static/model.safetensors", r"query_0_Static/model\.safetensors"),
         ("query_0_Static/tokenizer.json", r"query_0_Static/tokenizer\.json"),
@@ -111,7 +116,7 @@ def test_what_stands_behind_a_router_is_looked_for() -> None:
     ):
         files = {name: content for name, content in ROUTER.items() if name != without}
         with pytest.raises(ResolveError, match=named):
-            loader_detection.check_files("sentence-transformers", "m", sorted(files), files.__getitem__)
+            loader_detection.check_files("sentence-transformers", "m", listing(files))
 
 
 OF_A_CROSS_ENCODER = {
@@ -144,7 +149,7 @@ def test_of_another_s_modules_a_cross_encoder_takes_none() -> None:
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
     files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     assert seen(files) == "flag-embedding-m3"
-    loader_detection.check_files("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+    loader_detection.check_files("flag-embedding-m3", "m", listing(files))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
 def test_a_pattern_that_removes_a_head_of_bge_m3_makes_no_other_model_of_it(
     patterns: dict[str, tuple[str, ...]], lost: str, modules: dict[str, bytes]
 ) -> None:
-    files = configured("XLMRobertaModel") | dict.fromkeys(required_files.M3_HEADS, b"") | modules
+    files = configured("XLMRobertaModel") | dict.fromkeys(M3_HEADS, b"") | modules
     other = "sentence-transformers" if modules else "transformers"
     with pytest.raises(ResolveError, match=f"is a model for flag-embedding-m3, and .* removes {lost}$") as caught:
         vetted(files, **patterns)
@@ -173,12 +178,12 @@ def test_a_pattern_that_removes_the_list_of_modules_makes_no_other_model_of_it()
     with pytest.raises(ResolveError, match=r"is a model for sentence-transformers, and .* removes modules\.json$"):
         vetted(files, exclude=("modules.json",))
     assert vetted(files, exclude=("modules.json",), loader="transformers") == "transformers"
-    files |= dict.fromkeys(required_files.M3_HEADS, b"")  # by which it is seen in any case, and which do without
+    files |= dict.fromkeys(M3_HEADS, b"")  # by which it is seen in any case, and which do without
     assert vetted(files, exclude=("modules.json",)) == "flag-embedding-m3"
 
 
 def test_either_head_of_bge_m3_tells_its_loader() -> None:
-    for head in required_files.M3_HEADS:
+    for head in M3_HEADS:
         assert seen(configured("XLMRobertaModel") | {head: b"", "modules.json": b"[]"}) == "flag-embedding-m3"
 
 
@@ -187,16 +192,16 @@ def test_a_head_of_bge_m3_is_missing(head: str) -> None:
     files = {**PLAIN, "colbert_linear.pt": b"", "sparse_linear.pt": b""}
     del files[head]
     with pytest.raises(ResolveError, match=rf"{head} \(without it the sparse and ColBERT vectors are random"):
-        loader_detection.check_files("flag-embedding-m3", "m", sorted(files), files.__getitem__)
+        loader_detection.check_files("flag-embedding-m3", "m", listing(files))
 
 
 @pytest.mark.parametrize("loader", ["transformers", "causal-lm", "cross-encoder", "flag-reranker"])
 @pytest.mark.parametrize("without", sorted(PLAIN))
 def test_a_file_that_the_loader_needs_is_missing(loader: str, without: str) -> None:
-    loader_detection.check_files(loader, "m", sorted(PLAIN), PLAIN.__getitem__)
+    loader_detection.check_files(loader, "m", listing(PLAIN))
     files = {name: data for name, data in PLAIN.items() if name != without}
     with pytest.raises(ResolveError, match=rf"m lacks files that {loader} needs: {without} \("):
-        loader_detection.check_files(loader, "m", sorted(files), files.__getitem__)
+        loader_detection.check_files(loader, "m", listing(files))
 
 
 def listed(*modules: tuple[str, str]) -> bytes:
@@ -261,7 +266,7 @@ def test_of_weights_that_are_half_there_the_way_out_is_named(folder: str) -> Non
     top = {"modules.json": listed(("Transformer", folder.strip("/")))}
     files = top | {f"{folder}{name}": data for name, data in SHARDED.items()}
     for more, way_out in (
-        ({}, "no set of its weights is whole: fetch it again"),
+        ({}, "no set of its weights is complete: fetch it again"),
         ({"pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-1.bin"}}'}, "no set of its weights"),
         ({"pytorch_model.bin": b""}, f"'exclude: [\"{folder}model*.safetensors*\"]' takes that instead"),
     ):
@@ -301,11 +306,11 @@ def test_half_a_vocabulary_is_none() -> None:
     ],
 )
 def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: str) -> None:
-    files = {**DENSE, **dict.fromkeys(required_files.M3_HEADS, b"")}
+    files = {**DENSE, **dict.fromkeys(M3_HEADS, b"")}
     assert vetted(files, loader=loader) == loader  # where the source has none, none is missed
     files[name] = b"{}"
     assert vetted(files, loader=loader) == loader
-    said = rf"m lacks files that {loader} needs: {name} \(read where it is there, and the source has it\)$"
+    said = rf"m lacks files that {loader} needs: {name} \(read where it exists, and the source has it\)$"
     for patterns in ({"exclude": (name,)}, {"include": tuple(sorted(set(files) - {name}))}):
         with pytest.raises(ResolveError, match=said) as caught:
             vetted(files, loader=loader, **patterns)
@@ -314,18 +319,19 @@ def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: st
 
 
 def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
-    taken = {name.replace("*", "x") for patterns in required_files.OPTIONAL_FILES.values() for name in patterns}
-    files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *required_files.M3_HEADS], 1)
+    taken = {name.replace("*", "x") for loader in loaders.REGISTRY for name in loader.optional_files}
+    files = dict.fromkeys([*DENSE, *ASSEMBLED, *taken, *M3_HEADS], 1)
     assert {one.path for one in file_selection.select_files(files, (), (), where="m").excluded} == {
         "2_Dense/pytorch_model.bin"
     }
 
 
-def test_every_loader_has_a_list_of_what_it_takes() -> None:
-    assert {*required_files.OPTIONAL_FILES, "files"} == set(schema.LOADERS)
+def test_each_loader_has_one_row_and_says_which_optional_files_it_reads() -> None:
+    assert len(loaders.REGISTRY) == len(loaders.LOADERS)
+    assert all(loader.optional_files for loader in loaders.REGISTRY if loader.is_smoke_loaded)
 
 
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:
     probes = resources.files("bundler") / "payload" / "probes"
     names = {path.name.removesuffix(".py").replace("_", "-") for path in probes.iterdir() if path.name.endswith(".py")}
-    assert names - {"--init--"} == set(schema.LOADERS)
+    assert names - {"--init--"} == set(loaders.LOADERS)

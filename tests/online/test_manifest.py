@@ -115,7 +115,7 @@ SAID = """\
 12: models[0].repo: 'https://hub.example/o/m' is not such as ORG/NAME
 12: models[0].revision: '../x' is not the name of a branch
 12: models[0].alias: must be a string, not a list
-12: models[0].loader: must be one of sentence-transformers
+12: models[0].loader: must be one of flag-embedding-m3
 13: models[1].path: 'nowhere' is not a folder beside the manifest
 13: models[1].revision: goes with repo, dataset or kernel
 13: models[1].convert: must be one of safetensors
@@ -285,7 +285,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\nmodels: [{url: 'https://h/x'}]\n", "models[0].sha256: url and sha256 go together"),
         (
             "name: a\nversion: '1'\nmodels: [{wheel: a, loader: magic}]\n",
-            "models[0].loader: must be one of sentence-transformers, files",
+            "models[0].loader: must be one of flag-embedding-m3, cross-encoder",
         ),
         ("name: a\nversion: '1'\nassets: [{url: x, sha256: 0, path: a}]\n", "assets[0].sha256: must be a string"),
         (

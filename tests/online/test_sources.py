@@ -17,6 +17,7 @@ import pytest
 from bundler.errors import IntegrityError, ManifestError, ResolveError, UnsafeError
 from bundler.format.hashing import Sha256, compute_sha256
 from bundler.online.inspection import loader_detection
+from bundler.online.inspection.model_files import FileListing
 from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import local_sources, model_card
 from bundler.online.transfer.cache import FileCache
@@ -37,6 +38,10 @@ GOOD = {
 @pytest.fixture
 def store(tmp_path: Path) -> FileCache:
     return FileCache(tmp_path / "shelf")
+
+
+def listing(files: Mapping[str, bytes]) -> FileListing:
+    return FileListing(names=frozenset(files), read_file=files.__getitem__)
 
 
 def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
@@ -166,7 +171,7 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache)
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
-    assert caught.value.hint == "say which with 'folder:': a, b"
+    assert caught.value.hint == "name one with 'folder:': a, b"
     chosen = local_sources.read_wheel(ModelSpec(wheel="c", folder="b"), wheel, wheel.name, store)
     assert [file.sha256 for file in chosen.files] == [compute_sha256(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
@@ -175,7 +180,7 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache)
 
 def test_an_archive_with_no_model(tmp_path: Path, store: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
-    with pytest.raises(ResolveError, match="no folder in the archive holds a config"):
+    with pytest.raises(ResolveError, match="no folder in the archive has a config"):
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
 
 
@@ -246,15 +251,15 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> 
 def test_a_model_without_a_file_that_its_loader_needs(without: str, extra: dict[str, bytes], message: str) -> None:
     files = {name: data for name, data in GOOD.items() if name != without} | extra
     with pytest.raises(ResolveError) as caught:
-        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", listing(files))
     assert message in str(caught.value)
-    loader_detection.check_files("sentence-transformers", "m", list(GOOD), GOOD.__getitem__)
+    loader_detection.check_files("sentence-transformers", "m", listing(GOOD))
 
 
 def test_the_loader_is_seen_from_the_files() -> None:
-    assert loader_detection.detect_loader("m", list(GOOD), GOOD.__getitem__) == "sentence-transformers"
+    assert loader_detection.detect_loader("m", listing(GOOD)) == "sentence-transformers"
     with pytest.raises(ResolveError, match=r"no loader is known for the files of m: model\.gguf"):
-        loader_detection.detect_loader("m", ["model.gguf"], GOOD.__getitem__)
+        loader_detection.detect_loader("m", listing({"model.gguf": b""}))
 
 
 @pytest.mark.parametrize(
@@ -322,4 +327,4 @@ def test_a_broken_list_of_parts_is_named(name: str, content: bytes) -> None:
     files = GOOD | {name: content}
     del files["model.safetensors"]  # beside it nothing reads the index
     with pytest.raises(ResolveError, match=name.replace(".", r"\.")):
-        loader_detection.check_files("sentence-transformers", "m", list(files), files.__getitem__)
+        loader_detection.check_files("sentence-transformers", "m", listing(files))

@@ -12,6 +12,7 @@ import pytest
 
 from bundler.errors import ResolveError
 from bundler.online.inspection import loader_detection
+from bundler.online.inspection.model_files import FileListing
 from tests.conftest import bundle
 from tests.hub.hubserver import hub_running
 
@@ -105,16 +106,13 @@ def test_a_model_of_words_and_pictures_comes_from_the_hub(tiny: Path, tmp_path: 
 def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> None:
     folder, name = copy("reranker-folders"), "1_LogitScore/config.json"
     names = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
-
-    def read(one: str) -> bytes:
-        return names[one].read_bytes()
-
-    assert loader_detection.detect_loader("m", sorted(names), read) == "cross-encoder"
-    loader_detection.check_files("cross-encoder", "m", sorted(names), read)
+    files = FileListing(names=names, read_file=lambda one: names[one].read_bytes())
+    assert loader_detection.detect_loader("m", files) == "cross-encoder"
+    loader_detection.check_files("cross-encoder", "m", files)
     assert user("cross", folder)["code"] == 0
     names.pop(name).unlink()
     with pytest.raises(ResolveError, match=f"m lacks files that cross-encoder needs: {name} "):
-        loader_detection.check_files("cross-encoder", "m", sorted(names), read)
+        loader_detection.check_files("cross-encoder", "m", files)
     assert user("cross", folder)["code"] == 1
 
 

@@ -70,7 +70,7 @@ def test_a_model_of_the_hub_travels_pinned(
         told = of_the_hub(online, hub.url, tmp_path)
         done = bundle("lock", manifest, "-o", locked, env=told)
         assert done.returncode == 0, done.stderr
-        assert "org/tiny: leaves out weights that are there as safetensors too (1 file)" in done.stderr
+        assert "org/tiny: leaves out weights that exist as safetensors too (1 file)" in done.stderr
         assert re.search(r"\n  to fetch   \d+ files, [\d.]+ MiB: by bundle build\n", done.stdout)
         assert hub.storage.seen == [], "a lock needs none of the weights"
         hub.repositories["org/tiny"].commit({"config.json": b"moved"}, ref="v1.0")
@@ -128,8 +128,8 @@ class Runs:
 @pytest.mark.parametrize(
     ("content", "kept", "words"),
     [
-        ({"a": 1}, True, "a pickle that the lock does not list: models/tiny/model.safetensors"),
-        (Runs(), False, "loading tiny could run code of strangers:\n  model.safetensors imports posix.system"),
+        ({"a": 1}, True, "the lock does not list this pickle: models/tiny/model.safetensors"),
+        (Runs(), False, "loading tiny could run code of its author:\n  model.safetensors imports posix.system"),
     ],
     ids=["harmless, and a kept lock", "dangerous, and no lock"],
 )

@@ -73,9 +73,8 @@ def test_code_of_a_model_is_asked_about_and_listed(
     small.manifest.write_text(small.manifest.read_text().replace(", trust_remote_code: true", ""))
     done = bundle("lock", small.manifest, env=small.environment)
     assert done.returncode == 8
-    assert (
-        "m brings code of its own, which would run on the host (config.json: auto_map AutoModel):\n  modeling.py"
-        in (done.stderr)
+    assert "m has code of its own, which would run on the host (config.json: auto_map AutoModel):\n  modeling.py" in (
+        done.stderr
     )
 
 

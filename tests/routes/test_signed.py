@@ -58,6 +58,6 @@ def test_a_key_that_does_not_open_is_said_before_anything_is_built(build: Callab
     out = tmp_path / "signed.tar"
     command = ["build", small.manifest, "-o", out, "--key", tmp_path / "k.key"]
     done = bundle(*command, env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "y"})
-    assert (done.returncode, "the passphrase is not that of this key" in done.stderr) == (2, True)
+    assert (done.returncode, "the passphrase is wrong for this key" in done.stderr) == (2, True)
     assert "resolve" not in done.stderr
     assert not out.exists()

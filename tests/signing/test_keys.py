@@ -100,7 +100,7 @@ def test_a_passphrase_that_is_missing_or_wrong_is_said_in_words_and_never_shown(
     missing = bundle(*command, env=PLAIN, stdin=subprocess.DEVNULL)
     assert (missing.returncode, "this key is encrypted and no passphrase is given" in missing.stderr) == (2, True)
     wrong = bundle(*command, env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": "open sesame"})
-    assert (wrong.returncode, "the passphrase is not that of this key" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "the passphrase is wrong for this key" in wrong.stderr) == (2, True)
     assert "open sesame" not in wrong.stdout + wrong.stderr
     assert small.path.read_bytes() == before
     for bad in ("", "\n", "two\nlines\n", "x" * 1024):
@@ -174,8 +174,8 @@ def test_a_key_that_others_can_read_is_warned_about(here: Run, small: Packed, bu
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path, pair: path.write_text("no key"), "this is no private key in PEM"),
-        (lambda path, pair: path.write_bytes(pair.private.read_bytes()[:-40]), "this is no private key in PEM"),
+        (lambda path, pair: path.write_text("no key"), "this is not a private key in PEM"),
+        (lambda path, pair: path.write_bytes(pair.private.read_bytes()[:-40]), "this is not a private key in PEM"),
         (
             lambda path, pair: path.write_text(pair.public.read_text()),
             "this is a public key: sign with the private one",

@@ -1,120 +1,106 @@
-"""Which loader a model's files call for, and whether all that it reads travels."""
+"""Which loader a model's files call for, and whether every file that it reads travels."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bundler.errors import ResolveError
-from bundler.online.inspection import required_files
-from bundler.online.inspection.required_files import M3_HEADS, ReadFile
+from bundler.online.inspection import loaders, model_files, required_files
+from bundler.online.inspection.loaders import Loader
+from bundler.online.inspection.model_files import FileListing, UnreadableFileError
 
-_DEFAULT_LABEL_COUNT = 2
-_LOADERS_BY_ARCHITECTURE = (
-    ("ForCausalLM", "causal-lm"),
-    ("LMHeadModel", "causal-lm"),
-    ("ForSequenceClassification", "cross-encoder"),
-    ("ForMaskedLM", "transformers"),
-    ("ForPreTraining", "transformers"),
-    ("Model", "transformers"),
-)
-"""The end of a class name in config.json, and the loader that it calls for; the first that fits is taken."""
-_LOADER_HINT = "name the model's 'loader' if one fits; 'loader: files' carries any files without a smoke load"
+_MAX_LISTED_FILES = 8
+_FILES_HINT = "'loader: files' carries any files without a smoke load"
+_LOADER_HINT = f"name the model's 'loader' if one fits; {_FILES_HINT}"
 
 
-def detect_loader(alias: str, files: Sequence[str], read_file: ReadFile, removed: Collection[str] = ()) -> str:
-    """The loader that a model's files call for.
+def detect_loader(alias: str, files: FileListing) -> str:
+    """Return the loader that a model's files call for.
 
-    ``removed`` are files of the source that patterns of the manifest keep from travelling. Raises ResolveError when
-    no loader is known, or when what tells is among them: the files left would pass for those of another loader.
+    Raises:
+        ResolveError: no loader fits, or patterns of the manifest removed the files that tell: the files left would
+            pass for those of another loader.
     """
-    _require_marker_files(alias, files, removed)
-    if any(name in files for name in M3_HEADS):  # before modules.json, which BGE-M3 has too for its dense vectors alone
-        return "flag-embedding-m3"
-    if "modules.json" in files:
-        return "cross-encoder" if required_files.is_cross_encoder(files, read_file) else "sentence-transformers"
-    if "config.json" in files:
-        return _detect_from_config(alias, _read_json_object(alias, "config.json", read_file))
-    shown = ", ".join(list(files)[:8]) + (" …" if len(files) > 8 else "")
+    for position, loader in enumerate(loaders.REGISTRY):
+        _require_marker_files(alias, loader, loaders.REGISTRY[position + 1 :], files)
+        if _has_marker(loader, files) or (loader.recognizes is not None and loader.recognizes(files)):
+            return loader.name
+    if "config.json" in files.names:
+        return _detect_from_config(alias, files)
+    names = sorted(files.names)
+    listed = ", ".join(names[:_MAX_LISTED_FILES]) + (" …" if len(names) > _MAX_LISTED_FILES else "")
     raise ResolveError(
-        f"no loader is known for the files of {alias}: {shown}",
+        f"no loader is known for the files of {alias}: {listed}",
         where=f"models: {alias}",
-        hint="a sentence-transformers model has a modules.json; 'loader: files' carries any files without a smoke load",
+        hint=f"a sentence-transformers model has a modules.json; {_FILES_HINT}",
     )
 
 
-def _require_marker_files(alias: str, files: Sequence[str], removed: Collection[str]) -> None:
-    """Raises ResolveError that names the files by which a loader is seen and which a pattern removed."""
-    has_head = any(name in files for name in M3_HEADS)
-    for loader, marks, instead in (
-        ("flag-embedding-m3", M3_HEADS, "sentence-transformers" if "modules.json" in files else "transformers"),
-        ("sentence-transformers", () if has_head else ("modules.json",), "transformers"),
-    ):
-        if lost := [name for name in marks if name in removed and name not in files]:
-            only = ", if dense vectors are all that is wanted" if marks == M3_HEADS else ""
-            raise ResolveError(
-                f"{alias} is a model for {loader}, and include or exclude removes {' and '.join(lost)}",
-                where=f"models: {alias}",
-                hint=f"drop the pattern, or name another loader: 'loader: {instead}'{only}",
-            )
+def check_files(name: str, alias: str, files: FileListing) -> None:
+    """Raise ResolveError that names every file which the loader reads and which does not travel.
 
-
-def check_files(
-    loader: str, alias: str, files: Sequence[str], read_file: ReadFile, removed: Collection[str] = ()
-) -> None:
-    """Raises ResolveError that names every file which the loader will ask for and which does not travel.
-
-    ``removed`` as for `detected`: what a loader takes where it is there is missed only where the source has it.
+    An optional file is missed only where the source has it.
     """
-    if loader == "files":
+    loader = loaders.BY_NAME[name]
+    if not loader.is_smoke_loaded:
         return
-    seen = required_files.FileListing(names=frozenset(files), removed=frozenset(removed), read_file=read_file)
-    lacking = required_files.find_missing_files(loader, seen)
-    if not lacking:
+    missing = required_files.find_missing_files(loader, files)
+    if not missing:
         return
+    listed = "; ".join(f"{file} ({reason})" for file, reason in missing.items())
     raise ResolveError(
-        f"{alias} lacks files that {loader} needs: {'; '.join(f'{name} ({why})' for name, why in lacking.items())}",
+        f"{alias} lacks files that {name} needs: {listed}",
         where=f"models: {alias}",
-        hint=f"{required_files.suggest_fix(lacking, seen)}; 'loader: files' carries any files without a smoke load",
+        hint=f"{required_files.suggest_fix(missing, files)}; {_FILES_HINT}",
     )
 
 
-def _read_json_object(alias: str, name: str, read_file: ReadFile) -> dict[str, Any]:
+def _has_marker(loader: Loader, files: FileListing) -> bool:
+    return any(name in files.names for name in loader.marker_files)
+
+
+def _require_marker_files(alias: str, loader: Loader, others: Sequence[Loader], files: FileListing) -> None:
+    """Raise ResolveError that names the marker files of a loader which a pattern removed."""
+    removed = [name for name in loader.marker_files if name in files.removed and name not in files.names]
+    if not removed:
+        return
+    alternative = next((other for other in others if _has_marker(other, files)), loaders.TRANSFORMERS)
+    condition = f", {loader.use_without_markers}" if loader.use_without_markers else ""
+    raise ResolveError(
+        f"{alias} is a model for {loader.name}, and include or exclude removes {' and '.join(removed)}",
+        where=f"models: {alias}",
+        hint=f"drop the pattern, or name another loader: 'loader: {alternative.name}'{condition}",
+    )
+
+
+def _detect_from_config(alias: str, files: FileListing) -> str:
+    """Return the loader for a model of transformers alone, by its config.json."""
     try:
-        found = json.loads(read_file(name).decode("utf-8-sig"))
-    except ValueError as error:
-        raise _make_unknown_error(alias, f"its {name} is not a JSON file") from error
-    if not isinstance(found, dict):
-        raise _make_unknown_error(alias, f"its {name} holds no JSON object")
-    return found
+        config = model_files.read_json_object("config.json", files.read_file)
+    except UnreadableFileError as error:
+        raise _make_unknown_error(alias, f"its {error}") from error
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if not architecture:
+        raise _make_unknown_error(alias, "its config.json names no architecture")
+    loader = _find_by_architecture(architecture)
+    if loader is None or any(f"{modality}_config" in config for modality in ("vision", "audio")):
+        raise _make_unknown_error(alias, f"there is no smoke load for its architecture {architecture}")
+    if problem := _find_config_problem(loader, config):
+        raise _make_unknown_error(alias, f"its architecture {architecture} {problem}")
+    return loader.name
+
+
+def _find_by_architecture(architecture: str) -> Loader | None:
+    suffixes = {suffix: loader for loader in loaders.REGISTRY for suffix in loader.architecture_suffixes}
+    longest = max((suffix for suffix in suffixes if architecture.endswith(suffix)), key=len, default="")
+    return suffixes.get(longest)
+
+
+def _find_config_problem(loader: Loader, config: Mapping[str, Any]) -> str:
+    return "is an encoder with a decoder" if config.get("is_encoder_decoder") else loader.find_config_problem(config)
 
 
 def _make_unknown_error(alias: str, reason: str) -> ResolveError:
     return ResolveError(f"no loader is known for {alias}: {reason}", where=f"models: {alias}", hint=_LOADER_HINT)
-
-
-def _detect_from_config(alias: str, config: dict[str, Any]) -> str:
-    """The loader for a model of transformers alone, by what its config.json says."""
-    named = config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else ""
-    if not architecture:
-        raise _make_unknown_error(alias, "its config.json names no architecture")
-    loader = next((loader for end, loader in _LOADERS_BY_ARCHITECTURE if architecture.endswith(end)), "")
-    if not loader or any(f"{sense}_config" in config for sense in ("vision", "audio")):
-        raise _make_unknown_error(alias, f"there is no smoke load for its architecture {architecture}")
-    if config.get("is_encoder_decoder"):
-        raise _make_unknown_error(alias, f"its architecture {architecture} is an encoder with a decoder")
-    if loader == "transformers" and config.get("vocab_size") is None:
-        raise _make_unknown_error(alias, f"its architecture {architecture} does not read text")
-    if loader == "cross-encoder" and (labels := _count_labels(config)) != 1:
-        raise _make_unknown_error(alias, f"its architecture {architecture} has {labels} labels, and a reranker has one")
-    return loader
-
-
-def _count_labels(config: dict[str, Any]) -> int:
-    """How many numbers a model gives for a text; what transformers takes where config.json does not say."""
-    names = config.get("id2label")
-    if isinstance(names, dict):
-        return len(names)
-    return int(config.get("num_labels", _DEFAULT_LABEL_COUNT))

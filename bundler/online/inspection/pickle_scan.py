@@ -1,4 +1,4 @@
-"""What a model's pickles would import when they are loaded, found without loading them."""
+"""A scan of a model's pickles: what each would import when it is loaded, found without loading it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from bundler.progress import Reporter
 
 SCANNER = f"picklescan {importlib.metadata.version('picklescan')}"
 FIX_HINT = (
-    "take a revision of the model that has safetensors, or have its weights turned into them with "
-    "'convert: safetensors'; 'exclude' leaves a file behind that nothing loads"
+    "use a revision of the model that has safetensors, or let the build convert its weights: "
+    "'convert: safetensors'; leave out a file that nothing loads with 'exclude'"
 )
 _COMPRESSION_MAGIC = (
     b"\x1f\x8b",
@@ -42,7 +42,7 @@ _COMPRESSION_MAGIC = (
     b"]\x00",
     b"ZF",
 )
-"""How files begin that joblib compresses; the scanner would see no pickle in them."""
+"""First bytes of files that joblib compresses; the scanner would see no pickle in them."""
 
 _HARMLESS_GLOBALS = {
     **dict.fromkeys(
@@ -73,108 +73,130 @@ _HARMLESS_GLOBALS = {
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "types": {"SimpleNamespace"},
 }
-"""What of Python's own library builds data and nothing else. Any other of it is refused: the scanner's list of what
-is dangerous was found to have holes many times, and importlib stands on neither of its lists."""
+"""Names of the standard library that only build data; any other name of it is refused.
+
+The scanner's list of dangerous names had gaps many times, and importlib is on neither of its lists.
+"""
 
 _CHAINED_READERS = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
-"""What joblib puts into its pickles for arrays, wherever a library keeps a copy of it: loading it reads what follows, or
-another file, as a pickle of its own."""
+"""Classes that joblib puts into its pickles for arrays, in any library that has a copy of joblib.
+
+Loading one reads the bytes that follow, or another file, as a pickle of its own.
+"""
 
 _MAX_SCAN_BYTES = 64 << 10
-"""Bytes that the scanner is given of a file in which CPython's reading finds no pickle: it reads on through data that
-means nothing, for hours where a file is large."""
+"""Bytes of a file that the scanner gets where our reader finds no pickle: in a large file it would search for hours."""
 
-logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)  # what it finds is said by us
+logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)  # we report what it finds
+
+
+class _RefusedFileError(Exception):
+    """A file may not travel; the message goes on after the name of the file."""
 
 
 def scan_files(alias: str, files: Iterable[tuple[str, Path]], reporter: Reporter) -> tuple[PickleFile, ...]:
-    """The pickles among a model's files, and what each imports; ``files`` are their paths and where their content lies.
+    """Find the pickles among a model's files, and what each imports.
 
-    Only what is unpickled is read, not the tensors beside it. Raises UnsafeError that names every file which is
-    dangerous, or which can't be looked into.
+    Only pickled bytes are read, not the tensors beside them.
+
+    Args:
+        alias: the model.
+        files: names in the model, each with the path of its content.
+        reporter: gets a warning for each pickle with imports that the scanner does not know.
+
+    Raises:
+        UnsafeError: names every file that is dangerous or can't be scanned.
     """
-    found, refused = [], []
+    pickles, problems = [], []
     for name, content in files:
         try:
             pickle = _scan_file(f"models/{alias}/{name}", content)
-        except UnsafeError as error:
-            refused.append(f"  {name} {error}")
+        except _RefusedFileError as error:
+            problems.append(f"  {name} {error}")
             continue
         if pickle is not None:
-            found.append(pickle)
+            pickles.append(pickle)
             if pickle.globals:
-                listed = paths.escape(", ".join(pickle.globals))
-                reporter.warn(f"{alias}: {name} is a pickle that imports {listed}, which {SCANNER} does not know")
-    if refused:
-        listed = "\n".join(refused)
+                imports = paths.escape(", ".join(pickle.globals))
+                reporter.warn(f"{alias}: {name} is a pickle that imports {imports}, which {SCANNER} does not know")
+    if problems:
+        listed = "\n".join(problems)
         raise UnsafeError(
-            f"loading {alias} could run code of strangers:\n{listed}", where=f"models: {alias}", hint=FIX_HINT
+            f"loading {alias} could run code of its author:\n{listed}", where=f"models: {alias}", hint=FIX_HINT
         )
-    return tuple(found)
+    return tuple(pickles)
 
 
 def refuse_pickles(lock: Lock) -> None:
-    """Refuse pickles altogether; raises UnsafeError that lists them."""
-    found = {pickle.path for pickle in lock.pickles}
-    found |= {
+    """Raise UnsafeError that lists all pickles of a lock, and all files with the suffix of one."""
+    pickle_paths = {pickle.path for pickle in lock.pickles}
+    pickle_paths |= {
         artifact.path for artifact in lock.list_artifacts("model") if pickle_detection.has_pickle_suffix(artifact.path)
     }
-    if found:
-        listed = "\n".join(f"  {path}" for path in sorted(found))
-        raise UnsafeError(f"--no-pickles refuses what is or is named like a pickle:\n{listed}", hint=FIX_HINT)
+    if pickle_paths:
+        listed = "\n".join(f"  {path}" for path in sorted(pickle_paths))
+        raise UnsafeError(
+            f"--no-pickles refuses these files, which are or are named like pickles:\n{listed}", hint=FIX_HINT
+        )
 
 
 def _scan_file(path: str, content: Path) -> PickleFile | None:
-    """What was found in a file, or None where it is no pickle; raises UnsafeError with the rest of a sentence."""
+    """Scan one file; None where it is no pickle. Raises _RefusedFileError."""
     try:
-        held = pickle_detection.find_pickles(content)
-        if not held and not pickle_detection.has_loadable_suffix(path):
+        locations = pickle_detection.find_pickles(content)
+        if not locations and not pickle_detection.has_loadable_suffix(path):
             return None
-        if not held and _is_compressed(content):
-            raise UnsafeError("is compressed: nothing can be known of what is in it")
-        imports, whole = _find_imports(content, held)
-        scanned = _run_scanner(path, content, is_pickle=bool(held))
+        if not locations and _is_compressed(content):
+            raise _RefusedFileError("is compressed, so its content can't be scanned")
+        imports, is_complete = _find_imports(content, locations)
+        scanned = _run_scanner(path, content, is_pickle=bool(locations))
     except (pickle_detection.UnreadableFileError, TooLargeError) as error:
-        raise UnsafeError(str(error)) from error
-    if unknown := sorted({_format_import(one) for one in imports if not _is_valid_name(one)}):
-        raise UnsafeError(f"imports what is put together while it is loaded, or can be no name: {', '.join(unknown)}")
-    found = [*scanned, *_rate_imports(imports)]
-    if dangerous := sorted({f"{one.module}.{one.name}" for one in found if _is_dangerous(one)}):
-        raise UnsafeError(f"imports {paths.escape(', '.join(dangerous))}")
-    if not whole:
-        raise UnsafeError("can't be read to its end, which a loader may not mind")
-    if not held and not found:
+        raise _RefusedFileError(str(error)) from error
+    if unknown := sorted({_format_import(item) for item in imports if not _is_valid_name(item)}):
+        raise _RefusedFileError(
+            f"imports names that it computes while loading, or that are no names: {', '.join(unknown)}"
+        )
+    rated = [*scanned, *_rate_imports(imports)]
+    if dangerous := sorted({f"{item.module}.{item.name}" for item in rated if _is_dangerous(item)}):
+        raise _RefusedFileError(f"imports {paths.escape(', '.join(dangerous))}")
+    if not is_complete:
+        raise _RefusedFileError("can't be read to its end, and a loader may run it all the same")
+    if not locations and not rated:
         return None  # another format, or an old pickle that imports nothing and so can do nothing
-    left = tuple(sorted({f"{one.module}.{one.name}" for one in found if one.safety != SafetyLevel.Innocuous}))
-    return PickleFile(path=path, scanner=SCANNER, verdict="suspicious" if left else "innocuous", globals=left)
+    suspicious = tuple(sorted({f"{item.module}.{item.name}" for item in rated if item.safety != SafetyLevel.Innocuous}))
+    return PickleFile(
+        path=path, scanner=SCANNER, verdict="suspicious" if suspicious else "innocuous", globals=suspicious
+    )
 
 
 def _is_compressed(content: Path) -> bool:
-    with content.open("rb") as opened:
-        return opened.read(pickle_detection.HEAD_BYTES).startswith(_COMPRESSION_MAGIC)
+    with content.open("rb") as file:
+        return file.read(pickle_detection.HEAD_BYTES).startswith(_COMPRESSION_MAGIC)
 
 
-def _find_imports(content: Path, places: tuple[PickleLocation, ...]) -> tuple[frozenset[PickleImport], bool]:
-    """What an unpickler would import, and whether all that surely is a pickle comes to its end."""
-    found: set[PickleImport] = set()
-    whole = True
-    for name, at in places or (("", 0),):
+def _find_imports(content: Path, locations: tuple[PickleLocation, ...]) -> tuple[frozenset[PickleImport], bool]:
+    """Find what an unpickler would import, and whether everything that is certainly a pickle is complete."""
+    imports: set[PickleImport] = set()
+    is_complete = True
+    for name, offset in locations or (("", 0),):
         with _open_content(content, name) as source:
-            source.seek(at)
-            for number, read in enumerate(pickle_opcodes.trace_pickles(source)):
-                found |= read.imports
-                sure = bool(read.imports) or (bool(places) and number == 0)
-                whole &= read.is_complete or not sure
-                if read.uses_extensions and (read.is_complete or sure):
-                    raise UnsafeError("imports by a number, which only a run of its loader gives a name")
-    return frozenset(found), whole
+            source.seek(offset)
+            for number, trace in enumerate(pickle_opcodes.trace_pickles(source)):
+                imports |= trace.imports
+                is_certain = bool(trace.imports) or (bool(locations) and number == 0)
+                is_complete &= trace.is_complete or not is_certain
+                if trace.uses_extensions and (trace.is_complete or is_certain):
+                    raise _RefusedFileError(
+                        "imports by number (copyreg extensions), and only its loader knows the names"
+                    )
+    return frozenset(imports), is_complete
 
 
 @contextmanager
 def _open_content(content: Path, name: str) -> Iterator[IO[bytes]]:
     if not name:
-        with content.open("rb") as opened:
-            yield opened
+        with content.open("rb") as file:
+            yield file
         return
     try:
         with zipfile.ZipFile(content) as archive, archive.open(name) as member:
@@ -195,12 +217,12 @@ def _format_import(imported: PickleImport) -> str:
 
 
 def _rate_imports(imports: frozenset[PickleImport]) -> list[Global]:
-    """What the scanner says of each import, asked by a pickle that does nothing but import them."""
-    asked = b"".join(_encode_string(one.module) + _encode_string(one.name) + b"\x93" for one in imports)
-    judged = list(scanner.scan_pickle_bytes(io.BytesIO(asked + b"."), "imports").globals)
-    if {(one.module, one.name) for one in judged} != {(one.module, one.name) for one in imports}:
-        raise UnsafeError("imports what the scanner gives no answer to")
-    return judged
+    """Let the scanner rate each import: it gets a pickle that imports them and does nothing else."""
+    opcodes = b"".join(_encode_string(item.module) + _encode_string(item.name) + b"\x93" for item in imports)
+    rated = list(scanner.scan_pickle_bytes(io.BytesIO(opcodes + b"."), "imports").globals)
+    if {(item.module, item.name) for item in rated} != {(item.module, item.name) for item in imports}:
+        raise _RefusedFileError("has imports that the scanner does not rate")
+    return rated
 
 
 def _encode_string(value: str) -> bytes:
@@ -209,21 +231,30 @@ def _encode_string(value: str) -> bytes:
 
 
 def _is_dangerous(imported: Global) -> bool:
-    own = imported.module.partition(".")[0] in STDLIB_MODULES
-    known = imported.safety == SafetyLevel.Innocuous or imported.name in _HARMLESS_GLOBALS.get(imported.module, ())
+    is_stdlib = imported.module.partition(".")[0] in STDLIB_MODULES
+    is_harmless = imported.safety == SafetyLevel.Innocuous or imported.name in _HARMLESS_GLOBALS.get(
+        imported.module, ()
+    )
     reads_on = imported.name.rpartition(".")[2] in _CHAINED_READERS
-    return imported.safety == SafetyLevel.Dangerous or (own and not known) or reads_on or _is_indirect(imported)
+    return (
+        imported.safety == SafetyLevel.Dangerous
+        or (is_stdlib and not is_harmless)
+        or reads_on
+        or _is_indirect(imported)
+    )
 
 
 def _is_indirect(imported: Global) -> bool:
-    """Whether a name leads from its module to what another keeps: torch has an attribute ``os`` as well."""
-    *way, _ = imported.name.split(".")
-    return any(part in STDLIB_MODULES or part.startswith("_") or part.islower() for part in way)
+    """Return whether a name leads from its module into another one: ``torch.os.system``."""
+    *parents, _ = imported.name.split(".")
+    return any(part in STDLIB_MODULES or part.startswith("_") or part.islower() for part in parents)
 
 
 class _BoundedReader(io.BufferedReader):
-    """A file that is asked for no more than its first ``most`` bytes, and no more than it has: a pickle may state any
-    length, and memory is set aside for it."""
+    """A file of which no more than ``max_bytes``, and no more than it has, is read at once.
+
+    A pickle may state any length, and a plain read would allocate memory for it.
+    """
 
     def __init__(self, content: Path, max_bytes: int | None) -> None:
         super().__init__(io.FileIO(content))
@@ -240,15 +271,15 @@ class _BoundedReader(io.BufferedReader):
 
 
 def _run_scanner(path: str, content: Path, *, is_pickle: bool) -> list[Global]:
-    """What the scanner finds by its own reading; raises UnsafeError where it fails at what surely is a pickle."""
-    ending = PurePosixPath(path).suffix.lower()
+    """Return what the scanner finds by itself; raises _RefusedFileError where it fails at what is certainly a pickle."""
+    suffix = PurePosixPath(path).suffix.lower()
     try:
-        with _BoundedReader(content, None if is_pickle else _MAX_SCAN_BYTES) as opened:
-            result: ScanResult = scanner.scan_bytes(opened, path, ending)
+        with _BoundedReader(content, None if is_pickle else _MAX_SCAN_BYTES) as file:
+            result: ScanResult = scanner.scan_bytes(file, path, suffix)
     except ImportError:
-        return []  # it reads arrays by NumPy, which is not here; they were read already
-    except Exception as error:  # a hostile file may raise anything in it: whatever it is, the file is refused
+        return []  # it needs NumPy for arrays, which is not installed; our own reader has read them
+    except Exception as error:  # a hostile file may raise anything in the scanner: the file is refused
         if not is_pickle:
-            return []  # it stumbles over data; what an unpickler would import of it was read already
-        raise UnsafeError(f"can't be looked into by the scanner ({type(error).__name__}: {error})") from error
+            return []  # the scanner fails at other data; our own reader has found what it would import
+        raise _RefusedFileError(f"makes the scanner fail ({type(error).__name__}: {error})") from error
     return list(result.globals)

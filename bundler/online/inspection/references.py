@@ -1,18 +1,17 @@
-"""What the files of a model name that loads with it: other models, code, packages, kernels."""
+"""References in a model's files to what is loaded with it: other models, code, packages, kernels."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from bundler.errors import ResolveError
 from bundler.format.lock.entries import RepoType
-
-ReadFile = Callable[[str], bytes]
+from bundler.online.inspection import model_files
+from bundler.online.inspection.model_files import ReadFile
 
 _CONFIG_FILES = (
     "config.json",
@@ -24,26 +23,22 @@ _CONFIG_FILES = (
     "image_processor_config.json",
     "generation_config.json",
 )
-"""Files of transformers whose ``auto_map`` names classes that stand in no library."""
+"""Files of transformers whose ``auto_map`` names classes that are in no library."""
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REPO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""The hub's oldest models have no owner in their name: ``gpt2``."""
+"""The oldest models of the hub have no owner in their name: ``gpt2``."""
 _KERNEL_REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:|]+))?([:|].*)?")
 _LIBRARY_PREFIX = "sentence_transformers."
 _MODULE_LISTS = ("router_config.json", "config.json")
 
 
-class UnreadableFileError(ResolveError):
-    """A file is not what its name says, so that what it names can't be known."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """What one file names: a whole model, or the Python module of it that holds code.
+    """What one file names: a model, or one Python module of a model.
 
-    ``repo`` is a hub id, "" for the model itself; ``module`` is the path of a Python file, "" where all of the model
-    is meant; ``revision`` is "" where none is named. ``guess``: it was read from code, which may never run.
+    ``repo`` is a hub id, "" for the model itself. ``module`` is the path of a Python file, "" where the file means all
+    of the model. ``revision`` is "" where the file names none. ``is_guess``: it comes from code, which may never run.
     """
 
     file: str
@@ -57,7 +52,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequiredPackage:
-    """A package without which a model does not load; any of ``packages`` will do."""
+    """A package that a model needs to load; any one of ``packages`` is enough."""
 
     file: str
     reason: str
@@ -65,41 +60,43 @@ class RequiredPackage:
 
     @property
     def text(self) -> str:
-        """The packages, for a person."""
+        """The packages, as text for a person."""
         return " or ".join(self.packages)
 
 
 def is_repo_id(text: object, *, allow_bare: bool = False) -> bool:
-    """Whether a text is such as ORG/NAME on the hub, and no folder of some machine; ``bare``: or NAME alone."""
+    """Return whether a text is ORG/NAME, as on the hub, and not a folder of some machine.
+
+    ``allow_bare``: NAME alone is an id too.
+    """
     return isinstance(text, str) and bool(_REPO_ID.fullmatch(text) or (allow_bare and _REPO_NAME.fullmatch(text)))
 
 
 def find_code(names: Sequence[str], read_file: ReadFile) -> list[Reference]:
-    """The classes that stand in no library: ``auto_map`` of transformers, modules of sentence-transformers."""
-    found: list[Reference] = []
+    """Find classes that are in no library: ``auto_map`` of transformers, modules of sentence-transformers."""
+    references: list[Reference] = []
     for name in names:
-        base = PurePosixPath(name).name
-        if base in _CONFIG_FILES:
-            values = read_json_object(name, read_file)
-            for key, value in _list_auto_map_classes(values):
-                found += _parse_class(
-                    name, f"auto_map {key}", value, _find_code_revision(name, names, read_file, values)
-                )
-        if name == "modules.json" or (base in _MODULE_LISTS and "types" in read_json_object(name, read_file)):
-            found += _find_module_classes(name, names, read_file)
-    return list(dict.fromkeys(found))
+        filename = PurePosixPath(name).name
+        if filename in _CONFIG_FILES:
+            config = read_config(name, read_file)
+            for key, value in _list_auto_map_classes(config):
+                revision = _find_code_revision(name, names, read_file, config)
+                references += _parse_class(name, f"auto_map {key}", value, revision)
+        if name == "modules.json" or (filename in _MODULE_LISTS and "types" in read_config(name, read_file)):
+            references += _find_module_classes(name, names, read_file)
+    return list(dict.fromkeys(references))
 
 
 def find_models(names: Sequence[str], read_file: ReadFile) -> list[Reference]:
-    """The other models that a model's configuration names: base models of adapters, towers, backbones, kernels."""
-    found: list[Reference] = []
+    """Find the other models that a configuration names: base models of adapters, towers, backbones, kernels."""
+    references: list[Reference] = []
     for name in names:
-        base = PurePosixPath(name).name
-        if base == "adapter_config.json":
-            found += _find_adapter_base(name, read_json_object(name, read_file))
-        if base == "config.json":
-            found += _find_in_config(name, read_json_object(name, read_file))
-    return list(dict.fromkeys(found))
+        filename = PurePosixPath(name).name
+        if filename == "adapter_config.json":
+            references += _find_adapter_base(name, read_config(name, read_file))
+        if filename == "config.json":
+            references += _find_in_config(name, read_config(name, read_file))
+    return list(dict.fromkeys(references))
 
 
 _QUANTIZER_PACKAGES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -122,91 +119,83 @@ _QUANTIZER_PACKAGES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "torchao": (("torchao",),),
     "vptq": (("vptq",), ("accelerate",)),
 }
-"""What transformers asks for before it loads weights of a ``quant_method``: of each group, one package."""
+"""What transformers requires before it loads weights of a ``quant_method``: one package of each group."""
 
 
 def find_required_packages(names: Sequence[str], read_file: ReadFile) -> list[RequiredPackage]:
-    """The packages that a model's configuration calls for, which no resolver can know of."""
-    found: list[RequiredPackage] = []
+    """Find the packages that a model's configuration requires; no resolver knows of them."""
+    packages: list[RequiredPackage] = []
     for name in names:
         if PurePosixPath(name).name != "config.json":
             continue
-        values = read_json_object(name, read_file)
-        quantised = values.get("quantization_config")
-        method = str(quantised.get("quant_method", "")) if isinstance(quantised, dict) else ""
-        groups = _QUANTIZER_PACKAGES.get(method, ())
-        found += [RequiredPackage(file=name, reason=f"quantised by {method}", packages=one) for one in groups]
-        of_configuration = list(_find_in_config(name, values))
-        if any(one.repo_type == "kernel" for one in of_configuration):
-            found.append(RequiredPackage(file=name, reason="kernels of the hub", packages=("kernels",)))
-        if values.get("use_timm_backbone") or values.get("model_type") in ("timm_wrapper", "timm_backbone"):
-            found.append(RequiredPackage(file=name, reason="a backbone of timm", packages=("timm",)))
-    return found
+        config = read_config(name, read_file)
+        quantization = config.get("quantization_config")
+        method = str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
+        packages += [
+            RequiredPackage(file=name, reason=f"quantised by {method}", packages=group)
+            for group in _QUANTIZER_PACKAGES.get(method, ())
+        ]
+        if any(reference.repo_type == "kernel" for reference in _find_in_config(name, config)):
+            packages.append(RequiredPackage(file=name, reason="kernels of the hub", packages=("kernels",)))
+        if config.get("use_timm_backbone") or config.get("model_type") in ("timm_wrapper", "timm_backbone"):
+            packages.append(RequiredPackage(file=name, reason="a backbone of timm", packages=("timm",)))
+    return packages
 
 
-def read_json_object(name: str, read_file: ReadFile) -> dict[str, Any]:
-    """A JSON file that holds an object; an empty one where it holds a list. Raises UnreadableError."""
-    found = _read_json(name, read_file)
-    return found if isinstance(found, dict) else {}
-
-
-def _read_json(name: str, read_file: ReadFile) -> Any:
-    try:
-        return json.loads(read_file(name).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        hint = "the source is damaged or unfinished: fetch it again, or ask whoever made it"
-        said = f"{name} is not a JSON file, so what it names can't be known"
-        raise UnreadableFileError(said, where=name, hint=hint) from error
+def read_config(name: str, read_file: ReadFile) -> dict[str, Any]:
+    """Read the settings of a JSON file: none where it holds a list. Raises UnreadableFileError."""
+    value = model_files.read_json(name, read_file)
+    return value if isinstance(value, dict) else {}
 
 
 def _list_auto_map_classes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each class that an ``auto_map`` names; tokenizers name a slow and a fast one, of which either may be null."""
-    named = config.get("auto_map")
-    for key, value in named.items() if isinstance(named, dict) else ():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and one:
-                yield key, one
+    """List the classes that an ``auto_map`` names; a tokenizer has a slow and a fast one, and either may be null."""
+    auto_map = config.get("auto_map")
+    for key, value in auto_map.items() if isinstance(auto_map, dict) else ():
+        for class_path in value if isinstance(value, list) else [value]:
+            if isinstance(class_path, str) and class_path:
+                yield key, class_path
 
 
 def _parse_class(file: str, reason: str, value: str, revision: str = "") -> list[Reference]:
-    """``module.Class`` or ``ORG/NAME--module.Class``, as transformers reads it."""
-    repo, _, named = value.rpartition("--")
-    module, dot, _ = named.partition(".")
+    """Parse ``module.Class`` or ``ORG/NAME--module.Class``, as transformers does."""
+    repo, _, class_path = value.rpartition("--")
+    module, dot, _ = class_path.partition(".")
     if not dot or (repo and not is_repo_id(repo)):
-        hint = "it must be module.Class or ORG/NAME--module.Class: ask whoever made the model"
-        raise ResolveError(f"{file} names {value!r} in {reason}, which is no class", where=file, hint=hint)
+        hint = "it must be module.Class or ORG/NAME--module.Class: ask the model's publisher"
+        raise ResolveError(f"{file} names {value!r} in {reason}, which is not a class", where=file, hint=hint)
     return [Reference(file=file, reason=reason, repo=repo, revision=revision if repo else "", module=f"{module}.py")]
 
 
 def _find_code_revision(file: str, names: Sequence[str], read_file: ReadFile, config: Mapping[str, Any]) -> str:
-    """The revision of code in another repository, where a configuration gives one.
+    """Find the revision of code in another repository; "" where no configuration gives one.
 
     sentence-transformers passes ``code_revision`` of sentence_bert_config.json on to transformers.
     """
-    named = config.get("code_revision")
-    beside = str(PurePosixPath(file).parent / "sentence_bert_config.json")
-    if not named and beside in names:
-        options = read_json_object(beside, read_file)
-        kinds = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
-        given = [options[kind].get("code_revision") for kind in kinds if isinstance(options.get(kind), dict)]
-        named = next(filter(None, given), "")
-    return named if isinstance(named, str) else ""
+    revision = config.get("code_revision")
+    sentence_config = str(PurePosixPath(file).parent / "sentence_bert_config.json")
+    if not revision and sentence_config in names:
+        options = read_config(sentence_config, read_file)
+        keys = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
+        revisions = [options[key].get("code_revision") for key in keys if isinstance(options.get(key), dict)]
+        revision = next(filter(None, revisions), "")
+    return revision if isinstance(revision, str) else ""
 
 
 def _find_module_classes(file: str, names: Sequence[str], read_file: ReadFile) -> Iterator[Reference]:
-    """Modules of sentence-transformers, or of a router, that are not the library's own."""
+    """Find modules of sentence-transformers, or of a router, that are not in the library itself."""
     if file == "modules.json":
-        listed = _read_json(file, read_file)
-        kinds = [str(one["type"]) for one in listed if isinstance(one, dict) and "type" in one]
+        modules = model_files.read_json(file, read_file)
+        class_paths = [str(module["type"]) for module in modules if isinstance(module, dict) and "type" in module]
     else:
-        types = read_json_object(file, read_file)["types"]
-        kinds = [str(kind) for kind in types.values()] if isinstance(types, dict) else []
-    for kind in kinds:
-        repo, _, named = kind.rpartition("--")
-        module, _, _ = named.partition(".")
-        # anything else is a class of an installed package
-        if not kind.startswith(_LIBRARY_PREFIX) and (repo or f"{module}.py" in names):
-            yield from _parse_class(file, f"module {kind}", kind)
+        types = read_config(file, read_file)["types"]
+        class_paths = [str(class_path) for class_path in types.values()] if isinstance(types, dict) else []
+    for class_path in class_paths:
+        repo, _, local_path = class_path.rpartition("--")
+        module, _, _ = local_path.partition(".")
+        # Anything else is a class of an installed package.
+        if not class_path.startswith(_LIBRARY_PREFIX) and (repo or f"{module}.py" in names):
+            yield from _parse_class(file, f"module {class_path}", class_path)
 
 
 def _find_adapter_base(file: str, config: Mapping[str, Any]) -> Iterator[Reference]:
@@ -216,29 +205,29 @@ def _find_adapter_base(file: str, config: Mapping[str, Any]) -> Iterator[Referen
 
 
 def find_unclear_bases(names: Sequence[str], read_file: ReadFile) -> list[str]:
-    """What an adapter's configuration says of its base that means nothing on another machine, in words."""
-    found = []
+    """Describe each adapter whose base model is a folder that no other machine has."""
+    descriptions = []
     for name in names:
         if PurePosixPath(name).name == "adapter_config.json":
-            base = read_json_object(name, read_file).get("base_model_name_or_path")
+            base = read_config(name, read_file).get("base_model_name_or_path")
             if base and not is_repo_id(base, allow_bare=True):
-                found.append(f"{name} names {base!r} as its base model, a folder of the machine that trained it")
-    return found
+                descriptions.append(f"{name} names {base!r} as its base model, a folder of the machine that trained it")
+    return descriptions
 
 
 _TOWER_KEYS = ("mm_vision_tower", "vision_tower", "image_tower", "audio_tower", "mm_audio_tower", "mm_speech_tower")
-"""Keys under which configurations of composed models name a model that is loaded from the hub on its own."""
+"""Keys by which a composed model names another model, which the library loads from the hub separately."""
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
 
 def _find_in_config(file: str, config: Mapping[str, Any]) -> Iterator[Reference]:
-    """What a config.json names, in its parts too.
+    """Find what a config.json names, also in the configurations inside it.
 
-    ``_name_or_path`` and ``name_or_path`` only say where a model was saved from: no library reads them to load.
+    ``_name_or_path`` and ``name_or_path`` only say where a model was saved from: no library loads what they name.
     """
-    waiting = [config]
-    while waiting:
-        part = waiting.pop(0)
+    queue = [config]
+    while queue:
+        part = queue.pop(0)
         for key, value in part.items():
             if key in _TOWER_KEYS and is_repo_id(value):
                 yield Reference(file=file, reason=f"{key}, loaded on its own", repo=value)
@@ -247,21 +236,21 @@ def _find_in_config(file: str, config: Mapping[str, Any]) -> Iterator[Reference]
             elif key in _KERNEL_KEYS:
                 yield from _find_kernels(file, key, value)
             elif isinstance(value, dict):
-                waiting.append(value)
+                queue.append(value)
 
 
 def _find_kernels(file: str, key: str, value: object) -> Iterator[Reference]:
-    """Repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
-    waiting, reason = [value], f"kernel of {key}"
-    while waiting:
-        one = waiting.pop(0)
-        told: dict[str, Any] = {}
-        if isinstance(one, list) and len(one) == 2 and isinstance(one[1], dict):
-            one, told = one  # as transformers' KernelConfig gives a layer and its version
-        if isinstance(one, dict | list):
-            waiting += one.values() if isinstance(one, dict) else one
-        elif isinstance(one, str) and (found := _KERNEL_REFERENCE.fullmatch(one.removeprefix("paged|"))):
-            number = told.get("version")
-            named = f"v{number}" if isinstance(number, int) else str(told.get("revision") or "")
-            revision = found["revision"] or named
-            yield Reference(file=file, reason=reason, repo=found["repo"], revision=revision, repo_type="kernel")
+    """Find repositories of compiled code that the package ``kernels`` fetches: ``ORG/NAME@REVISION:LAYER``."""
+    queue, reason = [value], f"kernel of {key}"
+    while queue:
+        item = queue.pop(0)
+        options: dict[str, Any] = {}
+        if isinstance(item, list) and len(item) == 2 and isinstance(item[1], dict):
+            item, options = item  # transformers' KernelConfig gives a layer and its version this way
+        if isinstance(item, dict | list):
+            queue += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, str) and (match := _KERNEL_REFERENCE.fullmatch(item.removeprefix("paged|"))):
+            number = options.get("version")
+            default = f"v{number}" if isinstance(number, int) else str(options.get("revision") or "")
+            revision = match["revision"] or default
+            yield Reference(file=file, reason=reason, repo=match["repo"], revision=revision, repo_type="kernel")

@@ -1,4 +1,4 @@
-"""Python code that a model brings along: which files run, what they import, and what they fetch."""
+"""Python code that belongs to a model: which files run, what they import, and what they fetch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from bundler.errors import UnsafeError
 from bundler.format.lock.entries import REPO_TYPES, RepoType
 from bundler.online.inspection import references
-from bundler.online.inspection.references import ReadFile, Reference, UnreadableFileError
+from bundler.online.inspection.model_files import ReadFile, UnreadableFileError
+from bundler.online.inspection.references import Reference
 
 _HUB_FUNCTIONS: Mapping[str, RepoType] = {
     "from_pretrained": "model",
@@ -29,18 +30,18 @@ _DATASET_BUILDERS = frozenset(
         "spark", "sql", "text", "videofolder", "webdataset", "xml",
     ]
 )  # fmt: skip
-"""Readers of local files that load_dataset takes by name, where another name would be a dataset."""
+"""Readers of local files that load_dataset knows by name; any other name is a dataset."""
 _RELATIVE_IMPORTS = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
     re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
 )
-"""How transformers finds the other files of a module (its dynamic_module_utils): by the line, not by the syntax."""
+"""How transformers finds the other files of a module (its dynamic_module_utils): line by line, not by syntax."""
 
 
 class TrustDecisionMissingError(UnsafeError):
-    """Code that came with a model would run, and nobody has said whether it may.
+    """Code of a model would run, and the manifest does not say whether it may.
 
-    ``foreign`` is what of it stands in other repositories: ``listing`` says the same with all of its files.
+    ``external_references`` is the code that is in other repositories; `with_files` adds its files to the message.
     """
 
     def __init__(
@@ -50,110 +51,119 @@ class TrustDecisionMissingError(UnsafeError):
         self.external_references = tuple(external_references)
 
     def with_files(self, files: Iterable[str]) -> TrustDecisionMissingError:
-        """The same error with these files besides, a line each."""
+        """Return the same error with these files added, one a line."""
         lines = [*str(self).splitlines(), *(f"  {file}" for file in files)]
         return TrustDecisionMissingError("\n".join(dict.fromkeys(lines)), where=self.where, hint=self.hint)
 
 
 def require_trust_decision(alias: str, names: Sequence[str], read_file: ReadFile) -> None:
-    """Refuse a model with code of its own where nobody has said whether it may run; raises UntoldError."""
-    if not (found := references.find_code(names, read_file)):
+    """Raise TrustDecisionMissingError for a model that has code of its own."""
+    if not (code := references.find_code(names, read_file)):
         return
-    why = "; ".join(dict.fromkeys(f"{one.file}: {one.reason}" for one in found))
-    files = list_running_files([one.module for one in found if not one.repo], names, read_file)
-    files += sorted({f"{one.module} of {one.repo}" for one in found if one.repo})
-    said = f"{alias} brings code of its own, which would run on the host ({why}):"
+    reasons = "; ".join(dict.fromkeys(f"{reference.file}: {reference.reason}" for reference in code))
+    external = [reference for reference in code if reference.repo]
+    files = list_running_files([reference.module for reference in code if not reference.repo], names, read_file)
+    files += sorted({f"{reference.module} of {reference.repo}" for reference in external})
+    message = f"{alias} has code of its own, which would run on the host ({reasons}):"
     raise TrustDecisionMissingError(
-        "\n".join([said, *(f"  {file}" for file in files)]),
+        "\n".join([message, *(f"  {file}" for file in files)]),
         where=f"models: {alias}",
         hint="read these files; then give the model 'trust_remote_code: true' in the manifest, "
-        "or 'trust_remote_code: false' where the libraries can load it without",
-        external_references=[one for one in found if one.repo],
+        "or 'trust_remote_code: false' where the libraries can load it without this code",
+        external_references=external,
     )
 
 
 def list_running_files(modules: Iterable[str], names: Sequence[str], read_file: ReadFile, repo: str = "") -> list[str]:
-    """The files that run when these modules are imported, a line each; ``of``: the repository that they are of."""
-    there, missing = find_running_files(modules, names, read_file)
-    where = f" of {repo}" if repo else ""
-    return [*(f"{name}{where}" for name in there), *(f"{name}{where} (not among its files)" for name in missing)]
+    """List the files that run when these modules are imported, as text for a person; ``repo`` is where they are."""
+    running, missing = find_running_files(modules, names, read_file)
+    origin = f" of {repo}" if repo else ""
+    return [*(f"{name}{origin}" for name in running), *(f"{name}{origin} (not among its files)" for name in missing)]
 
 
 def find_running_files(
     modules: Iterable[str], names: Sequence[str], read_file: ReadFile
 ) -> tuple[list[str], list[str]]:
-    """The files that run when these modules are imported, as far as they import one another, and those not there."""
-    waiting, found, missing = list(dict.fromkeys(modules)), [], []
-    while waiting:
-        name = waiting.pop(0)
-        if name in found or name in missing:
+    """Find the files that run when these modules are imported, by their relative imports.
+
+    Returns:
+        The files that the model has, and those that it lacks.
+    """
+    queue, running, missing = list(dict.fromkeys(modules)), [], []
+    while queue:
+        name = queue.pop(0)
+        if name in running or name in missing:
             continue
         if name not in names:
             missing.append(name)
             continue
-        found.append(name)
+        running.append(name)
         text = read_file(name).decode("utf-8", "replace")
         for pattern in _RELATIVE_IMPORTS:
-            waiting += [str(PurePosixPath(name).parent / f"{other}.py") for other in sorted(pattern.findall(text))]
-    return found, missing
+            queue += [str(PurePosixPath(name).parent / f"{module}.py") for module in sorted(pattern.findall(text))]
+    return running, missing
 
 
 def find_imported_packages(name: str, read_file: ReadFile) -> set[str]:
-    """The top-level packages that a file can't be imported without, as transformers looks for them.
+    """Find the top-level packages that a file can't be imported without, as transformers looks for them.
 
-    Imports in a ``try`` or below an ``if is_…_available()`` are optional to it. Raises UnreadableError for what
-    is no Python, or newer than the Python that runs this.
+    Imports in a ``try`` or below an ``if is_…_available()`` are optional. Raises UnreadableFileError where a file is
+    not Python, or is for a newer Python than the one that runs this.
     """
-    found: set[str] = set()
+    packages: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _is_availability_check(node.test)):
             return
         if isinstance(node, ast.Import):
-            found.update(alias.name.partition(".")[0] for alias in node.names)
+            packages.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module.partition(".")[0])
+            packages.add(node.module.partition(".")[0])
         for child in ast.iter_child_nodes(node):
             visit(child)
 
     visit(_parse_python(name, read_file))
-    return found
+    return packages
 
 
 def find_hub_calls(name: str, read_file: ReadFile, config: Mapping[str, Any]) -> Iterator[Reference]:
-    """What a file fetches from the hub when it runs: named in the call, or in config.json under a name in the call."""
+    """Find what a file fetches from the hub when it runs.
+
+    The call has the id itself, or an attribute of the configuration: ``config.NAME``, which config.json gives.
+    """
     for node in ast.walk(_parse_python(name, read_file)):
-        if not isinstance(node, ast.Call) or (called := _get_last_name(node.func)) not in _HUB_FUNCTIONS:
+        if not isinstance(node, ast.Call) or (function := _get_last_name(node.func)) not in _HUB_FUNCTIONS:
             continue
-        named = {word.arg: word.value for word in node.keywords if word.arg}
-        subject = node.args[0] if node.args else next((named[key] for key in _REPO_ARGUMENTS if key in named), None)
-        repo, repo_type = _find_repo_id(subject, config), _get_repo_type(called, named)
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+        by_keyword = next((keywords[key] for key in _REPO_ARGUMENTS if key in keywords), None)
+        repo = _find_repo_id(node.args[0] if node.args else by_keyword, config)
+        repo_type = _get_repo_type(function, keywords)
         if not repo or repo_type is None or (repo_type == "dataset" and repo in _DATASET_BUILDERS):
             continue
-        reason = f"line {node.lineno} calls {called}"
-        revision = _get_revision(called, named)
+        reason = f"line {node.lineno} calls {function}"
+        revision = _get_revision(function, keywords)
         yield Reference(file=name, reason=reason, repo=repo, revision=revision, repo_type=repo_type, is_guess=True)
 
 
 def _get_repo_type(function: str, keywords: Mapping[str, ast.expr]) -> RepoType | None:
-    """What a call fetches; None for what can't be carried, such as a Space."""
-    told = keywords.get("repo_type")
-    if not isinstance(told, ast.Constant) or told.value is None:
+    """Return the type of repository that a call fetches; None where a bundle can't carry it, such as a Space."""
+    argument = keywords.get("repo_type")
+    if not isinstance(argument, ast.Constant) or argument.value is None:
         return _HUB_FUNCTIONS[function]
-    return next((one for one in REPO_TYPES if one == told.value), None)
+    return next((repo_type for repo_type in REPO_TYPES if repo_type == argument.value), None)
 
 
 def _get_revision(function: str, keywords: Mapping[str, ast.expr]) -> str:
-    """The revision that a call names; a version of a kernel is the branch of that number."""
-    told = {key: word.value for key, word in keywords.items() if isinstance(word, ast.Constant)}
-    version, revision = told.get("version"), told.get("revision")
+    """Return the revision that a call names; version 2 of a kernel is its branch v2."""
+    constants = {key: value.value for key, value in keywords.items() if isinstance(value, ast.Constant)}
+    version, revision = constants.get("version"), constants.get("revision")
     if function == "get_kernel" and isinstance(version, int):
         return f"v{version}"
     return revision if isinstance(revision, str) else ""
 
 
 def _find_repo_id(argument: ast.expr | None, config: Mapping[str, Any]) -> str:
-    """The hub id that an argument stands for, where that can be told; else ""."""
+    """Return the hub id that an argument stands for; "" where only a run of the code would show it."""
     value: Any = None
     if isinstance(argument, ast.Constant):
         value = argument.value
@@ -163,19 +173,20 @@ def _find_repo_id(argument: ast.expr | None, config: Mapping[str, Any]) -> str:
 
 
 def _get_last_name(function: ast.expr) -> str:
-    """The last name of ``a.b.c``."""
+    """Return ``c`` of ``a.b.c``."""
     return (
         function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
     )
 
 
 def _is_availability_check(test: ast.expr) -> bool:
-    calls = [node.func for node in ast.walk(test) if isinstance(node, ast.Call)]
-    return any(_get_last_name(one).startswith("is_") and _get_last_name(one).endswith("available") for one in calls)
+    names = [_get_last_name(node.func) for node in ast.walk(test) if isinstance(node, ast.Call)]
+    return any(name.startswith("is_") and name.endswith("available") for name in names)
 
 
 def _parse_python(name: str, read_file: ReadFile) -> ast.Module:
     try:
         return ast.parse(read_file(name))
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise UnreadableFileError(f"{name} is no Python that can be read here: {error}", where=name) from error
+        message = f"{name} is not Python that this Python can read: {error}"
+        raise UnreadableFileError(message, where=name, hint="run the build with a newer Python") from error

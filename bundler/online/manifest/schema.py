@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bundler.errors import ManifestError
 from bundler.format import documents, paths
@@ -16,22 +16,13 @@ from bundler.format.hashing import Sha256, compute_sha256
 from bundler.format.lock import entries, env_values
 from bundler.format.lock.entries import Model, RepoType, SmokeSettings
 from bundler.format.lock.target import Target, detect_target
+from bundler.online.inspection.loaders import LoaderName
 from bundler.online.manifest import asset_spec, lint, yaml_document
 from bundler.online.manifest.asset_spec import AssetSpec
 from bundler.online.manifest.image_spec import AppSpec, ImageSpec
 from bundler.online.manifest.python_spec import PythonSpec
 from bundler.online.packages import requirements_txt
 
-Loader = Literal[
-    "sentence-transformers",
-    "files",
-    "transformers",
-    "causal-lm",
-    "cross-encoder",
-    "flag-embedding-m3",
-    "flag-reranker",
-]
-LOADERS: tuple[str, ...] = get_args(Loader)
 _BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _SOURCE_KEYS = ("repo", "dataset", "kernel", "path", "url", "wheel")
@@ -103,7 +94,7 @@ class ModelSpec:
     )
     include: tuple[str, ...] = describe_field("only files that match, such as '*.json'", default=())
     exclude: tuple[str, ...] = describe_field("no files that match, such as 'onnx/*'", default=())
-    loader: Loader | None = describe_field(
+    loader: LoaderName | None = describe_field(
         "how the smoke load opens it; default: from its files; 'files': not loaded at all", default=None
     )
     require: tuple[str, ...] = describe_field("files that must be there", default=())

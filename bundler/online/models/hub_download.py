@@ -1,7 +1,7 @@
-"""The only room that knows Hugging Face.
+"""Model files from the Hugging Face hub.
 
-Its client says where the hub is, who asks, what a revision means and what its files must be. The bytes come by
-``download``: the client checks sizes alone, and would keep damaged files without a word.
+`hub_repository` asks the hub for the commit of a revision, its files and their digests. This program downloads the
+files itself: the hub's own client compares only sizes, and keeps damaged files silently.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Reporter
 
 _DEFERRABLE_SUFFIX = ".safetensors"
-"""How files end that nothing but the length and the digest has to be known of: they hold tensors and no code, and no
-reference to other models. Whoever fetches them sees whether that is so."""
+"""Suffix of files that can be locked by their published size and digest alone.
+
+They hold tensors, and no code or names of other models; the build that fetches them checks that.
+"""
 
 CheckSelection = Callable[[str, Sequence[str], Sequence[str], Callable[[str], bytes]], object]
-"""Is told the source, the names of the files that travel and of all that it has, and how to read a small one that
-travels; raises what it objects to."""
+"""Gets the source, the files that travel, all files of the source, and a reader of small files that travel.
+
+Raises an error where the model can't be used with these files.
+"""
 
 _MIN_TRIES = 6
-"""How often at least: with the pauses in between, a hub may be away for half a minute."""
+"""At least so many tries: with the pauses between them, a hub may be out of reach for half a minute."""
 _EXPIRED_URL_STATUSES = frozenset([400, 401, 403, 410])
-"""What storages answer to a signed address whose time is over."""
+"""What storages answer to a signed URL that has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class _HubFetcher:
-    """One way to the hub and home: looks what is here, and brings the rest."""
+    """Finds files of a repository on this machine, and fetches the rest."""
 
     repo: HubRepo
     cache: FileCache
@@ -53,49 +57,42 @@ class _HubFetcher:
     reporter: Reporter
 
     def find_local_files(self, commit: str, downloads: Mapping[str, DownloadRequest]) -> dict[str, tuple[str, Path]]:
-        """SHA-256 and place of the files that are on the shelf, or whole in the user's own cache of the hub."""
-        looked = threads.run_parallel(
+        """Find the SHA-256 and path of files in the cache, or intact in the user's own cache of the hub."""
+        local_files = threads.run_parallel(
             lambda name: self._find_local_file(commit, name, downloads[name]), downloads, os.cpu_count() or 1
         )
-        return {name: found for name, found in zip(downloads, looked, strict=True) if found}
+        return {name: local_file for name, local_file in zip(downloads, local_files, strict=True) if local_file}
 
     def _find_local_file(self, commit: str, name: str, request: DownloadRequest) -> tuple[str, Path] | None:
-        if found := _find_cached(request, self.cache):
-            return found
-        if (
-            not (request.sha256 or request.git_sha1)
-            or (cached := hub_repository.find_in_hub_cache(self.repo, commit, name)) is None
-        ):
+        if cached := _find_cached(request, self.cache):
+            return cached
+        if not (request.sha256 or request.git_sha1):
+            return None
+        path = hub_repository.find_in_hub_cache(self.repo, commit, name)
+        if path is None:
             return None
         try:
-            sha256, why = download.check_file(request, cached)
+            sha256, problem = download.check_file(request, path)
         except (OSError, EOFError) as error:
-            sha256, why = "", http.describe_cause(error)
-        if not why:
-            return sha256, cached
+            sha256, problem = "", http.describe_cause(error)
+        if not problem:
+            return sha256, path
         self.reporter.warn(
-            f"{self.repo.repo_id}: the hub's cache on this machine holds a damaged {name} ({why}); fetching it anew"
+            f"{self.repo.repo_id}: the hub's cache on this machine has a damaged {name} ({problem}); fetching it again"
         )
         return None
 
     def fetch(self, missing: Mapping[str, DownloadRequest], title: str) -> dict[str, tuple[str, Path]]:
-        """SHA-256 and place of files that have to be fetched."""
+        """Fetch files into the cache, and return the SHA-256 and path of each."""
         if not missing:
             return {}
-        disk.require_free_space(
-            [
-                (
-                    self.cache.root,
-                    remote_sizes.count_missing_bytes(((one, one.size) for one in missing.values()), self.cache),
-                    title,
-                )
-            ]
-        )
-        wanted: Sequence[DownloadRequest] = list(missing.values())
-        fetched = download.fetch(wanted, self.cache, self.config, self.reporter, title=title)
-        for one, (_, sha256) in zip(wanted, fetched, strict=True):
-            if one.git_sha1:
-                self.cache.record_key(_make_git_key(one), sha256)
+        download_requests: Sequence[DownloadRequest] = list(missing.values())
+        size = remote_sizes.count_missing_bytes(((request, request.size) for request in download_requests), self.cache)
+        disk.require_free_space([(self.cache.root, size, title)])
+        fetched = download.fetch(download_requests, self.cache, self.config, self.reporter, title=title)
+        for request, (_, sha256) in zip(download_requests, fetched, strict=True):
+            if request.git_sha1:
+                self.cache.record_key(_make_git_key(request), sha256)
         return {name: (sha256, self.cache.require(sha256)) for name, (_, sha256) in zip(missing, fetched, strict=True)}
 
 
@@ -106,52 +103,65 @@ def collect_files(
     reporter: Reporter,
     *,
     commit: str = "",
-    check_selection: CheckSelection = lambda _where, _names, _there, _read: None,
+    check_selection: CheckSelection = lambda _source, _names, _all_files, _read_file: None,
     retry_policy: RetryPolicy | None = None,
 ) -> ModelFiles:
-    """The files of a repository at one commit, each checked against what the hub publishes of it.
+    """Collect the files of a repository at one commit, each checked against what the hub publishes of it.
 
-    ``commit`` is what a lock holds, to get the same again. ``vet`` may object to the choice of files before the
-    large ones are fetched. What is on the shelf or whole in the user's own cache of the hub is not fetched at all,
-    and safetensors with a published digest and size are not fetched here: `Gathered.awaited` says how they are.
-    Raises FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError or HostError, and what ``vet`` raises.
+    Files in the cache, or intact in the user's own cache of the hub, are not fetched. Safetensors with a published
+    digest and size are not fetched here: they are in `ModelFiles.deferred`.
+
+    Args:
+        spec: the repository, and which of its files travel.
+        cache: gets the files.
+        config: the network settings.
+        reporter: gets progress, notes and warnings.
+        commit: the commit in a lock, to get the same files again.
+        check_selection: checks which files travel before the large ones are fetched.
+        retry_policy: how often and how long to try.
+
+    Raises:
+        FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError, HostError: and what ``check_selection``
+            raises.
     """
     repo = hub_repository.open_repo(spec.hub_name, spec.repo_type)
     retry_policy = retry_policy or RetryPolicy(max_tries=max(_MIN_TRIES, config.retries + 1))
-    asked = spec.revision or "main"
-    repo, told = hub_repository.find_revision(repo, commit or asked, config, retry_policy, reporter)
-    errand = _HubFetcher(repo, cache, config, reporter)
-    source = f"{spec.source}@{told.commit}"
-    kept = _select_files(spec, told, source, repo, reporter)
-    wanted = {name: _make_download(repo, told.files[name], told.commit, retry_policy) for name in kept}
-    contents = errand.find_local_files(told.commit, wanted)
+    revision = spec.revision or "main"
+    repo, info = hub_repository.find_revision(repo, commit or revision, config, retry_policy, reporter)
+    fetcher = _HubFetcher(repo, cache, config, reporter)
+    source = f"{spec.source}@{info.commit}"
+    names = _select_files(spec, info, source, repo, reporter)
+    downloads = {name: _make_download(repo, info.files[name], info.commit, retry_policy) for name in names}
+    contents = fetcher.find_local_files(info.commit, downloads)
 
-    def bring(names: Iterable[str], what: str) -> None:
-        away = {name: wanted[name] for name in names if name not in contents}
-        contents.update(errand.fetch(away, f"{what} {repo.repo_id}"))
+    def fetch(wanted: Iterable[str], title: str) -> None:
+        missing = {name: downloads[name] for name in wanted if name not in contents}
+        contents.update(fetcher.fetch(missing, f"{title} {repo.repo_id}"))
 
-    def read(name: str) -> bytes:
-        bring([name], "read")
+    def read_file(name: str) -> bytes:
+        fetch([name], "read")
         return contents[name][1].read_bytes()
 
-    bring([name for name in kept if not wanted[name].sha256], "read")  # what git itself holds is small
-    check_selection(source, kept, tuple(told.files), read)
-    late = {name for name in kept if name not in contents and _is_deferrable(spec, name, wanted[name])}
-    bring([name for name in kept if name not in late], "fetch")
-    contents |= {name: (wanted[name].sha256, cache.get_path(wanted[name].sha256)) for name in late}
+    fetch(
+        [name for name in names if not downloads[name].sha256], "read"
+    )  # git holds these files itself: they are small
+    check_selection(source, names, tuple(info.files), read_file)
+    deferred = {name for name in names if name not in contents and _is_deferrable(spec, name, downloads[name])}
+    fetch([name for name in names if name not in deferred], "fetch")
+    contents |= {name: (downloads[name].sha256, cache.get_path(downloads[name].sha256)) for name in deferred}
     return ModelFiles(
         source=source,
-        files=tuple(_make_source_file(repo, told.files[name], wanted[name], *contents[name]) for name in kept),
-        all_files=tuple(told.files),
-        commit=told.commit,
-        revisions=("main",) if asked == told.commit else (asked,),
-        licence=told.licence,
-        deferred={wanted[name].sha256: wanted[name] for name in late},
+        files=tuple(_make_source_file(repo, info.files[name], downloads[name], *contents[name]) for name in names),
+        all_files=tuple(info.files),
+        commit=info.commit,
+        revisions=("main",) if revision == info.commit else (revision,),
+        licence=info.licence,
+        deferred={downloads[name].sha256: downloads[name] for name in deferred},
     )
 
 
 def _is_deferrable(spec: ModelSpec, name: str, request: DownloadRequest) -> bool:
-    """Whether a lock can be written without a look into the file; conversion looks into all."""
+    """Return whether a file can be locked without its content; conversion reads every file."""
     return (
         name.endswith(_DEFERRABLE_SUFFIX) and bool(request.sha256) and request.size is not None and spec.convert is None
     )
@@ -160,30 +170,28 @@ def _is_deferrable(spec: ModelSpec, name: str, request: DownloadRequest) -> bool
 def _select_files(
     spec: ModelSpec, revision: RevisionInfo, source: str, repo: HubRepo, reporter: Reporter
 ) -> tuple[str, ...]:
-    """The names of the files that travel; what is to be known of the choice is reported."""
-    sizes = {name: listed.size or 0 for name, listed in revision.files.items()}
-    chosen = file_selection.select_files(
+    """Select the files that travel, and report what a person should know of the selection."""
+    sizes = {name: file.size or 0 for name, file in revision.files.items()}
+    selection = file_selection.select_files(
         sizes, spec.include, spec.exclude, where=source, keep_all_formats=spec.repo_type != "model"
     )
-    for name in chosen.names:
-        if why := paths.find_path_problem(name):
-            raise UnsafeError(f"{name!r} {why}", where=repo.page_url, hint="leave it out with exclude")
-    if clashes := paths.find_collisions(chosen.names):
-        raise UnsafeError("; ".join(clashes[:5]), where=repo.page_url, hint="leave one out with exclude")
-    if chosen.excluded:
-        reporter.note(f"{repo.repo_id}: {chosen.summary}")
-    missed = file_selection.find_missed(revision.files, chosen.names)
+    for name in selection.names:
+        if problem := paths.find_path_problem(name):
+            raise UnsafeError(f"{name!r} {problem}", where=repo.page_url, hint="leave it out with exclude")
+    if collisions := paths.find_collisions(selection.names):
+        raise UnsafeError("; ".join(collisions[:5]), where=repo.page_url, hint="leave one out with exclude")
+    if selection.excluded:
+        reporter.note(f"{repo.repo_id}: {selection.summary}")
+    missed = file_selection.find_missed(revision.files, selection.names)
     if missed and spec.repo_type == "model":
         reporter.warn(
-            f"{repo.repo_id}: {', '.join(missed)} stay behind, which libraries would use: see include and exclude"
+            f"{repo.repo_id}: {', '.join(missed)} do not travel, and libraries would use them: see include and exclude"
         )
-    listed = [revision.files[name] for name in chosen.names]
-    if bare := [one.path for one in listed if not (one.sha256 or one.git_sha1)]:
-        shown = ", ".join(bare[:5]) + (" …" if len(bare) > 5 else "")
-        reporter.warn(
-            f"{repo.repo_id}: {repo.host} publishes no digest of {shown}; nothing can tell whether it is right"
-        )
-    return chosen.names
+    files = [revision.files[name] for name in selection.names]
+    if unverified := [file.path for file in files if not (file.sha256 or file.git_sha1)]:
+        listed = ", ".join(unverified[:5]) + (" …" if len(unverified) > 5 else "")
+        reporter.warn(f"{repo.repo_id}: {repo.host} publishes no digest of {listed}, so they can't be checked")
+    return selection.names
 
 
 def _make_source_file(repo: HubRepo, file: HubFile, request: DownloadRequest, sha256: str, content: Path) -> SourceFile:
@@ -198,14 +206,12 @@ def _make_source_file(repo: HubRepo, file: HubFile, request: DownloadRequest, sh
 
 
 def _make_download(repo: HubRepo, file: HubFile, commit: str, retry_policy: RetryPolicy) -> DownloadRequest:
-    def refused(response: requests.Response, url: str) -> Exception:
-        elsewhere = urlsplit(response.url).netloc != urlsplit(pip_config.strip_credentials(url)).netloc
-        if elsewhere and response.status_code in _EXPIRED_URL_STATUSES:
-            return RetryableError(
-                f"the signed address of the storage answers {response.status_code}: asking for a new one"
-            )
-        if elsewhere and response.status_code == HTTPStatus.NOT_FOUND:
-            hint = "the hub lists it, so ask the hub's people; or leave it out with exclude"
+    def make_error(response: requests.Response, url: str) -> Exception:
+        is_storage = urlsplit(response.url).netloc != urlsplit(pip_config.strip_credentials(url)).netloc
+        if is_storage and response.status_code in _EXPIRED_URL_STATUSES:
+            return RetryableError(f"the storage answers {response.status_code} to its signed URL: asking for a new one")
+        if is_storage and response.status_code == HTTPStatus.NOT_FOUND:
+            hint = "the hub lists it, so report this to the hub; or leave the file out with exclude"
             return FetchError("the hub's storage has no such file", where=http.redact_url(url), hint=hint)
         return repo.make_error(response.status_code, response.headers, http.redact_url(url), commit)
 
@@ -215,18 +221,18 @@ def _make_download(repo: HubRepo, file: HubFile, commit: str, retry_policy: Retr
         git_sha1=file.git_sha1,
         size=file.size,
         headers=repo.headers,
-        make_error=refused,
+        make_error=make_error,
         retry_policy=retry_policy,
     )
 
 
 def _find_cached(request: DownloadRequest, cache: FileCache) -> tuple[str, Path] | None:
     if request.sha256:
-        place = cache.find(request.sha256, request.size)
-        return (request.sha256, place) if place else None
-    if request.git_sha1 and (place := cache.find_by_key(_make_git_key(request))):
-        sha256, why = download.check_file(request, place)
-        return None if why else (sha256, place)
+        path = cache.find(request.sha256, request.size)
+        return (request.sha256, path) if path else None
+    if request.git_sha1 and (path := cache.find_by_key(_make_git_key(request))):
+        sha256, problem = download.check_file(request, path)
+        return None if problem else (sha256, path)
     return None
 
 

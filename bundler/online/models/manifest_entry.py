@@ -1,4 +1,4 @@
-"""What would ask for a repository that nobody named, and the line of a manifest that says so."""
+"""The manifest entry for a repository that a model needs and no entry names yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bundler.online.manifest.schema import ModelSpec
 def make_spec(
     repo: str, repo_type: RepoType, *, alias: str, revision: str | None = None, include: tuple[str, ...] = ()
 ) -> ModelSpec:
-    """What asks for a repository that is carried and not loaded."""
+    """Make the entry for a repository that travels and that no smoke load opens."""
     return ModelSpec(
         repo=repo if repo_type == "model" else None,
         dataset=repo if repo_type == "dataset" else None,
@@ -26,17 +26,19 @@ def make_spec(
 
 
 def format_entry(spec: ModelSpec) -> str:
-    """The line of a manifest that asks for it."""
+    """Format an entry as one line of YAML."""
     key = "repo" if spec.repo else spec.repo_type
-    said = {key: spec.hub_name, "revision": spec.revision or "main"}
+    values = {key: spec.hub_name, "revision": spec.revision or "main"}
     if spec.alias and spec.alias != spec.hub_name.rpartition("/")[2]:
-        said["alias"] = spec.alias
+        values["alias"] = spec.alias
     if spec.repo and spec.loader:
-        said["loader"] = spec.loader
-    words = [f"{name}: {_quote_if_needed(text)}" for name, text in said.items()]
-    return f"{{{', '.join([*words, f'include: {json.dumps(spec.include)}'] if spec.include else words)}}}"
+        values["loader"] = spec.loader
+    pairs = [f"{name}: {_quote_if_needed(value)}" for name, value in values.items()]
+    if spec.include:
+        pairs.append(f"include: {json.dumps(spec.include)}")
+    return f"{{{', '.join(pairs)}}}"
 
 
 def _quote_if_needed(text: str) -> str:
-    """In quotes where YAML would take it for a number, a date or a truth."""
+    """Quote a text that YAML would read as a number, a date or a boolean."""
     return text if yaml.safe_load(text) == text else json.dumps(text)

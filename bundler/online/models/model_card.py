@@ -21,7 +21,7 @@ def read_metadata(card: bytes) -> dict[str, Any]:
     match = _METADATA.match(card[:_MAX_CARD_BYTES].decode("utf-8", "replace"))
     try:
         metadata = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:  # a hub refuses such a card; a vendor's folder may hold one
+    except yaml.YAMLError:  # a hub refuses such a card, but a folder may have one
         return {}
     return metadata if isinstance(metadata, dict) else {}
 

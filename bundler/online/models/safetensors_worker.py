@@ -1,6 +1,6 @@
-"""Writes weights that torch unpickles as safetensors, and compares every tensor; runs in an environment of its own."""
+"""Writes weights that torch unpickles as safetensors, and compares every tensor."""
 
-# Started as a program by convert.py, under a Python that has torch and safetensors and nothing of this program.
+# safetensors_conversion starts this file as a program, in a virtual environment that lacks our packages.
 from __future__ import annotations
 
 import sys
@@ -11,55 +11,54 @@ from safetensors.torch import load_file, save_file
 
 
 class ConversionError(ValueError):
-    """The weights can't be written as safetensors; the message says why."""
+    """The weights can't be written as safetensors; the message is the reason."""
 
 
-def main(source: str, destination: str, refusal: str) -> None:
-    """Convert one file; why that can't be is written to the file ``refusal``."""
+def main(source: str, destination: str, reason_file: str) -> None:
+    """Convert one file; where that is impossible, write the reason to ``reason_file``."""
     try:
         convert_file(Path(source), Path(destination))
     except ConversionError as error:
-        Path(refusal).write_text(str(error), encoding="utf-8")
+        Path(reason_file).write_text(str(error), encoding="utf-8")
 
 
 def convert_file(source: Path, destination: Path) -> None:
-    """Write one file of weights.
+    """Write one file of weights as safetensors.
 
-    Tensors that share their memory (tied weights) are written under each of their names: which of them a library looks
-    for is its own affair, and the values are the same.
+    Tensors that share memory (tied weights) are written under each of their names: a library may look for any of them.
     """
-    tensors = {name: one.detach().clone().contiguous() for name, one in sorted(_load_tensors(source).items())}
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in sorted(_load_tensors(source).items())}
     save_file(tensors, destination, metadata={"format": "pt"})
     written = load_file(destination)
     if written.keys() != tensors.keys():
-        raise ConversionError("other tensors were written than were read")
-    for name, one in tensors.items():
-        other = written[name]
-        if (one.dtype, one.shape) != (other.dtype, other.shape) or not torch.equal(
-            _view_bytes(one), _view_bytes(other)
+        raise ConversionError("the written file has other tensors than the source")
+    for name, tensor in tensors.items():
+        copy = written[name]
+        if (tensor.dtype, tensor.shape) != (copy.dtype, copy.shape) or not torch.equal(
+            _view_bytes(tensor), _view_bytes(copy)
         ):
-            raise ConversionError(f"{name} was not written as it was read")
+            raise ConversionError(f"the written tensor {name} differs from the source")
 
 
 def _load_tensors(source: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file; only what is needed for tensors is unpickled."""
+    """Load the tensors of a file; torch unpickles only what tensors need."""
     try:
-        found = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # any of many errors, all of which mean the same
-        # its words advise to read it without weights_only, which would run what is in it
-        raise ConversionError(f"torch does not read it as weights alone ({type(error).__name__})") from error
-    if not isinstance(found, dict) or not found:
-        raise ConversionError(f"it holds a {type(found).__name__}, and not named tensors")
-    for name, one in found.items():
-        if not isinstance(name, str) or not isinstance(one, torch.Tensor):
-            raise ConversionError(f"{name!r} in it is a {type(one).__name__}, and safetensors hold tensors alone")
-        if one.layout != torch.strided or one.is_quantized:
-            raise ConversionError(f"{name} is a sparse or quantised tensor, which safetensors do not hold")
-    return found
+        tensors = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        # The message of torch is left out: it advises to load without weights_only, which would run the file's code.
+        raise ConversionError(f"torch can't read it as plain weights ({type(error).__name__})") from error
+    if not isinstance(tensors, dict) or not tensors:
+        raise ConversionError(f"it holds a {type(tensors).__name__} instead of named tensors")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ConversionError(f"{name!r} in it is a {type(tensor).__name__}, and safetensors hold only tensors")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ConversionError(f"{name} is a sparse or quantised tensor, which safetensors can't hold")
+    return tensors
 
 
 def _view_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor's bytes, in which NaN equals itself and 0.0 is not -0.0."""
+    """Return a tensor's bytes, in which NaN equals itself and 0.0 differs from -0.0."""
     return tensor.reshape(-1).view(torch.uint8)
 
 

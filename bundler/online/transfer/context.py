@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundler.format.lock.entries import Artifact
-from bundler.online.transfer import download, remote_sizes
+from bundler.online.transfer import download, pip_config, remote_sizes
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import Reporter
@@ -27,6 +27,15 @@ class BuildContext:
     them."""
     local_wheel_urls: dict[str, str] = field(default_factory=dict)
     """URLs of wheels in folders of this machine, by SHA-256: a lock does not name such folders."""
+
+    @classmethod
+    def from_environment(cls, reporter: Reporter) -> BuildContext:
+        """Use the cache and the pip configuration of the user who runs this."""
+        return cls(cache=FileCache.from_environment(), config=pip_config.read_config(), reporter=reporter)
+
+    def find_path(self, artifact: Artifact) -> Path | None:
+        """Return where the content of an artifact lies on this machine; None where it is missing."""
+        return self.external_paths.get(artifact.sha256) or self.cache.find(artifact.sha256, artifact.size)
 
     def require_path(self, artifact: Artifact) -> Path:
         """Return the path of an artifact's content on this machine; raise FetchError where there is none."""
