@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.hub.hubserver import hub_running
+from tests.support.servers.hub_server import hub_running
 
 
 def main() -> None:

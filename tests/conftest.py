@@ -30,9 +30,11 @@ from tests.support import forks
 from tests.support.forks import Program
 from tests.support.shared import Shared
 
+pytest_plugins = ["tests.support.signing"]
+
 ROOT = Path(__file__).parent.parent
 TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
-MODELS = ROOT / "tests" / "payload"
+MODELS = ROOT / "tests" / "support" / "models"
 """Where the scripts stand that make tiny models."""
 INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.prefix.removal", "filelock", "jinja2")
 """Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
@@ -49,6 +51,9 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Read when the client of the hub is imported: no test may meet the token of who runs it.
+    os.environ["HF_TOKEN_PATH"] = os.devnull
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def pytest_unconfigure() -> None:
@@ -216,10 +221,12 @@ def carried(installer: Path) -> Program:
 def far(carried: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the installer as an isolated host does; ``before`` are words that go before the command."""
 
-    def run(*arguments: object, before: tuple[object, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-        if not before:
+    def run(
+        *arguments: object, before: tuple[object, ...] = (), program: Path = carried.path, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        if not before and program == carried.path:
             return carried.run(*arguments, **options)
-        command = [*map(str, before), *carried.python, str(carried.path), *map(str, arguments)]
+        command = [*map(str, before), *carried.python, str(program), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
 
     return run

@@ -14,9 +14,9 @@ from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
-from tests.online.bench import Bench
-from tests.online.loopback import Loopback, serving
-from tests.online.watched import DATA, DIGEST, NAME, Watched
+from tests.support.resolving import Bench
+from tests.support.servers.loopback import Loopback, serving
+from tests.support.watched_download import DATA, DIGEST, NAME, Watched
 
 _TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -15,14 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Installed, bundle, run_scripts
-from tests.hub.hubserver import hub_running
+from tests.conftest import MODELS, ROOT, Installed, bundle, run_scripts
+from tests.support.models.tensors import Weights
+from tests.support.servers.hub_server import hub_running
 from tests.support.shared import Shared
 
-from .tensors import Weights
-
-HERE = Path(__file__).parent
-PAYLOAD = HERE.parents[1] / "bundler" / "payload"
+PAYLOAD = ROOT / "bundler" / "payload"
 TEXTS = ("The cat sat on the mat.", "Green rain on a river!", "Music in the train.")
 
 LOADED_AS = {
@@ -59,7 +57,7 @@ class Answer:
 @pytest.fixture(scope="session")
 def flag_models(payload_python: str, offline: dict[str, str], tiny: Path, shared: Shared) -> Path:
     """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
-    script = HERE / "tiny_flag.py"
+    script = MODELS / "tiny_flag.py"
     return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny / "words")))
 
 
@@ -198,7 +196,7 @@ def asked_of(python: str, environment: dict[str, str], folder: Path) -> Iterator
     with (
         (folder / "noise").open("w+", encoding="utf-8") as noise,
         subprocess.Popen(
-            [python, "-I", str(HERE / "worker.py"), str(PAYLOAD)],
+            [python, "-I", str(MODELS / "worker.py"), str(PAYLOAD)],
             env={**environment, "HF_MODULES_CACHE": str(folder / "modules")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -233,7 +231,7 @@ def served(command: Sequence[str | Path], *modules: str, **options: Any) -> Iter
     What a run gives is what it told, with its exit code.
     """
     with subprocess.Popen(
-        [*command, str(HERE / "plain_user.py"), "serve", *modules],
+        [*command, str(MODELS / "plain_user.py"), "serve", *modules],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
     ) as process:  # fmt: skip
         assert process.stdin is not None

@@ -15,9 +15,9 @@ import pytest
 from bundler.format import documents
 from bundler.format.lock.goldens import Golden, GoldenVector
 from bundler.payload.checks import goldens
+from tests.support.models.tensors import Weights
 
 from .conftest import Result
-from .tensors import Weights
 
 Prove = Callable[..., Result]
 Copy = Callable[..., Path]

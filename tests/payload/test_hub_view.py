@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Installed, tool
+from tests.conftest import MODELS, Installed, tool
 
-from .conftest import HERE, LOADED_AS, User, served
+from .conftest import LOADED_AS, User, served
 
 pytestmark = pytest.mark.long
 
@@ -65,7 +65,7 @@ def user(flagged: Installed) -> Iterator[User]:
 def run(flagged: Installed, way: str, *places: object, unset: str) -> dict[str, Any]:
     """The same of a process that was started for it."""
     done = subprocess.run(
-        [*command(flagged, unset), str(HERE / "plain_user.py"), way, *map(str, places)],
+        [*command(flagged, unset), str(MODELS / "plain_user.py"), way, *map(str, places)],
         check=False, capture_output=True, text=True, cwd="/", env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,104 @@
+"""Small bundles by the real route: real uv and pip, wheels made here, models that are a few bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bundler.format.hashing import compute_sha256
+from tests.conftest import bundle
+from tests.support.shared import Shared
+from tests.support.wheelmaking import make_wheel
+
+MANIFEST = """\
+name: small
+version: "{version}"
+target: {{python: "3.11", platform: linux-x86_64, libc: glibc-2.17, accelerator: cpu}}
+python: {{requirements: [alpha]}}
+models: [{{path: vendor, alias: m, repo_id: org/m, loader: files}}]
+env: {{MODEL_PATH: "{{model:m}}"}}
+sequence: {sequence}
+"""
+
+
+@pytest.fixture(scope="session")
+def wheels(tools: Path, shared: Shared) -> Path:
+    """A find-links folder: the real pip and uv, and a small application in two versions with what it needs."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(tools, folder, dirs_exist_ok=True)
+        make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
+        make_wheel(folder, "beta", "2.0")
+
+    return shared.made("wheels", make)
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small bundle and everything that it was built from."""
+
+    path: Path
+    manifest: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def online(wheels: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a builder whose pip knows one folder and no index."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    return told | {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": wheels.as_uri(),
+        "BUNDLE_CACHE": str(tmp_path / "shelf"),
+    }
+
+
+@pytest.fixture
+def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..., Small]:
+    """Builds a small bundle of a version whose model holds the given files: once, and then gives copies of it."""
+
+    def built(version: str = "1", files: Mapping[str, bytes] | None = None, text: str = MANIFEST) -> Small:
+        folder = tmp_path / f"online {version}"
+        files = files or {"config.json": b"{}", "weights.bin": b"w" * 100_000}
+        for name, data in files.items():
+            (folder / "vendor" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "vendor" / name).write_bytes(data)
+        manifest = folder / "small.yaml"
+        manifest.write_text(text.format(version=version, sequence=version.partition(".")[0]))
+
+        def make(place: Path) -> None:
+            command = ("build", "--no-rehearse", manifest, "-o", place / "small.tar", "--quiet")
+            done = bundle(*command, env=online | {"BUNDLE_CACHE": str(place / "shelf")})
+            assert done.returncode == 0, done.stderr
+
+        digests = {name: compute_sha256(data) for name, data in files.items()}
+        key = compute_sha256(f"{manifest.read_text()} {sorted(digests.items())}".encode())
+        place = shared.made(f"small {key}", make)
+        path = tmp_path / f"small-{version}.bundle.tar"
+        shutil.copyfile(place / "small.tar", path)
+        shutil.copytree(place / "shelf", tmp_path / "shelf", copy_function=_link, dirs_exist_ok=True)
+        return Small(path, manifest, online)
+
+    return built
+
+
+def _link(source: str, target: str) -> None:
+    """What stands on a shelf is never changed, so two may share it."""
+    if not Path(target).exists():
+        Path(target).hardlink_to(source)
+
+
+def live(prefix: Path) -> str:
+    return (prefix / "current").readlink().name
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    return dict(json.loads(done.stdout))

@@ -1,0 +1,236 @@
+"""Killed at any moment: the live release works, ``current`` is the old or the new one, the same command ends right."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bundler.format import hashing
+from bundler.format.tar import archive
+from bundler.offline.doctor import examination
+from bundler.offline.prefix import releases
+from bundler.progress import RecordingReporter
+from tests.conftest import INSTALLER, bundle, tool
+from tests.end_to_end.conftest import Small, live
+from tests.support.killing import Killing, points, spread
+from tests.support.trees import tree
+
+Build = Callable[..., Small]
+Far = Callable[..., subprocess.CompletedProcess[str]]
+
+FIRST = {"config.json": b"{}", "weights.bin": b"w" * 100_000, "sub/one.bin": b"1" * 5000}
+SECOND = {"config.json": b"{}", "weights.bin": b"v" * 100_000, "sub/two.bin": b"2" * 5000, "sub/one.bin": b"1" * 5000}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A prefix in a known state, which is brought back before each kill."""
+
+    prefix: Path
+    kept: Path
+    killing: Killing
+
+    def keep(self) -> None:
+        shutil.copytree(self.prefix, self.kept, symlinks=True)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.prefix)
+        shutil.copytree(self.kept, self.prefix, symlinks=True)
+
+
+def works(prefix: Path) -> None:
+    """The live release is whole, every byte of it, and its Python imports what was installed."""
+    found = examination.examine_release(prefix, "deep", RecordingReporter())
+    assert not found.list_findings("critical"), found.list_findings("critical")
+    python = releases.require_live(prefix).python
+    done = subprocess.run([python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def survives(stage: Stage, most: int, allowed: set[str]) -> None:
+    """Kill at so many points; after each the live release is one of those allowed and works, and again ends right."""
+    stage.keep()
+    with stage.killing.warm(stage.kept.parent, *INSTALLER) as killing:
+        total = killing.count(stage.kept.parent)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            stage.restore()
+            killed = killing.at(point)
+            assert killed or point > total - 3, f"point {point} of {total} was not reached"
+            assert live(stage.prefix) in allowed, f"point {point} of {total}"
+            works(stage.prefix)
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+
+
+def staged(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
+    prefix = tmp_path / "opt"
+    command = (installer, *arguments, "--prefix", prefix, "--quiet")
+    return Stage(prefix, tmp_path / "kept", Killing((tool("python3.11"), "-I", "-S"), command))
+
+
+def damage(prefix: Path) -> set[str]:
+    """Damage a model, a package and the payload of the live release; the names of what is wrong then."""
+    sound = tree(prefix)
+    current = prefix / "current"
+    damaged = [next((prefix / "models").iterdir()) / "weights.bin"]
+    damaged += [
+        next(current.glob("venv/lib/*/site-packages/beta/__init__.py")),
+        current / "payload" / "network" / "netcut.py",
+    ]
+    for path in damaged:
+        path.write_bytes(b"rotten")
+    return {name for name, content in tree(prefix).items() if sound.get(name) != content}
+
+
+@pytest.mark.parametrize("most", points(4, 12, 200))
+def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    first, second = build("1", FIRST).path, build("2", SECOND).path
+    stage = staged(installer, tmp_path, "install", second)
+    assert far("install", first, "--prefix", stage.prefix).returncode == 0
+    old = live(stage.prefix)
+    with archive.open_bundle(second) as carried:
+        new = carried.lock.release_name
+    survives(stage, most, {old, new})
+
+
+@pytest.mark.parametrize("most", points(2, 5, 20))
+def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
+    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            shutil.rmtree(stage.prefix)
+            killing.at(point)
+            if (stage.prefix / "current").is_symlink():
+                works(stage.prefix)
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+
+
+@pytest.mark.parametrize("most", points(2, 5, 20))
+def test_finishing_what_stands_ahead_killed_at_any_moment(
+    build: Build, far: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
+    """The environment and a model were placed ahead; what a killed run leaves beside them stops no next one."""
+    bundle = build("1", FIRST).path
+    stage = staged(installer, tmp_path, "install", bundle)
+    for part in ("environment", "model:m"):
+        assert far("install", bundle, "--prefix", stage.prefix, "--only", part).returncode == 0
+    stage.keep()
+    left = set()
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        whole = tree(stage.prefix)
+        for point in spread(total, most):
+            stage.restore()
+            killing.at(point)
+            left |= {path.name for path in stage.prefix.glob("releases/*/.*")}
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+    assert {".work", ".parts"} <= left or most == 2
+
+
+@pytest.mark.parametrize("most", points(2, 5, 20))
+def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    """What was sound before stays sound: the live release is never worse than it was."""
+    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
+    assert far(*stage.killing.command[1:]).returncode == 0
+    sound = tree(stage.prefix)
+    wrong = damage(stage.prefix)
+    stage.keep()
+    with stage.killing.warm(tmp_path, *INSTALLER) as killing:
+        total = killing.count(tmp_path)
+        assert tree(stage.prefix) == sound
+        for point in spread(total, most):
+            stage.restore()
+            killing.at(point)
+            there = tree(stage.prefix)
+            assert {name for name, content in sound.items() if there.get(name) != content} <= wrong, f"point {point}"
+            assert not killing.at(0), f"point {point} of {total}"
+            assert tree(stage.prefix) == sound, f"point {point} of {total}"
+
+
+@pytest.mark.parametrize("most", points(2, 5, 10))
+def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    stage = staged(installer, tmp_path, "prune", "--keep", "1")
+    for version, files in (("1", FIRST), ("2", SECOND)):
+        assert far("install", build(version, files).path, "--prefix", stage.prefix).returncode == 0
+    survives(stage, most, {live(stage.prefix)})
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("most", points(2, 6, 100))
+def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
+    """Under the bundle's name stands what stood there or the whole bundle, and the next build ends right."""
+    small = build("1", FIRST)
+    out, shelf = tmp_path / "out.bundle.tar", tmp_path / "fresh shelf"
+    command = ("-m", "bundler", "build", "--no-rehearse", small.manifest, "-o", out, "--quiet")
+    killing = Killing((sys.executable,), command, small.environment | {"BUNDLE_CACHE": str(shelf)})
+    whole, older = hashing.compute_file_sha256(small.path), hashing.compute_sha256(b"older")
+    with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as warm:
+        total = warm.count(tmp_path)
+        for point in spread(total, most):
+            if fresh:
+                shutil.rmtree(shelf)
+                out.unlink()
+            else:
+                out.write_bytes(b"older")
+            warm.at(point)
+            found = hashing.compute_file_sha256(out) if out.exists() else None
+            assert found in (whole, None if fresh else (5, older)), f"point {point} of {total}"
+            assert not warm.at(0), f"point {point} of {total}"
+            assert hashing.compute_file_sha256(out) == whole, f"point {point} of {total}"
+            assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
+    assert bundle("verify", out).returncode == 0
+
+
+def test_two_at_once(build: Build, far: Far, installer: Path, tmp_path: Path) -> None:
+    """While one installs, another that would change anything is told so; who only looks is not kept waiting."""
+    prefix, bundles = tmp_path / "opt", {version: build(version, FIRST).path for version in ("1", "2")}
+    assert far("install", bundles["1"], "--prefix", prefix).returncode == 0
+    before = live(prefix)
+    command = (tool("python3.11"), "-I", "-S", installer, "install", bundles["2"], "--prefix", prefix, "--quiet")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as first:
+        while not list((prefix / "releases").glob("2-*")):
+            assert first.poll() is None
+        first.send_signal(signal.SIGSTOP)
+        busy = [("install", bundles["2"]), ("install", bundles["1"]), ("prune",), ("remove", before), ("rollback",)]
+        try:
+            told = [far(*verb, "--prefix", prefix) for verb in busy]
+            looked = [far(verb, "--prefix", prefix) for verb in ("list", "doctor", "smoke")]
+        finally:
+            first.send_signal(signal.SIGCONT)
+    assert [done.returncode for done in told] == [13] * len(busy)
+    assert all("another run is working in this prefix" in done.stderr for done in told)
+    assert [done.returncode for done in looked] == [0, 0, 0]
+    assert "belongs to no release" in looked[1].stdout
+    assert (first.returncode, live(prefix)[:2]) == (0, "2-")
+    works(prefix)
+
+
+def test_what_a_killed_run_had_started_ends_with_it(tmp_path: Path) -> None:
+    """It would go on writing where the next run works."""
+    code = (
+        "import sys; from bundler import process\n"
+        "process.run(['sh', '-c', 'echo $$ > \"$0\"; exec sleep 600', sys.argv[1]])"
+    )
+    said = tmp_path / "pid"
+    with subprocess.Popen((sys.executable, "-c", code, said)) as parent:
+        while not (said.exists() and said.read_text().strip()):
+            assert parent.poll() is None
+        parent.kill()
+    child = Path("/proc", said.read_text().strip(), "status")
+    deadline = time.monotonic() + 60  # a signal takes a moment
+    while child.exists() and "State:\tZ" not in child.read_text():
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.01)

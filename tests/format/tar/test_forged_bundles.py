@@ -1,0 +1,305 @@
+"""Bundles that lie, one lie at a time, through the real command line: from a file and from a pipe, seen and installed.
+
+Where a lie can be told in the lock, the sums and the headers alike it is: no digest gives it away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.format.lock import entries, lockfile
+from tests.conftest import Run, bytes_of, lock_of
+from tests.support.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
+
+Files = list[tuple[str, entries.ArtifactKind, bytes]]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(run: Run, folder: Path, data: bytes, code: int, message: str) -> None:
+    """All four ways of reading it end alike, in words, and nothing is left in the prefix or written beside it."""
+    path, prefix = folder / "in" / "hostile.bundle.tar", folder / "opt" / "prefix"
+    path.parent.mkdir()
+    path.write_bytes(data)
+    (folder / "victim").write_text("untouched")
+    before = tree(folder)
+    ways: list[tuple[list[object], bytes]] = [
+        (["verify", path], b""),
+        (["verify", "-"], data),
+        (["install", path, "--prefix", prefix], b""),
+        (["install", "-", "--prefix", prefix], data),
+    ]
+    for arguments, stdin in ways:
+        found, told = run(*arguments, stdin=stdin)
+        assert (found, told["ok"]) == (code, False), (arguments, told)
+        assert message in told["error"]["message"], (arguments, told["error"]["message"])
+        assert told["error"]["hint"]
+        after = {name: text for name, text in tree(folder).items() if name != "opt/prefix/.lock"}
+        assert after == before, arguments
+        assert not (prefix / "current").is_symlink()
+
+
+def test_the_bundle_that_the_lies_are_told_in_is_good(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "good.tar"
+    path.write_bytes(GOOD)
+    assert run("verify", path)[0] == 0
+    assert run("verify", "-", stdin=forged(lambda files: None))[0] == 0
+
+
+def putting(*added: tuple[str, entries.ArtifactKind, bytes]) -> Callable[[Files], object]:
+    return lambda files: files.extend(added)
+
+
+def twice(path: str) -> Callable[[Files], object]:
+    return lambda files: files.append(next(one for one in files if one[0] == path))
+
+
+def asset(path: str) -> Callable[[Files], object]:
+    return putting((path, "asset", b"evil"))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (asset("assets/../../../evil"), 8, "holds '..'"),
+        (asset("../evil"), 8, "holds '..'"),
+        (asset("/tmp/evil"), 8, "is absolute"),
+        (asset("assets/\\..\\evil"), 8, "holds '\\\\'"),
+        (asset("C:/evil"), 8, "holds ':'"),
+        (asset("assets/c:evil"), 6, "holds ':'"),
+        (asset("assets/./evil"), 6, "holds '.'"),
+        (asset("assets//evil"), 6, "has an empty component"),
+        (asset("assets/evil/"), 6, "has an empty component"),
+        (asset("assets/a\nb"), 6, "holds a control character"),
+        (asset("assets/\u202eevil"), 6, "holds a control character"),
+        (asset("assets/nul.txt"), 6, "a device name on Windows"),
+        (asset("assets/evil. "), 6, "ends in a space or a dot"),
+        (asset("assets/" + "d/" * 40 + "evil"), 6, "folders deep"),
+        (asset("assets/" + "e" * 256), 6, "has a component"),
+        (asset("evil"), 6, "is not where a asset stands"),
+        (asset("models/m/evil"), 6, "is not where a asset stands"),
+        (asset("venv/bin/python"), 6, "is not where a asset stands"),
+        (twice("assets/words.txt"), 6, "stands twice"),
+        (putting(("assets/WORDS.txt", "asset", b"")), 6, "differs from 'assets/words.txt' only by case"),
+        (
+            putting(("assets/caf\u00e9", "asset", b""), ("assets/cafe\u0301", "asset", b"")),
+            6,
+            "only by case or accent form",
+        ),
+        (putting(("assets/words.txt/x", "asset", b"")), 6, "is a file and a folder"),
+        (putting(("models/m/late.bin", "model", b"")), 6, "must stand in the order"),
+        (lambda files: files.reverse(), 6, "must begin with bundle.pyz"),
+        (lambda files: files.pop(0), 6, "must begin with bundle.pyz"),
+        (putting(("app/x", "app", b"")), 0, ""),
+    ],
+)
+def test_paths_that_a_forged_lock_names(
+    run: Run, tmp_path: Path, change: Callable[[Files], object], code: int, message: str
+) -> None:
+    data = forged(change)
+    if code == 0:  # the forger tells the truth: what is refused above is refused for the lie alone
+        assert run("verify", "-", stdin=data)[0] == 0
+    else:
+        refused(run, tmp_path, data, code, message)
+
+
+def other_model(files: Files) -> None:
+    files.insert(-1, ("models/other/x", "model", b""))
+
+
+@pytest.mark.parametrize(
+    ("change", "changes", "message"),
+    [
+        (other_model, {}, "belongs to no model"),
+        (lambda files: None, {"name": "../evil"}, "is not a valid name"),
+        (lambda files: None, {"version": "../../evil"}, "is not a valid version"),
+        (lambda files: None, {"env": {"A": "{model:../../x}"}}, "which the bundle does not hold"),
+        (lambda files: None, {"env": {"A\nB": "x"}}, "which may not be shown"),
+        (lambda files: None, {"head_size": 1 << 30}, "must be a multiple of 65536"),
+        (lambda files: None, {"sequence": -1}, "sequence"),
+        (lambda files: None, {"source_date_epoch": 1 << 33}, "source_date_epoch"),
+        (lambda files: None, {"created_by": "x\x1b[2J"}, "which may not be shown"),
+    ],
+)
+def test_values_that_a_forged_lock_holds(
+    run: Run, tmp_path: Path, change: Callable[[Files], object], changes: dict[str, Any], message: str
+) -> None:
+    if changes.get("head_size") or changes.get("source_date_epoch"):
+        text = lockfile.encode_canonical_json(json.loads(text_of(GOOD)) | changes)
+        refused(run, tmp_path, headed(text), 6, message)
+    else:
+        refused(run, tmp_path, forged(change, **changes), 6, message)
+
+
+def crowd(count: int) -> bytes:
+    document = json.loads(text_of(GOOD))
+    document["artifacts"] = document["artifacts"][:1] * count
+    return lockfile.encode_canonical_json(document)
+
+
+def text(old: str, new: str) -> bytes:
+    known = text_of(GOOD)
+    assert old.encode() in known
+    return known.replace(old.encode(), new.encode("utf-8", "surrogatepass"), 1)
+
+
+HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json claims 34,603,008 bytes"),
+    "claims nothing": (lambda: headed(b"", 0), "bundle.json claims 0 bytes"),
+    "claims more than there is": (lambda: headed(b"{}", 1 << 20), "ends at byte"),
+    "100,001 artifacts": (lambda: headed(crowd(100_001)), "holds 100,001 files; at most 100,000 are read"),
+    "millions of lists": (lambda: headed(b'{"a":[' + b"[]," * 500_000 + b"[]]}\n"), "is not JSON"),
+    "nested 100,000 deep": (lambda: headed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n"), "is not JSON"),
+    "an integer of a million digits": (
+        lambda: headed(text('"sequence":1', '"sequence":' + "9" * 1_000_000)),
+        "is not JSON",
+    ),
+    "an integer of 20 digits": (lambda: headed(text('"sequence":1', '"sequence":' + "9" * 20)), "sequence"),
+    "NaN": (lambda: headed(text('"sequence":1', '"sequence":NaN')), "is not JSON"),
+    "Infinity": (lambda: headed(text('"sequence":1', '"sequence":Infinity')), "is not JSON"),
+    "a float": (lambda: headed(text('"sequence":1', '"sequence":1.0')), "is not JSON"),
+    "an exponent": (lambda: headed(text('"sequence":1', '"sequence":1e999999999')), "is not JSON"),
+    "a key twice": (lambda: headed(text('"sequence":1', '"sequence":1,"sequence":1')), "not in canonical form"),
+    "a space": (lambda: headed(text('"sequence":1', '"sequence": 1')), "not in canonical form"),
+    "escapes": (lambda: headed(text('"a test"', '"\\u0061 test"')), "not in canonical form"),
+    "no line end": (lambda: headed(text_of(GOOD)[:-1]), "not in canonical form"),
+    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header is not what the lock gives"),
+    "keys in another order": (
+        lambda: headed(json.dumps(dict(reversed(json.loads(text_of(GOOD)).items()))).encode() + b"\n"),
+        "not in canonical form",
+    ),
+    "invalid UTF-8": (lambda: headed(text_of(GOOD).replace(b"a test", b"a \xff\xfe st", 1)), "is not JSON"),
+    "a lone surrogate": (lambda: headed(text('"a test"', '"\\ud800"')), "may not be shown"),
+    "a lone surrogate where any text may stand": (
+        lambda: headed(text('"texts":[]', '"texts":["\\ud800"]')),
+        "not in canonical form",
+    ),
+    "a surrogate as bytes": (lambda: headed(text('"a test"', '"\ud800"')), "is not JSON"),
+    "UTF-16": (lambda: headed(text_of(GOOD).decode().encode("utf-16")), "is not JSON"),
+    "a byte order mark": (lambda: headed(b"\xef\xbb\xbf" + text_of(GOOD)), "is not JSON"),
+    "a list": (lambda: headed(b"[]\n"), "format None is not one"),
+    "artifacts that are a number": (lambda: headed(text('"artifacts":[', '"artifacts":1,"x":[')), "breaks the format"),
+    "format 2": (lambda: headed(text('"format":1', '"format":2')), "format 2 is not one that this version reads"),
+    "format true": (lambda: headed(text('"format":1', '"format":true')), "format"),
+    "an unknown field": (lambda: headed(text('"format":1', '"extra":1,"format":1')), "unknown key"),
+    "a megabyte of key": (lambda: headed(text('"format":1', f'"{"k" * 2**20}":1,"format":1')), "breaks the format"),
+    "a head of 256 MiB": (
+        lambda: headed(text('"head_size":65536', f'"head_size":{256 << 20}')),
+        "the head claims 268,435,456 bytes",
+    ),
+    "content of an exabyte": (
+        lambda: headed(text('"size":5000', f'"size":{(1 << 53) - 1}')),
+        "hold more bytes than a file can",
+    ),
+    "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
+    "no bundle at all": (lambda: b"PK\3\4" + bytes(10_000), "this is not a bundle"),
+    "nothing": (lambda: b"", "the bundle is empty: it has no bytes at all"),
+    "one zero": (lambda: b"\0", "this is not a bundle"),
+}
+
+
+@pytest.mark.parametrize("lie", HEADS)
+def test_heads_that_no_builder_writes(run: Run, tmp_path: Path, lie: str) -> None:
+    data, message = HEADS[lie]
+    refused(run, tmp_path, data(), 6, message)
+
+
+W, LINK, FIRST = "models/m/w.bin", "models/m/z.txt", "models/m/config.json"
+
+
+def without(name: str) -> bytes:
+    one = member(name)
+    return GOOD[: one.header_offset] + GOOD[one.end + one.padding :]
+
+
+def swapped() -> bytes:
+    """Two members in each other's place, each with its own header and content."""
+    first, second = member(FIRST), member(W)
+    a, b = (
+        GOOD[first.header_offset : first.end + first.padding],
+        GOOD[second.header_offset : second.end + second.padding],
+    )
+    return GOOD[: first.header_offset] + b + a + GOOD[second.end + second.padding :]
+
+
+def extra() -> bytes:
+    """A member that the lock does not name, before the end."""
+    one = member("assets/words.txt")
+    again = GOOD[one.header_offset : one.end + one.padding].replace(b"assets/words.txt", b"assets/extra.txt")
+    end = one.end + one.padding
+    return GOOD[:end] + again + GOOD[end:]
+
+
+HEADER = "its header is not what the lock gives"
+BEHIND = "bytes follow that belong to nothing"
+
+TARS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a symbolic link out": (lambda: reheaded(W, type=b"2", link=b"/etc/passwd", size=b"0" * 11), HEADER),
+    "a symbolic link, then a file through it": (lambda: reheaded(FIRST, type=b"2", link=b"../../.."), HEADER),
+    "a hard link to nothing": (lambda: reheaded(LINK, link=b"models/m/none"), HEADER),
+    "a hard link forward": (lambda: reheaded(FIRST, type=b"1", link=W.encode()), HEADER),
+    "a hard link out": (lambda: reheaded(LINK, link=b"../../../etc/passwd"), HEADER),
+    "a hard link to itself": (lambda: reheaded(LINK, link=LINK.encode()), HEADER),
+    "a hard link that has content": (lambda: reheaded(LINK, size=b"00000000002"), HEADER),
+    "a character device": (lambda: reheaded(W, type=b"3"), HEADER),
+    "a block device": (lambda: reheaded(W, type=b"4"), HEADER),
+    "a folder": (lambda: reheaded(W, type=b"5"), HEADER),
+    "a FIFO": (lambda: reheaded(W, type=b"6"), HEADER),
+    "a contiguous file": (lambda: reheaded(W, type=b"7"), HEADER),
+    "GNU sparse": (lambda: reheaded(W, type=b"S"), HEADER),
+    "an old regular file": (lambda: reheaded(W, type=b"\0"), HEADER),
+    "setuid": (lambda: reheaded(W, mode=b"0004755\0"), HEADER),
+    "traversal in a header": (lambda: reheaded(W, name=b"../../evil"), HEADER),
+    "an absolute path in a header": (lambda: reheaded(W, name=b"/tmp/evil"), HEADER),
+    "traversal in a prefix": (lambda: reheaded(W, prefix=b"../.."), HEADER),
+    "a size that is smaller": (lambda: reheaded(W, size=b"%011o" % 100), HEADER),
+    "a size that is larger": (lambda: reheaded(W, size=b"%011o" % 100_000), HEADER),
+    "8 GiB in base-256": (lambda: reheaded(W, size=b"\x80" + (8 << 30).to_bytes(11, "big")), HEADER),
+    "a negative size in base-256": (lambda: reheaded(W, size=b"\xff" * 12), HEADER),
+    "a size that is no number": (lambda: reheaded(W, size=b"9" * 11), HEADER),
+    "another order": (swapped, HEADER),
+    "a member that is missing": (lambda: without(W), "the bundle is cut short"),
+    "a member that nobody named": (extra, "what the lock says"),
+    "a pax record that renames": (lambda: with_records(W, record(b"path", b"../../evil")), HEADER),
+    "a pax record that resizes": (lambda: with_records(W, record(b"size", b"10")), HEADER),
+    "a pax record that links": (lambda: with_records(LINK, record(b"linkpath", b"/etc/passwd")), HEADER),
+    "a pax record for sparse files": (lambda: with_records(W, record(b"GNU.sparse.realsize", b"9")), HEADER),
+    "pax records for all that follows": (lambda: with_records(W, record(b"path", b"evil"), b"g"), HEADER),
+    "a GNU long name": (lambda: with_records(W, b"../../evil\0", b"L"), HEADER),
+    "a GNU long link": (lambda: with_records(LINK, b"/etc/passwd\0", b"K"), HEADER),
+    "a second tar behind": (lambda: GOOD + GOOD, BEHIND),
+    "a member behind the end": (lambda: GOOD + GOOD[member(W).header_offset :], BEHIND),
+    "one byte behind": (lambda: GOOD + b"\0", BEHIND),
+    "ten thousand zeros behind": (lambda: GOOD + bytes(10_240 * 100), BEHIND),
+    "no end": (lambda: GOOD[:-1024], "the bundle is cut short"),
+    "an end of other bytes": (lambda: GOOD[:-1] + b"x", "must be two blocks of zero bytes"),
+    "something in the padding": (
+        lambda: GOOD[: member(W).end] + b"x" + GOOD[member(W).end + 1 :],
+        "what follows it must be zero bytes",
+    ),
+    "a byte of content": (lambda: GOOD.replace(b"w" * 100, b"w" * 99 + b"v", 1), "content differs"),
+    "sums of another": (lambda: GOOD.replace(b"  models/m/w.bin\n", b"  models/m/W.bin\n", 1), "SHA256SUMS"),
+    "a header for bundle.pyz": (lambda: reheaded("bundle.pyz", type=b"2", link=b"/bin/sh"), HEADER),
+    "a header for the lock": (lambda: reheaded("bundle.json", type=b"2", link=b"/etc/passwd"), HEADER),
+}
+
+
+@pytest.mark.parametrize("lie", TARS)
+def test_tars_that_say_other_than_their_lock(run: Run, tmp_path: Path, lie: str) -> None:
+    data, message = TARS[lie]
+    refused(run, tmp_path, data(), 6, message)
+
+
+def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
+    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lockfile.HEAD_ALIGNMENT), CONTENTS, b"s" * 100)
+    at = signed.index(b"bundle.sig\0")
+    block = bytearray(signed[at : at + 512])
+    block[124:136] = b"%011o\0" % (2 << 20)
+    refused(run, tmp_path, signed[:at] + bytes(block) + signed[at + 512 :], 6, "bundle.sig")

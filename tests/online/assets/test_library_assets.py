@@ -1,0 +1,282 @@
+"""Data that tiktoken and NLTK fetch by themselves, asked for by name: what is fetched, checked, pinned and refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bundler.errors import FetchError, IntegrityError, ManifestError, ResolveError
+from bundler.format.hashing import compute_sha256
+from bundler.format.lock.entries import Artifact
+from bundler.format.lock.lockfile import Lock
+from bundler.online import build
+from bundler.online.assets import collect
+from bundler.online.build import BuildOptions
+from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.context import BuildContext
+from tests.support.resolving import Bench
+from tests.support.servers.loopback import Loopback, instead
+
+CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+
+
+@pytest.fixture
+def shop(bench: Bench) -> BuildContext:
+    bench.wheel("pip", "90.0")
+    bench.wheel("uv", "90.0")
+    return BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
+
+
+def archive_of(text: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as made:
+        made.writestr(zipfile.ZipInfo("words/english"), text)
+    return packed.getvalue()
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def listed(name: str, subdir: str, **said: object) -> str:
+    given = "".join(f' {key}="{value}"' for key, value in said.items())
+    return f'<package id="{name}" subdir="{subdir}" unzip="1"{given}/>'
+
+
+def index(*packages: str, before: str = "") -> bytes:
+    listing = "".join(packages)
+    text = f"<packages>{listing}</packages><collections><collection id='popular'/></collections>"
+    return f'<?xml version="1.0"?>{before}<nltk_data>{text}</nltk_data>'.encode()
+
+
+WORDS, PUNKT = archive_of("the"), archive_of("dr")
+
+
+@pytest.fixture
+def mirror(server: Loopback) -> Loopback:
+    """A small mirror of NLTK's data: one package with each kind of published digest."""
+    server.files["/data/index.xml"] = index(
+        listed("stopwords", "corpora", size=len(WORDS), checksum=md5(WORDS)),
+        listed("punkt_tab", "tokenizers", size=len(PUNKT), checksum="0" * 32, sha256_checksum=compute_sha256(PUNKT)),
+    )
+    server.files["/data/packages/corpora/stopwords.zip"] = WORDS
+    server.files["/data/packages/tokenizers/punkt_tab.zip"] = PUNKT
+    return server
+
+
+def wanted(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"name: t\nversion: '1'\nsequence: 1\nassets: {text}\n")
+    return path
+
+
+def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
+    return collect.collect_assets(schema.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
+
+
+def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
+) -> None:
+    found = gathered(tmp_path, shop, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
+    assert [(one.path, one.sha256, one.size) for one in found] == [
+        ("assets/nltk_data/corpora/stopwords.zip", compute_sha256(WORDS), len(WORDS)),
+        ("assets/nltk_data/tokenizers/punkt_tab.zip", compute_sha256(PUNKT), len(PUNKT)),
+    ]
+    said = [(one.algorithm, one.digest, one.publisher) for artifact in found for one in artifact.upstream]
+    assert said == [("md5", md5(WORDS), "NLTK's index"), ("sha256", compute_sha256(PUNKT), "NLTK's index")]
+    assert found[0].origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
+
+
+def test_a_mirror_that_wants_a_login_gets_it_and_the_lock_does_not(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
+) -> None:
+    mirror.logins["/data"] = "kim:hush"
+    (found,) = gathered(tmp_path, shop, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]")
+    assert found.origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
+
+
+@pytest.mark.parametrize(("name", "published"), [("stopwords", md5(WORDS)), ("punkt_tab", compute_sha256(PUNKT))])
+def test_an_archive_that_is_not_what_the_index_says_is_refused_with_both_digests(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, name: str, published: str
+) -> None:
+    (path,) = (path for path in mirror.files if path.endswith(f"{name}.zip"))
+    altered = mirror.files[path] = mirror.files[path].replace(b"english", b"ENGLISH")
+    with pytest.raises(IntegrityError) as caught:
+        gathered(tmp_path, shop, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
+    got = md5(altered) if name == "stopwords" else compute_sha256(altered)
+    assert got in str(caught.value)
+    assert published in str(caught.value)
+    assert shop.cache.find(compute_sha256(altered)) is None
+
+
+def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback
+) -> None:
+    with pytest.raises(ResolveError) as caught:
+        gathered(tmp_path, shop, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
+    assert "'punkt_tap' is no package of it; did you mean 'punkt_tab'?" in str(caught.value)
+    assert "'popular' is a collection: name the packages" in str(caught.value)
+    assert caught.value.where == f"{mirror.url}/data/index.xml"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"<html><p>Log in<br></html>", "this is not NLTK's index: mismatched tag"),
+        (b"<nltk_data>", "this is not NLTK's index: no element found"),
+        (b"<html/>", "it names no package"),
+        (index(listed("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
+        (index(listed("w", "../../x", checksum="0" * 32)), "puts 'w' into '../../x', which is no folder of NLTK's"),
+        (index(listed("w", "corpora", size=3)), "has no digest of 'w'"),
+        (index(listed("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
+    ],
+)
+def test_an_index_that_is_none_or_means_harm(
+    tmp_path: Path, shop: BuildContext, server: Loopback, text: bytes, words: str
+) -> None:
+    server.files["/index.xml"] = text
+    with pytest.raises(ResolveError, match=words.replace("../../", r"\.\./\.\./")):
+        gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+
+
+def test_a_mirror_without_an_index_is_named(tmp_path: Path, shop: BuildContext, server: Loopback) -> None:
+    with pytest.raises(FetchError, match="the server has no index of NLTK there") as caught:
+        gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+    assert caught.value.where == f"{server.url}/index.xml"
+    assert "a folder with index.xml and packages/" in caught.value.hint
+
+
+def test_an_archive_that_is_an_asset_already(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> None:
+    url = f"{mirror.url}/data/packages/corpora/stopwords.zip"
+    own = f"{{url: '{url}', sha256: {compute_sha256(WORDS)}, path: nltk_data/corpora/stopwords.zip}}"
+    with pytest.raises(ManifestError, match=r"assets\[1\].nltk: 'assets/nltk_data/corpora/stopwords.zip' is taken"):
+        gathered(tmp_path, shop, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
+
+
+def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
+    tmp_path: Path, shop: BuildContext, server: Loopback
+) -> None:
+    server.files["/encodings/cl100k_base.tiktoken"] = b"IQ== 0\n"
+    with pytest.raises(IntegrityError) as caught:
+        gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
+    assert compute_sha256(b"IQ== 0\n") in str(caught.value)
+    assert tiktoken_files.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
+    assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
+
+
+def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_once(
+    tmp_path: Path, shop: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = (("https://data.example/x/shared.tiktoken", compute_sha256(b"ranks")),)
+    monkeypatch.setattr(tiktoken_files, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
+    server.files["/x/shared.tiktoken"] = b"ranks"
+    text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
+    (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
+    name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
+    assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
+    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.TIKTOKEN_VERSION}"]
+
+
+def test_data_for_a_library_that_does_not_travel_is_said(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, bench: Bench
+) -> None:
+    text = f"[{{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]"
+    gathered(tmp_path, shop, text, ("NLTK", "torch"))
+    assert bench.report.warnings == []
+    gathered(tmp_path, shop, text, ("torch",))
+    assert bench.report.warnings == ["assets for nltk are carried (stopwords), and nltk is not among the packages"]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> tuple[Path, Path, Lock]:
+    """A manifest that asks for NLTK's data, its lock in a file, and the lock."""
+    path = wanted(tmp_path, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data/'}}]")
+    found = build.make_lock(path, shop)
+    build.write_lock(tmp_path / "kept.json", found)
+    return path, tmp_path / "kept.json", found
+
+
+def test_a_kept_lock_gives_the_same_bytes_from_the_shelf_and_asks_nobody(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+) -> None:
+    path, lock, _ = kept
+    fresh = build.build_bundle(path, BuildOptions(output=tmp_path / "a.tar", with_rehearsal=False), shop)
+    before = mirror.asked()
+    again = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop
+    )
+    assert mirror.asked()[len(before) :] == []
+    assert fresh.path.read_bytes() == again.path.read_bytes()
+
+
+def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+) -> None:
+    path, lock, found = kept
+    first = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "a.tar", lock_path=lock, with_rehearsal=False), shop
+    )
+    elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=shop.config, reporter=shop.reporter)
+    del mirror.files["/data/index.xml"]
+    again = build.build_bundle(
+        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), elsewhere
+    )
+    assert first.path.read_bytes() == again.path.read_bytes()
+    assert len(again.lock.list_artifacts("asset")) == len(found.list_artifacts("asset")) == 2
+
+
+def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
+    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+) -> None:
+    path, lock, _ = kept
+    shop.cache.remove(compute_sha256(WORDS))
+    newer = WORDS.replace(b"english", b"ENGLISH")
+    mirror.faults["/data/packages/corpora/stopwords.zip"] = [instead(newer)] * 4
+    with pytest.raises(IntegrityError, match=f"{compute_sha256(newer)}.*{compute_sha256(WORDS)} was expected"):
+        build.build_bundle(path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop)
+    assert not (tmp_path / "b.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{path: a}]", "assets[0]: needs exactly one of url, tiktoken and nltk; it has none"),
+        ("[{tiktoken: [gpt2], nltk: [words]}]", "assets[0]: needs exactly one of url, tiktoken and nltk; it has tiktoken, nltk"),
+        ("[{url: 'https://h/x', path: a}]", "assets[0].sha256: is required with url"),
+        (f"[{{url: 'https://h/x', sha256: '{'0' * 64}'}}]", "assets[0].path: is required with url"),
+        ("[{tiktoken: [cl100k]}]", "assets[0].tiktoken: 'cl100k' is no encoding of tiktoken 0.14.0; did you mean 'cl100k_base'?"),
+        ("[{tiktoken: [llama]}]", "'llama' is no encoding of tiktoken 0.14.0; known are cl100k_base, gpt2, o200k_base,"),
+        ("[{nltk: [../x]}]", "assets[0].nltk: '../x' is not the name of a package"),
+        ("[{nltk: [words], env: WORDS}]", "assets[0].env: goes with url: leave it out"),
+        (f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: a, mirror: 'https://m/'}}]", "assets[0].mirror: goes with"),
+        ("[{nltk: [words], mirror: 'file:///srv'}]", "assets[0].mirror: must be the address of a folder"),
+        ("[{nltk: [words], mirror: 'https://[::1'}]", "assets[0].mirror: 'https://[::1' is no address: Invalid IPv6 URL"),
+        ("[{nltk: [words], mirror: 'https://m/?key=1'}]", "assets[0].mirror: must be the address of a folder"),
+        ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
+        ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
+        (
+            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
+            f"assets[1].tiktoken: '{tiktoken_files.get_cache_path(CL100K)}' is taken by assets[0]",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        schema.load_manifest(wanted(tmp_path, text))
+    assert message in str(caught.value)
+    assert "line 4" in str(caught.value)
+
+
+def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
+    (asset,) = schema.load_manifest(
+        wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
+    ).manifest.assets
+    assert [file.url for file in asset.known_files] == [
+        "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
+        "http://m.example/t/gpt-2/encodings/main/encoder.json",
+    ]

@@ -1,0 +1,396 @@
+"""What comes from a hub, from the shelf and from the user's own cache, and what the lock is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.errors import FetchError, HostError, ManifestError, ResolveError
+from bundler.format import disk
+from bundler.format.hashing import compute_sha256
+from bundler.online.models import hub_download
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.download import DownloadRequest
+from bundler.online.transfer.http import RetryPolicy
+from tests.online.models.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
+from tests.support.servers.certificates import make_certificates
+from tests.support.servers.hub_server import git_sha1, hub_running
+from tests.support.servers.loopback import Seen
+
+
+def test_a_repository_comes_pinned_with_what_the_hub_publishes(errand: Errand) -> None:
+    errand.repository.card = {"license": "apache-2.0"}
+    found = errand.run()
+    errand.check(found)
+    assert (found.source, found.commit) == (f"repo:{NAME}@{errand.main}", errand.main)
+    assert (found.revisions, found.licence) == (("main",), "apache-2.0")
+    files = {file.path: file for file in found.files}
+    (lfs,), (git,) = files[WEIGHTS].upstream, files[CONFIG].upstream
+    host = errand.hub.host
+    assert (lfs.algorithm, lfs.digest, lfs.publisher) == ("sha256", compute_sha256(FILES[WEIGHTS]), host)
+    assert (git.algorithm, git.digest, git.publisher) == ("git-blob-sha1", git_sha1(FILES[CONFIG]), host)
+    assert files[CONFIG].origin == f"{errand.hub.url}/{NAME}/resolve/{errand.main}/{CONFIG}"
+    assert errand.report == type(errand.report)()
+
+
+def test_no_request_is_made_that_is_not_needed(errand: Errand) -> None:
+    errand.run()
+    assert errand.hub.asked("HEAD") == errand.hub.storage.asked("HEAD") == []
+    assert sorted(errand.hub.fetched()) == CARRIED
+    assert len(errand.hub.seen) == len(CARRIED) + 2
+
+
+def test_what_is_on_the_shelf_is_not_fetched_again(errand: Errand) -> None:
+    errand.run()
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == []
+    errand.repository.commit(FILES | {CONFIG: b"new"})
+    errand.check(errand.run(), {name: FILES[name] for name in CARRIED} | {CONFIG: b"new"})
+    assert errand.hub.fetched() == [CONFIG]
+
+
+def test_room_is_needed_for_what_has_not_come_and_once_for_one_content(
+    errand: Errand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = FILES[WEIGHTS]
+    files = {"a.safetensors": weights, "b/a.safetensors": weights, CONFIG: b"{}"}
+    errand.repository.commit(files)
+    errand.store.get_partial_path(compute_sha256(weights)).write_bytes(weights[:100_000])
+    had = shutil.disk_usage("/")
+    room = len(weights) - 100_000 + disk.FREE_SPACE_MARGIN
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room - 1))
+    with pytest.raises(HostError, match=rf"fetching .*/a\.safetensors needs {room:,} bytes"):
+        errand.run()
+    assert errand.hub.fetched() == [CONFIG]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: had._replace(free=room))
+    errand.check(errand.run(), files)
+    assert [one.headers.get("Range") for one in errand.hub.storage.seen] == ["bytes=100000-"]
+
+
+def test_a_lock_needs_no_byte_of_the_weights(errand: Errand) -> None:
+    found = errand.locked(vetted=True, loader="files")
+    assert errand.hub.storage.seen == []
+    assert sorted(errand.hub.fetched()) == [name for name in CARRIED if name != WEIGHTS]
+    told = {file.path: (file.size, file.sha256) for file in found.files}
+    assert told[WEIGHTS] == (len(FILES[WEIGHTS]), compute_sha256(FILES[WEIGHTS]))
+    came = errand.run()
+    errand.check(came)
+    assert (came.files, [*came.deferred]) == (found.files, [compute_sha256(FILES[WEIGHTS])])
+    assert errand.locked().deferred == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("pytorch_model.bin", {}), ("weights.safetensors.pt", {}), (WEIGHTS, {"convert": "safetensors"})],
+)
+def test_what_must_be_looked_into_comes_for_the_lock(errand: Errand, name: str, asked: dict[str, Any]) -> None:
+    files = {CONFIG: b"{}", name: b"w" * 1000}
+    errand.repository.commit(files)
+    found = errand.locked(**asked)
+    errand.check(found, files)
+    assert found.deferred == {}
+
+
+def test_safetensors_without_a_published_sha256_come_for_the_lock(errand: Errand) -> None:
+    errand.repository.lies = {WEIGHTS: {"lfs": None}}
+    found = errand.locked()
+    errand.check(found)
+    assert found.deferred == {}
+
+
+def test_a_hub_may_be_away_for_half_a_minute_whatever_pip_is_told() -> None:
+    patience = RetryPolicy(max_tries=hub_download._MIN_TRIES)
+    assert sum(patience.compute_delay(failure) for failure in range(1, patience.max_tries)) >= 30
+
+
+def test_an_address_of_the_hub_without_its_scheme(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    with pytest.raises(FetchError, match="HF_ENDPOINT does not begin with") as error:
+        errand.run()
+    assert error.value.hint == "set HF_ENDPOINT=https://hub.example"
+
+
+def test_a_name_that_the_hub_can_not_have(errand: Errand) -> None:
+    with pytest.raises(ResolveError, match="can't be a name on the hub"):
+        errand.run(repo="org/a--b")
+    assert errand.hub.seen == []
+
+
+def test_a_damaged_file_of_the_shelf_that_only_git_knows_is_fetched_again(errand: Errand) -> None:
+    place = next(file.content for file in errand.run().files if file.path == CONFIG)
+    place.chmod(0o644)
+    place.write_bytes(FILES[CONFIG][:-1] + b"?")
+    place.rename(place.with_name(str(compute_sha256(FILES[CONFIG]))))
+    errand.hub.seen.clear()
+    found = errand.run()
+    assert errand.hub.fetched() == [CONFIG]
+    assert {file.path: file.sha256 for file in found.files}[CONFIG] == compute_sha256(FILES[CONFIG])
+
+
+def fill_cache() -> None:
+    """The user's cache as the real client leaves it."""
+    told = os.environ | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "*"}
+    code = f"import huggingface_hub; huggingface_hub.snapshot_download({NAME!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, env=told)
+
+
+def test_the_user_s_own_cache_is_used(errand: Errand, tmp_path: Path) -> None:
+    fill_cache()
+    errand.hub.seen.clear()
+    found = errand.locked()
+    errand.check(found)
+    assert errand.hub.fetched() == []
+    assert all(file.content.is_relative_to(tmp_path / "hub cache") for file in found.files)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_damaged_file_of_the_cache_is_not_used(errand: Errand, tmp_path: Path, name: str) -> None:
+    fill_cache()
+    cached = (tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}/{name}").resolve()
+    cached.write_bytes(FILES[name][:-1] + b"?")
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == [name]
+    assert f"the hub's cache on this machine has a damaged {name}" in errand.report.warnings[0]
+
+
+def test_a_link_of_the_cache_that_leads_nowhere_is_not_used(errand: Errand, tmp_path: Path) -> None:
+    fill_cache()
+    (tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}/{WEIGHTS}").resolve().unlink()
+    errand.hub.seen.clear()
+    errand.check(errand.run())
+    assert errand.hub.fetched() == [WEIGHTS]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_blobs_of_the_cache_may_be_links_into_a_store_that_all_share(
+    errand: Errand, tmp_path: Path, *, there: bool
+) -> None:
+    fill_cache()
+    (tmp_path / "shared").mkdir()
+    snapshot = tmp_path / f"hub cache/models--org--tiny/snapshots/{errand.main}"
+    for number, name in enumerate(CARRIED):
+        blob = (snapshot / name).resolve()
+        shared = tmp_path / "shared" / str(number)
+        blob.rename(shared)
+        blob.symlink_to(shared)
+        if not there:
+            shared.unlink()
+    errand.hub.seen.clear()
+    found = errand.run()
+    errand.check(found)
+    assert sorted(errand.hub.fetched()) == ([] if there else CARRIED)
+    assert all(file.content.is_file() and not file.content.is_symlink() for file in found.files)
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/3"])
+def test_a_revision_is_kept_by_name_and_pinned(errand: Errand, revision: str) -> None:
+    commit = errand.repository.commit(FILES | {CONFIG: b"old"}, ref=revision)
+    found = errand.run(revision=revision)
+    assert (found.commit, found.revisions) == (commit, (revision,))
+    errand.check(found, {name: FILES[name] for name in CARRIED} | {CONFIG: b"old"})
+
+
+def test_a_commit_as_revision(errand: Errand) -> None:
+    first = errand.main
+    errand.repository.commit({"other": b"x"})
+    found = errand.run(revision=first)
+    assert (found.commit, found.revisions) == (first, ("main",))
+    errand.check(found)
+
+
+def test_a_kept_commit_comes_again_when_the_branch_has_moved(errand: Errand) -> None:
+    first = errand.main
+    errand.repository.commit({"other": b"x"})
+    found = errand.run(commit=first)
+    assert found.source == f"repo:{NAME}@{first}"
+    errand.check(found)
+
+
+def test_a_branch_that_moves_in_mid_download_is_safe(errand: Errand) -> None:
+    first, path = errand.main, errand.hub.resolve(NAME, CONFIG)
+
+    def moves(handler: object, _: bytes) -> None:
+        errand.repository.commit(FILES | {CONFIG: b"new", WEIGHTS: b"new"})
+        handler.route(path)  # type: ignore[attr-defined]
+
+    errand.hub.faults[path] = [moves]
+    found = errand.run()
+    errand.check(found)
+    assert found.commit == first != errand.main
+
+
+def test_a_dataset(errand: Errand) -> None:
+    files = {"data/train.bin": b"rows" * 100, "again.bin": b"rows" * 100, "picture.jpg": b"kept", "empty.csv": b""}
+    commit = errand.hub.repository("org/rows", files, "datasets").refs["main"]
+    found = errand.run(dataset="org/rows")
+    errand.check(found, files)
+    assert found.source == f"dataset:org/rows@{commit}"
+    assert "/datasets/org/rows/resolve/" in found.files[0].origin
+
+
+def test_a_repository_that_has_another_name_now(errand: Errand) -> None:
+    errand.hub.moved["org/old"] = NAME
+    errand.check(errand.run(repo="org/old"))
+
+
+def test_include_and_exclude(errand: Errand) -> None:
+    found = errand.run(include=("*.json", "*.safetensors"), exclude=("1_Pooling/*",))
+    assert [file.path for file in found.files] == [CONFIG, WEIGHTS]
+    with pytest.raises(ManifestError, match="no files are left"):
+        errand.run(include=("*.xyz",))
+
+
+def test_what_is_left_out_is_said(errand: Errand) -> None:
+    errand.repository.commit(FILES | {"onnx/model.onnx": b"o" * 1000, "pytorch_model.bin": b"b" * 2345, "a.jpg": b"j"})
+    errand.check(errand.run())
+    kinds = "images (1 file); ONNX (1 file); weights that exist as safetensors too (1 file)"
+    said = f"{NAME}: leaves out {kinds}; that saves 3,346 bytes (name what you want with 'include')"
+    assert errand.report.notes == [said]
+
+
+MODULES = b'[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]'
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "1_Pooling/config.json", WEIGHTS])
+def test_a_pattern_that_removes_a_needed_file_is_an_error_before_the_weights_come(errand: Errand, missing: str) -> None:
+    files = FILES | {"modules.json": MODULES, "tokenizer.json": b"{}", "2_Dense/more.safetensors": b"w"}
+    errand.repository.commit(files)
+    with pytest.raises(ResolveError, match=f"lacks files that sentence-transformers needs: {missing}") as caught:
+        errand.run(loader="sentence-transformers", exclude=(missing,))
+    assert "include and exclude" in caught.value.hint
+    assert errand.hub.storage.seen == []
+    found = errand.run(loader="sentence-transformers", require=("README.md",))
+    errand.check(found, {name: data for name, data in files.items() if name != ".gitattributes"})
+
+
+SHARDS = {f"model-0000{number}-of-00003.safetensors": bytes([number]) * 5000 for number in (1, 2, 3)}
+SHARDED = SHARDS | {
+    CONFIG: b'{"architectures": ["LlamaForCausalLM"]}',
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": json.dumps({"weight_map": dict(enumerate(SHARDS))}).encode(),
+}
+
+
+def test_weights_in_shards_come_whole(errand: Errand) -> None:
+    errand.repository.commit(SHARDED | {"pytorch_model.bin": b"b" * 10, "consolidated.safetensors": b"c" * 10})
+    errand.check(errand.run(loader="causal-lm"), SHARDED)
+    assert len(errand.hub.storage.asked()) == len(SHARDS)
+
+
+def test_of_half_the_shards_none_comes_where_the_weights_are_whole_as_bin(errand: Errand) -> None:
+    half = SHARDED.keys() - {"model-00002-of-00003.safetensors"}
+    errand.repository.commit({name: SHARDED[name] for name in half})
+    with pytest.raises(ResolveError, match=r"needs: model-00002-of-00003\.safetensors \(a shard") as caught:
+        errand.run(loader="causal-lm")
+    assert "no set of its weights is complete" in caught.value.hint
+    assert errand.hub.storage.seen == []
+    errand.repository.commit({name: SHARDED[name] for name in half} | {"pytorch_model.bin": b"b" * 10})
+    whole = {name: SHARDED[name] for name in (CONFIG, "tokenizer.json")} | {"pytorch_model.bin": b"b" * 10}
+    errand.check(errand.run(loader="causal-lm"), whole)
+    said = "leaves out incomplete safetensors where .bin is complete (3 files)"
+    assert said in errand.report.notes[-1]
+
+
+def test_a_pattern_that_removes_the_heads_of_bge_m3_is_an_error_before_the_weights_come(errand: Errand) -> None:
+    heads = {"colbert_linear.pt": b"c" * 10, "sparse_linear.pt": b"s" * 10}
+    files = FILES | {"modules.json": MODULES, "tokenizer.json": b"{}"} | heads
+    errand.repository.commit(files)
+    with pytest.raises(ResolveError, match=r"removes colbert_linear\.pt and sparse_linear\.pt"):
+        errand.run(vetted=True, exclude=("*.pt",))
+    assert errand.hub.storage.seen == []
+    left = {name: data for name, data in files.items() if name not in heads and name != ".gitattributes"}
+    errand.check(errand.run(loader="sentence-transformers", exclude=("*.pt",)), left)
+
+
+def test_a_hub_that_publishes_no_digest(errand: Errand) -> None:
+    errand.repository.lies = {CONFIG: {"oid": None}}
+    found = errand.run()
+    errand.check(found)
+    assert not next(file for file in found.files if file.path == CONFIG).upstream
+    assert "publishes no digest of config.json" in errand.report.warnings[0]
+
+
+def given(seen: Seen) -> str:
+    """The credentials of a request."""
+    return {name.lower(): value for name, value in seen.headers.items()}.get("authorization", "")
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_member")
+    (Path.home() / ".netrc").write_text("machine 127.0.0.1 login someone password secret\n")
+    errand.check(errand.run())
+    assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
+    assert {given(one) for one in errand.hub.storage.seen} == {""}
+    assert "hf_member" not in repr(DownloadRequest(url="x", headers={"Authorization": "Bearer hf_member"}))
+
+
+def test_the_client_is_told_about_pip_s_proxy(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    errand.config = type(errand.config)(proxy=errand.hub.url.removeprefix("http://"))
+    errand.check(errand.run(include=(CONFIG,)), {CONFIG: FILES[CONFIG]})
+    assert all(one.path.startswith("http://hub.invalid/") for one in errand.hub.seen)
+
+
+def apart(errand: Errand, **told: str) -> str:
+    """The client reads some variables when it is imported: what a process of its own says that has these."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from bundler.online import resolve\n"
+        "from bundler.online.manifest.schema import ModelSpec\n"
+        "from bundler.online.transfer import cache, pip_config\n"
+        "from bundler.progress import RecordingReporter\n"
+        "assert 'huggingface_hub' not in sys.modules, 'who has no model of the hub need not wait for its client'\n"
+        "from bundler.online.models import hub_download\n"
+        f"model = ModelSpec(repo={NAME!r})\n"
+        "try:\n"
+        f"    files = cache.FileCache(Path({str(errand.store.root)!r}))\n"
+        "    hub_download.collect_files(model, files, pip_config.PipConfig(), RecordingReporter())\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_TELEMETRY"} | told
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_user_s_token_file_counts(errand: Errand, tmp_path: Path) -> None:
+    errand.repository.gated = True
+    (tmp_path / "token").write_text("hf_member\n")
+    assert apart(errand, HF_TOKEN_PATH=str(tmp_path / "token")) == ""
+    assert {given(one) for one in errand.hub.seen} == {"Bearer hf_member"}
+    assert "/api/agent-harnesses" not in errand.hub.asked()
+    errand.hub.seen.clear()
+    told = {"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    errand.store = FileCache(tmp_path / "another shelf")
+    assert apart(errand, **told).startswith("FetchError org/tiny is gated")
+    assert {given(one) for one in errand.hub.seen} == {""}
+
+
+def test_offline_means_offline(errand: Errand) -> None:
+    assert apart(errand, HF_HUB_OFFLINE="1") == "FetchError HF_HUB_OFFLINE forbids requests to the hub\n"
+    assert errand.hub.seen == []
+
+
+def test_the_client_is_told_about_pip_s_certificates(
+    tmp_path: Path, errand: Errand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_certificates(tmp_path)
+    with hub_running(made.for_a_server()) as place:
+        place.repository(NAME, FILES)
+        monkeypatch.setenv("HF_ENDPOINT", place.url)
+        errand.hub = place
+        with pytest.raises(FetchError, match="certificate is not trusted"):
+            errand.run()
+        errand.config = type(errand.config)(cert=str(made.authority))
+        errand.check(errand.run())

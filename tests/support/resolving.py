@@ -1,0 +1,88 @@
+"""A workbench for resolving: an index of each kind on this machine, and wheels to put there."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.errors import ResolveError
+from bundler.format.lock.target import Target
+from bundler.online.packages import resolution
+from bundler.online.packages.resolution import PackageRequest, ResolvedWheel
+from bundler.online.transfer.cache import FileCache
+from bundler.online.transfer.pip_config import PipConfig
+from bundler.progress import RecordingReporter
+from tests.support.servers.loopback import Loopback
+from tests.support.wheelmaking import make_wheel
+
+LINUX = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.28", accelerator="cpu")
+WINDOWS = Target(python="3.11", platform="windows-x86_64", libc="", accelerator="cpu")
+MACOS = Target(python="3.11", platform="macos-arm64", libc="", accelerator="cpu")
+ON_LINUX = "cp311-cp311-manylinux_2_28_x86_64"
+
+
+@dataclasses.dataclass
+class Bench:
+    """Everything that resolving takes, with an index of each kind."""
+
+    made: Path
+    store: FileCache
+    index: Loopback
+    pytorch: Loopback
+    report: RecordingReporter
+    config: PipConfig
+
+    @property
+    def links(self) -> Path:
+        return self.made.parent / "find links, here"
+
+    def wheel(self, name: str, version: str, **options: Any) -> Path:
+        """On the index."""
+        path = make_wheel(self.made, name, version, **options)
+        self.index.offer(path)
+        return path
+
+    def link(self, name: str, version: str, **options: Any) -> Path:
+        """In the find-links folder."""
+        return make_wheel(self.links, name, version, **options)
+
+    def build(self, name: str, version: str, accelerator: str = "cpu", **options: Any) -> None:
+        """On PyTorch's index."""
+        wheel = make_wheel(self.made / accelerator, name, f"{version}+{accelerator}", **{"tag": ON_LINUX} | options)
+        self.pytorch.offer(wheel, f"/whl/{accelerator}")
+
+    def resolve(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, ResolvedWheel]:
+        found = resolution.resolve_packages(
+            PackageRequest(requirements=requirements, **wanted),
+            target,
+            self.config,
+            self.store,
+            self.report,
+            pytorch_index=f"{self.pytorch.url}/whl",
+        )
+        assert [wheel.name for wheel in found] == sorted(wheel.name for wheel in found)
+        return {wheel.name: wheel for wheel in found}
+
+    def versions(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, str]:
+        return {name: wheel.version for name, wheel in self.resolve(*requirements, target=target, **wanted).items()}
+
+    def refused(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> ResolveError:
+        with pytest.raises(ResolveError) as caught:
+            self.resolve(*requirements, target=target, **wanted)
+        return caught.value
+
+
+def sdist(folder: Path, name: str, version: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        data = f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n".encode()
+        entry = tarfile.TarInfo(f"{name}-{version}/PKG-INFO")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return path
