@@ -48,12 +48,12 @@ def test_good_vectors_pass_every_check() -> None:
         (lambda: model_checks.check_different(("One", "one"), GOOD, ([1], [1])), "No two of the texts differ"),
         (
             lambda: model_checks.check_unit_norm(TEXTS, (GOOD[0], [0.6, 0.9])),
-            "promises vectors of length 1, and that of “two”",
+            "declares vectors of length 1, but that of “two”",
         ),
         (lambda: model_checks.check_unit_norm(TEXTS, ([5.3, 0.0], GOOD[1])), "length 5.3000"),
         (
             lambda: model_checks.check_width(GOOD, 4, "config.json"),
-            "config.json promises vectors 4 wide, and they are 3 wide",
+            "config.json declares vectors 4 wide, but they are 3 wide",
         ),
         (
             lambda: model_checks.check_repeatable(TEXTS, GOOD, (GOOD[0], [0.0, -0.6, 0.80002])),
@@ -111,7 +111,7 @@ def test_only_token_types_may_be_zero() -> None:
         ),
         (ModuleNotFoundError("No module named 'torch'"), "No module named 'torch'", "python: requirements"),
         (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "No module named 'a.b'", "do not fit"),
-        (ValueError("set the option trust_remote_code=True"), "brings Python code of its own", "own code"),
+        (ValueError("set the option trust_remote_code=True"), "has Python code of its own", "own code"),
         (RuntimeError(""), "RuntimeError: no message", "--debug"),
         (OSError("the network is not cut: beside lo, eth0"), "the network is not cut", "BUNDLE_NETCUT=guard"),
         (CheckFailedError("This.", "That."), "This.", "That."),

@@ -80,7 +80,7 @@ def test_every_shape_of_model(tiny: Path, prove: Callable[..., Result], name: st
 def test_an_unused_pooler_may_be_missing(tiny: Path, prove: Callable[..., Result]) -> None:
     warnings = "\n".join(prove(tiny / "headed")["warnings"])
     assert "pooler.dense" in warnings
-    assert "do not reach the vectors" in warnings
+    assert "do not affect the vectors" in warnings
     assert "Weights for another task are not used" in warnings
     assert "cls.predictions" in warnings
 

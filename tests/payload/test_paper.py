@@ -34,7 +34,7 @@ def test_a_header_says_where_each_tensor_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "content", "says"),
     [
-        ({"a": entry(0, 8, 2)}, b"0123456", "is cut short: its header promises"),
+        ({"a": entry(0, 8, 2)}, b"0123456", "is cut short: its header declares"),
         ({"a": entry(0, 8, 2)}, b"012345678", "is too long"),
         ({"a": {"dtype": "F32"}}, b"", "does not say where a is"),
         ({"a": 1}, b"", "The entry a of model.safetensors"),
@@ -116,10 +116,10 @@ FILES = vocabulary.Vocabulary(source="vocab.txt", size=100, ids=IDS)
 @pytest.mark.parametrize(
     ("held", "rows", "says"),
     [
-        ({token: n for token, n in IDS.items() if n < 5}, 100, "promises 100 tokens, and the loaded tokenizer holds 5"),
+        ({token: n for token, n in IDS.items() if n < 5}, 100, "declares 100 tokens, but the loaded tokenizer has 5"),
         ({token: 99 - n for token, n in IDS.items()}, 100, "100 have another number"),
-        (IDS, 250, "knows 100 tokens and the model has 250 rows"),
-        (IDS, 50, "has 50 tokens beyond the 50 rows"),
+        (IDS, 250, "knows 100 tokens, but the model has 250 rows"),
+        (IDS, 50, "50 rows for tokens, and 50 tokens of the tokenizer"),
     ],
 )
 def test_a_tokenizer_that_is_not_the_promised_one(held: dict[str, int], rows: int, says: str) -> None:

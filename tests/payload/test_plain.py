@@ -210,7 +210,7 @@ def test_a_shard_is_missing(copy: Copy, prove: Prove) -> None:
 
 
 @EACH
-@pytest.mark.parametrize(("count", "says"), [(3, "random numbers stand there"), (1, "leaves out")])
+@pytest.mark.parametrize(("count", "says"), [(3, "are random"), (1, "leaves out")])
 def test_another_number_of_layers(copy: Copy, prove: Prove, name: str, loader: str, count: int, says: str) -> None:
     folder = copy(name)
     change(folder / "config.json", num_hidden_layers=count)
