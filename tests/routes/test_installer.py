@@ -64,7 +64,7 @@ def test_the_online_verbs_say_where_they_belong(installer: Path, tmp_path: Path)
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, "this verb belongs to the online side" in done.stderr) == (2, True)
+    assert (done.returncode, "this verb needs the online side" in done.stderr) == (2, True)
 
 
 def test_the_hint_names_nothing_that_a_stranger_could_publish(installer: Path, tmp_path: Path) -> None:

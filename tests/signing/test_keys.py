@@ -35,7 +35,7 @@ def test_keygen_writes_two_files_and_says_the_fingerprint(tmp_path: Path) -> Non
     assert told["result"] == {
         "key": str(private), "public": str(public), "fingerprint": Pair(private, public).fingerprint, "encrypted": False,
     }  # fmt: skip
-    assert "is not encrypted: whoever can read it can sign" in told["warnings"][0]
+    assert "is not encrypted: anyone who can read it can sign" in told["warnings"][0]
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert private.read_text().startswith("-----BEGIN PRIVATE KEY-----\n")
     assert openssl("pkey", "-in", private, "-pubout") == public.read_text()
@@ -118,8 +118,8 @@ def test_no_secret_is_shown_or_handed_on(small: Packed, locked: Pair) -> None:
     assert not [line for line in locked.private.read_text().splitlines() if line in said]
     script = (
         "import os, subprocess, sys\n"
-        "from bundler.verbs import secrets\n"
-        "secrets.asker(None)\n"
+        "from bundler.verbs import passphrases\n"
+        "passphrases.make_passphrase_reader(None)\n"
         "sys.stdout.write(subprocess.run(['env'], capture_output=True, text=True).stdout)\n"
     )
     shown = subprocess.run(
