@@ -80,7 +80,7 @@ def build(
         bool,
         typer.Option(
             "--rehearse/--no-rehearse",
-            help="Install the new bundle and load its models, with the network cut, before the bundle is complete.",
+            help="Install the new bundle and load its models, with the network cut, before the bundle gets its final name.",
         ),
     ] = True,
     reporter: Console,
@@ -171,4 +171,4 @@ def installer(
     is_new = installers.write_installer(output, content)
     sha256 = compute_sha256(content)
     result = {"installer": str(output), "sha256": sha256, "bytes": len(content), "written": is_new}
-    return result, f"{sha256}  {output}" + ("" if is_new else "\n  was already there with these bytes")
+    return result, f"{sha256}  {output}" + ("" if is_new else "\n  already existed with the same content")

@@ -190,7 +190,7 @@ def test_a_library_that_draws_weights_anew(tiny: Path, case: Callable[[str], str
 
 
 def test_weights_on_the_meta_device(case: Callable[[str], str]) -> None:
-    assert "left 2 weights on the meta device, with a shape and no content: weight, bias" in case("meta")
+    assert "left 2 weights on the meta device, with a shape but no values: weight, bias" in case("meta")
 
 
 def test_weights_on_another_device(case: Callable[[str], str]) -> None:

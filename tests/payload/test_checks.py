@@ -63,7 +63,7 @@ def test_good_vectors_pass_every_check() -> None:
             lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [0, 1], [1, 1]),
             "“q” should be closer to “n” (cosine 0.0000)",
         ),
-        (lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "and is not"),
+        (lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "but is not"),
         (lambda: model_checks.check_memory(3 * 2**20, 2**20), "took 3.0 MiB (3145728 bytes) of memory at its peak"),
         (lambda: model_checks.check_weights([("m", [[0.0, 0.0], [0.0, 0.0]])]), "matrix m is all zero"),
         (lambda: model_checks.check_weights([("m", [[2.5, 2.5]])]), "matrix m is one constant, 2.5"),
@@ -84,7 +84,7 @@ def test_each_check_fails_for_its_reason(check: Callable[[], object], says: str)
 
 def test_texts_that_differ_only_for_the_eye_may_share_a_vector() -> None:
     found = model_checks.check_different(("One", "one", "two"), (GOOD[0], GOOD[0], GOOD[1]), ([1], [1], [2]))
-    assert found == ["To this model's tokenizer, “One” and “one” are the same."]
+    assert found == ["“One” and “one” are the same for this model's tokenizer."]
 
 
 def test_whether_vectors_moved() -> None:

@@ -163,7 +163,7 @@ def test_vocab_txt_may_stand_for_tokenizer_json(linked: Path, prove: Callable[..
     (linked / "tokenizer.json").unlink()
     result = prove(linked)
     assert result["ok"], result["fault"]
-    assert "the tokenizer holds the vocabulary of vocab.txt" in result["checks"]
+    assert "the tokenizer has the vocabulary of vocab.txt" in result["checks"]
 
 
 def test_files_are_not_loaded_and_the_result_says_so(tiny: Path, prove: Callable[..., Result]) -> None:

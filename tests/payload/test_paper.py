@@ -241,25 +241,25 @@ def test_width_and_norm_of_a_chain(tmp_path: Path) -> None:
 
 
 def test_a_module_outside_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailedError, match="points out of the model's folder"):
+    with pytest.raises(CheckFailedError, match="outside the model's folder"):
         promised(tmp_path, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"})
 
 
 def test_a_module_of_an_unknown_kind_needs_its_folder(tmp_path: Path) -> None:
     transformer = module(tmp_path, "Transformer", "", hidden_size=32)
-    with pytest.raises(CheckFailedError, match="Whirl in 1_Whirl/, which is not there"):
+    with pytest.raises(CheckFailedError, match="Whirl in 1_Whirl/, which does not exist"):
         promised(tmp_path, transformer, {"type": "custom.Whirl", "path": "1_Whirl"})
 
 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ("[]", "holds no object"),
+        ("[]", "is not a JSON object"),
         ("{", "is not a JSON file"),
         ({"path": "relative"}, "not an absolute folder"),
-        ({"path": 3}, "path: a string"),
-        ({"texts": "one"}, "texts: a list"),
-        ({"texts": [1]}, "texts: only strings"),
+        ({"path": 3}, "path: must be a string"),
+        ({"texts": "one"}, "texts: must be a list"),
+        ({"texts": [1]}, "texts: must be a list of strings"),
         ({"closer": [["a", "b"]]}, "closer: each entry"),
         ({"ram_limit": -1}, "ram_limit"),
         ({"ram_limit": True}, "ram_limit"),

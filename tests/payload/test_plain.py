@@ -56,7 +56,7 @@ def test_every_shape_of_model(
     assert result["norm"] > 0
     assert min(result[f"{what}_seconds"] for what in ("load", "first", "second")) > 0
     assert "the weights in memory are those of the files: none random, none left out" in result["checks"]
-    assert "the tokenizer holds the vocabulary of tokenizer.json" in result["checks"]
+    assert "the tokenizer has the vocabulary of tokenizer.json" in result["checks"]
 
 
 BESIDE_CLIP = {
@@ -142,11 +142,11 @@ def test_a_tokenizer_that_gives_more_than_its_model_takes_is_no_fault_and_is_sai
     result = prove(folder, loader="causal-lm")
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     (said,) = result["warnings"]
-    assert said.startswith("The tokenizer also gives token_type_ids, which generate() refuses")
+    assert said.startswith("The tokenizer also returns token_type_ids, which generate() refuses")
 
 
 def test_a_writer_that_can_not_decide(case: Callable[[str], str]) -> None:
-    assert "“The cat” was continued in two ways" in case("undecided")
+    assert "“The cat” was continued in two different ways" in case("undecided")
 
 
 def test_triples_are_not_asked_of_a_language_model(tiny: Path, prove: Prove) -> None:
