@@ -50,7 +50,7 @@ def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
     checks = proofs["m3"]["checks"]
     assert "the sparse and ColBERT heads in memory are those of the files" in checks
     assert "different texts give different ColBERT vectors" in checks
-    assert "org/m3 is found offline, and is these files" in checks
+    assert "org/m3 is found offline and has the same files" in checks
 
 
 @EACH
