@@ -193,7 +193,7 @@ def test_a_missing_file(copy: Copy, prove: Prove, name: str, loader: str, file: 
 
 @EACH
 def test_no_folder(tmp_path: Path, prove: Prove, name: str, loader: str) -> None:
-    fault(prove(tmp_path / name, loader=loader), "is not there")
+    fault(prove(tmp_path / name, loader=loader), "does not exist")
 
 
 @EACH
