@@ -1,3 +1,3 @@
-"""Carries Hugging Face models and Python wheels across an air gap."""
+"""Carries Hugging Face models and Python packages across an air gap."""
 
 __version__ = "0.1.0"

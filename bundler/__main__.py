@@ -1,6 +1,6 @@
-"""Starts the program: as ``python -m bundler``, and inside ``bundle.pyz``.
+"""Entry point of ``python -m bundler`` and of ``bundle.pyz``.
 
-Written for any Python 3, so that an old one can say what to do instead of a syntax error.
+It is written for any Python 3, so that an old one can say what to do instead of showing a syntax error.
 """
 
 import os
@@ -9,25 +9,25 @@ import sys
 
 OLDEST = (3, 10)
 NEWEST = 20
-ASK = "import sys; sys.exit(0 if sys.version_info >= (3, 10) else 1)"
+VERSION_CHECK = "import sys; sys.exit(0 if sys.version_info >= (3, 10) else 1)"
 
 
-def newer_python():
-    """The newest interpreter on PATH that is new enough, or an empty string."""
+def find_newer_python():
+    """Find the newest interpreter on PATH that is new enough; return an empty string if there is none."""
     for minor in range(NEWEST, OLDEST[1] - 1, -1):
         name = "python3." + str(minor)
         for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
             path = os.path.join(folder, name)
-            # A version manager's shim may stand there without such a Python behind it: ask it.
+            # It may be a version manager's shim without such a Python: run it to find out.
             if os.access(path, os.X_OK):
-                with open(os.devnull, "w") as nowhere:
-                    if subprocess.call([path, "-I", "-c", ASK], stdout=nowhere, stderr=nowhere) == 0:
+                with open(os.devnull, "w") as null:
+                    if subprocess.call([path, "-I", "-c", VERSION_CHECK], stdout=null, stderr=null) == 0:
                         return path
     return ""
 
 
-def compile_once():
-    """Let imports out of bundle.pyz take half the time: zipimport compiles a module to learn the name of its file."""
+def speed_up_zipimport():
+    """Halve the time of imports from bundle.pyz: zipimport compiles a module only to get its file's name."""
     import zipimport
 
     class Importer(zipimport.zipimporter):
@@ -41,19 +41,19 @@ def compile_once():
 
 
 def main():
-    """Run the command line, under another Python where this one is too old."""
+    """Run the command line, with a newer Python if this one is too old."""
     if sys.version_info >= OLDEST:
-        compile_once()
+        speed_up_zipimport()
         from bundler.cli import main as run
 
         return run()
-    found = newer_python()
-    if found:
-        os.execv(found, [found, os.path.abspath(sys.argv[0])] + sys.argv[1:])
+    python = find_newer_python()
+    if python:
+        os.execv(python, [python, os.path.abspath(sys.argv[0])] + sys.argv[1:])
     sys.stderr.write(
-        "bundle: this is Python %d.%d, and Python 3.10 or newer is needed.\n" % sys.version_info[:2]
-        + "No newer one is on PATH. Install one from the host's own packages (such as python3.11; pip and venv\n"
-        + "are not needed), then run: python3.11 %s ...\n" % sys.argv[0]
+        "bundle: this is Python %d.%d, but Python 3.10 or newer is needed.\n" % sys.version_info[:2]
+        + "PATH has no newer one. Install one from the host's own packages (such as python3.11; pip and venv are\n"
+        + "not needed), then run: python3.11 %s ...\n" % sys.argv[0]
     )
     return 9
 

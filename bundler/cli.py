@@ -1,4 +1,4 @@
-"""The command line: gathers the verbs and ends with an exit code."""
+"""The command line: joins the verbs and returns an exit code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typer.core import TyperGroup
 import bundler
 from bundler.errors import UsageError
 from bundler.output.console import Console
-from bundler.verbs import build, carry, install
-from bundler.verbs.verb import ONLINE_SIDE_IS_HERE, PANELS
+from bundler.verbs import build, carry, install, operate
+from bundler.verbs.verb import HAS_ONLINE_SIDE, PANELS
 
-_EPILOG = "Shell completion: bundle --install-completion, or --show-completion to see what that would write."
-_EPILOG_OF_THE_INSTALLER = "This file has no online side: init, lock, build, keygen, installer and sign --key need the tool as pip installs it."
+_EPILOG = "Shell completion: bundle --install-completion; --show-completion shows what it would write."
+_INSTALLER_EPILOG = "This file has no online side: init, lock, build, keygen, installer and sign --key need the tool installed with pip."
 
 
 class Verbs(TyperGroup):
-    """The verbs, which the help lists by side."""
+    """The verbs, which the help lists by group."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a table for each side; a line that is too long goes on below, and nothing is cut."""
+        """Write a table for each group; long lines are wrapped and not cut."""
         verbs = [self.commands[name] for name in self.list_commands(ctx) if not self.commands[name].hidden]
         width = max(len(verb.name or "") for verb in verbs)
         for panel in PANELS:
@@ -43,16 +43,16 @@ app = typer.Typer(
     name="bundle",
     cls=Verbs,
     no_args_is_help=True,
-    rich_markup_mode=None,  # rich is slow to start and does not travel
+    rich_markup_mode=None,  # rich is slow to start and not in bundle.pyz
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_EPILOG if ONLINE_SIDE_IS_HERE else _EPILOG_OF_THE_INSTALLER,
+    epilog=_EPILOG if HAS_ONLINE_SIDE else _INSTALLER_EPILOG,
 )
-for side in (build, carry, install):
-    app.add_typer(side.app)
+for group in (build, carry, install, operate):
+    app.add_typer(group.app)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"bundle, version {bundler.__version__}")
         raise typer.Exit
 
@@ -68,22 +68,22 @@ def bundle(
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _end)
+        signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name must not fail for a terminal's want of letters
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not fail at a name
     wants_json = "--json" in sys.argv[1:]
     try:
         return int(typer.main.get_command(app).main(standalone_mode=not wants_json) or 0)
-    except SystemExit as end:
-        return int(end.code or 0)
+    except SystemExit as system_exit:
+        return int(system_exit.code or 0)
     except typer.TyperException as error:
         Console(as_json=True).show_error(UsageError(error.format_message()))
         return error.exit_code
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """A polite kill cleans up as Ctrl-C does."""
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Clean up after SIGTERM and SIGHUP as after Ctrl-C."""
     raise KeyboardInterrupt

@@ -14,6 +14,17 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def format_size(count: float) -> str:
+    """Format a number of bytes: ``1.4 GiB``."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
+
+
 PROGRESS_FILE = "BUNDLE_PROGRESS_FILE"
 """Names the variable with a file that this program adds a line to whenever what it does changes.
 

@@ -1,0 +1,1 @@
+"""What the verbs print: text for a person, JSON for a program, and progress."""

@@ -1,51 +1,32 @@
-"""What smoke loads measured, in words, and how old that is."""
+"""What smoke loads measured, and how old their results are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bundler.output.console import format_size
-from bundler.progress import pluralize
+from bundler.progress import format_size, pluralize
 
-if TYPE_CHECKING:  # a verb that shows a lock does not import the installer
+if TYPE_CHECKING:
     from bundler.format.lock.smoke_result import SmokeResult
-    from bundler.offline.prefix.receipts import Receipt
 
-_SHOWN = 5
-"""Changes that are named in words; --json has them all."""
+_RERANKERS = ("cross-encoder", "flag-reranker")
+"""Loaders whose models give scores and not vectors."""
 
 
 def format_smoke_results(results: Sequence[SmokeResult]) -> str:
-    """What smoke loads measured, a paragraph for each model."""
+    """Format what smoke loads measured, a paragraph for each model."""
     return "\n".join(line for result in results for line in _format_smoke_result(result)) or "no models"
 
 
-def of_receipt(receipt: Receipt) -> list[str]:
-    """The proof of an install, a line each; one that an earlier install made says so first."""
-    if not receipt.smoke:
-        return ["  not proven: the smoke loads were left out"] if receipt.models else []
-    if receipt.proof == "new":
-        return [format_smoke_results(receipt.smoke)]
-    lines = [f"  OLD PROOF, not of this install: {age(receipt.smoke)}"]
-    lines += [f"    changed since: {one}" for one in _changes(receipt.smoke)]
-    return [*lines, format_smoke_results(receipt.smoke)]
-
-
-def age(results: Sequence[SmokeResult]) -> str:
-    """When models were proven, and how much was changed since; "not proven" for none."""
+def format_proof_age(results: Sequence[SmokeResult]) -> str:
+    """Say when the smoke loads ran and how much has changed since; "not proven" without results."""
     if not results:
         return "not proven"
-    known = sorted({result.proven_at for result in results})
-    when = f"smoke loads of {known[0]}" if known[0] else "smoke loads of a time that was not noted"
-    changed = {one for result in results for one in result.changed_since}
-    return f"{when}, {pluralize(len(changed), 'change')} since" if changed else when
-
-
-def _changes(results: Sequence[SmokeResult]) -> list[str]:
-    changed = list(dict.fromkeys(one for result in results for one in result.changed_since))
-    more = len(changed) - _SHOWN
-    return [*changed[:_SHOWN], *([f"and {more} more, see smoke.json"] if more > 0 else [])]
+    times = sorted({result.proven_at for result in results})
+    text = f"smoke loads of {times[0]}" if times[0] else "smoke loads of an unknown time"
+    changes = {change for result in results for change in result.changed_since}
+    return f"{text}, {pluralize(len(changes), 'change')} since" if changes else text
 
 
 def _format_smoke_result(result: SmokeResult) -> list[str]:
@@ -58,9 +39,10 @@ def _format_smoke_result(result: SmokeResult) -> list[str]:
     times += f"second {result.second_seconds:.3f} s, peak memory {format_size(result.peak_rss_bytes)}"
     lines = [f"  {result.alias}: {', '.join(filter(None, figures))}", f"    {times}"]
     lines += [f"    network: {result.network.statement}"] if result.network else []
+    measure = "score" if result.loader in _RERANKERS else "similarity"
     lines += [
-        f"    {one.query!r}: {one.nearer:.3f} to what should be nearer, {one.farther:.3f} to what should not"
-        for one in result.closer
+        f"    {triple.query!r}: {measure} {triple.nearer:.3f} (related) / {triple.farther:.3f} (unrelated)"
+        for triple in result.closer
     ]
     lines.append("    " + ", ".join(f"{name} {version}" for name, version in result.versions.items()))
     return lines

@@ -1,1 +1,4 @@
-"""What runs inside the installed environment: one model is loaded with the network cut, and must prove itself."""
+"""Code that runs inside the installed environment: it loads one model with the network cut and checks it.
+
+It imports nothing else of bundler.
+"""

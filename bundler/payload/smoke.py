@@ -1,4 +1,4 @@
-"""The route of one smoke load: request → network cut → probe → result."""
+"""One smoke load: read the request, cut the network, run the probe, write the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ EXIT_DONE, EXIT_USAGE, EXIT_FAILED = 0, 2, 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the load that the first argument, a file, asks for, and writes the result to the second."""
+    """Run the load that the request file (first argument) describes, and write the result to the second.
+
+    Returns:
+        The exit code.
+    """
     try:
         request_path, result_path = (Path(argument) for argument in arguments)
         request = requests.read_request(request_path)
@@ -35,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
 def run_load(
     request: requests.Request, cut_network: Callable[[], netcut.NetworkState] = netcut.cut_network
 ) -> LoadResult:
-    """The network is cut before anything else: no library has been imported yet and there is one thread."""
+    """Cut the network, then load and check the model.
+
+    The network is cut first: cutting it needs a process with one thread, and no library is imported yet.
+    """
     result = LoadResult(alias=request.alias, loader=request.loader, phases=request.phases)
     try:
         with connection_blocker.suspend_blocking():
@@ -43,11 +50,11 @@ def run_load(
         if request.variables:
             guard_check.check_guard(request.variables, result)
         prove_model(request, result)
-    except Exception as error:  # noqa: BLE001 - the process boundary: whatever a library throws must become a result
-        fault = explain_error(error)
-        result.fault, result.hint = fault.sentence, fault.hint
-        if (call := connection_blocker.find_blocked_request(error)) is not None:
-            result.missed = asdict(call)
+    except Exception as error:  # noqa: BLE001 - the process boundary: each error of a library must become a result
+        explanation = explain_error(error)
+        result.fault, result.hint = explanation.sentence, explanation.hint
+        if (blocked_request := connection_blocker.find_blocked_request(error)) is not None:
+            result.missed = asdict(blocked_request)
         if not isinstance(error, CheckFailedError):
             result.traceback = "".join(traceback.format_exception(error))
     result.peak_rss_bytes = result.peak_rss_bytes or measurement.read_peak_memory()
@@ -55,9 +62,10 @@ def run_load(
 
 
 def prove_model(request: requests.Request, result: LoadResult) -> None:
-    """Finds the probe and lets it work.
+    """Import the probe of the request's loader and run it.
 
-    :raises CheckFailed: the model does not keep a promise; errors of libraries pass
+    Raises:
+        CheckFailedError: The model fails a check. Errors of libraries propagate.
     """
     result.enter("import")
     result.versions = measurement.read_versions()
@@ -65,5 +73,5 @@ def prove_model(request: requests.Request, result: LoadResult) -> None:
     result.enter("files")
     probe.prove(request, result)
     if result.network and result.network["attempts"]:
-        result.warn(f"The load tried to reach {', '.join(result.network['attempts'])}; the cut network kept it in.")
+        result.warn(f"The load tried to reach {', '.join(result.network['attempts'])}; the cut network stopped it.")
     result.ok = True

@@ -1,1 +1,1 @@
-"""What a person types, a file for each side; ``cli.py`` gathers them."""
+"""The verbs of the command line, one file for each group of the help; ``cli.py`` joins them."""

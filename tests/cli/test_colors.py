@@ -26,7 +26,7 @@ def packed(pack: Callable[..., Packed]) -> Path:
 def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
     shown = terminal([PROGRAM, "verify", packed], env={"NO_COLOR": ""})
     assert f"{YELLOW}warning:\033[0m nobody vouches" in shown
-    assert f"{GREEN}whole:\033[0m test 1" in shown
+    assert f"{GREEN}intact:\033[0m test 1" in shown
     shown = terminal([PROGRAM, "inspect", packed.with_name("missing")], env={"NO_COLOR": ""})
     assert f"{RED}error:\033[0m" in shown
 

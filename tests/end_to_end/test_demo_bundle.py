@@ -146,7 +146,7 @@ def test_inspect_and_verify_say_what_the_bundle_holds(demo: Installed) -> None:
     assert told["artifacts"]["count"] > 50
     verified = bundle("verify", demo.bundle)
     assert verified.returncode == 0
-    assert "every byte is what the lock says" in verified.stdout
+    assert "every byte matches the lock" in verified.stdout
 
 
 def test_smoke_proves_the_live_release_again(demo: Installed) -> None:

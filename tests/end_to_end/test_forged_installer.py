@@ -52,7 +52,7 @@ def test_a_forged_bundle_with_its_own_installer(
 
     # by what the bundle brings along: trusted, and installed
     fooled = far("verify", evil.path, "--trust", builder.public, program=tmp_path / "bundle.pyz")
-    assert (fooled.returncode, f"signed by  {builder.fingerprint}  (trusted, and the signature holds)" in fooled.stdout) == (
+    assert (fooled.returncode, f"signed by  {builder.fingerprint}  (trusted, the signature is valid)" in fooled.stdout) == (
         0, True,
     ), fooled.stderr  # fmt: skip
     prefix = tmp_path / "fooled"

@@ -81,7 +81,7 @@ def test_a_bundle_through_a_pipe(build: Build, far: Far, tmp_path: Path) -> None
     small = build()
     with small.path.open("rb") as carried, subprocess.Popen(["cat"], stdin=carried, stdout=subprocess.PIPE) as cat:
         done = far("verify", "-", stdin=cat.stdout)
-    assert (done.returncode, "every byte is what the lock says" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "every byte matches the lock" in done.stdout) == (0, True), done.stderr
     done = far("install", "-", "--prefix", tmp_path / "opt", text=False, input=small.path.read_bytes())
     assert done.returncode == 0, done.stderr
     assert live(tmp_path / "opt").startswith("1-")

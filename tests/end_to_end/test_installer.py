@@ -64,7 +64,7 @@ def test_the_online_verbs_say_where_they_belong(installer: Path, tmp_path: Path)
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, "this verb belongs to the online side" in done.stderr) == (2, True)
+    assert (done.returncode, "this verb needs the online side" in done.stderr) == (2, True)
 
 
 def test_the_hint_names_nothing_that_a_stranger_could_publish(installer: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_same_installer_is_left_and_said_to_be_there(run: Run, tmp_path: Pat
     before = path.stat()
     code, told = run("installer", "-o", path)
     assert (code, told["result"]["written"], path.stat().st_ino) == (0, False, before.st_ino)
-    assert "was already there with these bytes" in bundle("installer", "-o", path).stdout
+    assert "already existed with the same content" in bundle("installer", "-o", path).stdout
 
 
 def test_a_folder_that_is_missing_is_named_with_the_line_that_makes_it(run: Run, tmp_path: Path) -> None:

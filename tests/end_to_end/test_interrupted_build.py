@@ -97,7 +97,7 @@ def test_an_interruption_waits_for_no_line_that_hangs(site: Site) -> None:
         _, said = running.communicate()
     assert time.monotonic() - started < PATIENT
     assert running.returncode == INTERRUPTED
-    assert "interrupted: the same command goes on from here" in said
+    assert "interrupted: run the same command to continue" in said
     assert "Traceback" not in said
     assert "trying again" not in said
     goes_on(site)

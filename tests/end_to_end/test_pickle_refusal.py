@@ -68,7 +68,7 @@ def test_code_of_a_model_is_asked_about_and_listed(
     files = {"config.json": config, "modeling.py": b"x = 1\n", "tokenizer.json": b"{}", "model.safetensors": b"w"}
     small = build(files=files, text=text.replace("{more}", ", trust_remote_code: true"))
     said = far("inspect", small.path).stdout
-    assert "code that runs where trust_remote_code is on; a smoke load runs it:" in said
+    assert "code that runs if trust_remote_code is on; a smoke load runs it:" in said
     assert "modeling.py" in said
     small.manifest.write_text(small.manifest.read_text().replace(", trust_remote_code: true", ""))
     done = bundle("lock", small.manifest, env=small.environment)

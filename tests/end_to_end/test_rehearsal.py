@@ -53,7 +53,7 @@ def test_a_bundle_is_rehearsed_and_says_so_and_a_kept_lock_gives_it_again(ask: A
     done = ask()
     assert done.returncode == 0, done.stderr
     assert "rehearse: in" in done.stderr
-    assert "rehearsed  yes, by the builder; nothing was loaded" in bundle("inspect", tmp_path / "small.tar").stdout
+    assert "rehearsed  yes, by the builder; no model was loaded" in bundle("inspect", tmp_path / "small.tar").stdout
     assert not list((tmp_path / "shelf" / "rehearsals").iterdir())
     installed = far("install", tmp_path / "small.tar", "--prefix", tmp_path / "opt", "--json")
     assert installed.returncode == 0, installed.stderr

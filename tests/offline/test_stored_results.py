@@ -14,7 +14,7 @@ from bundler.format.lock.smoke_result import LoadReport, SmokeResult
 from bundler.offline import install
 from bundler.offline.doctor import examination
 from bundler.offline.install import InstallOptions
-from bundler.output import smoke_text
+from bundler.output import host_text, smoke_text
 from bundler.payload.results import load_result
 from bundler.progress import RecordingReporter
 from tests.conftest import Packed, Run
@@ -104,9 +104,7 @@ def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path:
         del one["proven_at"], one["changed_since"]
     (prefix / "current" / "smoke.json").write_text(json.dumps(results))
     receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, RecordingReporter())
-    assert (
-        "OLD PROOF, not of this install: smoke loads of a time that was not noted" in smoke_text.of_receipt(receipt)[0]
-    )
+    assert "OLD PROOF, not of this install: smoke loads of an unknown time" in host_text.format_proof(receipt)[0]
 
 
 def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: Path, tmp_path: Path, run: Run) -> None:
@@ -119,7 +117,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     assert any(
         "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
     )
-    lines = smoke_text.of_receipt(receipt)
+    lines = host_text.format_proof(receipt)
     assert lines[0] == f"  OLD PROOF, not of this install: smoke loads of {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"
     (prefix / "current" / "venv" / "bin" / "python").unlink()
@@ -159,9 +157,9 @@ def test_a_proof_claims_nothing_of_what_a_run_changed_that_did_not_end(
 
 def test_a_release_that_was_never_proven_says_so(pack: Pack, tmp_path: Path) -> None:
     receipt = install.install_bundle(pack().path, tmp_path / "opt", AGAIN, RecordingReporter())
-    assert (receipt.proof, smoke_text.of_receipt(receipt)) == (
+    assert (receipt.proof, host_text.format_proof(receipt)) == (
         "none",
-        ["  not proven: the smoke loads were left out"],
+        ["  not proven: the smoke loads were skipped"],
     )
     (found,) = [
         one
@@ -183,7 +181,7 @@ def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
 
 def test_many_changes_are_counted_in_words() -> None:
     result = result_of(proven_at="2026-01-02T03:04:05Z", changed_since=tuple(f"f{n}" for n in range(9)))
-    assert smoke_text.age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
+    assert smoke_text.format_proof_age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
 
 
 RECEIPT_DAMAGES = [

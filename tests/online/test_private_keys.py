@@ -35,7 +35,7 @@ def test_keygen_writes_two_files_and_says_the_fingerprint(tmp_path: Path) -> Non
     assert told["result"] == {
         "key": str(private), "public": str(public), "fingerprint": Pair(private, public).fingerprint, "encrypted": False,
     }  # fmt: skip
-    assert "is not encrypted: whoever can read it can sign" in told["warnings"][0]
+    assert "is not encrypted: anyone who can read it can sign" in told["warnings"][0]
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert private.read_text().startswith("-----BEGIN PRIVATE KEY-----\n")
     assert openssl("pkey", "-in", private, "-pubout") == public.read_text()

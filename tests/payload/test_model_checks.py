@@ -48,12 +48,12 @@ def test_good_vectors_pass_every_check() -> None:
         (lambda: model_checks.check_different(("One", "one"), GOOD, ([1], [1])), "No two of the texts differ"),
         (
             lambda: model_checks.check_unit_norm(TEXTS, (GOOD[0], [0.6, 0.9])),
-            "promises vectors of length 1, and that of “two”",
+            "declares vectors of length 1, but that of “two”",
         ),
         (lambda: model_checks.check_unit_norm(TEXTS, ([5.3, 0.0], GOOD[1])), "length 5.3000"),
         (
             lambda: model_checks.check_width(GOOD, 4, "config.json"),
-            "config.json promises vectors 4 wide, and they are 3 wide",
+            "config.json declares vectors 4 wide, but they are 3 wide",
         ),
         (
             lambda: model_checks.check_repeatable(TEXTS, GOOD, (GOOD[0], [0.0, -0.6, 0.80002])),
@@ -63,7 +63,7 @@ def test_good_vectors_pass_every_check() -> None:
             lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [0, 1], [1, 1]),
             "“q” should be closer to “n” (cosine 0.0000)",
         ),
-        (lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "and is not"),
+        (lambda: model_checks.check_triple(("q", "n", "f"), [1, 0], [1, 0], [1, 0]), "but is not"),
         (lambda: model_checks.check_memory(3 * 2**20, 2**20), "took 3.0 MiB (3145728 bytes) of memory at its peak"),
         (lambda: model_checks.check_weights([("m", [[0.0, 0.0], [0.0, 0.0]])]), "matrix m is all zero"),
         (lambda: model_checks.check_weights([("m", [[2.5, 2.5]])]), "matrix m is one constant, 2.5"),
@@ -84,7 +84,7 @@ def test_each_check_fails_for_its_reason(check: Callable[[], object], says: str)
 
 def test_texts_that_differ_only_for_the_eye_may_share_a_vector() -> None:
     found = model_checks.check_different(("One", "one", "two"), (GOOD[0], GOOD[0], GOOD[1]), ([1], [1], [2]))
-    assert found == ["To this model's tokenizer, “One” and “one” are the same."]
+    assert found == ["“One” and “one” are the same for this model's tokenizer."]
 
 
 def test_whether_vectors_moved() -> None:
@@ -111,7 +111,7 @@ def test_only_token_types_may_be_zero() -> None:
         ),
         (ModuleNotFoundError("No module named 'torch'"), "No module named 'torch'", "python: requirements"),
         (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "No module named 'a.b'", "do not fit"),
-        (ValueError("set the option trust_remote_code=True"), "brings Python code of its own", "own code"),
+        (ValueError("set the option trust_remote_code=True"), "has Python code of its own", "own code"),
         (RuntimeError(""), "RuntimeError: no message", "--debug"),
         (OSError("the network is not cut: beside lo, eth0"), "the network is not cut", "BUNDLE_NETCUT=guard"),
         (CheckFailedError("This.", "That."), "This.", "That."),

@@ -34,7 +34,7 @@ def test_a_header_says_where_each_tensor_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "content", "says"),
     [
-        ({"a": entry(0, 8, 2)}, b"0123456", "is cut short: its header promises"),
+        ({"a": entry(0, 8, 2)}, b"0123456", "is cut short: its header declares"),
         ({"a": entry(0, 8, 2)}, b"012345678", "is too long"),
         ({"a": {"dtype": "F32"}}, b"", "does not say where a is"),
         ({"a": 1}, b"", "The entry a of model.safetensors"),
@@ -116,10 +116,10 @@ FILES = vocabulary.Vocabulary(source="vocab.txt", size=100, ids=IDS)
 @pytest.mark.parametrize(
     ("held", "rows", "says"),
     [
-        ({token: n for token, n in IDS.items() if n < 5}, 100, "promises 100 tokens, and the loaded tokenizer holds 5"),
+        ({token: n for token, n in IDS.items() if n < 5}, 100, "declares 100 tokens, but the loaded tokenizer has 5"),
         ({token: 99 - n for token, n in IDS.items()}, 100, "100 have another number"),
-        (IDS, 250, "knows 100 tokens and the model has 250 rows"),
-        (IDS, 50, "has 50 tokens beyond the 50 rows"),
+        (IDS, 250, "knows 100 tokens, but the model has 250 rows"),
+        (IDS, 50, "50 rows for tokens, and 50 tokens of the tokenizer"),
     ],
 )
 def test_a_tokenizer_that_is_not_the_promised_one(held: dict[str, int], rows: int, says: str) -> None:
@@ -241,25 +241,25 @@ def test_width_and_norm_of_a_chain(tmp_path: Path) -> None:
 
 
 def test_a_module_outside_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailedError, match="points out of the model's folder"):
+    with pytest.raises(CheckFailedError, match="outside the model's folder"):
         promised(tmp_path, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"})
 
 
 def test_a_module_of_an_unknown_kind_needs_its_folder(tmp_path: Path) -> None:
     transformer = module(tmp_path, "Transformer", "", hidden_size=32)
-    with pytest.raises(CheckFailedError, match="Whirl in 1_Whirl/, which is not there"):
+    with pytest.raises(CheckFailedError, match="Whirl in 1_Whirl/, which does not exist"):
         promised(tmp_path, transformer, {"type": "custom.Whirl", "path": "1_Whirl"})
 
 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ("[]", "holds no object"),
+        ("[]", "is not a JSON object"),
         ("{", "is not a JSON file"),
         ({"path": "relative"}, "not an absolute folder"),
-        ({"path": 3}, "path: a string"),
-        ({"texts": "one"}, "texts: a list"),
-        ({"texts": [1]}, "texts: only strings"),
+        ({"path": 3}, "path: must be a string"),
+        ({"texts": "one"}, "texts: must be a list"),
+        ({"texts": [1]}, "texts: must be a list of strings"),
         ({"closer": [["a", "b"]]}, "closer: each entry"),
         ({"ram_limit": -1}, "ram_limit"),
         ({"ram_limit": True}, "ram_limit"),

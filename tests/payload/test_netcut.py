@@ -127,7 +127,7 @@ def test_the_guard() -> None:
     result = cut(BUNDLE_NETCUT="guard")
     network = result["network"]
     assert network["cut"] == "guard"
-    assert "192.0.2.1 is out of reach" in network["proof"]
+    assert "192.0.2.1 can not be reached" in network["proof"]
     assert "can not see sockets that compiled code" in network["statement"]
     for way in ("connect", "lookup", "old lookup", "datagram", "six"):
         assert result["found"][way][0] == "PermissionError"
@@ -142,7 +142,7 @@ def test_where_no_network_is_the_guard_says_so() -> None:
     result = cut("unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$0" "$@"', BUNDLE_NETCUT="guard")
     assert result["network"]["interfaces"] == ["lo"]
     assert result["network"]["statement"].startswith("There is no network here: the only interface is lo.")
-    assert "could be had" not in result["network"]["statement"]
+    assert "A network namespace was not possible" not in result["network"]["statement"]
 
 
 @LINUX
@@ -152,7 +152,7 @@ def test_a_kernel_that_refuses_leads_to_the_guard() -> None:
     )
     result = cut(source=refusing)
     assert result["network"]["cut"] == "guard"
-    assert "No network namespace could be had" in result["network"]["statement"]
+    assert "A network namespace was not possible" in result["network"]["statement"]
     assert "no_such_call" in result["network"]["statement"]
 
 

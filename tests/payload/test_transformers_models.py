@@ -56,7 +56,7 @@ def test_every_shape_of_model(
     assert result["norm"] > 0
     assert min(result[f"{what}_seconds"] for what in ("load", "first", "second")) > 0
     assert "the weights in memory are those of the files: none random, none left out" in result["checks"]
-    assert "the tokenizer holds the vocabulary of tokenizer.json" in result["checks"]
+    assert "the tokenizer has the vocabulary of tokenizer.json" in result["checks"]
 
 
 BESIDE_CLIP = {
@@ -139,11 +139,11 @@ def test_a_tokenizer_that_gives_more_than_its_model_takes_is_no_fault_and_is_sai
     result = prove(folder, loader="causal-lm")
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     (said,) = result["warnings"]
-    assert said.startswith("The tokenizer also gives token_type_ids, which generate() refuses")
+    assert said.startswith("The tokenizer also returns token_type_ids, which generate() refuses")
 
 
 def test_a_writer_that_can_not_decide(case: Callable[[str], str]) -> None:
-    assert "“The cat” was continued in two ways" in case("undecided")
+    assert "“The cat” was continued in two different ways" in case("undecided")
 
 
 def test_triples_are_not_asked_of_a_language_model(tiny: Path, prove: Prove) -> None:
@@ -190,7 +190,7 @@ def test_a_missing_file(copy: Copy, prove: Prove, name: str, loader: str, file: 
 
 @EACH
 def test_no_folder(tmp_path: Path, prove: Prove, name: str, loader: str) -> None:
-    fault(prove(tmp_path / name, loader=loader), "is not there")
+    fault(prove(tmp_path / name, loader=loader), "does not exist")
 
 
 @EACH
@@ -207,7 +207,7 @@ def test_a_shard_is_missing(copy: Copy, prove: Prove) -> None:
 
 
 @EACH
-@pytest.mark.parametrize(("count", "says"), [(3, "random numbers stand there"), (1, "leaves out")])
+@pytest.mark.parametrize(("count", "says"), [(3, "are random"), (1, "leaves out")])
 def test_another_number_of_layers(copy: Copy, prove: Prove, name: str, loader: str, count: int, says: str) -> None:
     folder = copy(name)
     change(folder / "config.json", num_hidden_layers=count)

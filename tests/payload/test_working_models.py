@@ -80,7 +80,7 @@ def test_every_shape_of_model(tiny: Path, prove: Callable[..., Result], name: st
 def test_an_unused_pooler_may_be_missing(tiny: Path, prove: Callable[..., Result]) -> None:
     warnings = "\n".join(prove(tiny / "headed")["warnings"])
     assert "pooler.dense" in warnings
-    assert "do not reach the vectors" in warnings
+    assert "do not affect the vectors" in warnings
     assert "Weights for another task are not used" in warnings
     assert "cls.predictions" in warnings
 
@@ -163,7 +163,7 @@ def test_vocab_txt_may_stand_for_tokenizer_json(linked: Path, prove: Callable[..
     (linked / "tokenizer.json").unlink()
     result = prove(linked)
     assert result["ok"], result["fault"]
-    assert "the tokenizer holds the vocabulary of vocab.txt" in result["checks"]
+    assert "the tokenizer has the vocabulary of vocab.txt" in result["checks"]
 
 
 def test_files_are_not_loaded_and_the_result_says_so(tiny: Path, prove: Callable[..., Result]) -> None:

@@ -1,4 +1,4 @@
-"""One device policy that every loader obeys: what is asked for is what is used, or the load fails."""
+"""The device policy of all loaders: the load uses the device that was requested, or it fails."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from ..results.failures import LIBRARIES_HINT, CheckFailedError, format_list, pl
 
 
 def choose_device(requested: str) -> str:
-    """The device for `asked`: ``cpu``, ``cuda``, or the best there is for ``auto``.
+    """Choose the device: ``cpu`` or ``cuda`` as requested, the best available one for ``auto``.
 
-    :raises CheckFailed: a GPU is asked for and torch sees none
+    Raises:
+        CheckFailedError: The request is for a GPU and torch finds none.
     """
     if requested == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or "no CUDA at all"
         raise CheckFailedError(
-            f"The device cuda is asked for, and torch sees no GPU (this torch was built for {built}).",
+            f"The request is for the device cuda, but torch finds no GPU (this torch was built for {built}).",
             "Install the NVIDIA driver and build the bundle for an accelerator that fits it, or choose the device cpu.",
         )
     if requested != "auto":
@@ -28,11 +29,11 @@ def choose_device(requested: str) -> str:
 
 
 def check_device(model: Any, device: str) -> None:
-    """All of the model is on `device`, and a model for the CPU left the GPU alone."""
+    """Check that all of the model is on `device`, and that a model on the CPU uses no GPU memory."""
     strays = [name for name, tensor in model.named_parameters() if tensor.device.type != device]
     if strays:
         raise CheckFailedError(
             f"The load put {pluralize(strays)} on another device than {device}: {format_list(strays)}.", LIBRARIES_HINT
         )
     if device == "cpu" and torch.cuda.is_initialized() and torch.cuda.memory_allocated():
-        raise CheckFailedError("The device cpu is asked for, and the load took memory on the GPU.", LIBRARIES_HINT)
+        raise CheckFailedError("The request is for the device cpu, but the load took GPU memory.", LIBRARIES_HINT)

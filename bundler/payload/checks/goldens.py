@@ -1,9 +1,9 @@
-"""Golden outputs: what a model gives for texts, small enough to travel, and whether it still is what it was.
+"""Golden outputs: a model's outputs at the rehearsal, in a compact form, and the comparison with those on the host.
 
-Tokens must be the same ones. Of vectors the distance must stay within the tolerance: half the square of the length of
-the difference, relative to the golden vector. For vectors of one length that is the cosine distance; unlike it, it
-also sees a change of length. A score is one number, so its own difference counts, relative to the golden score: half
-a square would let a score of 1 be off by 0.045 where 0.001 is meant.
+Tokens must be equal. The distance of vectors must stay within the tolerance: half the squared length of the
+difference, relative to the golden vector. For vectors of the same length that is the cosine distance, but it also
+detects a change of length. A score is one number, so its absolute difference counts, relative to a golden score above
+1: half a square would accept a score that is off by 0.045 where the tolerance is 0.001.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..results.load_result import LoadResult
 from . import model_checks
 from .model_checks import Vector
 
-MAX_COMPONENTS = 1024  # of a vector; of a wider one, evenly spaced ones
-MAX_FIRST_TOKENS = 8  # tokens that are kept for a reader
-MIN_NORM = 1e-3  # of a sparse vector whose tokens all stand at the edge of having no weight, what differs is noise
+MAX_COMPONENTS = 1024  # kept of a vector; evenly spaced if it is wider
+MAX_FIRST_TOKENS = 8  # kept for error messages
+MIN_NORM = 1e-3  # in a sparse vector whose weights are all nearly zero, differences are noise
 
-_TOOL_HINT = "Install with an installer of the version that built the bundle: another version may ask other texts."
+_TOOL_HINT = "Install with the version of the installer that built the bundle: another version may use other texts."
 _TOKENIZER_HINT = (
-    "The tokenizer's files are of another revision than at the rehearsal, or the libraries read them otherwise. Have "
-    "the bundle built again, and do not mix vectors of the two."
+    "The tokenizer's files are of another revision than at the rehearsal, or the libraries read them differently. Build "
+    "the bundle again, and do not mix vectors of the two."
 )
 _WEIGHTS_HINT = (
-    "The weights are of another revision than at the rehearsal, were altered, or are in part random. Have the bundle "
-    "built again; until then do not use this model: its vectors do not fit those that others made with it."
+    "The weights are of another revision than at the rehearsal, were changed, or are partly random. Build the bundle "
+    "again. Do not use this model until then: its vectors do not match those made elsewhere with it."
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenVector:
-    """A vector as it travels: `values` is base64 of little-endian float32, at most `MOST_COMPONENTS` of `width`."""
+    """A vector in the lock: `values` is base64 of little-endian float32, at most `MAX_COMPONENTS` of `width`."""
 
     name: str
     width: int
@@ -46,7 +46,7 @@ class GoldenVector:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenOutput:
-    """What a model gave for one text."""
+    """A model's output for one text; `text` and `token_digest` are SHA-256."""
 
     text: str
     tokens: int
@@ -57,7 +57,7 @@ class GoldenOutput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
-    """What a model gave at the rehearsal, and with what."""
+    """A model's outputs at the rehearsal, with the dtype and the library versions there."""
 
     dtype: str
     versions: Mapping[str, str]
@@ -65,16 +65,19 @@ class Golden:
 
 
 def parse_golden(document: Mapping[str, Any]) -> Golden:
-    """A golden as the installer hands it over.
+    """Parse a golden from the request.
 
-    :raises KeyError, TypeError: it is none
+    Raises:
+        KeyError: A field is missing.
+        TypeError: A value has the wrong type.
     """
     outputs = [
         GoldenOutput(
-            text=each["text"], tokens=each["tokens"], token_digest=each["token_digest"],
-            first_tokens=tuple(each["first_tokens"]), vectors=tuple(GoldenVector(**kept) for kept in each["vectors"]),
+            text=output["text"], tokens=output["tokens"], token_digest=output["token_digest"],
+            first_tokens=tuple(output["first_tokens"]),
+            vectors=tuple(GoldenVector(**vector) for vector in output["vectors"]),
         )
-        for each in document["outputs"]
+        for output in document["outputs"]
     ]  # fmt: skip
     return Golden(dtype=document["dtype"], versions=dict(document["versions"]), outputs=tuple(outputs))
 
@@ -82,99 +85,111 @@ def parse_golden(document: Mapping[str, Any]) -> Golden:
 def make_outputs(
     texts: Sequence[str], tokenize: Callable[[str], Sequence[int]], vectors: Mapping[str, Sequence[Vector]]
 ) -> list[GoldenOutput]:
-    """What travels of what a model gave: for each text its tokens, and of each kind of vector the one for it."""
-    found = []
-    for n, text in enumerate(texts):
+    """Make the golden outputs: for each text its tokens and one vector of each kind."""
+    outputs = []
+    for index, text in enumerate(texts):
         numbers = [int(number) for number in tokenize(text)]
-        found.append(
+        outputs.append(
             GoldenOutput(
                 text=_compute_digest(text),
                 tokens=len(numbers),
                 token_digest=_compute_digest(",".join(map(str, numbers))),
                 first_tokens=tuple(numbers[:MAX_FIRST_TOKENS]),
-                vectors=tuple(_make_vector(name, each[n]) for name, each in vectors.items() if each[n]),
+                vectors=tuple(_make_vector(name, kind[index]) for name, kind in vectors.items() if kind[index]),
             )
         )
-    return found
+    return outputs
 
 
 def check_outputs(
     golden: Golden, outputs: Sequence[GoldenOutput], texts: Sequence[str], result: LoadResult, tolerance: float
 ) -> None:
-    """What the model gave is what it gave at the rehearsal.
+    """Check that the outputs are those of the rehearsal.
 
-    :raises CheckFailed: it is not; the message says in what
+    Raises:
+        CheckFailedError: They differ; the message says where.
     """
-    skew = _describe_version_changes(golden.versions, result.versions)
-    if [each.text for each in outputs] != [each.text for each in golden.outputs]:
+    version_note = _describe_version_changes(golden.versions, result.versions)
+    if [output.text for output in outputs] != [output.text for output in golden.outputs]:
         raise CheckFailedError(
-            "The golden outputs of this bundle are for other texts than this load was asked.", _TOOL_HINT
+            "The golden outputs of this bundle are for other texts than those of this load.", _TOOL_HINT
         )
-    for text, here, there in zip(texts, outputs, golden.outputs, strict=True):
-        if (here.tokens, here.token_digest) != (there.tokens, there.token_digest):
+    for text, actual, expected in zip(texts, outputs, golden.outputs, strict=True):
+        if (actual.tokens, actual.token_digest) != (expected.tokens, expected.token_digest):
             raise CheckFailedError(
-                f"The tokenizer is not that of the rehearsal: of {_quote_text(text)} it makes {here.tokens} tokens "
-                f"({_format_tokens(here)}), and then made {there.tokens} ({_format_tokens(there)}).{skew}",
-                LIBRARIES_HINT if skew else _TOKENIZER_HINT,
+                f"The tokenizer is not that of the rehearsal: {_quote_text(text)} gives {actual.tokens} tokens here "
+                f"({_format_tokens(actual)}), and gave {expected.tokens} there ({_format_tokens(expected)}).{version_note}",
+                LIBRARIES_HINT if version_note else _TOKENIZER_HINT,
             )
     result.add_check("the tokens of every text are those of the rehearsal")
     if result.dtype != golden.dtype:
         raise CheckFailedError(
-            f"The weights are {result.dtype} here and were {golden.dtype} at the rehearsal.{skew}", LIBRARIES_HINT
+            f"The weights are {result.dtype} here and were {golden.dtype} at the rehearsal.{version_note}",
+            LIBRARIES_HINT,
         )
-    farthest = 0.0
-    for text, here, there in zip(texts, outputs, golden.outputs, strict=True):
-        farthest = max(farthest, _check_distance(text, here, there, tolerance, skew))
-    result.add_check(f"the outputs are those of the rehearsal: at most {farthest:.1e} away, where {tolerance:g} may be")
+    largest = 0.0
+    for text, actual, expected in zip(texts, outputs, golden.outputs, strict=True):
+        largest = max(largest, _check_distance(text, actual, expected, tolerance, version_note))
+    result.add_check(f"the outputs are those of the rehearsal: largest difference {largest:.2g} (limit {tolerance:g})")
 
 
 def _check_distance(
     text: str, actual: GoldenOutput, expected: GoldenOutput, tolerance: float, version_note: str
 ) -> float:
-    kinds = [(each.name, each.width) for each in actual.vectors], [(each.name, each.width) for each in expected.vectors]
-    if kinds[0] != kinds[1]:
-        shown = [format_list([f"{name} of {width}" for name, width in each]) or "nothing" for each in kinds]
+    """Check the distance of each kind of vector and return the largest one."""
+    actual_kinds, expected_kinds = (
+        [(vector.name, vector.width) for vector in output.vectors] for output in (actual, expected)
+    )
+    if actual_kinds != expected_kinds:
         raise CheckFailedError(
-            f"The model gives {shown[0]}, and at the rehearsal gave {shown[1]}.{version_note}", _WEIGHTS_HINT
+            f"The model gives {_format_kinds(actual_kinds)} here, and gave {_format_kinds(expected_kinds)} at the "
+            f"rehearsal.{version_note}",
+            _WEIGHTS_HINT,
         )
-    apart = {
-        one.name: compute_distance(_thin_vector(_decode_values(one), len(_decode_values(other))), _decode_values(other))
-        for one, other in zip(actual.vectors, expected.vectors, strict=True)
-    }
-    far = {name: each for name, each in apart.items() if not each <= tolerance}
-    if far:
-        first, *rest = far
-        more = f", and so are {', '.join(f'{name} ({far[name]:.2g})' for name in rest)}" if rest else ""
+    distances = {}
+    for vector, golden in zip(actual.vectors, expected.vectors, strict=True):
+        golden_values = _decode_values(golden)
+        distances[vector.name] = compute_distance(
+            _thin_vector(_decode_values(vector), len(golden_values)), golden_values
+        )
+    excessive = {name: distance for name, distance in distances.items() if not distance <= tolerance}
+    if excessive:
+        first, *rest = excessive
+        more = f"; also {', '.join(f'{name} ({excessive[name]:.2g})' for name in rest)}" if rest else ""
         raise CheckFailedError(
-            f"The {first} of {_quote_text(text)} is {far[first]:.2g} away from that of the rehearsal{more}; it may be "
-            f"{tolerance:g}: these are not the weights of the rehearsal.{version_note}",
+            f"The {first} of {_quote_text(text)} differs from that of the rehearsal by {excessive[first]:.2g} (limit "
+            f"{tolerance:g}){more}: these are not the weights of the rehearsal.{version_note}",
             LIBRARIES_HINT if version_note else _WEIGHTS_HINT,
         )
-    return max(apart.values(), default=0.0)
+    return max(distances.values(), default=0.0)
+
+
+def _format_kinds(kinds: Sequence[tuple[str, int]]) -> str:
+    return format_list([f"{name} of {width}" for name, width in kinds]) or "nothing"
 
 
 def compute_distance(vector: Vector, golden: Vector) -> float:
-    """How far a vector is from the golden one; for vectors of the same length their cosine distance.
+    """Compute how far a vector is from the golden one; for vectors of the same length it is the cosine distance.
 
-    Of a single score it is the difference, relative to the golden one where that is above 1.
+    For a single score it is the difference, relative to the golden score if that is above 1.
     """
-    apart = model_checks.compute_norm([a - b for a, b in zip(vector, golden, strict=True)])
+    difference = model_checks.compute_norm([a - b for a, b in zip(vector, golden, strict=True)])
     if len(golden) == 1:
-        return apart / max(1.0, model_checks.compute_norm(golden))
-    return (apart / max(MIN_NORM, model_checks.compute_norm(golden))) ** 2 / 2
+        return difference / max(1.0, model_checks.compute_norm(golden))
+    return (difference / max(MIN_NORM, model_checks.compute_norm(golden))) ** 2 / 2
 
 
 def _describe_version_changes(expected: Mapping[str, str], actual: Mapping[str, str]) -> str:
-    apart = [
+    changes = [
         f"{name} {actual.get(name, 'absent')} instead of {expected.get(name, 'absent')}"
         for name in sorted({*expected, *actual})
         if expected.get(name) != actual.get(name)
     ]
-    return f" Here is {', '.join(apart)}." if apart else ""
+    return f" Library versions differ: {', '.join(changes)}." if changes else ""
 
 
 def _quote_text(text: str) -> str:
-    """A text as an error has it; the two of a pair are joined by a NUL."""
+    """Quote a text for an error message; a NUL separates the two texts of a pair."""
     return model_checks.quote(text.replace("\0", " / "))
 
 
@@ -190,11 +205,9 @@ def _make_vector(name: str, vector: Vector) -> GoldenVector:
 
 def _thin_vector(vector: Vector, max_components: int) -> list[float]:
     count = len(vector)
-    return (
-        list(vector)
-        if count <= max_components
-        else [vector[n * count // max_components] for n in range(max_components)]
-    )
+    if count <= max_components:
+        return list(vector)
+    return [vector[index * count // max_components] for index in range(max_components)]
 
 
 def _decode_values(vector: GoldenVector) -> list[float]:
@@ -207,5 +220,5 @@ def _format_tokens(output: GoldenOutput) -> str:
 
 
 def encode_outputs(outputs: Sequence[GoldenOutput]) -> list[dict[str, Any]]:
-    """As the record keeps them."""
-    return [asdict(each) for each in outputs]
+    """Encode outputs for the result's JSON."""
+    return [asdict(output) for output in outputs]

@@ -1,4 +1,4 @@
-"""Whether the guard of the environment did its work before this load began."""
+"""Check that the guard of the environment ran before this load."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from ..results.load_result import LoadResult
 
 GUARD_MODULE = "_airgap_guard"
 _HINT = (
-    "Install the bundle again. If that does not help, something on this host keeps Python from running the .pth files "
-    "of the environment; until it is found, source .env.offline before Python starts."
+    "Install the bundle again. If that does not help, something on this host stops Python from reading the "
+    "environment's .pth files. Until you find it, source .env.offline before you start Python."
 )
 
 
 def check_guard(variables: Mapping[str, str], result: LoadResult) -> None:
-    """Python ran the guard at its start, and every variable is set as the installer means it.
+    """Check that Python ran the guard at its start and that every variable has the installer's value.
 
-    A ``.pth`` file that is broken, or not there, is ignored by Python without a word: only this shows it.
+    Python ignores a broken or missing ``.pth`` file silently: only this check detects it.
 
-    :raises CheckFailed: it did not run, or a variable is not set
+    Raises:
+        CheckFailedError: The guard did not run, or a variable has another value.
     """
     guard = sys.modules.get(GUARD_MODULE)
     if guard is None or not getattr(guard, "began", False):
         raise CheckFailedError("The guard of the environment did not run when Python started.", _HINT)
     wrong = [name for name, value in variables.items() if os.environ.get(name) != value]
     if wrong:
-        raise CheckFailedError(
-            f"The guard ran, and these variables are not what they must be: {format_list(wrong)}.", _HINT
-        )
+        raise CheckFailedError(f"The guard ran, but these variables have other values: {format_list(wrong)}.", _HINT)
     result.add_check(f"the guard ran before any import: {len(variables)} variables keep the libraries on this host")

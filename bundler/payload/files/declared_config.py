@@ -1,4 +1,4 @@
-"""What the files of a sentence-transformers model promise, read before any library gets to guess."""
+"""What the files of a model declare, read before a library can replace missing values by guesses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tensor_files import INDEX_FILES, SINGLE_FILES, check_weight_file, find_wei
 
 WEIGHT_FILES = (*SINGLE_FILES, *INDEX_FILES, "adapter_model.safetensors", "adapter_model.bin")
 
-# What each type of module can not do without; of each group, one file is enough. A Normalize has no folder at all.
+# What each type of module needs; one file of each group is enough. A Normalize module has no folder.
 _REQUIRED_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
     "Transformer": (("config.json", "adapter_config.json"), WEIGHT_FILES),
     "Pooling": (("config.json",),),
@@ -37,7 +37,7 @@ _SENTENCE_INPUTS = ("", "sentence_embedding")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeclaredModule:
-    """One line of modules.json: the class without its package, and the folder of its files."""
+    """One entry of modules.json: its class without and with the package, and the folder of its files."""
 
     kind: str
     class_path: str
@@ -46,7 +46,7 @@ class DeclaredModule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SentenceModelConfig:
-    """A model as its files describe it; ``width`` is None where no file says it."""
+    """A sentence-transformers model as its files describe it; ``width`` is None if no file declares it."""
 
     modules: tuple[DeclaredModule, ...]
     is_normalized: bool
@@ -55,9 +55,10 @@ class SentenceModelConfig:
 
 
 def read_sentence_model(folder: Path) -> SentenceModelConfig:
-    """What the model in `folder` promises, once every file that it needs is there.
+    """Read what the sentence-transformers model in `folder` declares, and check that its files are complete.
 
-    :raises CheckFailed: modules.json or a file of a module is missing, cut short or broken
+    Raises:
+        CheckFailedError: modules.json or a file of a module is missing, cut short or damaged.
     """
     modules = _read_modules(folder)
     for module in modules:
@@ -68,10 +69,10 @@ def read_sentence_model(folder: Path) -> SentenceModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformersModelConfig:
-    """A model of transformers alone, as its files describe it.
+    """A transformers model as its files describe it.
 
-    ``width`` is that of its inner states and ``vocabulary_size`` the number of its logits; None where config.json does
-    not say it. ``tokens`` is None for a tokenizer that needs no file.
+    ``width`` is that of the hidden states and ``vocabulary_size`` the number of logits; None if config.json does not
+    declare them. ``token_vocabulary`` is None for a tokenizer that needs no file.
     """
 
     token_vocabulary: vocabulary.Vocabulary | None
@@ -80,36 +81,37 @@ class TransformersModelConfig:
 
 
 def read_transformers_model(folder: Path) -> TransformersModelConfig:
-    """What config.json, weights and tokenizer in `folder` promise, once they are there.
+    """Read what config.json and the tokenizer in `folder` declare, and check that they and the weights are complete.
 
-    :raises CheckFailed: one of them is missing, cut short or broken
+    Raises:
+        CheckFailedError: One of them is missing, cut short or damaged.
     """
     if not (folder / "config.json").is_file():
-        raise CheckFailedError("config.json is missing, which says how the model is built.", REBUILD_HINT)
-    values = read_config(folder)
+        raise CheckFailedError("config.json is missing, which describes the model's architecture.", REBUILD_HINT)
+    config = read_config(folder)
     files = find_weight_files(folder)
     if not files:
         raise CheckFailedError(
-            f"The weights are missing: there is none of {format_list((*SINGLE_FILES, *INDEX_FILES), 4)}.", REBUILD_HINT
+            f"The weights are missing: none of {format_list((*SINGLE_FILES, *INDEX_FILES), 4)} exists.", REBUILD_HINT
         )
     for path in files:
         check_weight_file(path)
     return TransformersModelConfig(
         token_vocabulary=vocabulary.read_vocabulary(folder),
-        width=_get_hidden_size(values),
-        vocabulary_size=_get_vocabulary_size(values),
+        width=_get_hidden_size(config),
+        vocabulary_size=_get_vocabulary_size(config),
     )
 
 
 def list_absence_warnings(folder: Path) -> list[str]:
-    """Files whose absence changes what the model does without making it wrong for certain."""
+    """List warnings about missing files without which the model may behave differently."""
     warnings = []
     if not any(folder.glob("**/sentence_*_config.json")):
         warnings.append(
-            "sentence_bert_config.json is not there: how much of a long text is read was taken from the tokenizer."
+            "sentence_bert_config.json is missing: the maximum length of a text was taken from the tokenizer."
         )
     if not (folder / "config_sentence_transformers.json").is_file():
-        warnings.append("config_sentence_transformers.json is not there: prompts, if the model had any, are lost.")
+        warnings.append("config_sentence_transformers.json is missing: if the model has prompts, they are lost.")
     return warnings
 
 
@@ -117,8 +119,8 @@ def _read_modules(folder: Path) -> tuple[DeclaredModule, ...]:
     path = folder / "modules.json"
     if not path.is_file():
         raise CheckFailedError(
-            "modules.json is missing: sentence-transformers would guess how to make one vector of a text (mean "
-            "pooling, no normalisation) and give other vectors without a word.",
+            "modules.json is missing: sentence-transformers would guess how to make a vector of a text (mean pooling, no "
+            "normalization) and silently give other vectors.",
             REBUILD_HINT,
         )
     entries = read_json(path)
@@ -128,39 +130,36 @@ def _read_modules(folder: Path) -> tuple[DeclaredModule, ...]:
 
 
 def _parse_module(entry: dict[str, object], folder: Path) -> DeclaredModule:
-    reference = get_text(entry, "type")
-    place = (folder / get_text(entry, "path")).resolve()
-    if not reference:
-        raise CheckFailedError("An entry of modules.json does not name its type.", DAMAGED_HINT)
-    if not place.is_relative_to(folder.resolve()):
+    class_path = get_text(entry, "type")
+    module_folder = (folder / get_text(entry, "path")).resolve()
+    if not class_path:
+        raise CheckFailedError("An entry of modules.json has no type.", DAMAGED_HINT)
+    if not module_folder.is_relative_to(folder.resolve()):
         raise CheckFailedError(
-            f"modules.json points out of the model's folder: {get_text(entry, 'path')}.", DAMAGED_HINT
+            f"modules.json names a path outside the model's folder: {get_text(entry, 'path')}.", DAMAGED_HINT
         )
-    return DeclaredModule(kind=reference.rpartition(".")[2], class_path=reference, folder=place)
+    return DeclaredModule(kind=class_path.rpartition(".")[2], class_path=class_path, folder=module_folder)
 
 
 def _check_module_files(module: DeclaredModule, folder: Path) -> None:
-    needs = _REQUIRED_FILES.get(module.kind)
-    inside = module.folder != folder.resolve()
-    shown = f"{module.folder.name}/" if inside else ""
-    if needs is None and inside and not module.folder.is_dir():
+    required_files = _REQUIRED_FILES.get(module.kind)
+    has_subfolder = module.folder != folder.resolve()
+    prefix = f"{module.folder.name}/" if has_subfolder else ""
+    if required_files is None and has_subfolder and not module.folder.is_dir():
         raise CheckFailedError(
-            f"modules.json promises a module {module.kind} in {shown}, which is not there.", REBUILD_HINT
+            f"modules.json declares a module {module.kind} in {prefix}, which does not exist.", REBUILD_HINT
         )
-    for group in needs or ():
+    for group in required_files or ():
         if not any((module.folder / name).is_file() for name in group):
-            names = [f"{shown}{name}" for name in group]
-            missing = f"{names[0]} is missing" if len(names) == 1 else f"there is none of {format_list(names)}"
-            raise CheckFailedError(
-                f"modules.json promises a module {module.kind}, and what it needs is not there: {missing}.",
-                REBUILD_HINT,
-            )
+            names = [f"{prefix}{name}" for name in group]
+            missing = f"{names[0]} is missing" if len(names) == 1 else f"none of {format_list(names)} exists"
+            raise CheckFailedError(f"modules.json declares a module {module.kind}, but {missing}.", REBUILD_HINT)
     for path in find_weight_files(module.folder):
         check_weight_file(path)
 
 
 def _is_normalized(modules: tuple[DeclaredModule, ...]) -> bool:
-    """Whether the last thing done to a vector is to bring it to length one."""
+    """Whether the last step gives each vector the length 1."""
     last = [module for module in modules if module.kind != "Dropout"][-1]
     if last.kind != "Normalize":
         return False
@@ -168,7 +167,7 @@ def _is_normalized(modules: tuple[DeclaredModule, ...]) -> bool:
 
 
 def _find_width(modules: tuple[DeclaredModule, ...], folder: Path) -> tuple[int | None, str]:
-    """The last promise about the width, and the file that makes it."""
+    """Find the width that the last module declares, and the file that declares it."""
     width: int | None = None
     source = ""
     for module in modules:
@@ -201,20 +200,20 @@ def _get_vocabulary_size(config: dict[str, object]) -> int | None:
 
 
 def _get_pooled_width(config: dict[str, object]) -> int:
-    """Pooling in several ways at once puts the vectors one after the other."""
-    each = get_integer(config, "embedding_dimension", "word_embedding_dimension")
-    if each is None:
+    """Return the width after pooling; several modes at once concatenate their vectors."""
+    width = get_integer(config, "embedding_dimension", "word_embedding_dimension")
+    if width is None:
         raise CheckFailedError(
-            "The configuration of the Pooling module does not say how wide a vector is.", MISMATCH_HINT
+            "The configuration of the Pooling module does not declare the width of a vector.", MISMATCH_HINT
         )
     modes = config.get("pooling_mode")
     if isinstance(modes, list):
-        return each * len(modes)
+        return width * len(modes)
     if isinstance(modes, str):
-        return each
-    return each * max(1, sum(1 for mode in _LEGACY_MODES if config.get(f"pooling_mode_{mode}")))
+        return width
+    return width * max(1, sum(1 for mode in _LEGACY_MODES if config.get(f"pooling_mode_{mode}")))
 
 
 def read_config(folder: Path) -> dict[str, object]:
-    """The config.json of the transformers model in `folder`; empty for an adapter, which goes by that of its base."""
+    """Read the config.json of the transformers model in `folder`; empty for an adapter, which uses its base model's."""
     return read_optional_object(folder / "config.json")

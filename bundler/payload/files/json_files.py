@@ -1,4 +1,4 @@
-"""JSON files of a model, read so that a broken one is named and a missing value has a type."""
+"""Readers of a model's JSON files, with errors that name the file, and typed access to values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ..results.failures import DAMAGED_HINT, CheckFailedError
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file.
+    """Read a JSON file.
 
-    :raises CheckFailed: the file can not be read or is no JSON
+    Raises:
+        CheckFailedError: The file can not be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -22,29 +23,29 @@ def read_json(path: Path) -> object:
 
 
 def read_object(path: Path) -> dict[str, object]:
-    """The content of a JSON file that holds an object."""
+    """Read a JSON file that must hold an object."""
     return require_object(read_json(path), path.name)
 
 
 def read_optional_object(path: Path) -> dict[str, object]:
-    """As `mapping`; empty where there is no such file."""
+    """Read a JSON file that must hold an object; empty if there is no such file."""
     return read_object(path) if path.is_file() else {}
 
 
 def require_object(value: object, name: str) -> dict[str, object]:
-    """`value` if it is an object; `name` is for the error."""
+    """Return `value` if it is an object; `name` is for the error."""
     if not isinstance(value, dict):
-        raise CheckFailedError(f"{name} should hold a JSON object and holds something else.", DAMAGED_HINT)
+        raise CheckFailedError(f"{name} is not a JSON object.", DAMAGED_HINT)
     return value
 
 
 def get_integer(values: dict[str, object], *names: str) -> int | None:
-    """The first of these keys that holds a whole number."""
-    found = (values.get(name) for name in names)
-    return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), None)
+    """Return the first integer under these keys, or None."""
+    candidates = (values.get(name) for name in names)
+    return next((value for value in candidates if isinstance(value, int) and not isinstance(value, bool)), None)
 
 
 def get_text(values: dict[str, object], name: str) -> str:
-    """The string under `name`, or an empty one."""
+    """Return the string under `name`, or an empty one."""
     value = values.get(name)
     return value if isinstance(value, str) else ""

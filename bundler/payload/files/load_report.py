@@ -1,4 +1,4 @@
-"""Listens to transformers as it loads: which weights it could not find, and which it did not use."""
+"""Reports of transformers about its loads: which weights it did not find, and which it did not use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from ..results.failures import MISMATCH_HINT, CheckFailedError, format_list, plu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
-    """What transformers said about one model. Names in ``missing`` and ``mismatched`` are those of the model in
-    memory, names in ``unexpected`` those of the file."""
+    """What transformers reported about one model.
+
+    Names in ``missing`` and ``mismatched`` are those of the model in memory, names in ``unexpected`` those of the
+    file.
+    """
 
     model: Any
     missing: tuple[str, ...]
@@ -26,46 +29,50 @@ class LoadReport:
 
 @contextmanager
 def record_loads() -> Iterator[list[LoadReport]]:
-    """While this holds, each ``from_pretrained`` of a model adds what it found to the list.
+    """Collect a report of each ``from_pretrained`` of a model inside this context.
 
-    transformers fills what it does not find with random numbers and mentions it in a log line; the same facts are
-    official in ``output_loading_info``, which the libraries on top of it do not ask for.
+    transformers initializes missing weights at random and only logs it. Its ``output_loading_info`` has the same
+    facts as a documented interface, but libraries on top of it do not request it.
     """
-    loads: list[LoadReport] = []
-    inherited = PreTrainedModel.__dict__["from_pretrained"]
+    reports: list[LoadReport] = []
+    original = PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
-        wanted = options.pop("output_loading_info", False)
-        model, info = inherited.__func__(cls, *arguments, output_loading_info=True, **options)
-        loads.append(_make_report(model, info))
-        return (model, info) if wanted else model
+        wants_info = options.pop("output_loading_info", False)
+        model, info = original.__func__(cls, *arguments, output_loading_info=True, **options)
+        reports.append(_make_report(model, info))
+        return (model, info) if wants_info else model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
     try:
-        yield loads
+        yield reports
     finally:
-        PreTrainedModel.from_pretrained = inherited
+        PreTrainedModel.from_pretrained = original
 
 
 def find_report(module: Any, reports: Sequence[LoadReport]) -> LoadReport | None:
-    """What was heard about the transformers model inside a module; an empty answer about one that was not heard."""
-    inside = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
-    heard_of = next((load for load in reports for part in inside if part is load.model), None)
-    if heard_of or not inside:
-        return heard_of
-    return LoadReport(model=inside[0], missing=(), unexpected=(), mismatched=(), errors=())
+    """Find the report on the transformers model inside a module; an empty report if its load was not recorded.
+
+    Returns None if the module has no transformers model inside.
+    """
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    report = next((report for report in reports for model in models if model is report.model), None)
+    if report or not models:
+        return report
+    return LoadReport(model=models[0], missing=(), unexpected=(), mismatched=(), errors=())
 
 
 def check_reports(reports: Sequence[LoadReport]) -> None:
-    """No load reported an error or a weight of another shape."""
-    for load in reports:
-        if load.errors:
+    """Check that no load reported an error or a weight of another shape."""
+    for report in reports:
+        if report.errors:
             raise CheckFailedError(
-                f"transformers could not load all weights: {format_list(load.errors)}.", MISMATCH_HINT
+                f"transformers could not load all weights: {format_list(report.errors)}.", MISMATCH_HINT
             )
-        if load.mismatched:
+        if report.mismatched:
             raise CheckFailedError(
-                f"The files hold {pluralize(load.mismatched)} in another shape than the model: {format_list(load.mismatched)}.",
+                f"The files have {pluralize(report.mismatched)} in another shape than the model: "
+                f"{format_list(report.mismatched)}.",
                 MISMATCH_HINT,
             )
 
@@ -75,6 +82,6 @@ def _make_report(model: Any, info: dict[str, Any]) -> LoadReport:
         model=model,
         missing=tuple(sorted(info.get("missing_keys", ()))),
         unexpected=tuple(sorted(info.get("unexpected_keys", ()))),
-        mismatched=tuple(sorted(str(each[0]) for each in info.get("mismatched_keys", ()))),
-        errors=tuple(str(each) for each in info.get("error_msgs", ())),
+        mismatched=tuple(sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))),
+        errors=tuple(str(message) for message in info.get("error_msgs", ())),
     )

@@ -1,4 +1,4 @@
-"""The weight files of a model, read without any library: which there are, whether they are whole, what they hold."""
+"""The weight files of a model, read without a library: which exist, whether they are complete, what they contain."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from ..results.failures import DAMAGED_HINT, REBUILD_HINT, CheckFailedError, format_list
 from .json_files import read_object, require_object
 
-# In the order in which transformers looks for them.
+# In the order in which transformers searches for them.
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 LFS_POINTER_START = b"version https://git-lfs"
-PICKLE_START = b"\x80"  # a pickle that is no archive: torch before 1.6
-LENGTH_BYTES = 8  # bytes of the number that leads a safetensors file
+PICKLE_START = b"\x80"  # a pickle without an archive: torch before 1.6
+LENGTH_BYTES = 8  # of the number at the start of a safetensors file
 OFFSET_COUNT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorHeader:
-    """One tensor in a safetensors file; its bytes are those from ``start`` up to ``end`` of the file."""
+    """One tensor in a safetensors file; ``start`` and ``end`` are byte offsets in the file."""
 
     name: str
     dtype: str
@@ -33,42 +33,44 @@ class TensorHeader:
 
 
 def find_weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that transformers takes the weights of `folder` from; none if there are none.
+    """Find the files from which transformers loads the weights of `folder`.
 
-    :raises CheckFailed: an index names a file that is missing
+    Raises:
+        CheckFailedError: An index names a file that is missing.
     """
-    for whole, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
-        if (folder / whole).is_file():
-            return (folder / whole,)
+    for name, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if (folder / name).is_file():
+            return (folder / name,)
         if (folder / index).is_file():
             return _find_shards(folder, index)
     return ()
 
 
 def check_weight_file(path: Path) -> None:
-    """Checks that a weight file was not cut short or replaced, as far as that shows without loading it."""
+    """Check that a weight file is not cut short or replaced, as far as possible without loading it."""
     with path.open("rb") as file:
-        first = file.read(len(LFS_POINTER_START))
-    if first == LFS_POINTER_START:
-        raise CheckFailedError(f"{path.name} holds no weights: it is a Git LFS pointer of a few lines.", DAMAGED_HINT)
+        start = file.read(len(LFS_POINTER_START))
+    if start == LFS_POINTER_START:
+        raise CheckFailedError(f"{path.name} has no weights: it is a Git LFS pointer.", DAMAGED_HINT)
     if path.suffix == ".safetensors":
         read_header(path)
-    elif not zipfile.is_zipfile(path) and not first.startswith(PICKLE_START):
-        raise CheckFailedError(f"{path.name} is cut short, or is no file that torch wrote.", DAMAGED_HINT)
+    elif not zipfile.is_zipfile(path) and not start.startswith(PICKLE_START):
+        raise CheckFailedError(f"{path.name} is cut short, or is not a file of torch.", DAMAGED_HINT)
 
 
 def read_header(path: Path) -> tuple[TensorHeader, ...]:
-    """The tensors of a safetensors file: 8 bytes of length (little-endian), that much JSON, then all the content.
+    """Read the header of a safetensors file: 8 bytes with its length (little-endian), then JSON, then the content.
 
-    :raises CheckFailed: the file is not as long as its header says, or has none
+    Raises:
+        CheckFailedError: The file has no header, or another length than its header says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        lead = file.read(LENGTH_BYTES)
-        length = struct.unpack("<Q", lead)[0] if len(lead) == LENGTH_BYTES else 0
+        length_field = file.read(LENGTH_BYTES)
+        length = struct.unpack("<Q", length_field)[0] if len(length_field) == LENGTH_BYTES else 0
         if not 0 < length <= size - LENGTH_BYTES:
             raise CheckFailedError(
-                f"{path.name} is cut short or damaged: it has no whole safetensors header.", DAMAGED_HINT
+                f"{path.name} is cut short or damaged: its safetensors header is incomplete.", DAMAGED_HINT
             )
         raw = file.read(length)
     try:
@@ -78,15 +80,15 @@ def read_header(path: Path) -> tuple[TensorHeader, ...]:
             f"{path.name} is damaged: its safetensors header can not be read.", DAMAGED_HINT
         ) from error
     base = LENGTH_BYTES + length
-    found = tuple(_parse_tensor(name, entry, path, base) for name, entry in entries.items() if name != "__metadata__")
-    promised = max((tensor.end for tensor in found), default=base)
-    if promised != size:
+    tensors = tuple(_parse_tensor(name, entry, path, base) for name, entry in entries.items() if name != "__metadata__")
+    expected = max((tensor.end for tensor in tensors), default=base)
+    if expected != size:
         raise CheckFailedError(
-            f"{path.name} is {'cut short' if size < promised else 'too long'}: its header promises {promised} bytes "
-            f"and it has {size}.",
+            f"{path.name} is {'cut short' if size < expected else 'too long'}: its header declares {expected} bytes, but "
+            f"it has {size}.",
             DAMAGED_HINT,
         )
-    return found
+    return tensors
 
 
 def _parse_tensor(name: str, entry: object, path: Path, content_offset: int) -> TensorHeader:
@@ -97,7 +99,7 @@ def _parse_tensor(name: str, entry: object, path: Path, content_offset: int) -> 
     return TensorHeader(
         name=name,
         dtype=str(values.get("dtype")),
-        shape=tuple(int(each) for each in shape),
+        shape=tuple(int(dimension) for dimension in shape),
         file=path,
         start=content_offset + int(offsets[0]),
         end=content_offset + int(offsets[1]),
@@ -105,12 +107,12 @@ def _parse_tensor(name: str, entry: object, path: Path, content_offset: int) -> 
 
 
 def _find_shards(folder: Path, index_name: str) -> tuple[Path, ...]:
-    places = require_object(read_object(folder / index_name).get("weight_map"), f"weight_map of {index_name}")
-    names = sorted({str(place) for place in places.values()})
+    weight_map = require_object(read_object(folder / index_name).get("weight_map"), f"weight_map of {index_name}")
+    names = sorted({str(name) for name in weight_map.values()})
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckFailedError(
-            f"The weights are split over {len(names)} files, and not all are there; missing: {format_list(missing)}.",
+            f"The weights are split over {len(names)} files, but some are missing: {format_list(missing)}.",
             REBUILD_HINT,
         )
     return tuple(folder / name for name in names)

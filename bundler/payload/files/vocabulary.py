@@ -1,4 +1,4 @@
-"""Whether the tokenizer that was loaded is the one whose files are there, and knows the words it is given."""
+"""Checks that the loaded tokenizer is the one in the files, and knows the words of the texts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from ..checks.model_checks import quote
 from ..results.failures import DAMAGED_HINT, MISMATCH_HINT, REBUILD_HINT, CheckFailedError, format_list, pluralize
 from .json_files import get_text, read_object, read_optional_object
 
-# In the order in which transformers prefers them; the last ones have a form that only their library counts.
+# In the order in which transformers prefers them. Only their libraries can count the tokens of the last ones.
 SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm.model")
 UNCOUNTED_FILES = ("tekken.json", "tiktoken.model", "merges.txt")
-# These take bytes or code points, and need no file.
+# They work on bytes or code points, and need no file.
 _FILELESS_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
-MIN_ROW_SHARE = 0.5  # of the embedding rows that a vocabulary must at least fill
-USUAL_ROW_SHARE = 0.9  # that it nearly always fills: more are left empty by no more than rounding
-MAX_LOST_SHARE = 0.001  # of the promised tokens that may be absent: special ones that a library leaves out
+MIN_ROW_SHARE = 0.5  # of the embedding rows; a smaller vocabulary is an error
+USUAL_ROW_SHARE = (
+    0.9  # of the embedding rows; a smaller vocabulary is a warning, since rounding leaves fewer rows empty
+)
+MAX_LOST_SHARE = 0.001  # of the declared tokens that may be missing: special tokens that a library leaves out
 MAX_UNKNOWN_SHARE = 0.5
 LONG_FIELD, VARINT, FIXED64, FIXED32 = 2, 0, 1, 5  # wire types of protocol buffers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """What a file of the model promises; ``ids`` is empty where the file only tells how many tokens there are."""
+    """The vocabulary that a file declares; ``ids`` is empty if only the number of tokens is known."""
 
     source: str
     size: int
@@ -33,9 +35,10 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The vocabulary in the files of `folder`; None for a tokenizer that needs none.
+    """Read the vocabulary in the files of `folder`; None for a tokenizer that needs none.
 
-    :raises CheckFailed: there is no vocabulary, so that transformers would invent one of a handful of tokens
+    Raises:
+        CheckFailedError: There is no vocabulary: transformers would make one of a few special tokens.
     """
     if (folder / "tokenizer.json").is_file():
         return _parse_tokenizer_json(read_object(folder / "tokenizer.json"))
@@ -54,15 +57,21 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         return None
     raise CheckFailedError(
         "The tokenizer's vocabulary is missing: there is no tokenizer.json, vocab.txt, vocab.json or sentencepiece "
-        "model. The libraries would make do with a handful of tokens and not know a single word.",
+        "model. The libraries would use a few special tokens and know no word.",
         REBUILD_HINT,
     )
 
 
 def check_vocabulary(declared: Vocabulary, loaded: Mapping[str, int], rows: int | None) -> list[str]:
-    """Checks that the tokenizer in memory holds the promised tokens, and that the model has rows for them.
+    """Check that the tokenizer in memory has the declared tokens, and that the model has rows for them.
 
-    `rows` is the number of token embeddings. Returns warnings.
+    Args:
+        declared: The vocabulary of the files.
+        loaded: Token numbers of the loaded tokenizer.
+        rows: The number of token embeddings; None if it is not known.
+
+    Returns:
+        Warnings.
     """
     moved = [token for token, number in declared.ids.items() if token in loaded and loaded[token] != number]
     lost = [token for token in declared.ids if token not in loaded]
@@ -72,10 +81,10 @@ def check_vocabulary(declared: Vocabulary, loaded: Mapping[str, int], rows: int 
         or len(loaded) < declared.size * (1 - MAX_LOST_SHARE)
     ):
         raise CheckFailedError(
-            f"{declared.source} promises {declared.size} tokens, and the loaded tokenizer holds {len(loaded)}: {len(lost)} are "
+            f"{declared.source} declares {declared.size} tokens, but the loaded tokenizer has {len(loaded)}: {len(lost)} are "
             f"missing and {len(moved)} have another number.",
-            "The tokenizer files disagree, or the installed transformers reads them otherwise. Take all of them from "
-            "one revision of the model, and pin a transformers version that is known to load it.",
+            "The tokenizer files disagree, or the installed transformers reads them differently. Take all of them from one "
+            "revision of the model, and pin a transformers version that is known to load it.",
         )
     warnings = []
     if lost:
@@ -86,20 +95,20 @@ def check_vocabulary(declared: Vocabulary, loaded: Mapping[str, int], rows: int 
         return warnings
     if len(loaded) < MIN_ROW_SHARE * rows:
         raise CheckFailedError(
-            f"The tokenizer knows {len(loaded)} tokens and the model has {rows} rows for them: it is not this model's "
+            f"The tokenizer knows {len(loaded)} tokens, but the model has {rows} rows for them: it is not this model's "
             "tokenizer.",
             MISMATCH_HINT,
         )
     if len(loaded) < USUAL_ROW_SHARE * rows:
-        warnings.append(f"The tokenizer knows {len(loaded)} tokens, and the model has {rows} rows for them.")
+        warnings.append(f"The tokenizer knows {len(loaded)} tokens, but the model has {rows} rows for them.")
     beyond = [token for token, number in loaded.items() if number >= rows]
     if len(beyond) > MAX_LOST_SHARE * len(loaded):
         raise CheckFailedError(
-            f"The tokenizer has {pluralize(beyond, 'token')} beyond the {rows} rows that the model has for them.",
+            f"The model has {rows} rows for tokens, and {pluralize(beyond, 'token')} of the tokenizer have a larger number.",
             MISMATCH_HINT,
         )
     if beyond:
-        warnings.append(f"The model has no rows for some special tokens of its tokenizer: {format_list(beyond)}.")
+        warnings.append(f"The model has no rows for some tokens of its tokenizer: {format_list(beyond)}.")
     return warnings
 
 
@@ -111,52 +120,60 @@ def check_known_tokens(
     *,
     any_language: bool = False,
 ) -> list[str]:
-    """Checks that the texts are made of tokens that the tokenizer knows; `size` is that of its vocabulary.
+    """Check that the tokenizer knows the tokens of the texts.
 
-    With `any_language`, a text of which no token is known is a warning as long as others are known.
+    Args:
+        texts: The texts.
+        tokens: The token numbers of each text.
+        unknown_token: The number of the token for unknown words, if there is one.
+        size: Of the tokenizer's vocabulary.
+        any_language: Accept a text without a known token, with a warning, if the tokenizer knows another text.
+
+    Returns:
+        Warnings.
     """
     hint = (
         "Check that tokenizer.json (or vocab.txt, or the sentencepiece model) is in the bundle, and that smoke: texts "
         "are in a language that the model knows."
     )
     warnings = []
-    for line, ids in zip(texts, tokens, strict=True):
+    for text, ids in zip(texts, tokens, strict=True):
         if not ids:
-            raise CheckFailedError(f"The tokenizer finds no token in {quote(line)}; its vocabulary holds {size}.", hint)
+            raise CheckFailedError(f"The tokenizer finds no token in {quote(text)}; its vocabulary holds {size}.", hint)
         if all(number == unknown_token for number in ids):
-            warnings.append(f"Every token of {quote(line)} is unknown to the tokenizer; its vocabulary holds {size}.")
+            warnings.append(f"Every token of {quote(text)} is unknown to the tokenizer; its vocabulary holds {size}.")
     if warnings and (not any_language or len(warnings) == len(texts)):
         raise CheckFailedError(warnings[0], hint)
     flat = [number for ids in tokens for number in ids]
-    strange = sum(1 for number in flat if number == unknown_token)
-    if strange > MAX_UNKNOWN_SHARE * len(flat):
+    unknown_count = sum(1 for number in flat if number == unknown_token)
+    if unknown_count > MAX_UNKNOWN_SHARE * len(flat):
         raise CheckFailedError(
-            f"{strange} of {len(flat)} tokens of the texts are unknown to the tokenizer; its vocabulary holds {size}.",
+            f"{unknown_count} of {len(flat)} tokens of the texts are unknown to the tokenizer; its vocabulary holds {size}.",
             hint,
         )
     return warnings
 
 
 def count_pieces(model: bytes) -> int:
-    """How many tokens a sentencepiece model holds: its field 1, once for each (sentencepiece_model.proto)."""
-    place, count = 0, 0
+    """Count the tokens of a sentencepiece model: its field 1 occurs once for each (sentencepiece_model.proto)."""
+    offset, count = 0, 0
     try:
-        while place < len(model):
-            key, place = _read_varint(model, place)
+        while offset < len(model):
+            key, offset = _read_varint(model, offset)
             field, wire = key >> 3, key & 7
             if wire == LONG_FIELD:
-                length, place = _read_varint(model, place)
-                place += length
+                length, offset = _read_varint(model, offset)
+                offset += length
                 count += field == 1
             elif wire == VARINT:
-                _, place = _read_varint(model, place)
+                _, offset = _read_varint(model, offset)
             elif wire in (FIXED64, FIXED32):
-                place += 8 if wire == FIXED64 else 4
+                offset += 8 if wire == FIXED64 else 4
             else:
                 raise CheckFailedError("The sentencepiece model is damaged.", DAMAGED_HINT)
     except IndexError as error:
         raise CheckFailedError("The sentencepiece model is cut short.", DAMAGED_HINT) from error
-    if place != len(model) or not count:
+    if offset != len(model) or not count:
         raise CheckFailedError("The sentencepiece model is cut short or empty.", DAMAGED_HINT)
     return count
 
@@ -167,12 +184,12 @@ def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
         byte = data[offset]
         value |= (byte & 0x7F) << shift
         offset, shift = offset + 1, shift + 7
-        if byte < 0x80:  # the top bit says that another byte follows
+        if byte < 0x80:  # a set top bit means that another byte follows
             return value, offset
 
 
 def _read_vocab_txt(path: Path) -> dict[str, int]:
-    """One token a line; str.splitlines would also split at tokens that are rare kinds of line ends."""
+    """Read one token per line. str.splitlines would also split at tokens that are rare line separators."""
     with path.open(encoding="utf-8", errors="replace") as file:
         tokens = [line.rstrip("\n") for line in file]
     return {token: number for number, token in enumerate(tokens) if token}
@@ -184,7 +201,7 @@ def _parse_tokenizer_json(values: dict[str, object]) -> Vocabulary:
     ids: dict[str, int] = {}
     if isinstance(entries, dict):
         ids = {str(token): number for token, number in entries.items() if isinstance(number, int)}
-    elif isinstance(entries, list):  # of a Unigram model: [piece, score]
+    elif isinstance(entries, list):  # a Unigram model: [piece, score]
         ids = {str(entry[0]): number for number, entry in enumerate(entries) if isinstance(entry, list) and entry}
     added = values.get("added_tokens")
     for token in added if isinstance(added, list) else ():
@@ -195,5 +212,5 @@ def _parse_tokenizer_json(values: dict[str, object]) -> Vocabulary:
 
 def _make_vocabulary(source: str, ids: dict[str, int]) -> Vocabulary:
     if not ids:
-        raise CheckFailedError(f"{source} holds no vocabulary.", DAMAGED_HINT)
+        raise CheckFailedError(f"{source} has no vocabulary.", DAMAGED_HINT)
     return Vocabulary(source=source, size=len(ids), ids=ids)

@@ -1,4 +1,4 @@
-"""Names of weights: which of a file are which of a model in memory, and what one that is left over means."""
+"""Names of weights: which name in a file is which name in memory, and what unused weights are for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
-# Old names of layer norms, which transformers still reads.
+# Old names in layer norms, which transformers still reads.
 _RENAMED_SUFFIXES = ((".gamma", ".weight"), (".beta", ".bias"))
-# Buffers that older versions saved and newer ones compute.
+# Buffers that older versions saved and newer versions compute.
 _COMPUTED_BUFFER = re.compile(
     r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|num_batches_tracked)$"
 )
-# Parts that hang on a model for another task than embedding: masked words, classes, answers.
+# Parts of a model for another task than embedding: masked words, classes, answers.
 _HEAD_NAMES = frozenset(
     {
         "classifier",
@@ -47,8 +47,11 @@ _LAYER_NAME = re.compile(r"^(.*?)\.(\d+)\.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightMatch:
-    """``pairs`` are (name in the file, name in memory); ``remade`` are names in the file of what a library joined or
-    renamed; the others have no counterpart."""
+    """Names of a file and of a model in memory, matched.
+
+    ``pairs`` are (name in the file, name in memory); ``transformed`` are names in the file that a library joined or
+    renamed; the others have no counterpart.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     transformed: tuple[str, ...]
@@ -58,7 +61,7 @@ class WeightMatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnusedWeights:
-    """Weights of a file that the model did not take: those for another task, those of its body, and the rest."""
+    """Weights of a file that the model does not use: those for another task, those of its body, and the rest."""
 
     heads: tuple[str, ...]
     body: tuple[str, ...]
@@ -66,35 +69,49 @@ class UnusedWeights:
 
 
 def match_weights(stored: Mapping[str, Shape], loaded: Mapping[str, Shape], prefix: str) -> WeightMatch:
-    """Finds for each weight of a file the one in memory; `prefix` is what a model with a head puts before its body.
+    """Find for each weight of a file the one in memory.
 
-    Weights that a library renames or fuses as it loads have no counterpart by name; where all of what is left in the
-    file is as large as all of what is left in memory, they are taken for each other.
+    Weights that a library renames or fuses as it loads have no counterpart by name. If all of the remaining weights
+    in the file have as many numbers as the remaining weights in memory, they are taken for each other.
+
+    Args:
+        stored: Shapes in the file, by name.
+        loaded: Shapes in memory, by name.
+        prefix: What a model with a head puts before the names of its body.
     """
-    free = dict(loaded)
+    unmatched = dict(loaded)
     pairs = []
     for name, shape in stored.items():
-        found = next((each for each in _iter_loaded_names(name, prefix) if free.get(each) == shape), None)
-        if found is not None:
-            pairs.append((name, found))
-            del free[found]
-    taken = {name for name, _ in pairs}
-    left = [name for name in stored if name not in taken and not is_computed(name)]
-    body = [name for name in left if not _is_head(name, prefix, has_decoder=False)]
-    remade: list[str] = []
-    if body and free and _count_numbers(stored, body) == _count_numbers(loaded, free):
-        remade, free = body, {}
-        left = [name for name in left if name not in set(body)]
-    absent = tuple(name for name in free if not is_computed(name))
-    return WeightMatch(pairs=tuple(pairs), transformed=tuple(remade), only_in_file=tuple(left), only_in_memory=absent)
+        candidates = _iter_loaded_names(name, prefix)
+        loaded_name = next((candidate for candidate in candidates if unmatched.get(candidate) == shape), None)
+        if loaded_name is not None:
+            pairs.append((name, loaded_name))
+            del unmatched[loaded_name]
+    matched = {name for name, _ in pairs}
+    only_in_file = [name for name in stored if name not in matched and not is_computed(name)]
+    body = [name for name in only_in_file if not _is_head(name, prefix, has_decoder=False)]
+    transformed: list[str] = []
+    if body and unmatched and _count_numbers(stored, body) == _count_numbers(loaded, unmatched):
+        transformed, unmatched = body, {}
+        only_in_file = [name for name in only_in_file if name not in set(body)]
+    return WeightMatch(
+        pairs=tuple(pairs),
+        transformed=tuple(transformed),
+        only_in_file=tuple(only_in_file),
+        only_in_memory=tuple(name for name in unmatched if not is_computed(name)),
+    )
 
 
 def sort_unused_weights(
     names: Collection[str], prefix: str, parts: Collection[str], *, has_decoder: bool
 ) -> UnusedWeights:
-    """Sorts weights that the model did not take.
+    """Sort the weights that the model does not use.
 
-    `parts` are the model's own top-level parts; `two_towers` says that it has a decoder, which embedding leaves out.
+    Args:
+        names: Their names in the file.
+        prefix: What a model with a head puts before the names of its body.
+        parts: The model's top-level parts.
+        has_decoder: Whether the file has a decoder, which embedding does not use.
     """
     heads, body, other = [], [], []
     for name in sorted(names):
@@ -110,40 +127,40 @@ def sort_unused_weights(
 
 
 def is_computed(name: str) -> bool:
-    """Whether this is a buffer that is computed and not learned."""
+    """Whether this is a buffer that is computed, not trained."""
     return bool(_COMPUTED_BUFFER.search(name))
 
 
 def is_in_layer(name: str) -> bool:
-    """Whether this weight is in one of several layers that are alike: the body of any model."""
+    """Whether this weight is in one of several equal layers, the body of a model."""
     return bool(_LAYER_NAME.search(name))
 
 
 def count_layers(names: Collection[str], prefix: str) -> dict[str, int]:
-    """How many layers each stack of layers has."""
+    """Count the layers of each stack of layers."""
     counts: dict[str, set[str]] = {}
     for name in names:
-        found = _LAYER_NAME.search(_strip_prefix(name, prefix))
-        if found:
-            counts.setdefault(found[1], set()).add(found[2])
+        match = _LAYER_NAME.search(_strip_prefix(name, prefix))
+        if match:
+            counts.setdefault(match[1], set()).add(match[2])
     return {stack: len(numbers) for stack, numbers in counts.items()}
 
 
 def describe_layer_gap(stored: Collection[str], loaded: Collection[str], prefix: str) -> str:
-    """In words, the first stack of layers that is higher in the file than in memory, or the other way round."""
-    here, there = count_layers(loaded, prefix), count_layers(stored, prefix)
+    """Describe the first stack of layers that has another height in the file than in memory; "" if there is none."""
+    built, present = count_layers(loaded, prefix), count_layers(stored, prefix)
     gaps = (
-        f"the weights hold {there[stack]} layers of {stack}, and the model was built with {here[stack]}"
-        for stack in there
-        if stack in here and here[stack] != there[stack]
+        f"the weights hold {present[stack]} layers of {stack}, but the model was built with {built[stack]}"
+        for stack in present
+        if stack in built and built[stack] != present[stack]
     )
     return next(gaps, "")
 
 
 def _is_head(name: str, prefix: str, *, has_decoder: bool) -> bool:
-    bare = _strip_prefix(name, prefix)
-    first = bare.partition(".")[0]
-    return first in _HEAD_NAMES or (first == "decoder" and (has_decoder or not is_in_layer(bare)))
+    bare_name = _strip_prefix(name, prefix)
+    part = bare_name.partition(".")[0]
+    return part in _HEAD_NAMES or (part == "decoder" and (has_decoder or not is_in_layer(bare_name)))
 
 
 def _strip_prefix(name: str, prefix: str) -> str:
@@ -151,15 +168,15 @@ def _strip_prefix(name: str, prefix: str) -> str:
 
 
 def _iter_loaded_names(name: str, prefix: str) -> Iterator[str]:
-    """The names that a weight may have in memory."""
+    """Yield the names that a weight of the file may have in memory."""
     for old, new in (("", ""), *_RENAMED_SUFFIXES):
         if old and not name.endswith(old):
             continue
-        same = name.removesuffix(old) + new
-        yield same
+        candidate = name.removesuffix(old) + new
+        yield candidate
         if prefix:
-            yield _strip_prefix(same, prefix)
-            yield f"{prefix}.{same}"
+            yield _strip_prefix(candidate, prefix)
+            yield f"{prefix}.{candidate}"
 
 
 def _count_numbers(shapes: Mapping[str, Shape], names: Collection[str]) -> int:

@@ -1,0 +1,1 @@
+"""The steps of a smoke load that probes share, from the request to the measurements."""

@@ -1,4 +1,4 @@
-"""What a load costs: time, memory at its peak, and which library versions it was measured with."""
+"""Measurements of a load: time, peak memory, and the library versions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Answer = TypeVar("Answer")
 
 
 def measure_time(work: Callable[[], Answer]) -> tuple[Answer, float]:
-    """What `work` returned, and the seconds it took."""
-    begun = time.perf_counter()
+    """Run `work` and return its result and the seconds it took."""
+    start = time.perf_counter()
     answer = work()
-    return answer, round(time.perf_counter() - begun, 4)
+    return answer, round(time.perf_counter() - start, 4)
 
 
 def read_versions() -> dict[str, str]:
-    """The installed version of each library that decides what a load gives; absent ones are left out."""
+    """Read the versions of the installed libraries that a model's outputs depend on."""
     return {name: version for name in VERSIONED_LIBRARIES if (version := _find_version(name))}
 
 
 def read_peak_memory() -> int:
-    """The most memory this process has held so far, in bytes; 0 where the system does not say.
+    """Read the peak memory of this process, in bytes; 0 if the system does not say.
 
-    VmHWM starts anew with each program, where getrusage would count what the parent held before it started this one.
+    VmHWM starts from zero in each program; getrusage would also count the parent's memory before it started this one.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

@@ -1,4 +1,4 @@
-"""What the installer asks of one smoke load."""
+"""The request for one smoke load, which the installer writes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ TRIPLE_LENGTH = 3
 
 
 class RequestError(ValueError):
-    """The request can not be understood; the message names the field."""
+    """The request is not valid; the message names the field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One model to be proved.
+    """One model to load and check.
 
-    ``path`` is the model's absolute folder; ``repo_id`` is empty where unmodified code asks for no id; each of
-    ``closer`` is (query, nearer, farther); ``ram_limit`` is in bytes, 0 for none. ``any_language`` says that the
-    texts were not chosen for this model, so that one in a language it does not know is no fault. ``variables`` are
-    those that the guard of the environment must have set; empty where there is no guard. Without
-    ``trust_remote_code`` no code of the model's own may run. ``golden`` is what the model gave at the rehearsal, None
-    where there was none, and ``tolerance`` how far from it the outputs may be. ``phases`` is a file that gets a line
-    whenever the load goes on to something else; None where nobody watches.
+    Attributes:
+        alias: The model's name in the bundle.
+        loader: The name of the probe.
+        path: The model's folder, absolute.
+        repo_id: The id by which unmodified code asks for the model; empty for none.
+        device: One of `DEVICES`.
+        texts: The texts to try the model with.
+        closer: Triples of (query, nearer, farther).
+        ram_limit: In bytes, 0 for none.
+        any_language: The texts were not chosen for this model, so an unknown language in one of them is no error.
+        variables: What the guard of the environment must have set; empty where there is no guard.
+        trust_remote_code: Whether code of the model's own may run.
+        golden: The model's outputs at the rehearsal; None where there was none.
+        tolerance: The largest distance from the golden outputs.
+        phases: A file that gets a line when a new phase of the load begins; None for none.
     """
 
     alias: str
@@ -47,7 +55,7 @@ class Request:
     phases: Path | None = None
 
     def __post_init__(self) -> None:
-        # A relative folder reads as a repository id to the libraries, which then call home.
+        # Libraries take a relative folder for a repository id, and call home.
         if not self.path.is_absolute():
             raise RequestError(f"path: {self.path} is not an absolute folder")
         if self.device not in DEVICES:
@@ -55,17 +63,18 @@ class Request:
 
 
 def read_request(path: Path) -> Request:
-    """The request in a JSON file.
+    """Read the request from a JSON file.
 
-    :raises RequestError: a field is missing or has the wrong type
-    :raises OSError: the file can not be read
+    Raises:
+        RequestError: A field is missing or has the wrong type.
+        OSError: The file can not be read.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RequestError(f"{path.name} is not a JSON file: {error}") from error
     if not isinstance(document, dict):
-        raise RequestError(f"{path.name} holds no object")
+        raise RequestError(f"{path.name} is not a JSON object")
     return Request(
         alias=_get_text(document, "alias"),
         loader=_get_text(document, "loader"),
@@ -73,7 +82,7 @@ def read_request(path: Path) -> Request:
         repo_id=_get_text(document, "repo_id", ""),
         device=_get_text(document, "device", "auto"),
         texts=_require_texts(document.get("texts", []), "texts"),
-        closer=tuple(_parse_triple(each) for each in _require_list(document.get("closer", []), "closer")),
+        closer=tuple(_parse_triple(triple) for triple in _require_list(document.get("closer", []), "closer")),
         ram_limit=_require_count(document.get("ram_limit", 0), "ram_limit"),
         any_language=document.get("any_language") is True,
         variables=_require_strings(document.get("variables", {}), "variables"),
@@ -87,19 +96,19 @@ def read_request(path: Path) -> Request:
 def _get_text(document: dict[str, object], name: str, default: str | None = None) -> str:
     value = document.get(name, default)
     if not isinstance(value, str):
-        raise RequestError(f"{name}: a string is needed")
+        raise RequestError(f"{name}: must be a string")
     return value
 
 
 def _require_strings(value: object, name: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise RequestError(f"{name}: an object of strings is needed")
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise RequestError(f"{name}: must be an object of strings")
     return value
 
 
 def _require_list(value: object, name: str) -> list[object]:
     if not isinstance(value, list):
-        raise RequestError(f"{name}: a list is needed")
+        raise RequestError(f"{name}: must be a list")
     return value
 
 
@@ -107,14 +116,14 @@ def _require_texts(value: object, name: str) -> tuple[str, ...]:
     items = _require_list(value, name)
     texts = tuple(item for item in items if isinstance(item, str))
     if len(texts) != len(items):
-        raise RequestError(f"{name}: only strings may stand in it")
+        raise RequestError(f"{name}: must be a list of strings")
     return texts
 
 
 def _parse_triple(value: object) -> tuple[str, str, str]:
     texts = _require_texts(value, "closer")
     if len(texts) != TRIPLE_LENGTH:
-        raise RequestError("closer: each entry is [query, nearer, farther]")
+        raise RequestError("closer: each entry must be [query, nearer, farther]")
     return texts[0], texts[1], texts[2]
 
 
@@ -124,10 +133,10 @@ def _parse_golden(value: object) -> Golden | None:
     try:
         return goldens.parse_golden(value)  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
-        raise RequestError(f"golden: not what a rehearsal writes: {error!r}") from error
+        raise RequestError(f"golden: not in the form that a rehearsal writes: {error!r}") from error
 
 
 def _require_count(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise RequestError(f"{name}: a number of bytes is needed, 0 for none")
+        raise RequestError(f"{name}: must be a number of bytes, 0 for none")
     return value

@@ -1,7 +1,7 @@
-"""Refuses every connection but to this machine and to listed hosts, at once, and says who asked for what.
+"""Refusal of every connection except to this machine and to listed hosts, with a log of who requested what.
 
-It sees what Python's own sockets do, and what the hub's client was asked for and refused by itself because it is
-offline. It does not see sockets that compiled code or another program opens: only a cut network stops these.
+It sees Python's own sockets, and the requests that the hub's client refuses by itself because it is offline. It does
+not see sockets that compiled code or another program opens: only a cut network stops these.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from . import netcut, request_origin
 from .missing_resource import BlockedRequest
 
 ALLOW_VARIABLE = "BUNDLE_GUARD_ALLOW"
-"""Names the variable with hosts that may be reached, after commas."""
+"""Variable with the hosts that may be reached, separated by commas."""
 TOLERATE_VARIABLE = "BUNDLE_GUARD_TOLERATE"
-"""Hosts that are out of reach as on any cut network, so that a library which can do without them goes on."""
+"""Variable with hosts that fail as on a cut network (OSError), so that a library that can do without them continues."""
 LOG_VARIABLE = "BUNDLE_GUARD_LOG"
-"""A file that gets a line of JSON for each call that was refused, whatever the library does about it."""
+"""Variable with a file that gets one line of JSON for each refused request, however the library handles it."""
 
-_REQUEST_ATTRIBUTE = "_airgap_call"  # an error of the hub's client holds here what it is about
+_REQUEST_ATTRIBUTE = "_airgap_call"  # set on an error of the hub's client: the BlockedRequest
 
 blocked_requests: list[BlockedRequest] = []
 _allowed_hosts: set[str] = set()
@@ -41,14 +41,14 @@ is_active = False
 class ConnectionBlockedError(RuntimeError):
     """A library tried to reach another host.
 
-    No kind of OSError on purpose: libraries take those for a passing fault of the network, and try again for minutes.
+    Not an OSError: libraries treat that as a temporary network error and retry for minutes.
     """
 
 
 def start_blocking() -> None:
-    """From here on, for this process and, by the environment, for each Python that it starts."""
-    global is_active  # noqa: PLW0603 - there is one guard in a process
-    netcut.drop_proxies()  # one that listens on loopback would lead around this
+    """Refuse connections from now on, in this process and, by its environment, in each Python that it starts."""
+    global is_active  # noqa: PLW0603 - audit hooks are global as well
+    netcut.drop_proxies()  # a proxy on loopback would bypass the check
     _allowed_hosts.update(_list_hosts(ALLOW_VARIABLE))
     _tolerated_hosts.update(_list_hosts(TOLERATE_VARIABLE))
     sys.addaudithook(_audit_hook)
@@ -58,7 +58,7 @@ def start_blocking() -> None:
 
 @contextmanager
 def suspend_blocking() -> Iterator[None]:
-    """For what is meant to fail by itself, such as the proof that the network is cut. One thread only."""
+    """Allow connections for a while, such as for the proof that the network is cut. Only for one thread."""
     global _is_suspended  # noqa: PLW0603
     _is_suspended = True
     try:
@@ -78,27 +78,29 @@ def _audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
     if host.lower() in _list_hosts(ALLOW_VARIABLE):
         _allowed_hosts.update(_resolve_host(host))
         return
-    call = request_origin.trace_request(host)
-    _log_request(call)
+    request = request_origin.trace_request(host)
+    _log_request(request)
     if host.lower() in _tolerated_hosts:
         raise OSError(errno.ENETUNREACH, f"the network is out of reach: {host}")
-    raise ConnectionBlockedError(call.format_sentence())
+    raise ConnectionBlockedError(request.format_sentence())
 
 
 def _resolve_host(host: str) -> list[str]:
-    """An allowed name and its addresses: a connection goes to one of those."""
+    """Return an allowed name and its addresses: a connection goes to one of the addresses."""
     with suspend_blocking():
-        found = socket.getaddrinfo(host, None)
-    return [host.lower(), *(str(each[4][0]).lower() for each in found)]
+        addresses = socket.getaddrinfo(host, None)
+    return [host.lower(), *(str(address[4][0]).lower() for address in addresses)]
 
 
-def _is_same_request(one: BlockedRequest, other: BlockedRequest) -> bool:
-    """The client asks for one thing of a repository at several addresses."""
-    return one == other or (bool(one.revision) and replace(one, host="", url="") == replace(other, host="", url=""))
+def _is_same_request(first: BlockedRequest, second: BlockedRequest) -> bool:
+    """Compare without URLs: the hub's client asks for one file at several URLs."""
+    if first == second:
+        return True
+    return bool(first.revision) and replace(first, host="", url="") == replace(second, host="", url="")
 
 
 def _log_request(request: BlockedRequest) -> None:
-    if any(_is_same_request(request, each) for each in blocked_requests):
+    if any(_is_same_request(request, logged) for logged in blocked_requests):
         return
     blocked_requests.append(request)
     if path := os.environ.get(LOG_VARIABLE):
@@ -108,9 +110,10 @@ def _log_request(request: BlockedRequest) -> None:
 
 
 class _HubWatcher:
-    """Waits for the hub's client: offline it refuses by itself, before there is any connection to see."""
+    """Import hook that watches the errors of the hub's client: offline, it refuses before it opens a connection."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return a spec for ``huggingface_hub.errors`` that watches its error classes; None for other modules."""
         if name != "huggingface_hub.errors":
             return None
         sys.meta_path.remove(self)
@@ -128,27 +131,28 @@ class _HubWatcher:
         return spec
 
 
-def _watch_error_class(error_class: Any, find: Callable[[str], BlockedRequest | None]) -> None:
-    """Notes what an error of the client is about, as it is made; the client goes on as before."""
-    made = error_class.__init__
+def _watch_error_class(error_class: Any, trace: Callable[[str], BlockedRequest | None]) -> None:
+    """Log the request behind each new error of this class; the client is not affected."""
+    original_init = error_class.__init__
 
-    def init(self: Any, *arguments: Any, **named: Any) -> None:
-        made(self, *arguments, **named)
-        call = None if _is_suspended else find(str(arguments[0]) if arguments else "")
-        if call is not None:
-            _log_request(call)
-            setattr(self, _REQUEST_ATTRIBUTE, call)
+    def init(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original_init(self, *arguments, **keywords)
+        request = None if _is_suspended else trace(str(arguments[0]) if arguments else "")
+        if request is not None:
+            _log_request(request)
+            setattr(self, _REQUEST_ATTRIBUTE, request)
 
     error_class.__init__ = init
 
 
 def find_blocked_request(error: BaseException) -> BlockedRequest | None:
-    """The call that the hub's client could not answer, where that is what an error came of."""
-    chain, known = [error], set()
-    while chain:
-        one = chain.pop(0)
-        if isinstance(call := getattr(one, _REQUEST_ATTRIBUTE, None), BlockedRequest):
-            return call
-        known.add(id(one))
-        chain += [each for each in (one.__cause__, one.__context__) if each is not None and id(each) not in known]
+    """Find the request of the hub's client that caused an error, directly or through its chain of causes."""
+    queue, visited = [error], set()
+    while queue:
+        current = queue.pop(0)
+        if isinstance(request := getattr(current, _REQUEST_ATTRIBUTE, None), BlockedRequest):
+            return request
+        visited.add(id(current))
+        causes = (current.__cause__, current.__context__)
+        queue += [cause for cause in causes if cause is not None and id(cause) not in visited]
     return None

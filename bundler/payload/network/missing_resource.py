@@ -1,4 +1,4 @@
-"""What a call to another host was for: read from its address, and held against what is carried."""
+"""What a request to another host was for: read from its URL and compared with the bundle's content."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ _REPOSITORY_PATH = re.compile(
     r"/(?:api/)?(?P<kind>models/|datasets/|spaces/|kernels/)?(?P<name>[^/]+(?:/[^/]+)?)/"
     r"(?P<verb>resolve|raw|revision|tree|paths-info|xet-read-token)/(?P<revision>[^/]+)(?:/(?P<file>.*))?"
 )
-_SHARED_VERBS = ("raw", "tree")  # GitHub's addresses have them as well
+_SHARED_VERBS = ("raw", "tree")  # GitHub's URLs have them as well
 _REPOSITORY_API_PATH = re.compile(r"/api/(?P<kind>models|datasets|spaces|kernels)/(?P<name>[^/]+(?:/[^/]+)?)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockedRequest:
-    """One try to reach another host. ``asked`` is the line of code that wanted it, ``through`` the library's line
-    that went for it where that is another one; ``kind`` and ``name`` say what is missing where that is plain, and of
-    a repository ``revision`` and ``file`` what of it was asked for.
+    """One refused request to another host.
 
-    Where the repository ``name`` is carried, ``kind`` says what of it is missing: ``file`` or ``revision``, or
-    ``elsewhere`` for nothing, since code looked in another folder.
+    ``asked`` is the line of code that made the request; ``through`` is the library's line that sent it, if that is
+    another one. ``kind`` and ``name`` say what is missing, if known; for a repository, ``revision`` and ``file`` say
+    which part of it was requested.
+
+    If the bundle has the repository ``name``, ``kind`` says what of it is missing: ``file``, ``revision``, or
+    ``elsewhere``: nothing is missing, but the code searched another folder.
     """
 
     host: str
@@ -39,14 +41,20 @@ class BlockedRequest:
     file: str = ""
 
     def format_sentence(self) -> str:
-        """The whole in words."""
-        what = f"{self.kind} {self.name} is not carried: " if self.name else ""
-        way = f", through {self.through}" if self.through else ""
-        return f"{what}a connection to {self.host} was refused ({self.url or 'address unknown'}), asked by {self.asked}{way}"
+        """Format the request as one sentence."""
+        missing = f"{self.kind} {self.name} is not in the bundle: " if self.name else ""
+        through = f", through {self.through}" if self.through else ""
+        url = self.url or "URL unknown"
+        return f"{missing}a connection to {self.host} was refused ({url}), requested by {self.asked}{through}"
 
 
 def identify_resource(request: BlockedRequest, nltk_resource: str = "") -> BlockedRequest:
-    """The call with what is missing, as far as its address tells; ``nltk`` is what NLTK's downloader wants."""
+    """Return the request with what is missing, as far as its URL says.
+
+    Args:
+        request: The request, with its URL.
+        nltk_resource: The resource that NLTK's downloader was called for, if it was called.
+    """
     path = urlsplit(request.url).path
     last = path.rpartition("/")[2]
     if last.endswith(".tiktoken"):
@@ -57,30 +65,30 @@ def identify_resource(request: BlockedRequest, nltk_resource: str = "") -> Block
         return replace(request, kind="nltk", name=last.removesuffix(".zip"))
     if nltk_resource and last == "index.xml":
         return replace(request, kind="nltk", name=nltk_resource)
-    if (found := _REPOSITORY_PATH.fullmatch(path)) and (
-        found["verb"] not in _SHARED_VERBS or request.host in _list_hub_hosts()
+    if (match := _REPOSITORY_PATH.fullmatch(path)) and (
+        match["verb"] not in _SHARED_VERBS or request.host in _list_hub_hosts()
     ):
-        told = {"revision": unquote(found["revision"])}
-        told |= {"file": unquote(found["file"] or "")} if found["verb"] in ("resolve", "raw") else {}
-    elif found := _REPOSITORY_API_PATH.match(path):
-        told = {}
+        details = {"revision": unquote(match["revision"])}
+        details |= {"file": unquote(match["file"] or "")} if match["verb"] in ("resolve", "raw") else {}
+    elif match := _REPOSITORY_API_PATH.match(path):
+        details = {}
     else:
         return request
-    return replace(request, kind=get_manifest_kind((found["kind"] or "").rstrip("s/")), name=found["name"], **told)
+    return replace(request, kind=get_manifest_kind((match["kind"] or "").rstrip("s/")), name=match["name"], **details)
 
 
 def get_manifest_kind(repo_type: str | None) -> str:
-    """What a manifest calls what the hub's client takes for this."""
+    """Return the manifest's word for a repository type of the hub's client."""
     return repo_type if repo_type in ("dataset", "kernel") else "repo"
 
 
 def make_repository_request(kind: str, name: str, revision: str, file: str = "") -> BlockedRequest:
-    """The call that the hub's client would make for a file of a repository, or for all of one."""
+    """Make the request that the hub's client would send for a file of a repository, or for all of it."""
     hub = os.environ.get("HF_ENDPOINT") or f"https://{HUB_HOST}"
-    place = name if kind == "repo" else f"{kind}s/{name}"
-    rest = f"/resolve/{quote(revision, safe='')}/{quote(file)}" if file else ""
+    repository = name if kind == "repo" else f"{kind}s/{name}"
+    suffix = f"/resolve/{quote(revision, safe='')}/{quote(file)}" if file else ""
     return BlockedRequest(
-        host=urlsplit(hub).hostname or HUB_HOST, url=f"{hub.rstrip('/')}/{place}{rest}",
+        host=urlsplit(hub).hostname or HUB_HOST, url=f"{hub.rstrip('/')}/{repository}{suffix}",
         kind=kind, name=name, revision=revision, file=file,
     )  # fmt: skip
 
@@ -90,21 +98,21 @@ def _list_hub_hosts() -> set[str]:
 
 
 def is_bundled(request: BlockedRequest) -> bool:
-    """Whether the hub view has the repository: the client then answers from it."""
+    """Whether the hub view has the repository. If so, the client answers from it."""
     folder = _find_cache_folder(request)
     return folder is not None and folder.is_dir()
 
 
 def identify_missing_part(request: BlockedRequest) -> BlockedRequest:
-    """Of a call for a repository that is carried, what of it is missing."""
+    """Say which part of a bundled repository is missing; return a request for any other repository as it is."""
     folder = _find_cache_folder(request)
     if folder is None or not folder.is_dir():
         return request
     snapshot = _find_snapshot(folder, request.revision)
     if snapshot is None:
         return replace(request, kind=REVISION_KIND)
-    there = not request.file or (snapshot / request.file).exists()
-    return replace(request, kind=ELSEWHERE_KIND if there else FILE_KIND)
+    is_present = not request.file or (snapshot / request.file).exists()
+    return replace(request, kind=ELSEWHERE_KIND if is_present else FILE_KIND)
 
 
 def _find_cache_folder(request: BlockedRequest) -> Path | None:
@@ -114,7 +122,7 @@ def _find_cache_folder(request: BlockedRequest) -> Path | None:
 
 
 def _find_snapshot(folder: Path, revision: str) -> Path | None:
-    """The files of a revision: a commit itself, or a name that a ref gives the commit of."""
+    """Find the folder of a revision: a commit, or a name that a ref maps to a commit."""
     try:
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Who asked for what over the network: read from the frames of the code that was about to."""
+"""Which code made a network request, and for what: read from the frames of the call stack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from . import missing_resource
 from .missing_resource import BlockedRequest
 
-# Parts of the way to the network, packages or modules of one; whoever called these asked.
+# Packages and modules between the code that makes a request and the socket.
 _NETWORK_LIBRARIES = frozenset(
     [
         "_airgap_guard",
@@ -51,8 +51,8 @@ _NETWORK_LIBRARIES = frozenset(
         "runpy",
     ]
 )
-_MODEL_CODE_PACKAGE = "transformers_modules"  # as transformers names the Python files that a model brings
-_URL_VARIABLES = ("request", "req", "prepared_request", "full_url", "fullurl", "url")  # variables that hold an address
+_MODEL_CODE_PACKAGE = "transformers_modules"  # transformers' package for a model's own Python files
+_URL_VARIABLES = ("request", "req", "prepared_request", "full_url", "fullurl", "url")  # variables that hold a URL
 _CACHE_MISS_MESSAGE = re.compile(
     r"repo_id: (?P<name>[^,\s]+), repo_type: (?P<kind>\w+), revision: (?P<revision>[^,\s]+), filename: (?P<file>[^)]+)\)"
 )
@@ -60,79 +60,84 @@ _OFFLINE_MESSAGE = re.compile(r"Cannot reach (?P<url>https?://\S+): offline")
 
 
 def trace_request(host: str) -> BlockedRequest:
-    """The call that is about to be made to `host`."""
+    """Describe the request that is about to be sent to `host`."""
     frames = list(_iter_frames())
-    url = next((found for frame in frames if (found := _find_url(frame, host))), "")
+    url = next((url for frame in frames if (url := _find_url(frame, host))), "")
     return missing_resource.identify_resource(
         _add_origin(frames, BlockedRequest(host=host, url=url)), nltk_resource=_find_nltk_resource(frames)
     )
 
 
 def trace_hub_refusal(message: str) -> BlockedRequest | None:
-    """The call that the hub's client refused in these words; None where the repository is carried: it then goes on
-    with the files that are here, and `of_cache` sees what is not."""
-    if found := _OFFLINE_MESSAGE.search(message):
-        url = _redact_url(found["url"])
-        call = missing_resource.identify_resource(
+    """Describe the request that the hub's client refused with this message.
+
+    None if the bundle has the repository: the client then continues with the local files, and `trace_cache_miss`
+    sees what is missing.
+    """
+    if match := _OFFLINE_MESSAGE.search(message):
+        url = _redact_url(match["url"])
+        request = missing_resource.identify_resource(
             BlockedRequest(host=urlsplit(url).hostname or missing_resource.HUB_HOST, url=url)
         )
-    elif found := _CACHE_MISS_MESSAGE.search(message):
-        kind = missing_resource.get_manifest_kind(found["kind"])
-        call = missing_resource.make_repository_request(kind, found["name"], found["revision"], found["file"])
+    elif match := _CACHE_MISS_MESSAGE.search(message):
+        kind = missing_resource.get_manifest_kind(match["kind"])
+        request = missing_resource.make_repository_request(kind, match["name"], match["revision"], match["file"])
     else:
         return None
-    return None if missing_resource.is_bundled(call) else _add_origin(list(_iter_frames()), call)
+    return None if missing_resource.is_bundled(request) else _add_origin(list(_iter_frames()), request)
 
 
 def trace_cache_miss(_message: str) -> BlockedRequest | None:
-    """What the hub's client has just not found on this host; its words name neither repository nor file, and so its
-    own arguments must."""
+    """Describe what the hub's client just failed to find on this host.
+
+    Its message names neither repository nor file, so they are read from the arguments of its functions.
+    """
     frames = list(_iter_frames())
-    given = [frame.f_locals for frame in frames if _get_module(frame).partition(".")[0] == "huggingface_hub"]
-    asked_for = next((names for names in given if isinstance(names.get("repo_id"), str)), None)
-    if asked_for is None:
+    client_locals = [frame.f_locals for frame in frames if _get_module(frame).partition(".")[0] == "huggingface_hub"]
+    arguments = next((names for names in client_locals if isinstance(names.get("repo_id"), str)), None)
+    if arguments is None:
         return None
-    kind = missing_resource.get_manifest_kind(asked_for.get("repo_type"))
-    revision, file = str(asked_for.get("revision") or "main"), str(asked_for.get("filename") or "")
+    kind = missing_resource.get_manifest_kind(arguments.get("repo_type"))
+    revision, file = str(arguments.get("revision") or "main"), str(arguments.get("filename") or "")
     return _add_origin(
         frames,
         missing_resource.identify_missing_part(
-            missing_resource.make_repository_request(kind, asked_for["repo_id"], revision, file)
+            missing_resource.make_repository_request(kind, arguments["repo_id"], revision, file)
         ),
     )
 
 
 def _iter_frames() -> Iterator[FrameType]:
-    return _walk_back(sys._getframe(1))  # noqa: SLF001 - what inspect uses, and costs less
+    return _walk_back(sys._getframe(1))  # noqa: SLF001 - as inspect does, but cheaper
 
 
 def _walk_back(frame: FrameType | None) -> Iterator[FrameType]:
-    """A frame, what called it, and so on."""
+    """Yield a frame, its caller, and so on."""
     while frame is not None:
         yield frame
         frame = frame.f_back
 
 
 def _add_origin(frames: list[FrameType], request: BlockedRequest) -> BlockedRequest:
-    askers = [frame for frame in frames if not _is_library_frame(frame)]
-    if not askers:
-        return replace(request, asked=_find_thread_origin(frames))
-    own = [frame for frame in askers if _get_module(frame).startswith(_MODEL_CODE_PACKAGE)]
-    through = askers[0]
-    asked = own[0] if own else through
+    callers = [frame for frame in frames if not _is_library_frame(frame)]
+    if not callers:
+        return replace(request, asked=_describe_thread_origin(frames))
+    model_code = [frame for frame in callers if _get_module(frame).startswith(_MODEL_CODE_PACKAGE)]
+    nearest = callers[0]
+    origin = model_code[0] if model_code else nearest
     return replace(
-        request, asked=_format_location(asked), through="" if asked is through else _format_location(through)
+        request, asked=_format_location(origin), through="" if origin is nearest else _format_location(nearest)
     )
 
 
-def _find_thread_origin(frames: list[FrameType]) -> str:
-    """For a call of an event loop's thread, or a pool's, in which there is no code but that of libraries."""
+def _describe_thread_origin(frames: list[FrameType]) -> str:
+    """Describe the origin of a request of an event loop's or pool's thread, which runs only code of libraries."""
     main = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - there is no other way
     waiting = next((frame for frame in _walk_back(main) if not _is_library_frame(frame)), None)
     if waiting is None:
         return _format_location(next((frame for frame in frames if not _is_guard_frame(frame)), frames[0]))
     thread = threading.current_thread().name
-    return f"{_format_location(waiting)} (where the main thread was; {thread}, which called, is a thread of libraries alone)"
+    return f"{_format_location(waiting)} (where the main thread was; the request came from {thread}, a thread of libraries)"
 
 
 def _is_guard_frame(frame: FrameType) -> bool:
@@ -149,10 +154,10 @@ def _get_module(frame: FrameType) -> str:
 
 
 def _format_location(frame: FrameType) -> str:
-    """A line of code: ``transformers/utils/hub.py:412 in cached_files: the line itself``."""
+    """Format a line of code: ``transformers/utils/hub.py:412 in cached_files: the line itself``."""
     path = frame.f_code.co_filename
     line = linecache.getline(path, frame.f_lineno, frame.f_globals).strip()[:200]
-    for start in sys.path:  # the hub's client puts the folder of models' own code there
+    for start in sys.path:  # it has the folder of models' own code as well
         if start and path.startswith(start.rstrip(os.sep) + os.sep):
             path = path[len(start.rstrip(os.sep)) + 1 :]
             break
@@ -160,26 +165,29 @@ def _format_location(frame: FrameType) -> str:
 
 
 def _find_url(frame: FrameType, host: str) -> str:
-    """An address of this host that a variable of the frame holds, by itself or within a request."""
-    held = frame.f_locals
-    for bearer in _URL_VARIABLES:
-        value = held.get(bearer)
-        for text in (value, getattr(value, "full_url", None), getattr(value, "url", None)):
-            shown = str(text) if text is not None else ""
-            if shown.startswith(("http://", "https://")) and (urlsplit(shown).hostname or "") == host.lower():
-                return _redact_url(shown)
+    """Find a URL of this host in a variable of the frame, or in a request object that a variable holds."""
+    for name in _URL_VARIABLES:
+        value = frame.f_locals.get(name)
+        for candidate in (value, getattr(value, "full_url", None), getattr(value, "url", None)):
+            url = str(candidate) if candidate is not None else ""
+            if url.startswith(("http://", "https://")) and (urlsplit(url).hostname or "") == host.lower():
+                return _redact_url(url)
     return ""
 
 
 def _find_nltk_resource(frames: list[FrameType]) -> str:
-    """What NLTK's downloader was asked for: it fetches its index first, whose address does not tell."""
-    given = [frame.f_locals.get("info_or_id") for frame in frames if _get_module(frame) == "nltk.downloader"]
-    names = [[one] if isinstance(one, str) else one for one in given if isinstance(one, str | list | tuple)]
-    return ", ".join(map(str, names[-1])) if names else ""
+    """Find what NLTK's downloader was called for: it fetches its index first, and that URL does not say."""
+    arguments = [frame.f_locals.get("info_or_id") for frame in frames if _get_module(frame) == "nltk.downloader"]
+    resources = [
+        [argument] if isinstance(argument, str) else argument
+        for argument in arguments
+        if isinstance(argument, str | list | tuple)
+    ]
+    return ", ".join(map(str, resources[-1])) if resources else ""
 
 
 def _redact_url(url: str) -> str:
-    """An address without what may be secret in it: user, password, query."""
+    """Remove from a URL what may be secret: user, password, query."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"

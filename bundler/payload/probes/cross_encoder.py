@@ -1,4 +1,4 @@
-"""Proves a reranker of sentence-transformers: two texts in, one score out."""
+"""The probe of rerankers of sentence-transformers: two texts in, one score out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOADER = "cross-encoder"
 
 
 def prove(request: Request, result: LoadResult) -> None:
-    """As `scores.prove`, with the library's own class."""
+    """Load and check the reranker with the library's own class; see `reranking.prove_reranker`."""
     reranking.prove_reranker(request, result, partial(_load, request.trust_remote_code))
 
 
@@ -25,8 +25,8 @@ def _load(trust_remote_code: bool, path: str, device: str) -> reranking.Reranker
 
     def score(pairs: Sequence[reranking.Pair]) -> list[float]:
         raw = model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
-        return [float(each) for each in raw.reshape(-1)]
+        return [float(number) for number in raw.reshape(-1)]
 
-    # a language model's own configuration says nothing of the score that is made of its logits
+    # The config of a language model does not describe the score that the library makes of its logits.
     labels = int(getattr(model, "num_labels", model.config.num_labels))
     return reranking.Reranker(model=model, tokenizer=model.tokenizer, label_count=labels, compute_scores=score)

@@ -1,4 +1,4 @@
-"""Files that are carried and not loaded: the result says so, so that nobody takes them for proved."""
+"""The probe of models that are installed as files and not loaded; the result says so."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ LOADER = "files"
 
 
 def prove(request: Request, result: LoadResult) -> None:
-    """Only that the folder holds files.
+    """Check only that the folder holds files.
 
-    :raises CheckFailed: it is not there, or empty
+    Raises:
+        CheckFailedError: The folder does not exist or is empty.
     """
     files = [path for path in request.path.rglob("*") if path.is_file()] if request.path.is_dir() else []
     if not files:
         raise CheckFailedError(f"The folder of {request.alias} holds no files.", REBUILD_HINT)
     result.add_check(f"in place: {pluralize(files, 'file')}")
-    result.warn(f"not loaded: {request.alias} is carried as files, and nothing shows that a library can use it.")
+    result.warn(
+        f"not loaded: {request.alias} is installed as files only, and no check shows that a library can use it."
+    )

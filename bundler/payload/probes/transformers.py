@@ -1,4 +1,4 @@
-"""Proves an encoder of transformers: texts in, hidden states out; their mean stands for the text in what is measured."""
+"""The probe of encoders of transformers: texts in, hidden states out; a text's vector is the mean of these."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..load.request import Request
 from ..results.load_result import LoadResult
 
 LOADER = "transformers"
-MAX_TOKENS = 512  # of a text; more of it would prove no more
+MAX_TOKENS = 512  # of a text; a longer text checks nothing more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoder:
-    """The two objects that code which uses such a model holds."""
+    """A model and its tokenizer, as code that uses them would have them."""
 
     model: Any
     tokenizer: Any
     device: str
 
     def embed(self, texts: tuple[str, ...]) -> list[list[float]]:
-        """The mean of the last hidden states of each text. One by one, so that no padding has a say in it."""
+        """Compute the mean of the last hidden states of each text, one text at a time, so that there is no padding."""
         return [self._compute_mean(text) for text in texts]
 
     def get_max_tokens(self) -> int:
-        """How many tokens of a text are read."""
+        """Return how many tokens of a text to use."""
         return steps.choose_max_tokens(self.tokenizer, self.model.config, MAX_TOKENS)
 
     def _compute_mean(self, text: str) -> list[float]:
@@ -44,34 +44,37 @@ class Encoder:
 
 
 def prove(request: Request, result: LoadResult) -> None:
-    """Loads the model as code that uses it would, and checks what transformers does not.
+    """Load the model as code that uses it would, and check what transformers does not.
 
-    :raises CheckFailed: a promise is broken; libraries' own errors pass
+    Raises:
+        CheckFailedError: The model fails a check. Errors of libraries propagate.
     """
-    promised, texts = steps.check_files(request, result)
-    encoder, loads = _load(request, result)
+    declared, texts = steps.check_files(request, result)
+    encoder, reports = _load(request, result)
     tokens = steps.check_tokens(encoder.tokenizer, texts, result, any_language=request.any_language)
-    vectors, again = steps.run_twice(lambda: encoder.embed(texts), result)
+    vectors, repeated = steps.run_twice(lambda: encoder.embed(texts), result)
     result.width = len(vectors[0])
-    steps.check_repeatable(texts, vectors, again, result)
-    steps.check_weights(encoder.model, loads, request.path, lambda: encoder.embed(texts[:2]), result)
+    steps.check_repeatable(texts, vectors, repeated, result)
+    steps.check_weights(encoder.model, reports, request.path, lambda: encoder.embed(texts[:2]), result)
     steps.check_vocabulary(
-        promised.token_vocabulary, encoder.tokenizer, load_report.find_report(encoder.model, loads), result
+        declared.token_vocabulary, encoder.tokenizer, load_report.find_report(encoder.model, reports), result
     )
     result.norm = round(model_checks.compute_norm(vectors[0]), 6)
-    steps.check_distinct(texts, vectors, [each[: encoder.get_max_tokens()] for each in tokens], result)
-    if promised.width is not None:
-        model_checks.check_width(vectors, promised.width, "config.json")
-        result.add_check(f"vectors are {promised.width} wide, as config.json promises")
+    steps.check_distinct(texts, vectors, [numbers[: encoder.get_max_tokens()] for numbers in tokens], result)
+    if declared.width is not None:
+        model_checks.check_width(vectors, declared.width, "config.json")
+        result.add_check(f"vectors are {declared.width} wide, as config.json declares")
     steps.check_golden(request, result, texts, steps.make_tokenize(encoder.tokenizer), {"vector": vectors})
     steps.check_triples(request, encoder.embed, result)
     steps.check_memory(request, result)
 
 
 def _load(request: Request, result: LoadResult) -> tuple[Encoder, tuple[load_report.LoadReport, ...]]:
-    told = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(str(request.path), **told)
-    found = steps.load_model(request, result, lambda path, device: AutoModel.from_pretrained(path, **told).to(device))
-    steps.require_encoder_only(found.model.config, request.alias)
-    steps.check_placement(found.model, result)
-    return Encoder(model=found.model.eval(), tokenizer=tokenizer, device=result.device), found.reports
+    options = {"local_files_only": True, "trust_remote_code": request.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(str(request.path), **options)
+    loaded = steps.load_model(
+        request, result, lambda path, device: AutoModel.from_pretrained(path, **options).to(device)
+    )
+    steps.require_encoder_only(loaded.model.config, request.alias)
+    steps.check_placement(loaded.model, result)
+    return Encoder(model=loaded.model.eval(), tokenizer=tokenizer, device=result.device), loaded.reports

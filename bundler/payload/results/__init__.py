@@ -1,0 +1,1 @@
+"""The result of a smoke load, and explanations of errors."""

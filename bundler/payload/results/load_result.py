@@ -1,4 +1,4 @@
-"""What one smoke load found, gathered as it goes, so that a load that fails still tells what it had measured."""
+"""The result of one smoke load, filled as the load runs, so that a failed load keeps what it has measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..network.netcut import NetworkState
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TripleResult:
-    """The cosines of one query with the text that should be nearer and with the one that should be farther."""
+    """The cosines of one query with the text that should be nearer and with the text that should be farther."""
 
     query: str
     nearer: float
@@ -23,11 +23,12 @@ class TripleResult:
 
 @dataclass(kw_only=True, slots=True)
 class LoadResult:
-    """The result of one smoke load; the one value here that changes, because probes write into it.
+    """The result of one smoke load. It is mutable because probes write into it.
 
-    ``width`` and ``norm`` are of what the model gave for the first text: a vector, a row of logits, or one score.
-    ``outputs`` is what golden outputs are made from, as `goldens.plain` gives it; ``missed`` what the hub's client
-    could not find, as a `Call`, where the load ended with that. ``phases`` is that of the request, and no result.
+    ``width`` and ``norm`` describe the model's output for the first text: a vector, a row of logits, or one score.
+    ``outputs`` is what golden outputs are made from, as `goldens.encode_outputs` returns it. ``missed`` is the
+    `BlockedRequest` that the hub's client could not answer, if that ended the load. ``phases`` is the request's file
+    and not part of the result. Times are in seconds.
     """
 
     alias: str
@@ -57,24 +58,24 @@ class LoadResult:
     phases: Path | None = None
 
     def enter(self, phase: str) -> None:
-        """Tells whoever waits what the load does from here on."""
+        """Write the name of the phase that begins, for a program that shows the progress."""
         if self.phases is not None:
             with self.phases.open("a", encoding="utf-8") as lines:
                 lines.write(phase + "\n")
 
     def add_check(self, check: str) -> None:
-        """Notes a check that the model passed, in words for a person."""
+        """Record a check that the model passed, as text for a person."""
         self.checks.append(check)
 
     def warn(self, *sentences: str) -> None:
-        """Notes what a person should know though the model works."""
+        """Record what a person should know although the model works."""
         self.warnings.extend(sentences)
 
     def write(self, path: Path) -> None:
-        """Writes the result as JSON under another name first: whoever sees `path` sees it whole."""
+        """Write the result as JSON, atomically: a reader of `path` never sees half of it."""
         document = {name: value for name, value in asdict(self).items() if name != "phases"}
         if self.norm is not None and not math.isfinite(self.norm):
-            document["norm"] = None  # JSON has no such number; the fault says what is wrong with the vector
+            document["norm"] = None  # JSON has no NaN; the fault describes the vector
         draft = path.with_name(f"{path.name}.{os.getpid()}.part")
         text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
         draft.write_text(text + "\n", encoding="utf-8")

@@ -156,7 +156,7 @@ def test_a_fault_in_it_is_said_and_keeps_nothing_from_starting_but_what_asked_fo
     assert not guard.read_state(release, LOCK).has_run
     strict = start(release, "print('started')", BUNDLE_GUARD="strict")
     assert (strict.returncode != 0, strict.stdout) == (True, "")
-    assert "BUNDLE_GUARD=strict can not be kept" in strict.stderr
+    assert "BUNDLE_GUARD=strict could not be set up" in strict.stderr
 
 
 def test_a_start_imports_nothing_but_what_python_itself_starts_with(release: Release) -> None:
@@ -191,7 +191,7 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
     done, (call,) = strictly(release, GET.replace("u:secret@", ""), tmp_path)
     assert done.returncode == 1
     assert (
-        "ConnectionBlockedError: repo org/name is not carried: a connection to models.example was refused"
+        "ConnectionBlockedError: repo org/name is not in the bundle: a connection to models.example was refused"
         in done.stderr
     )
     assert call.url == "http://models.example/org/name/resolve/main/x"

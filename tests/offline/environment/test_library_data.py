@@ -110,7 +110,7 @@ def test_an_encoding_that_is_not_carried_is_named_with_the_entry_that_carries_it
     done = run(
         release, ENCODE, libraries, plugin(tmp_path, url), BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log)
     )  # fmt: skip
-    assert "ConnectionBlockedError: tiktoken tiny is not carried" in done.stderr
+    assert "ConnectionBlockedError: tiktoken tiny is not in the bundle" in done.stderr
     (call,) = blocked_requests.read_log(log)
     assert (call.kind, call.name, call.url) == ("tiktoken", "tiny", url)
     name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
@@ -189,7 +189,7 @@ def test_what_nltk_is_told_to_fetch_is_named_though_it_asks_for_its_index_first(
     script.write_text(f"import nltk\nnltk.download({asked})\n")
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     done = run(release, code, libraries, BUNDLE_GUARD="strict", BUNDLE_GUARD_LOG=str(log))
-    assert f"ConnectionBlockedError: nltk {named} is not carried" in done.stderr
+    assert f"ConnectionBlockedError: nltk {named} is not in the bundle" in done.stderr
     (call,) = blocked_requests.read_log(log)
     assert call.url.endswith("/nltk_data/gh-pages/index.xml")
     assert call.fix == f"assets: [{{nltk: [{named}]}}]"

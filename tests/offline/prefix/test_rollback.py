@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from bundler.errors import IntegrityError, UsageError
 from bundler.offline.prefix import releases, rollback
-from bundler.verbs.install import complete_release
+from bundler.verbs.operate import complete_release
 from tests.conftest import Run
 from tests.offline.prefix.test_releases import install
 

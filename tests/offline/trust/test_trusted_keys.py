@@ -66,8 +66,8 @@ def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
     assert (checked["result"]["signed_by"], checked["result"]["trusted"]) == (claimed, [builder.fingerprint])
     assert checked["warnings"] == []
     words = here("verify", signed.path, "--trust", builder.public).stdout
-    assert f"signed by  {builder.fingerprint}  (trusted, and the signature holds)" in words
-    assert f"signed by  {other.fingerprint}  (as it says; not checked)" in words
+    assert f"signed by  {builder.fingerprint}  (trusted, the signature is valid)" in words
+    assert f"signed by  {other.fingerprint}  (not checked: the bundle says so)" in words
     done = here("install", signed.path, "--prefix", prefix, "--trust", builder.public, "--json")
     assert done.returncode == 0, done.stderr
     receipt = json.loads((prefix / "current" / "receipt.json").read_bytes())
@@ -227,7 +227,7 @@ def test_without_keys_it_is_said_that_nobody_vouches(small: Packed, builder: Pai
     assert done.returncode == 0, done.stderr
     assert f"it is signed, as it says, by {builder.fingerprint}, which nobody told us to trust" in done.stderr
     assert "--trust KEY.pub" in done.stderr
-    assert f"signed by  {builder.fingerprint}  (as it says; not checked)" in done.stdout
+    assert f"signed by  {builder.fingerprint}  (not checked: the bundle says so)" in done.stdout
     assert not (prefix / "trust.json").exists()
 
 
@@ -334,7 +334,7 @@ def test_what_changes_a_memory_and_what_does_not(
     unknown = here("trust", "--prefix", prefix, "--remove", "0" * 64)
     assert (unknown.returncode, "the prefix does not trust" in unknown.stderr) == (2, True)
     both = here("trust", "--prefix", prefix, "--forget", "--add", builder.public)
-    assert (both.returncode, "--forget goes alone" in both.stderr) == (2, True)
+    assert (both.returncode, "--forget excludes --add and --remove" in both.stderr) == (2, True)
     assert (prefix / "trust.json").read_bytes() == before
     folder = tmp_path / "trusted"
     folder.mkdir()
@@ -342,7 +342,7 @@ def test_what_changes_a_memory_and_what_does_not(
     (folder / "revoked").write_text(builder.fingerprint + "\n")
     assert here("trust", "--prefix", prefix, "--add", folder).returncode == 0
     shown = here("trust", "--prefix", prefix)
-    assert f"{builder.fingerprint}  (revoked: counts for nothing)" in shown.stdout
+    assert f"{builder.fingerprint}  (revoked, not trusted)" in shown.stdout
     assert here("install", installed.path, "--prefix", prefix).returncode == 7
     again = here("trust", "--prefix", prefix, "--add", builder.public)
     assert (again.returncode, "this key is revoked" in again.stderr) == (7, True)
