@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bundler.errors import UnhealthyError, UsageError
+from bundler.offline.container.engine_registry import ENGINES
 from bundler.output.console import Console
 from bundler.verbs.verb import (
     INSTALL,
@@ -27,7 +28,10 @@ Device = Annotated[
     Literal["cpu", "cuda", "auto"] | None,
     typer.Option("--device", help="Where smoke loads run; default: the manifest's."),
 ]
-EngineName = Literal["docker", "podman", "buildah"]
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(ENGINES)]
 
 
 @verb(app, INSTALL, example="bundle install demo.bundle.tar --prefix /opt/demo")
@@ -96,7 +100,7 @@ def list_(*, prefix: Prefix, report: Console) -> VerbResult:
     from bundler.output import lock_text
 
     root = releases.get_absolute_prefix(prefix)
-    releases.required_prefix(root)
+    releases.require_prefix(root)
     for fault in releases.find_damaged_releases(root).values():
         report.warn(f"{fault}: {fault.where}")
     return lock_text.describe_releases(releases.read_receipts(root), releases.find_live(root))
@@ -108,7 +112,7 @@ def complete_release(context: typer.Context, incomplete: str) -> list[str]:
     from bundler.offline.prefix import rollback as rolling
 
     prefix = context.params.get("prefix")
-    names = rolling.installed(releases.get_absolute_prefix(Path(prefix))) if prefix else []
+    names = rolling.list_installed(releases.get_absolute_prefix(Path(prefix))) if prefix else []
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -132,7 +136,7 @@ def rollback(
     from bundler.offline.prefix import rollback as rolling
 
     root = releases.get_absolute_prefix(prefix)
-    releases.required_prefix(root)  # before a prefix that is not there would be made
+    releases.require_prefix(root)  # before a prefix that is not there would be made
     with releases.lock_prefix(root):
         before, then = rolling.roll_back(root) if release is None else rolling.switch_to(root, release)
     words = f"live now: {then} (before: {before or 'none'})" if then != before else f"{then} is live already"
@@ -287,7 +291,7 @@ def trust_(
     if forget and (added or removed):
         raise UsageError("--forget goes alone", hint="then install with --trust, or use --add")
     if not added:  # keys may be there before the first install
-        releases.required_prefix(root)
+        releases.require_prefix(root)
     if added or removed or forget:
         with releases.lock_prefix(root):
             if forget:

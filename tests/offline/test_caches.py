@@ -82,7 +82,7 @@ def caches(release: Release, variables: Mapping[str, object], *before: object, c
 def folder_of(told: Mapping[str, str]) -> Path:
     """The one folder that all variables lead below."""
     folder = Path(told["HF_HOME"]).parent
-    assert env_file.cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
+    assert env_file.make_cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
     return folder
 
 
@@ -250,8 +250,8 @@ def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path)
     interpreter.chmod(0o755)
     release.python.symlink_to(interpreter)
     open_to_all(interpreter)
-    assert release_checks._closed_interpreter(release) == []
+    assert release_checks._check_interpreter_access(release) == []
     (tmp_path / "home").chmod(0o700)
-    (told,) = release_checks._closed_interpreter(release)
+    (told,) = release_checks._check_interpreter_access(release)
     assert (told.level, told.where) == ("warning", str(tmp_path / "home"))
     assert told.message == f"other users can't start {interpreter}: {tmp_path}/home is closed to them"

@@ -224,7 +224,7 @@ def not_a_link(prefix: Path, _victim: Path) -> None:
         (replaced("release/.work"), "this is a link, and what is written would follow it"),
         (replaced("release/venv/bin"), "this is a link, and what is written would follow it"),
         (replaced("models/.m-0.partial"), "this is a link, and what is written would follow it"),
-        (in_shared_model, "must be a folder of its own"),
+        (in_shared_model, "must be a folder, but is a link or a file"),
         (not_a_link, "this is no link, and must be one"),
     ],
     ids=[

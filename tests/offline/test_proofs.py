@@ -116,9 +116,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     weights.unlink()
     report = RecordingReporter()
     receipt = install.install_bundle(bundle, prefix, AGAIN, report)
-    assert any(
-        "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
-    )
+    assert any("from an earlier install, and files have changed since" in warning for warning in report.warnings)
     lines = smoke_text.of_receipt(receipt)
     assert lines[0] == f"  OLD PROOF, not of this install: smoke loads of {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"

@@ -66,7 +66,7 @@ def _list_checks(release: Release, lock: Lock, depth: Depth, reporter: Reporter)
         lambda: release_checks.check_hub_view(release, lock),
         lambda: release_checks.check_packages(release, lock, reporter, deep=deep),
         lambda: release_checks.check_payload(release, lock),
-        lambda: [_proof(release, lock)],
+        lambda: [_check_proof(release, lock)],
         lambda: release_checks.check_guard(release, lock),
         lambda: release_checks.check_leftovers(release),
         lambda: _check_gpus(lock),
@@ -119,11 +119,11 @@ def _read_lock(release: Release, receipt: Receipt | None, results: list[Finding]
     return lock
 
 
-def _proof(release: Release, lock: Lock) -> Finding:
+def _check_proof(release: Release, lock: Lock) -> Finding:
     """Whether the models were proven as they are now."""
     hint = "install the same bundle again without --no-smoke: that proves it anew"
     try:
-        results = smoke.read_kept(release)
+        results = smoke.read_results(release)
     except IntegrityError as error:
         return findings.make_warning("proof", str(error), where=error.where, hint=error.hint)
     if not results and lock.models:

@@ -19,19 +19,19 @@ from bundler.offline.rendering import dockerfile, env_file
 from bundler.offline.trust import trusted_keys
 from bundler.progress import Reporter
 
-_MADE_AT_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
+_IMPORT_TIME_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """torch makes this folder when it is imported, and fails where it can't."""
 
-_RIGHT = "all there, of the right size"
+_SIZES_INTACT = "all there, of the right size"
 
 
 def check_content(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Finding]:
     """The files of the models, and of all that stands beside the environment as in the bundle: there, of the right
     size and, when ``deep``, of the right bytes."""
-    right = "every byte is what the bundle brought" if deep else _RIGHT
+    right = "every byte is what the bundle brought" if deep else _SIZES_INTACT
     return [
         findings.make_file_findings(part.name, part.count, part.altered, right)
-        for part in altered_files.content(release, lock, reporter, deep=deep)
+        for part in altered_files.check_content(release, lock, reporter, deep=deep)
     ]
 
 
@@ -47,8 +47,8 @@ def check_packages(release: Release, lock: Lock, reporter: Reporter, *, deep: bo
     """The installed packages against what their wheels' RECORDs say, and files that no wheel brought."""
     if not lock.python.packages:
         return []
-    part, files = altered_files.environment(release, lock, reporter, deep=deep)
-    right = "every byte is what the wheels brought" if deep else _RIGHT
+    part, files = altered_files.check_environment(release, lock, reporter, deep=deep)
+    right = "every byte is what the wheels brought" if deep else _SIZES_INTACT
     found = [findings.make_file_findings(part.name, part.count, part.altered, right, part.packages)]
     if not part.altered:
         hint = "if nobody on this host put it there on purpose, remove it: Python may run it"
@@ -97,7 +97,7 @@ def check_hub_view(release: Release, lock: Lock) -> list[Finding]:
 
 def check_payload(release: Release, lock: Lock) -> list[Finding]:
     """What 'bundle smoke' runs inside the environment, and what the environment runs at each start."""
-    differing = [*smoke.find_changed_payload(release), *guard.differing(release, lock)]
+    differing = [*smoke.find_changed_payload(release), *guard.find_differing_files(release, lock)]
     if differing:
         count = "one file is not that" if len(differing) == 1 else f"{len(differing)} files are not those"
         message = f"{count} of this version of the installer: {differing[0].name}"
@@ -124,29 +124,29 @@ def check_guard(release: Release, lock: Lock) -> list[Finding]:
         findings.make_warning("guard", f"{name}={here} is set here and wins over the release's {wanted}", hint=hint)
         for name, (here, wanted) in found.overridden_variables.items()
     ]
-    told += _caches(release, lock, found, "this user")
-    if (reader := guard.state_for_reader(release)) is not None:
-        told += _caches(release, lock, reader, "a user who may only read what is installed")
+    told += _check_caches(release, lock, found, "this user")
+    if (reader := guard.read_reader_state(release)) is not None:
+        told += _check_caches(release, lock, reader, "a user who may only read what is installed")
     return told or [findings.make_healthy("guard", "each start of Python sets the offline variables")]
 
 
-def _caches(release: Release, lock: Lock, found: GuardState, user: str) -> list[Finding]:
+def _check_caches(release: Release, lock: Lock, found: GuardState, user: str) -> list[Finding]:
     """One finding for all folders that libraries write to and ``user`` can't, if any."""
-    if not found.closed:
+    if not found.unwritable:
         return []
-    message = f"{user} can't write where {', '.join(found.closed)} lead"
-    if any(os.environ.get(name) == found.caches[name] for name in found.closed):
+    message = f"{user} can't write where {', '.join(found.unwritable)} lead"
+    if any(os.environ.get(name) == found.caches[name] for name in found.unwritable):
         hint = "unset them where the service starts, or have them lead to folders of the service's user"
-    elif all(Path(found.caches[name]) == release.writable_folder for name in found.closed):
+    elif all(Path(found.caches[name]) == release.writable_folder for name in found.unwritable):
         hint = "set XDG_CACHE_HOME to a folder of the service's user, or give it a folder for temporary files"
     else:
         hint = findings.REINSTALL_HINT
-    made_at_import = found.caches.get(_MADE_AT_IMPORT, "")
+    made_at_import = found.caches.get(_IMPORT_TIME_CACHE, "")
     torch = any(package.name == "torch" for package in lock.python.packages)
-    if torch and _MADE_AT_IMPORT in found.closed and not Path(made_at_import).is_dir():
+    if torch and _IMPORT_TIME_CACHE in found.unwritable and not Path(made_at_import).is_dir():
         message = f"{message}; torch can't be imported: it makes {made_at_import}"
         return [findings.make_critical("guard", message, where=made_at_import, hint=hint)]
-    return [findings.make_warning("guard", message, where=found.caches[found.closed[0]], hint=hint)]
+    return [findings.make_warning("guard", message, where=found.caches[found.unwritable[0]], hint=hint)]
 
 
 def check_leftovers(release: Release) -> list[Finding]:
@@ -188,11 +188,11 @@ def check_permissions(release: Release, lock: Lock) -> list[Finding]:
             findings.make_warning("permissions", f"{path} is closed to other users", where=path, hint=hint)
             for path in shut[:1]
         ]
-        found += [] if shut else _closed_interpreter(release)
+        found += [] if shut else _check_interpreter_access(release)
     return found or [findings.make_healthy("permissions", "this user and others can read all")]
 
 
-def _closed_interpreter(release: Release) -> list[Finding]:
+def _check_interpreter_access(release: Release) -> list[Finding]:
     """Whether other users can start the Python that the environment was made from, which may be this user's own."""
     interpreter = release.python.resolve()
     for path in _select_existing([*reversed(interpreter.parents), interpreter]):

@@ -40,7 +40,7 @@ print(json.dumps({
 """
 """What a start of Python says of itself: also one that a guard of another version guards, or none."""
 
-READER = 65534
+READER_USER_ID = 65534
 """The number of the user ``nobody``: as root, what a user sees who may only read is tried as this one."""
 
 
@@ -56,7 +56,7 @@ class GuardState:
     has_run: bool
     overridden_variables: Mapping[str, tuple[str, str]]
     caches: Mapping[str, str]
-    closed: Sequence[str]
+    unwritable: Sequence[str]
 
 
 def write_files(release: Release, lock: Lock) -> None:
@@ -80,7 +80,7 @@ def render_files(release: Release, lock: Lock) -> dict[Path, bytes]:
     }
 
 
-def differing(release: Release, lock: Lock) -> list[Path]:
+def find_differing_files(release: Release, lock: Lock) -> list[Path]:
     """Files of the guard that are not as ``lay_out`` makes them."""
     return [path for path, data in render_files(release, lock).items() if not disk.holds(path, data)]
 
@@ -95,13 +95,13 @@ def read_state(release: Release, lock: Lock) -> GuardState:
     """Start the release's Python in the environment of this process and ask. A guard that is not there, or that fails,
     keeps no Python from starting, so only this shows it. Raises ProgramError when Python itself does not start."""
     plain = process.inherit_env(drop_prefixes=("PYTHON", "BUNDLE_GUARD"))
-    found = _asked(release, plain)
+    found = _query_state(release, plain)
     hub = str(release.live_path / "hub")
     older = {name: (plain[name], hub) for name in _list_legacy_caches(lock) if plain.get(name, hub) != hub}
     return dataclasses.replace(found, overridden_variables={**found.overridden_variables, **older})
 
 
-def state_for_reader(release: Release) -> GuardState | None:
+def read_reader_state(release: Release) -> GuardState | None:
     """The same for a user who has no home and may only read; None where Python does not start for that one, or this
     process may not become another user."""
     if os.name == "nt" or os.geteuid() != 0:
@@ -109,18 +109,18 @@ def state_for_reader(release: Release) -> GuardState | None:
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-doctor-") as folder:
             Path(folder).chmod(0o1777)  # open to all as /tmp is, and gone afterwards with what the guard makes there
-            return _asked(release, {"TMPDIR": folder}, user=READER)
+            return _query_state(release, {"TMPDIR": folder}, user=READER_USER_ID)
     except (OSError, ProgramError):
         return None
 
 
-def _asked(release: Release, environment: Mapping[str, str], user: int | None = None) -> GuardState:
+def _query_state(release: Release, environment: Mapping[str, str], user: int | None = None) -> GuardState:
     command: list[str | Path] = [release.python, "-I", "-c", _STATE_SCRIPT, MODULE_NAME, *env_file.CACHES]
     said = process.run(command, env=environment, user=user).stdout
     told = json.loads(said.strip().splitlines()[-1])
     overridden = {name: (here, wanted) for name, (here, wanted) in told["overridden"].items()}
     return GuardState(
-        has_run=told["ran"], overridden_variables=overridden, caches=told["caches"], closed=tuple(told["closed"])
+        has_run=told["ran"], overridden_variables=overridden, caches=told["caches"], unwritable=tuple(told["closed"])
     )
 
 

@@ -53,17 +53,17 @@ def read(path: Path) -> Receipt:
     try:
         receipt = json_files.read(Receipt, path)
     except FileNotFoundError as error:
-        raise _unreadable(path, "gone") from error
+        raise _make_receipt_error(path, "gone") from error
     except OSError as error:
-        raise _unreadable(path, f"unreadable ({error.strerror})") from error
+        raise _make_receipt_error(path, f"unreadable ({error.strerror})") from error
     except documents.DocumentError as faults:
-        raise _unreadable(path, f"damaged: {json_files.first_faults(faults)}") from faults
+        raise _make_receipt_error(path, f"damaged: {json_files.first_faults(faults)}") from faults
     if receipt.release != name:
-        raise _unreadable(path, f"damaged: release: must be {name}, the folder that it lies in")
+        raise _make_receipt_error(path, f"damaged: release: must be {name}, the folder that it lies in")
     return receipt
 
 
-def fault_of(path: Path) -> IntegrityError | None:
+def find_problem(path: Path) -> IntegrityError | None:
     """Why a receipt can't be read; None where it can."""
     try:
         read(path)
@@ -72,7 +72,7 @@ def fault_of(path: Path) -> IntegrityError | None:
     return None
 
 
-def _unreadable(path: Path, what: str) -> IntegrityError:
+def _make_receipt_error(path: Path, what: str) -> IntegrityError:
     hint = (
         f"install its bundle again: that mends it; or, where another is live, bundle remove {path.parent.name}; "
         "where a newer version of this program wrote it, use that version's bundle.pyz"

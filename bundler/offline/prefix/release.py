@@ -40,6 +40,11 @@ class Release:
         return self.path / "venv"
 
     @property
+    def payload_folder(self) -> Path:
+        """Code that the environment's Python runs for smoke loads and for its guard."""
+        return self.path / "payload"
+
+    @property
     def application_folder(self) -> Path:
         """The application's files."""
         return self.path / "app"
@@ -74,14 +79,14 @@ class Release:
 
         Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
         """
-        listed = self._listed_parts()
+        listed = self._read_parts()
         return frozenset(listed[1:] if listed[:1] == [digest] else ())
 
     def has_begun(self, digest: str) -> bool:
         """Whether a run for this very bundle began here and did not finish: what it placed is looked at, and kept."""
-        return self._listed_parts()[:1] == [digest]
+        return self._read_parts()[:1] == [digest]
 
-    def _listed_parts(self) -> list[str]:
+    def _read_parts(self) -> list[str]:
         try:
             return self.parts_path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

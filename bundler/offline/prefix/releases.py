@@ -19,15 +19,15 @@ from bundler.offline.prefix.release import Release, find_live
 
 __all__ = ["Release", "find_live"]  # besides what is below: whoever asks for releases needs no other module
 
-_LEGACY_SIGNS = (".work", ".parts", lockfile.LOCK_FILE)
+_LEGACY_FILES = (".work", ".parts", lockfile.LOCK_FILE)
 """By these an unfinished release is known that was made by a version which put no marks."""
 
-_PLACED = (APPLICATION_PART, "assets", INSTALLER)
+_CONTENT_NAMES = (APPLICATION_PART, "assets", INSTALLER)
 """What stands in a release as it does in the bundle."""
-_PLACED_FOR_WORK = ("requirements.txt", "tools", "wheels")
+_WORK_CONTENT_NAMES = ("requirements.txt", "tools", "wheels")
 """The same of what the environment is made from."""
 
-_FOUND_IN_PREFIX = ("releases", "trust.json", "sequences.json", ".lock")
+_PREFIX_FILES = ("releases", "trust.json", "sequences.json", ".lock")
 """By one of these a prefix is known."""
 
 
@@ -107,7 +107,7 @@ def begin_part(release: Release, digest: str, part: str, folder: Path) -> Iterat
     _clear_leftovers(release, digest)
     try:
         ownership_markers.add_marker(release.path)
-        _keep_placed(release, digest)
+        _keep_reusable_files(release, digest)
         yield
         clear_work(release)
         disk.sync_file_system(release.prefix)  # after a power cut the list must not speak of more than is there
@@ -143,7 +143,7 @@ def _create_release(release: Release, digest: str) -> Iterator[None]:
     """
     try:
         ownership_markers.add_marker(release.path)
-        _keep_placed(release, digest)
+        _keep_reusable_files(release, digest)
         yield
     except KeyboardInterrupt:
         raise
@@ -152,11 +152,14 @@ def _create_release(release: Release, digest: str) -> Iterator[None]:
         raise
 
 
-def _keep_placed(release: Release, digest: str) -> None:
+def _keep_reusable_files(release: Release, digest: str) -> None:
     """Leave of an earlier run what can be looked at file by file, and the parts that it finished; note whose this is."""
     parts = release.find_preinstalled_parts(digest)
-    kept = {release.parts_path.name, *_PLACED, *([release.venv.name] if ENVIRONMENT_PART in parts else [])}
-    for folder, names in ((release.path, {release.work_folder.name, *kept}), (release.work_folder, _PLACED_FOR_WORK)):
+    kept = {release.parts_path.name, *_CONTENT_NAMES, *([release.venv.name] if ENVIRONMENT_PART in parts else [])}
+    for folder, names in (
+        (release.path, {release.work_folder.name, *kept}),
+        (release.work_folder, _WORK_CONTENT_NAMES),
+    ):
         for path in [*folder.glob("*")]:
             if path.name not in names:
                 _discard(path)
@@ -198,9 +201,9 @@ def require_live(prefix: Path) -> Release:
     return release
 
 
-def required_prefix(prefix: Path) -> None:
+def require_prefix(prefix: Path) -> None:
     """Raises UsageError for a folder that this program never installed anything in, or that is not there."""
-    if any((prefix / name).exists() for name in _FOUND_IN_PREFIX):
+    if any((prefix / name).exists() for name in _PREFIX_FILES):
         return
     message = "this is no prefix: nothing was ever installed here" if prefix.exists() else "there is no such prefix"
     hint = "look for a typing error in --prefix; bundle install BUNDLE --prefix DIR makes a prefix"
@@ -219,7 +222,7 @@ def find_damaged_releases(prefix: Path) -> dict[str, IntegrityError]:
     now = find_live(prefix)
     if now is not None and now.is_finished:
         paths[now.name] = now.receipt_path
-    faults = {name: receipt_files.fault_of(path) for name, path in sorted(paths.items())}
+    faults = {name: receipt_files.find_problem(path) for name, path in sorted(paths.items())}
     return {name: fault for name, fault in faults.items() if fault is not None}
 
 
@@ -258,7 +261,7 @@ def find_unfinished(prefix: Path) -> list[Path]:
 
 
 def _is_own(folder: Path) -> bool:
-    return ownership_markers.has_marker(folder) or any((folder / name).exists() for name in _LEGACY_SIGNS)
+    return ownership_markers.has_marker(folder) or any((folder / name).exists() for name in _LEGACY_FILES)
 
 
 def discard_unfinished(prefix: Path, keep: str = "") -> None:

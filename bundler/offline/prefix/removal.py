@@ -26,7 +26,7 @@ def remove_release(prefix: Path, name: str, reporter: Reporter) -> Removal:
     """Remove a release by its name. Raises UsageError for the live one and for one that is not there."""
     releases.refuse_linked_folders(prefix)
     gone = Release(prefix=prefix, name=name)
-    known = rollback.installed(prefix)
+    known = rollback.list_installed(prefix)
     now = releases.find_live(prefix)
     if now is not None and now.name == name:
         hint = "make another live first (bundle rollback --to RELEASE, or install another bundle), then remove this one"

@@ -54,7 +54,7 @@ class _TrustStore:
             raise InvalidValueError(f"format {self.format} is not one that this version reads", "format")
         for pem in self.keys:
             try:
-                _key(pem)
+                _parse_key(pem)
             except InvalidValueError as invalid:
                 raise InvalidValueError(str(invalid), "keys") from invalid
         if not all(map(public_key.is_fingerprint, self.revoked)):
@@ -129,11 +129,11 @@ def _read_store(prefix: Path) -> _StoredTrust:
         hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
         message = f"the prefix's trusted keys are damaged: {json_files.first_faults(faults)}"
         raise TrustError(message, where=str(path), hint=hint) from faults
-    keys = {key.fingerprint: key for key in map(_key, memory.keys)}
+    keys = {key.fingerprint: key for key in map(_parse_key, memory.keys)}
     return _StoredTrust(keys=tuple(keys.values()), revoked=frozenset(memory.revoked), threshold=memory.threshold)
 
 
-def _key(pem: str) -> PublicKey:
+def _parse_key(pem: str) -> PublicKey:
     """A key of the memory. Raises Invalid."""
     return public_key.parse_pem(pem.encode("utf-8", "replace"))
 
