@@ -57,7 +57,7 @@ def test_removing_the_way_back_is_said(tmp_path: Path) -> None:
     install(tmp_path, "2-bbbbbbbb", 2)
     report = RecordingReporter()
     removal.remove_release(tmp_path, "1-aaaaaaaa", report)
-    assert "1-aaaaaaaa is what rollback would go to" in report.warnings[0]
+    assert "a rollback would have gone to 1-aaaaaaaa" in report.warnings[0]
     with pytest.raises(UsageError, match="no release was live before"):
         rollback.roll_back(tmp_path)
 

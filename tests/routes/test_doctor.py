@@ -110,7 +110,9 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, p
     assert "error: one thing is critical, such as model m: config.json is missing" in quick.stderr
     again = far("install", small.path, "--prefix", prefix)
     assert again.returncode == 0, again.stderr
-    assert "beta/__init__.py its content is not what was installed: it is installed again from its wheel" in again.stderr
+    assert (
+        "beta/__init__.py its content is not what was installed: it is installed again from its wheel" in again.stderr
+    )
     assert tree(prefix) == whole
     assert far("doctor", "--prefix", prefix, "--deep").returncode == 0
     changed = [path.name for path, inode in inodes.items() if path.stat().st_ino != inode]
