@@ -229,11 +229,11 @@ def test_doctor_says_critical_where_torch_could_not_be_imported(
     finally:
         values.write_text(whole)
     assert (told.level, told.hint) == ("critical", findings.REINSTALL_HINT)
-    assert "a user who may only read what is installed can't write where HF_HOME, " in told.message
-    assert f"torch can't be imported: it makes {release.writable_folder}/torch/inductor" in told.message
+    assert "a user with read access alone can't write to the folders of HF_HOME, " in told.message
+    assert f"torch can't be imported: it creates {release.writable_folder}/torch/inductor" in told.message
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/none")
     (told,) = release_checks.check_guard(release, locked)
-    assert (told.level, "this user can't write where TORCHINDUCTOR_CACHE_DIR lead" in told.message) == (
+    assert (told.level, "this user can't write to the folders of TORCHINDUCTOR_CACHE_DIR" in told.message) == (
         "critical",
         True,
     )
@@ -254,4 +254,4 @@ def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path)
     (tmp_path / "home").chmod(0o700)
     (told,) = release_checks._check_interpreter_access(release)
     assert (told.level, told.where) == ("warning", str(tmp_path / "home"))
-    assert told.message == f"other users can't start {interpreter}: {tmp_path}/home is closed to them"
+    assert told.message == f"other users can't start {interpreter}: they can't read {tmp_path}/home"

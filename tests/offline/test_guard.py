@@ -420,3 +420,23 @@ def test_a_failed_load_names_its_calls(release: Release) -> None:
         probe.write_text(kept)
     assert failure.value.code == 12
     assert "cure      smoke: {tolerate_calls: [models.example]}" in str(failure.value)
+
+
+def test_files_of_another_version_are_named_and_then_removed(release: Release) -> None:
+    stale = [release.payload_folder / name for name in ("checks.py", "network/asking.py")]
+    for path in stale:
+        path.write_text("raise SystemExit('of another version')\n")
+    other = release.payload_folder / "__pycache__" / "checks.cpython-311.pyc"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(b"")
+    smoke.write_payload(release)
+    assert smoke.find_changed_payload(release) == stale, "the guard of that version may need them still"
+    (finding,) = release_checks.check_payload(release, LOCK)
+    assert (finding.level, finding.message) == (
+        "warning",
+        "2 files not from this version of the installer: checks.py, asking.py",
+    )
+    smoke.remove_stale_payload(release)
+    assert [path for path in stale if path.exists()] == []
+    assert other.exists(), "Python alone knows what it compiled"
+    assert release_checks.check_payload(release, LOCK)[0].level == "healthy"
