@@ -192,7 +192,7 @@ bundle, prefix = Path(sys.argv[1]), Path(sys.argv[2])
 reporter = RecordingReporter()
 with archive.open_bundle(bundle) as opened, releases.lock_prefix(prefix):
     lock, _ = verification.verify_bundle(opened, [], reporter)
-    release = Release(prefix=prefix, name=lock.release)
+    release = Release(prefix=prefix, name=lock.release_name)
     release.work_folder.mkdir(parents=True)
     start = time.perf_counter()
     placement.place_files(opened, lock, placement.make_plan(lock, release, reporter), release, reporter)

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, tool
 
 TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "templates").iterdir()}
 READ = "import json, sys; from bundler import template_files; print(json.dumps({name: template_files.read(name) for name in sys.argv[1:]}))"
-INSTALLER = "from bundler.online import installer; import sys; sys.stdout.buffer.write(installer.build())"
+INSTALLER = "from bundler.online import installer; import sys; sys.stdout.buffer.write(installer.build_installer())"
 
 
 def output(*command: object, **options: str) -> bytes:

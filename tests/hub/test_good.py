@@ -128,7 +128,7 @@ def test_a_damaged_file_of_the_shelf_that_only_git_knows_is_fetched_again(errand
     place = next(file.content for file in errand.run().files if file.path == CONFIG)
     place.chmod(0o644)
     place.write_bytes(FILES[CONFIG][:-1] + b"?")
-    place.rename(place.with_name(compute_sha256(FILES[CONFIG])))
+    place.rename(place.with_name(str(compute_sha256(FILES[CONFIG]))))
     errand.hub.seen.clear()
     found = errand.run()
     assert errand.hub.fetched() == [CONFIG]
@@ -345,13 +345,16 @@ def apart(errand: Errand, **told: str) -> str:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from bundler.online import manifest, pipconfig, resolve, store\n"
-        "from bundler.progress import Collected\n"
+        "from bundler.online import resolve\n"
+        "from bundler.online.manifest.schema import ModelSpec\n"
+        "from bundler.online.transfer import cache, pip_config\n"
+        "from bundler.progress import RecordingReporter\n"
         "assert 'huggingface_hub' not in sys.modules, 'who has no model of the hub need not wait for its client'\n"
-        "from bundler.online import hub\n"
-        f"model = manifest.WantedModel(repo={NAME!r})\n"
+        "from bundler.online.models import hub_download\n"
+        f"model = ModelSpec(repo={NAME!r})\n"
         "try:\n"
-        f"    hub.gather(model, store.Store(Path({str(errand.store.root)!r})), pipconfig.PipConfig(), Collected())\n"
+        f"    files = cache.FileCache(Path({str(errand.store.root)!r}))\n"
+        "    hub_download.collect_files(model, files, pip_config.PipConfig(), RecordingReporter())\n"
         "except Exception as error:\n"
         "    print(type(error).__name__, error)\n"
     )

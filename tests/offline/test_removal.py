@@ -35,7 +35,7 @@ def test_the_live_release_can_not_be_removed(tmp_path: Path) -> None:
     install(tmp_path, "1-aaaaaaaa", 1)
     with pytest.raises(UsageError, match="1-aaaaaaaa is the live release") as caught:
         removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())
-    assert "make another live first" in caught.value.hint
+    assert "make another release live first" in caught.value.hint
     (tmp_path / "current" / "receipt.json").write_text("{")
     with pytest.raises(UsageError, match="1-aaaaaaaa is the live release"):
         removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())

@@ -155,7 +155,7 @@ def test_the_manifests_own_index_wins(bench: Bench) -> None:
     for name, version in (("torch", "1.5"), ("private_thing", "1.0")):
         bench.index.offer(make_wheel(bench.made, name, version), "/own")
     indexes = ((f"{bench.index.url}/own", ("torch", "private.thing")),)
-    found = bench.resolve("top", indexes=indexes)
+    found = bench.resolve("top", index_assignments=indexes)
     assert {name: one.version for name, one in found.items()} == {"private-thing": "1.0", "top": "1.0", "torch": "1.5"}
     assert found["private-thing"].is_digest_published
     assert bench.pytorch.seen == []

@@ -160,7 +160,7 @@ def test_the_manifests_own_index_with_a_password(bench: Bench, monkeypatch: pyte
     bench.index.logins["/own"] = "user:secret"
     bench.index.offer(make_wheel(bench.made, "mine", "1.0"), "/own")
     bench.wheel("mine", "9.0")
-    found = both(bench, "mine", indexes=((f"{bench.index.with_login('user:secret')}/own", ("mine",)),))
+    found = both(bench, "mine", index_assignments=((f"{bench.index.with_login('user:secret')}/own", ("mine",)),))
     assert versions(found) == {"mine": "1.0"}
     assert lines
     assert "secret" not in " ".join([*lines, str(found), str(bench.report)])

@@ -109,7 +109,9 @@ def test_passwords_are_on_no_command_line(bench: Bench, monkeypatch: pytest.Monk
     bench.index.offer(make_wheel(bench.made, "mine", "1.0"), "/mine")
     bench.wheel("one", "1.0")
     bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:secret')}/simple")
-    found = bench.resolve("one", "mine", indexes=((f"{bench.index.with_login('user:secret')}/mine", ("mine",)),))
+    found = bench.resolve(
+        "one", "mine", index_assignments=((f"{bench.index.with_login('user:secret')}/mine", ("mine",)),)
+    )
     assert lines
     assert "secret" not in " ".join([*lines, *map(str, found.values())])
 

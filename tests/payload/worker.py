@@ -133,7 +133,7 @@ def _undecided(_: str) -> None:
     probe = importlib.import_module(f"{_modules['smoke'].__package__}.probes.causal_lm")
     numbers = count()
     writer = SimpleNamespace(generate_tokens=lambda _text: [next(numbers)])
-    probe._check_generation(writer, "The cat", SimpleNamespace())
+    probe._check_generation(writer, "The cat", SimpleNamespace(enter=lambda _phase: None))
 
 
 def _redrawn_head(folder: str) -> None:

@@ -118,8 +118,8 @@ def test_no_secret_is_shown_or_handed_on(small: Packed, locked: Pair) -> None:
     assert not [line for line in locked.private.read_text().splitlines() if line in said]
     script = (
         "import os, subprocess, sys\n"
-        "from bundler.verbs import secrets\n"
-        "secrets.asker(None)\n"
+        "from bundler.verbs import passphrases\n"
+        "passphrases.make_passphrase_reader(None)\n"
         "sys.stdout.write(subprocess.run(['env'], capture_output=True, text=True).stdout)\n"
     )
     shown = subprocess.run(
