@@ -69,4 +69,4 @@ def test_a_forged_bundle_with_its_own_installer(
 
     # a host without keys gets a warning
     told = far("verify", evil.path)
-    assert (told.returncode, "the bundle is not signed" in told.stderr) == (0, True)
+    assert (told.returncode, "warning: signature not checked" in told.stderr) == (0, True)

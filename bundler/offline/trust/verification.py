@@ -81,7 +81,7 @@ def _make_trust_error(
 ) -> TrustError:
     usable = ", ".join(key.fingerprint for key in policy.keys if key.fingerprint not in revoked)
     number = f"{policy.threshold} of the keys" if policy.threshold > 1 else "one of the keys"
-    lines = [f"the bundle must be signed by {number} that {policy.source} trusts: {usable or 'all are revoked'}"]
+    lines = [f"the bundle must be signed by {number} of {policy.source}: {usable or 'all are revoked'}"]
     if not signed_by:
         lines.append("nobody signed it")
     lines += [f"it is signed by {key}" for key in valid]
