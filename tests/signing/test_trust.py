@@ -351,7 +351,9 @@ def test_what_changes_a_memory_and_what_does_not(
     assert here("trust", "--prefix", prefix, "--forget").returncode == 0
     assert here("install", installed.path, "--prefix", prefix).returncode == 0, "any bundle is taken now"
     done = here("install", installed.path, "--prefix", prefix, "--trust", builder.public)
-    assert (done.returncode, "which is revoked and does not count" in done.stderr) == (7, True), "who is revoked stays so"
+    assert (done.returncode, "which is revoked and does not count" in done.stderr) == (7, True), (
+        "who is revoked stays so"
+    )
 
 
 @pytest.mark.usefixtures("installed")
