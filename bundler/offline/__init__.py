@@ -1,1 +1,1 @@
-"""The side without a network."""
+"""The host side: installs, checks and runs a bundle without a network."""

@@ -1,4 +1,4 @@
-"""Which installed files are not as the bundle brought them; what doctor finds, and why a smoke load failed."""
+"""Finds installed files that differ from the bundle, for ``doctor`` and for failed smoke loads."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bundler.offline.prefix.releases import Release
 from bundler.progress import Reporter
 
 PlacedFile = tuple[Artifact, Path]
-"""A file of the bundle, and where it was placed."""
+"""A file of the bundle, and its path on this host."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A part of a release: how many files it has, which of them are altered, and of which packages those are."""
+    """A part of a release: its number of files, the altered ones, and the packages that those belong to."""
 
     name: str
     count: int
@@ -32,55 +32,60 @@ class Part:
 
     @property
     def message(self) -> str:
-        """What is wrong with it, in one line."""
-        return findings.summary(self.altered, self.packages)
+        """The altered files in one line."""
+        return findings.format_summary(self.altered, self.packages)
 
 
-def content(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Part]:
-    """The models, and all that stands beside the environment as in the bundle: by size, and when ``deep`` by bytes."""
-    beside = [(one, release.path / one.path) for one in lock.artifacts if one.kind in placement.RELEASE_KINDS]
-    parts = [("files", beside)]
+def check_content(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Part]:
+    """Compare the models, and the files outside the environment, with the lock: by size, or by content if ``deep``."""
+    kinds = placement.RELEASE_KINDS
+    files = [(artifact, release.path / artifact.path) for artifact in lock.artifacts if artifact.kind in kinds]
+    files_by_part = {"files": files}
     for model, artifacts in lock.list_files_by_model():
-        home = release.shared_models / model.host_folder
-        placed = [(artifact, home / artifact.path[len(model.folder) :]) for artifact in artifacts]
-        parts.append((f"model {model.alias}", placed))
-    found = []
-    for name, placed in parts:
-        if placed:
+        model_folder = release.shared_models / model.host_folder
+        files_by_part[f"model {model.alias}"] = [
+            (artifact, model_folder / artifact.path[len(model.folder) :]) for artifact in artifacts
+        ]
+    parts = []
+    for name, files in files_by_part.items():
+        if files:
             altered = (
-                _find_altered(name, placed, reporter) if deep else tuple(filter(None, map(_find_size_problem, placed)))
+                _find_altered(name, files, reporter) if deep else tuple(filter(None, map(_find_size_problem, files)))
             )
-            found.append(Part(name=name, count=len(placed), altered=altered))
-    return found
+            parts.append(Part(name=name, count=len(files), altered=altered))
+    return parts
 
 
-def environment(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> tuple[Part, list[InstalledFile]]:
-    """The installed packages against what their wheels' RECORDs say, and every file that those name."""
-    files, faults = installed_files.read_installed_files(release, lock)
-    faults += installed_files.find_altered(files, reporter) if deep else installed_files.find_missing(files)
-    owners = dict.fromkeys(name for fault in faults for name in fault.packages)
-    altered = tuple(Altered(path=str(fault.path), message=fault.message) for fault in faults)
+def check_environment(
+    release: Release, lock: Lock, reporter: Reporter, *, deep: bool
+) -> tuple[Part, list[InstalledFile]]:
+    """Compare the installed packages with their RECORDs; also return every file that those name."""
+    files, problems = installed_files.read_installed_files(release, lock)
+    problems += installed_files.find_altered(files, reporter) if deep else installed_files.find_missing(files)
+    owners = dict.fromkeys(name for problem in problems for name in problem.packages)
+    altered = tuple(Altered(path=str(problem.path), message=problem.message) for problem in problems)
     return Part(name="packages", count=len(files), altered=altered, packages=tuple(owners)), files
 
 
-def damaged(release: Release, lock: Lock, aliases: Collection[str], reporter: Reporter, *, deep: bool) -> list[Part]:
-    """Parts with altered files, of all that a load of these models reads: the models, the assets and the packages."""
+def find_damaged_parts(
+    release: Release, lock: Lock, aliases: Collection[str], reporter: Reporter, *, deep: bool
+) -> list[Part]:
+    """Find altered files among those that loads of these models read: the models, the assets and the packages."""
     models = {f"model {alias}" for alias in aliases}
     assets = release.path / "assets"
-    parts = [
-        replace(
-            part, altered=tuple(one for one in part.altered if part.name in models or assets in Path(one.path).parents)
-        )
-        for part in content(release, lock, reporter, deep=deep)
-    ]
+    parts = []
+    for part in check_content(release, lock, reporter, deep=deep):
+        altered = [file for file in part.altered if part.name in models or assets in Path(file.path).parents]
+        parts.append(replace(part, altered=tuple(altered)))
     if lock.python.packages:
-        parts.append(environment(release, lock, reporter, deep=deep)[0])
+        parts.append(check_environment(release, lock, reporter, deep=deep)[0])
     return [part for part in parts if part.altered]
 
 
 def _find_altered(name: str, files: list[PlacedFile], reporter: Reporter) -> tuple[Altered, ...]:
     with reporter.stage(f"check {name}", sum(artifact.size for artifact, _ in files)) as stage:
-        return tuple(fault for fault in hashing.map_parallel(_find_content_problem, files, stage.advance) if fault)
+        problems = hashing.map_parallel(_find_content_problem, files, stage.advance)
+        return tuple(problem for problem in problems if problem)
 
 
 def _find_size_problem(file: PlacedFile) -> Altered | None:
@@ -91,7 +96,7 @@ def _find_size_problem(file: PlacedFile) -> Altered | None:
         message = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         return Altered(path=str(path), message=message)
     if not stat.S_ISREG(status.st_mode):
-        return Altered(path=str(path), message="is no regular file, and must be one")
+        return Altered(path=str(path), message="must be a regular file, but is not")
     if status.st_size != artifact.size:
         return Altered(path=str(path), message=f"has {status.st_size:,} bytes and must have {artifact.size:,}")
     return None
@@ -99,8 +104,8 @@ def _find_size_problem(file: PlacedFile) -> Altered | None:
 
 def _find_content_problem(file: PlacedFile, advance: AdvanceCallback) -> Altered | None:
     artifact, path = file
-    if fault := _find_size_problem(file):
-        return fault
+    if problem := _find_size_problem(file):
+        return problem
     try:
         _, digest = hashing.compute_file_sha256(path, advance)
     except (OSError, EOFError) as error:

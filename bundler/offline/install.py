@@ -1,4 +1,4 @@
-"""The route: open → verify → place → environment → smoke → emit → switch."""
+"""Installs a bundle: verify, place files, create the environment, run smoke loads, write files, switch to the release."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from bundler.progress import RecordingReporter, Reporter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallOptions:
-    """How to install: ``device`` overrides the manifest's; ``prove`` off leaves the smoke loads out; ``no_pickles``
-    refuses models that hold any.
+    """How to install.
 
-    ``trust`` says whose bundles to take, besides what the prefix remembers; ``downgrade`` lets an older one pass.
+    ``device`` overrides the manifest's. ``with_smoke`` runs the smoke loads. ``no_pickles`` refuses models that hold
+    pickles. ``trust`` says whose bundles to accept, besides the policy that the prefix stores. ``allow_downgrade``
+    accepts an older bundle.
     """
 
     device: str | None = None
@@ -47,8 +48,10 @@ class InstallOptions:
 def install_bundle(source: Path | BinaryIO, prefix: Path, options: InstallOptions, reporter: Reporter) -> Receipt:
     """Install a bundle below ``prefix`` and make it the live release.
 
-    Installing what is installed mends what differs, file by file, and proves it again. Raises BundleError; the live
-    release is then as it was.
+    Installing the same bundle again replaces each file that differs and runs the smoke loads again.
+
+    Raises:
+        BundleError: The install failed; the live release is unchanged.
     """
     prefix = releases.get_absolute_prefix(prefix)
     with open_verified(source, prefix, options, reporter) as (bundle, lock):
@@ -62,18 +65,19 @@ def install_bundle(source: Path | BinaryIO, prefix: Path, options: InstallOption
             plan = placement.make_plan(lock, release, reporter)
             preflight.check_disk(bundle, plan, release)
             _note_changes(release, lock, plan, reporter)
-            old = () if options.with_smoke else _old_results(release, lock, reporter)
+            reused = () if options.with_smoke else _reuse_results(release, lock, reporter)
             placement.place_files(bundle, lock, plan, release, reporter, no_pickles=options.no_pickles)
             if release.is_finished:
                 venv.repair_venv(release, lock, base, plan.broken_packages, reporter)
             elif entries.ENVIRONMENT_PART not in release.find_preinstalled_parts(lock.digest):
                 venv.create_venv(release, lock, base, reporter)
                 parts = release.find_preinstalled_parts(lock.digest) | {entries.ENVIRONMENT_PART}
-                releases.list_parts(release, lock.digest, parts)  # a run after this one need not make it again
+                releases.list_parts(release, lock.digest, parts)  # a later run reuses it
             hub_cache.create_cache(release, lock)
             smoke.write_payload(release)
             guard.write_files(release, lock)
-            results = _prove(release, lock, options, reporter) if options.with_smoke else old
+            smoke.remove_stale_payload(release)
+            results = _run_smoke_loads(release, lock, options, reporter) if options.with_smoke else reused
             proof: Proof = "none" if not results else "new" if options.with_smoke else "old"
             trusted_keys.store_policy(prefix, options.trust, reporter)
             receipt = _make_receipt(release, lock, bundle, signatures, results, proof)
@@ -84,9 +88,12 @@ def install_bundle(source: Path | BinaryIO, prefix: Path, options: InstallOption
 def open_verified(
     source: Path | BinaryIO, prefix: Path, options: InstallOptions, reporter: Reporter
 ) -> Iterator[tuple[archive.OpenBundle, verification.VerifiedLock]]:
-    """A bundle that is vouched for and fits this host and prefix; whoever writes inside the block, others can read it."""
+    """Open a bundle that the policies accept and that fits this host and prefix.
+
+    Files that the caller writes inside the block are readable for all users.
+    """
     with _set_umask(), archive.open_bundle(source) as bundle:
-        permissions.require_exclusive_access(prefix)  # before it is asked what it remembers
+        permissions.require_exclusive_access(prefix)  # before its stored keys are read
         lock, _ = verification.verify_bundle(
             bundle, trusted_keys.list_required_policies(prefix, options.trust), reporter
         )
@@ -103,88 +110,96 @@ def open_verified(
 
 @contextmanager
 def lock_and_recheck(bundle: archive.OpenBundle, prefix: Path, options: InstallOptions) -> Iterator[SignatureCheck]:
-    """Keep other runs away from the prefix, and look again at what one may have changed before: whom the prefix trusts,
-    and which bundle is the newest that it took. Raises BusyError, HostError, UnsafeError or TrustError."""
+    """Lock the prefix, and check signatures and sequence again: another run may have changed what the prefix stores.
+
+    Raises:
+        BusyError: Another run holds the lock.
+        HostError: The prefix can't be written.
+        UnsafeError: Other users could write to the prefix.
+        TrustError: The policies don't accept the bundle, or it is older than one installed before.
+    """
     with releases.lock_prefix(prefix):
-        said = RecordingReporter()  # what there is to say was said when the bundle was opened
+        quiet = RecordingReporter()  # opening the bundle already gave these warnings
         lock, signatures = verification.verify_bundle(
-            bundle, trusted_keys.list_required_policies(prefix, options.trust), said
+            bundle, trusted_keys.list_required_policies(prefix, options.trust), quiet
         )
-        rollback_protection.check_sequence(prefix, lock, said, allow_downgrade=options.allow_downgrade)
+        rollback_protection.check_sequence(prefix, lock, quiet, allow_downgrade=options.allow_downgrade)
         yield signatures
 
 
 def _discard_altered_environment(release: releases.Release, lock: lockfile.Lock, reporter: Reporter) -> None:
-    """Look at every byte of an environment that an earlier run made for this release; one that differs is made anew."""
+    """Check every byte of an environment that an earlier run made for this release; remove it if anything differs."""
     parts = release.find_preinstalled_parts(lock.digest)
     if release.is_finished or entries.ENVIRONMENT_PART not in parts:
         return
-    for compiled in [*release.venv.rglob("__pycache__")]:  # nothing vouches for what Python compiled
-        shutil.rmtree(compiled)
-    files, faults = installed_files.read_installed_files(release, lock)
-    faults += installed_files.find_altered(files, reporter)
-    wrong = [fault.path for fault in faults] + installed_files.find_unknown_files(release, lock, files)
-    if wrong or venv.find_interpreter_problem(release, lock):
+    for bytecode_folder in [*release.venv.rglob("__pycache__")]:  # no RECORD has the digests of bytecode
+        shutil.rmtree(bytecode_folder)
+    files, problems = installed_files.read_installed_files(release, lock)
+    problems += installed_files.find_altered(files, reporter)
+    unknown = installed_files.find_unknown_files(release, lock, files)
+    if problems or unknown or venv.find_interpreter_problem(release, lock):
         releases.list_parts(release, lock.digest, parts - {entries.ENVIRONMENT_PART})
         shutil.rmtree(release.venv)
 
 
-def _prove(
+def _run_smoke_loads(
     release: releases.Release, lock: lockfile.Lock, options: InstallOptions, reporter: Reporter
 ) -> tuple[SmokeResult, ...]:
-    proofs = smoke.run_smoke_loads(release, lock, options.device, reporter)
-    smoke.write_goldens(release, proofs)
-    return tuple(one.result for one in proofs)
+    outcomes = smoke.run_smoke_loads(release, lock, options.device, reporter)
+    smoke.write_goldens(release, outcomes)
+    return tuple(outcome.result for outcome in outcomes)
 
 
 def _note_changes(
     release: releases.Release, lock: verification.VerifiedLock, plan: placement.PlacementPlan, reporter: Reporter
 ) -> None:
-    """Say in the stored proof what this install is about to change, so that no cut leaves a proof that claims too much."""
-    if not release.is_finished or not (changes := _changes(release, lock, plan)):
+    """Note in the stored results what this install will change: after a power cut they must not claim too much."""
+    if not release.is_finished or not (changes := _list_changes(release, lock, plan)):
         return
     results = tuple(
-        dataclasses.replace(one, changed_since=tuple(dict.fromkeys([*one.changed_since, *changes])))
-        for one in _kept(release, reporter)
+        dataclasses.replace(result, changed_since=tuple(dict.fromkeys([*result.changed_since, *changes])))
+        for result in _read_results(release, reporter)
     )
     smoke.write_results(release, results)
-    with suppress(IntegrityError):  # it is written anew at the end
+    with suppress(IntegrityError):  # a damaged receipt is replaced at the end
         receipt = receipts.read(release.receipt_path)
         proof: Proof = "old" if results else "none"
         json_files.write(release.receipt_path, dataclasses.replace(receipt, smoke=results, proof=proof))
 
 
-def _kept(release: releases.Release, reporter: Reporter) -> tuple[SmokeResult, ...]:
-    """What an earlier install measured; nothing, and a warning, where it can't be read."""
+def _read_results(release: releases.Release, reporter: Reporter) -> tuple[SmokeResult, ...]:
+    """Read the results of an earlier install; warn, and return none, if they can't be read."""
     try:
-        return smoke.read_kept(release)
+        return smoke.read_results(release)
     except IntegrityError as error:
-        reporter.warn(f"{error.where}: {error}: it is dropped")
+        reporter.warn(f"{error.where}: {error}; the file is ignored")
         return ()
 
 
-def _old_results(release: releases.Release, lock: lockfile.Lock, reporter: Reporter) -> tuple[SmokeResult, ...]:
-    """What an earlier install measured; nothing where none did, and for other models than these."""
-    results = _kept(release, reporter) if release.is_finished else ()
-    if not results or {one.alias for one in results} != {model.alias for model in lock.models}:
-        reporter.warn("the smoke loads were left out: nothing has shown that these models load")
+def _reuse_results(release: releases.Release, lock: lockfile.Lock, reporter: Reporter) -> tuple[SmokeResult, ...]:
+    """Return the results of an earlier install of these models; empty if there are none."""
+    results = _read_results(release, reporter) if release.is_finished else ()
+    if not results or {result.alias for result in results} != {model.alias for model in lock.models}:
+        reporter.warn("smoke loads skipped: nothing has shown that these models load")
         return ()
-    changed = any(one.changed_since for one in results)
+    changed = any(result.changed_since for result in results)
     reporter.warn(
-        "the smoke loads were left out: what is shown was measured by an earlier install"
-        + (", and what it was measured on was changed since" if changed else "")
+        "smoke loads skipped: the results shown are from an earlier install"
+        + (", and files have changed since" if changed else "")
     )
     return results
 
 
-def _changes(release: releases.Release, lock: verification.VerifiedLock, plan: placement.PlacementPlan) -> list[str]:
-    """What an install changes in a release that stands there: paths in the prefix, and packages."""
+def _list_changes(
+    release: releases.Release, lock: verification.VerifiedLock, plan: placement.PlacementPlan
+) -> list[str]:
+    """List what an install will change in a finished release: paths relative to the prefix, and packages."""
     paths = [*(final for _, final in plan.moves), *plan.unknown_files]
     paths += [Path(altered.path) for altered in hub_cache.find_problems(release, lock)]
-    paths += guard.differing(release, lock)
+    paths += guard.find_differing_files(release, lock)
     paths += [release.python] if venv.find_interpreter_problem(release, lock) else []
-    inside = [path.relative_to(release.prefix).as_posix() for path in paths]
-    return [*inside, *(f"package {name}" for name in plan.broken_packages)]
+    relative_paths = [path.relative_to(release.prefix).as_posix() for path in paths]
+    return [*relative_paths, *(f"package {name}" for name in plan.broken_packages)]
 
 
 def _finish_release(
@@ -196,7 +211,7 @@ def _finish_release(
     *,
     allow_downgrade: bool,
 ) -> Receipt:
-    """Write down what stands there, and see it safely on the disk."""
+    """Write the release's files, sync the disk, and write the receipt last."""
     env_file.write_env_file(release, lock, reporter)
     dockerfile.write_files(release, lock, receipt.smoke)
     smoke.write_results(release, receipt.smoke)
@@ -209,7 +224,7 @@ def _finish_release(
     with reporter.stage("sync"):
         disk.sync_file_system(release.prefix)
         rollback_protection.store_sequence(release.prefix, lock, allow_downgrade=allow_downgrade)
-        # last, and only once all that it speaks of is on the disk
+        # Last: everything that the receipt describes must be on the disk before it.
         json_files.write(release.receipt_path, receipt)
     return receipt
 
@@ -222,11 +237,11 @@ def _make_receipt(
     results: Sequence[SmokeResult],
     proof: Proof,
 ) -> Receipt:
-    known = {receipt.release: receipt for receipt in releases.read_receipts(release.prefix)}
-    before = releases.find_live(release.prefix)
-    follows = "" if before is None else before.name
-    if follows == release.name:  # proven again where it stands
-        follows = known[follows].follows if follows in known else ""
+    existing = {receipt.release: receipt for receipt in releases.read_receipts(release.prefix)}
+    live = releases.find_live(release.prefix)
+    follows = "" if live is None else live.name
+    if follows == release.name:  # the same bundle was installed again
+        follows = existing[follows].follows if follows in existing else ""
     return Receipt(
         release=release.name,
         name=lock.name,
@@ -237,7 +252,7 @@ def _make_receipt(
         target=str(lock.target),
         prefix=str(release.prefix),
         bundle=str(Path(bundle.where).absolute()) if bundle.reader.is_seekable else "",
-        ordinal=1 + max((receipt.ordinal for receipt in known.values()), default=0),
+        ordinal=1 + max((receipt.ordinal for receipt in existing.values()), default=0),
         follows=follows,
         rehearsed=lock.rehearsed,
         signed_by=signatures.signed_by,
@@ -252,22 +267,22 @@ def _make_receipt(
 
 @contextmanager
 def _explain_full_disk(prefix: Path) -> Iterator[None]:
-    """A program that fails for want of room says so in words of its own, or in none. Raises HostError for it."""
+    """Turn the failure of a program on a full disk, whatever it printed, into HostError."""
     try:
         yield
     except (OSError, ProgramError, SmokeError) as error:
-        # a program may have cleared away by now what it could not write
+        # The program may have removed its incomplete files, so the disk need not be full any more.
         if not disk.is_full(prefix) and os.strerror(errno.ENOSPC) not in str(error):
             raise
-        hint = "free some room there and run the same command again; the live release is as it was"
+        hint = "free some space there and run the same command again; the live release is unchanged"
         raise HostError(f"the disk is full: {error}", where=str(prefix), hint=hint) from error
 
 
 @contextmanager
 def _set_umask() -> Iterator[None]:
-    """A service runs as another user than the installer, whatever the installer's umask is."""
-    before = os.umask(0o022)
+    """Make new files readable for all, whatever the umask is: a service runs as another user than the installer."""
+    previous = os.umask(0o022)
     try:
         yield
     finally:
-        os.umask(before)
+        os.umask(previous)

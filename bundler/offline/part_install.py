@@ -1,7 +1,7 @@
-"""A part of a bundle placed ahead of the rest, so that an image has a layer for each; plain install finishes.
+"""Installs one part of a bundle, so that an image can have a layer for each part; a plain install does the rest.
 
-A model's part leaves the model's folder and its mark (see marks.py) and nothing else, with constant times and modes:
-the same model makes the same layer in every image.
+The part of a model writes the model's folder and its marker (see ownership_markers.py) and nothing else, with constant
+times and modes: the same model makes the same layer in every image.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ from bundler.progress import Reporter
 def install_part(
     source: Path | BinaryIO, prefix: Path, part: str, options: InstallOptions, reporter: Reporter
 ) -> tuple[Release, Path]:
-    """Place one part: ``model:ALIAS``, ``environment`` or ``app``; the release that it is for, and where the part is.
+    """Install one part: ``model:ALIAS``, ``environment`` or ``app``. Nothing goes live.
 
-    Nothing goes live. What is there already is left: whoever finishes looks at it. Raises BundleError.
+    Existing content is not checked here; the final install does that.
+
+    Returns:
+        The release, and the path of the part.
+
+    Raises:
+        BundleError: The part could not be installed.
     """
     prefix = releases.get_absolute_prefix(prefix)
     with install.open_verified(source, prefix, options, reporter) as (bundle, lock):
         release = Release(prefix=prefix, name=lock.release_name)
         if part not in lock.parts:
-            hint = f"this bundle has: {', '.join(lock.parts)}; the rest comes with install without --only"
-            raise UsageError(f"there is no part {part!r}", where="--only", hint=hint)
+            hint = f"its parts are: {', '.join(lock.parts)}; an install without --only installs the rest"
+            raise UsageError(f"the bundle has no part {part!r}", where="--only", hint=hint)
         with install.lock_and_recheck(bundle, prefix, options):
             releases.refuse_linked_folders(prefix)
             if part == ENVIRONMENT_PART:
@@ -48,20 +54,20 @@ def install_part(
 def _place_model(
     bundle: OpenBundle, lock: VerifiedLock, model: Model, release: Release, options: InstallOptions, reporter: Reporter
 ) -> Path:
-    home = release.shared_models / model.host_folder
-    if not home.exists():
+    model_folder = release.shared_models / model.host_folder
+    if not model_folder.exists():
         plan = placement.plan_model(lock, model, release, reporter)
         preflight.check_disk(bundle, plan, release)
         try:
             placement.place_files(bundle, lock, plan, release, reporter, no_pickles=options.no_pickles)
-        except KeyboardInterrupt:  # the next run goes on from what is written
+        except KeyboardInterrupt:  # the next run continues from the files written so far
             raise
         except BaseException:
-            shutil.rmtree(releases.get_partial_path(home), ignore_errors=True)
-            if not home.exists():
-                ownership_markers.remove_marker(home)
+            shutil.rmtree(releases.get_partial_path(model_folder), ignore_errors=True)
+            if not model_folder.exists():
+                ownership_markers.remove_marker(model_folder)
             raise
-    return home
+    return model_folder
 
 
 def _place_environment(bundle: OpenBundle, lock: VerifiedLock, release: Release, reporter: Reporter) -> Path:
@@ -83,6 +89,6 @@ def _place_application(bundle: OpenBundle, lock: VerifiedLock, release: Release,
 def _place_files(
     bundle: OpenBundle, lock: VerifiedLock, files: dict[str, Path], release: Release, reporter: Reporter
 ) -> None:
-    plan = placement.plan_files(files, lock, "what an earlier run placed", reporter)
+    plan = placement.plan_files(files, lock, "files of an earlier run", reporter)
     preflight.check_disk(bundle, plan, release)
     placement.place_files(bundle, lock, plan, release, reporter)

@@ -1,4 +1,4 @@
-"""Verified bytes onto the disk, all or none."""
+"""Writes the files of a verified bundle to the disk, all or none."""
 
 from __future__ import annotations
 
@@ -26,68 +26,68 @@ from bundler.offline.trust.verification import VerifiedLock
 from bundler.progress import Reporter
 
 _UNPACK_RATIO = 4
-"""Bytes of an installed wheel for each of its own, where they can't be counted beforehand."""
+"""Installed bytes for each byte of a wheel whose directory can't be read beforehand."""
 
 _MAX_DIRECTORY_BYTES = 4 << 20
-"""Bytes of a wheel's table of contents that are counted before the wheel is checked: reading takes memory for it."""
+"""Largest zip directory, in bytes, that is read before the wheel is checked: it is held in memory."""
 
 _MAX_UNPACK_RATIO = 20
-"""What a wheel can say of itself before it is checked counts up to so many bytes for each of its own."""
-
+"""Upper bound of installed bytes for each byte of a wheel: before the check, its directory may state any size."""
 
 _ENVIRONMENT_KINDS = ("requirements", "tool", "wheel")
-"""Kinds of artifacts that the environment is made from."""
+"""Kinds of artifacts that the environment is created from."""
 
 RELEASE_KINDS = ("installer", "asset", "app")
-"""Kinds of artifacts that stand in the release as they do in the bundle."""
+"""Kinds of artifacts that have the same path in the release as in the bundle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlacementPlan:
-    """Where each file goes: ``files`` while it is written, then ``moves`` give it its name.
+    """What to write, and where.
 
-    ``kept`` are files that a run which did not end wrote, and that are right. ``extra`` are files in model folders
-    that no lock knows; ``broken`` are packages of a release that stands here whose files are not as their wheels put
-    them there.
+    ``files`` maps names in the bundle to the paths to write; ``moves`` then rename these to their final paths.
+    ``existing`` are intact files of an interrupted run. ``unknown_files`` are files in model folders that are in no
+    lock. ``broken_packages`` are packages of a finished release whose files differ from their wheels.
     """
 
     files: dict[str, Path]
-    kept: dict[str, Path] = field(default_factory=dict)
+    existing: dict[str, Path] = field(default_factory=dict)
     moves: tuple[tuple[Path, Path], ...] = ()
     unknown_files: tuple[Path, ...] = ()
     broken_packages: tuple[str, ...] = ()
 
 
 def make_plan(lock: VerifiedLock, release: Release, reporter: Reporter) -> PlacementPlan:
-    """What is to be written. Files that are there are hashed, and only what differs is written anew.
+    """Plan what to write: existing files are hashed, and only those that differ are written again.
 
-    Raises UnsafeError where a folder to write into is a link, IntegrityError where a shared model folder
-    belongs to another model.
+    Raises:
+        UnsafeError: A folder to write into is a link.
+        IntegrityError: A shared model folder belongs to another model.
     """
-    base = _plan_mending(lock, release, reporter) if release.is_finished else _plan_release(lock, release, reporter)
-    taken = {home: digest for receipt in read_receipts(release.prefix) for home, digest in receipt.homes.items()}
+    base = _plan_repair(lock, release, reporter) if release.is_finished else _plan_release(lock, release, reporter)
+    digests = {folder: digest for receipt in read_receipts(release.prefix) for folder, digest in receipt.homes.items()}
     plans = [base]
     for model in lock.models:
-        if taken.get(model.host_folder, model.digest) != model.digest:
-            hint = "it was made to look like that one: do not install it, and tell its builder"
+        if digests.get(model.host_folder, model.digest) != model.digest:
+            hint = "this bundle was made to look like the one with that model: do not install it, and tell its builder"
             where = str(release.shared_models / model.host_folder)
             raise IntegrityError(f"{model.host_folder} holds another model", where=where, hint=hint)
         plans.append(plan_model(lock, model, release, reporter))
     return PlacementPlan(
-        files={name: path for one in plans for name, path in one.files.items()},
-        kept={name: path for one in plans for name, path in one.kept.items()},
-        moves=tuple(move for one in plans for move in one.moves),
-        unknown_files=tuple(path for one in plans for path in one.unknown_files),
+        files={name: path for plan in plans for name, path in plan.files.items()},
+        existing={name: path for plan in plans for name, path in plan.existing.items()},
+        moves=tuple(move for plan in plans for move in plan.moves),
+        unknown_files=tuple(path for plan in plans for path in plan.unknown_files),
         broken_packages=base.broken_packages,
     )
 
 
-def _plan_mending(lock: VerifiedLock, release: Release, reporter: Reporter) -> PlacementPlan:
-    """What differs in a release that stands here, beside its models."""
+def _plan_repair(lock: VerifiedLock, release: Release, reporter: Reporter) -> PlacementPlan:
+    """Plan the repair of a finished release, without its models."""
     files: dict[str, Path] = {}
     moves: list[tuple[Path, Path]] = []
-    beside = [(one, release.path / one.path) for one in lock.artifacts if one.kind in RELEASE_KINDS]
-    _plan_repairs(_find_damaged(beside, "what stands beside the environment", reporter), files, moves)
+    placed = list(_iter_release_files(lock, release))
+    _add_repairs(_find_damaged(placed, "files outside the environment", reporter), files, moves)
     broken = _find_broken_packages(release, lock, reporter)
     wheels = {package.wheel for package in lock.python.packages if package.name in broken}
     wheels |= {tool.path for tool in lock.list_artifacts("tool")} if broken else set()
@@ -96,73 +96,81 @@ def _plan_mending(lock: VerifiedLock, release: Release, reporter: Reporter) -> P
 
 
 def _plan_release(lock: VerifiedLock, release: Release, reporter: Reporter) -> PlacementPlan:
-    """What a release needs that is not finished, beside its models."""
-    wanted = {one.path: release.path / one.path for one in lock.artifacts if one.kind in RELEASE_KINDS}
+    """Plan the files of an unfinished release, without its models."""
+    targets = {artifact.path: path for artifact, path in _iter_release_files(lock, release)}
     if ENVIRONMENT_PART not in release.find_preinstalled_parts(lock.digest):
-        wanted |= list_environment_files(lock, release)
-    return plan_files(wanted, lock, "what an earlier run placed", reporter)
+        targets |= list_environment_files(lock, release)
+    return plan_files(targets, lock, "files of an earlier run", reporter)
 
 
-def plan_files(wanted: dict[str, Path], lock: VerifiedLock, what: str, reporter: Reporter) -> PlacementPlan:
-    """What is to be written of artifacts that go to these places: all but those that are there, and right."""
+def _iter_release_files(lock: VerifiedLock, release: Release) -> Iterator[tuple[Artifact, Path]]:
+    return ((artifact, release.path / artifact.path) for artifact in lock.artifacts if artifact.kind in RELEASE_KINDS)
+
+
+def plan_files(targets: dict[str, Path], lock: VerifiedLock, description: str, reporter: Reporter) -> PlacementPlan:
+    """Plan the artifacts that go to these paths: all except those that exist and are intact."""
     artifacts = {artifact.path: artifact for artifact in lock.artifacts}
-    there = [(artifacts[name], path) for name, path in wanted.items() if os.path.lexists(path)]
-    wrong = {artifact.path for artifact, _ in _find_damaged(there, what, reporter)} if there else set()
-    kept = {artifact.path: path for artifact, path in there if artifact.path not in wrong}
-    return PlacementPlan(files={name: path for name, path in wanted.items() if name not in kept}, kept=kept)
+    present = [(artifacts[name], path) for name, path in targets.items() if os.path.lexists(path)]
+    damaged = {artifact.path for artifact, _ in _find_damaged(present, description, reporter)} if present else set()
+    intact = {artifact.path: path for artifact, path in present if artifact.path not in damaged}
+    return PlacementPlan(files={name: path for name, path in targets.items() if name not in intact}, existing=intact)
 
 
 def plan_model(lock: VerifiedLock, model: Model, release: Release, reporter: Reporter) -> PlacementPlan:
-    """What is to be written of one model. Raises UnsafeError where a folder to write into is a link."""
-    home = release.shared_models / model.host_folder
-    placed = [(artifact, _get_name_in_model(model, artifact)) for artifact in lock.list_files(model)]
-    if not home.exists() and not home.is_symlink():
-        partial = releases.get_partial_path(home)
-        wanted = {artifact.path: partial / inside for artifact, inside in placed}
+    """Plan the files of one model.
+
+    Raises:
+        UnsafeError: A folder to write into is a link.
+    """
+    model_folder = release.shared_models / model.host_folder
+    names = [(artifact, _get_name_in_model(model, artifact)) for artifact in lock.list_files(model)]
+    if not model_folder.exists() and not model_folder.is_symlink():
+        partial = releases.get_partial_path(model_folder)
+        targets = {artifact.path: partial / name for artifact, name in names}
         if os.path.lexists(partial):
             _refuse_linked_folders(partial)
-        found = plan_files(wanted, lock, f"{model.alias}, as far as it is here", reporter)
-        extra = _find_unknown_files(partial, set(wanted.values()))
-        return dataclasses.replace(found, moves=((partial, home),), unknown_files=tuple(extra))
-    _refuse_linked_folders(home)
+        plan = plan_files(targets, lock, f"{model.alias}, partly placed", reporter)
+        unknown = _find_unknown_files(partial, set(targets.values()))
+        return dataclasses.replace(plan, moves=((partial, model_folder),), unknown_files=tuple(unknown))
+    _refuse_linked_folders(model_folder)
     files: dict[str, Path] = {}
     moves: list[tuple[Path, Path]] = []
-    there = [(artifact, home / inside) for artifact, inside in placed]
-    _plan_repairs(_find_damaged(there, f"{model.alias}, which is here", reporter), files, moves)
-    extra = _find_unknown_files(
-        home, {path for _, path in there} | set(files.values())
-    )  # a killed run left some of these
-    return PlacementPlan(files=files, moves=tuple(moves), unknown_files=tuple(extra))
+    placed = [(artifact, model_folder / name) for artifact, name in names]
+    _add_repairs(_find_damaged(placed, f"{model.alias}, already placed", reporter), files, moves)
+    # A killed run may have left some of the files to write.
+    unknown = _find_unknown_files(model_folder, {path for _, path in placed} | set(files.values()))
+    return PlacementPlan(files=files, moves=tuple(moves), unknown_files=tuple(unknown))
 
 
 def list_environment_files(lock: VerifiedLock, release: Release) -> dict[str, Path]:
-    """Where the files go that the environment is made from."""
-    return {one.path: release.work_folder / one.path for one in lock.artifacts if one.kind in _ENVIRONMENT_KINDS}
+    """Return the path of each file that the environment is created from."""
+    artifacts = [artifact for artifact in lock.artifacts if artifact.kind in _ENVIRONMENT_KINDS]
+    return {artifact.path: release.work_folder / artifact.path for artifact in artifacts}
 
 
 def list_application_files(lock: VerifiedLock, release: Release) -> dict[str, Path]:
-    """Where the application's files go."""
-    return {one.path: release.path / one.path for one in lock.list_artifacts("app")}
+    """Return the path of each file of the application."""
+    return {artifact.path: release.path / artifact.path for artifact in lock.list_artifacts("app")}
 
 
-def _plan_repairs(damaged: list[tuple[Artifact, Path]], files: dict[str, Path], moves: list[tuple[Path, Path]]) -> None:
-    """Plan a good file beside each wrong one, to take its place in one step."""
+def _add_repairs(damaged: list[tuple[Artifact, Path]], files: dict[str, Path], moves: list[tuple[Path, Path]]) -> None:
+    """Plan a new file beside each damaged one, to replace it atomically."""
     for artifact, path in damaged:
         files[artifact.path] = path.with_name(f".{path.name}.partial")
         moves.append((files[artifact.path], path))
 
 
 def estimate_space(bundle: OpenBundle, plan: PlacementPlan, release: Release) -> int:
-    """Bytes that the plan and the environment made from it take on the prefix's disk."""
-    plain = {a.path: a for a in bundle.lock.artifacts if a.path in plan.files}
+    """Return the bytes that the plan, and the environment created from it, need on the prefix's disk."""
+    new_files = {artifact.path: artifact for artifact in bundle.lock.artifacts if artifact.path in plan.files}
     shared = (
         isinstance(bundle.where, str)
         and bundle.reader.is_seekable
         and disk.can_share_blocks(Path(bundle.where), release.prefix)
     )
-    copied = 0 if shared else sum(artifact.size for artifact in plain.values())
-    coming = plan.files.keys() | plan.kept.keys()
-    wheels = [artifact for artifact in bundle.lock.list_artifacts("wheel") if artifact.path in coming]
+    copied = 0 if shared else sum(artifact.size for artifact in new_files.values())
+    available = plan.files.keys() | plan.existing.keys()
+    wheels = [artifact for artifact in bundle.lock.list_artifacts("wheel") if artifact.path in available]
     return copied + sum(_estimate_unpacked_size(bundle, artifact) for artifact in wheels)
 
 
@@ -175,36 +183,38 @@ def place_files(
     *,
     no_pickles: bool = False,
 ) -> None:
-    """Write what was planned, every byte hashed where it arrived.
+    """Write the planned files, and hash every byte that was written. After an error no file has its final name.
 
-    Raises IntegrityError that names all damage of the bundle, UnsafeError for content that is refused; then nothing
-    got its final name.
+    Raises:
+        IntegrityError: The bundle is damaged; the message names all damage.
+        UnsafeError: The content is refused.
     """
-    holders = {member.name: member.content_member.name for member in bundle.layout.iter_artifacts()}
-    first: dict[str, Path] = {}
+    content_names = {member.name: member.content_member.name for member in bundle.layout.iter_artifacts()}
+    extracted: dict[str, Path] = {}
     releases.mark_models(release, plan.moves)
     for name, path in plan.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        first.setdefault(holders[name], path)
+        extracted.setdefault(content_names[name], path)
     sizes = {artifact.path: artifact.size for artifact in lock.artifacts}
-    with reporter.stage("place", sum(sizes[name] for name in first)) as stage:
-        archive.require_intact(bundle.extract_members(first, stage.advance), bundle.where)
+    with reporter.stage("place", sum(sizes[name] for name in extracted)) as stage:
+        archive.require_intact(bundle.extract_members(extracted, stage.advance), bundle.where)
     for name, path in plan.files.items():
-        if path != first[holders[name]]:
-            _duplicate_file(first[holders[name]], path)
+        if path != extracted[content_names[name]]:
+            _duplicate_file(extracted[content_names[name]], path)
     if no_pickles:
-        places = plan.kept | plan.files
+        written_paths = plan.existing | plan.files
         pickle_policy.refuse_found_pickles(
-            (a.path, places.get(a.path, home)) for a, home in _iter_model_files(lock, release)
+            (artifact.path, written_paths.get(artifact.path, path))
+            for artifact, path in _iter_model_files(lock, release)
         )
-    for path in [*plan.files.values(), *plan.kept.values()]:
+    for path in [*plan.files.values(), *plan.existing.values()]:
         path.chmod(0o644)
         os.utime(path, (lock.source_date_epoch, lock.source_date_epoch))
     for path in plan.unknown_files:
-        reporter.warn(f"{path} belongs to no bundle and is removed: a loader might have read it")
+        reporter.warn(f"removed {path}, which is in no bundle: a loader might have read it")
         path.unlink()
-    if any(final.exists() for _, final in plan.moves):  # after a power cut what is mended must not be empty
+    if any(final.exists() for _, final in plan.moves):  # after a power cut a repaired file must not be empty
         disk.sync_file_system(release.prefix)
     for written, final in plan.moves:
         written.replace(final)
@@ -212,15 +222,15 @@ def place_files(
 
 
 def _set_times(plan: PlacementPlan, epoch: int) -> None:
-    """Give folders that were written to the time of their files: a model is then the same layer in every image."""
-    written = {final if final.is_dir() else final.parent for _, final in plan.moves}
-    for folder in written | {path.parent for path in plan.unknown_files}:
-        for above, _, _ in os.walk(folder):
-            os.utime(above, (epoch, epoch))
+    """Set the time of changed folders to that of their files: a model is then the same layer in every image."""
+    changed = {final if final.is_dir() else final.parent for _, final in plan.moves}
+    for folder in changed | {path.parent for path in plan.unknown_files}:
+        for parent, _, _ in os.walk(folder):
+            os.utime(parent, (epoch, epoch))
 
 
 def _iter_model_files(lock: VerifiedLock, release: Release) -> Iterator[tuple[Artifact, Path]]:
-    """Every file of a model, and where it stands in the end."""
+    """Yield every file of the models, and its final path."""
     for model, files in lock.list_files_by_model():
         yield from (
             (artifact, release.shared_models / model.host_folder / _get_name_in_model(model, artifact))
@@ -233,21 +243,21 @@ def _get_name_in_model(model: Model, artifact: Artifact) -> str:
 
 
 def _refuse_linked_folders(model_folder: Path) -> None:
-    """A link would have what is written, or removed, somewhere else."""
-    folders = [model_folder, *(Path(above, name) for above, names, _ in os.walk(model_folder) for name in names)]
+    """Raise UnsafeError if a folder is a link: files elsewhere would be written or removed."""
+    folders = [model_folder, *(Path(parent, name) for parent, names, _ in os.walk(model_folder) for name in names)]
     for folder in folders:
         if folder.is_symlink() or not folder.is_dir():
-            hint = "put the folder itself there, or remove it: the bundle brings its content again"
-            raise UnsafeError("this must be a folder of its own, and is a link or a file", where=str(folder), hint=hint)
+            hint = "put a real folder there, or remove it: the install writes its content again"
+            raise UnsafeError("this must be a folder, but is a link or a file", where=str(folder), hint=hint)
 
 
 def _find_damaged(
     files: list[tuple[Artifact, Path]], description: str, reporter: Reporter
 ) -> list[tuple[Artifact, Path]]:
-    """Those of the placed files that are missing or altered."""
+    """Return the placed files that are missing or altered."""
     with reporter.stage(f"check {description}", sum(artifact.size for artifact, _ in files)) as stage:
-        right = hashing.map_parallel(_is_intact, files, stage.advance)
-    return [one for one, good in zip(files, right, strict=True) if not good]
+        results = hashing.map_parallel(_is_intact, files, stage.advance)
+    return [file for file, intact in zip(files, results, strict=True) if not intact]
 
 
 def _is_intact(file: tuple[Artifact, Path], advance: Callable[[int], None]) -> bool:
@@ -256,27 +266,27 @@ def _is_intact(file: tuple[Artifact, Path], advance: Callable[[int], None]) -> b
         return False
     try:
         return hashing.compute_file_sha256(path, advance) == (artifact.size, artifact.sha256)
-    except (OSError, EOFError):  # a disk that can't give it back
+    except (OSError, EOFError):  # the disk can't read the file
         return False
 
 
 def _find_broken_packages(release: Release, lock: VerifiedLock, reporter: Reporter) -> list[str]:
-    """The packages of an environment that are not as their wheels made them; each is told of."""
-    recorded, faults = installed_files.read_installed_files(release, lock)
-    faults += installed_files.find_altered(recorded, reporter)
-    for fault in faults:
-        reporter.warn(f"{fault.path} {fault.message}: it comes again from its wheel")
-    return list(dict.fromkeys(name for fault in faults for name in fault.packages))
+    """Find packages of an environment whose files differ from their wheels; warn about each file."""
+    recorded, problems = installed_files.read_installed_files(release, lock)
+    problems += installed_files.find_altered(recorded, reporter)
+    for problem in problems:
+        reporter.warn(f"{problem.path} {problem.message}: it is installed again from its wheel")
+    return list(dict.fromkeys(name for problem in problems for name in problem.packages))
 
 
 def _find_unknown_files(model_folder: Path, known: set[Path]) -> list[Path]:
-    """Files of a model's folder that do not belong there."""
-    found = (Path(above, name) for above, _, names in os.walk(model_folder) for name in names)
-    return [path for path in found if path not in known]
+    """Find files in a model's folder that do not belong there."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(model_folder) for name in names)
+    return [path for path in paths if path not in known]
 
 
 def _duplicate_file(source: Path, path: Path) -> None:
-    """Equal content is kept once: a hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy if the file system has none: equal content is stored once."""
     try:
         path.hardlink_to(source)
     except OSError:
@@ -284,7 +294,7 @@ def _duplicate_file(source: Path, path: Path) -> None:
 
 
 class _BundleWindow(io.RawIOBase):
-    """Part of a bundle as a file of its own, to read a wheel's table of contents in place."""
+    """Part of a bundle as a file, to read the directory of a wheel in place."""
 
     def __init__(self, bundle: OpenBundle, offset: int, size: int) -> None:
         super().__init__()
@@ -304,21 +314,20 @@ class _BundleWindow(io.RawIOBase):
         return self._offset
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Bytes from an offset on."""
+        """Read ``size`` bytes from ``offset``."""
         self.seek(offset)
         return self.read(size)
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._offset)
-        data = self._bundle.reader.read(
-            self._start + self._offset, left if size is None or size < 0 else min(size, left)
-        )
+        remaining = max(0, self._size - self._offset)
+        count = remaining if size is None or size < 0 else min(size, remaining)
+        data = self._bundle.reader.read(self._start + self._offset, count)
         self._offset += len(data)
         return data
 
 
 def _estimate_unpacked_size(bundle: OpenBundle, artifact: Artifact) -> int:
-    """Bytes that a wheel takes once installed."""
+    """Return the bytes that a wheel takes when installed."""
     if bundle.reader.is_seekable:
         member = next(m for m in bundle.layout.iter_artifacts() if m.name == artifact.path).content_member
         try:
@@ -329,5 +338,5 @@ def _estimate_unpacked_size(bundle: OpenBundle, artifact: Artifact) -> int:
                 stated = sum(info.file_size for info in wheel.infolist())
                 return min(stated, _MAX_UNPACK_RATIO * artifact.size)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error):
-            return _UNPACK_RATIO * artifact.size  # damaged: placing it names it, together with all other damage
+            return _UNPACK_RATIO * artifact.size  # damaged: `place_files` reports it with all other damage
     return _UNPACK_RATIO * artifact.size

@@ -1,4 +1,4 @@
-"""Is this host the one that the bundle is for? Asked before any work starts."""
+"""Checks, before any work starts, that this host fits the bundle."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _VERSION_SCRIPT = "import sys; print(sys.implementation.name, '%d.%d' % sys.vers
 
 
 def check_platform(lock: Lock) -> None:
-    """Raises HostError when the bundle was built for another kind of machine."""
-    there = lock.target
+    """Raise HostError if the bundle was built for another kind of machine."""
+    required = lock.target
     try:
-        here = target.detect_target()
+        local = target.detect_target()
     except InvalidValueError as error:
-        raise HostError(f"no bundle is made for a machine like this one: its platform {error}") from error
-    wrong = []
-    if here.platform != there.platform:
-        wrong.append(f"it is for {there.platform}, this is {here.platform}")
-    elif there.libc and _is_older(here, there):
-        wrong.append(f"it needs {there.libc} or newer, this host has {here.libc}")
-    if wrong:
-        hint = f"have it built with target: {{platform: {here.platform}, libc: {here.libc}}}"
-        raise HostError(f"the bundle is for another host: {'; '.join(wrong)}", where=lock.file_name, hint=hint)
+        raise HostError(f"no bundle can be built for a machine like this one: its platform {error}") from error
+    problem = ""
+    if local.platform != required.platform:
+        problem = f"it is for {required.platform}, this is {local.platform}"
+    elif required.libc and _is_older(local, required):
+        problem = f"it needs {required.libc} or newer, this host has {local.libc}"
+    if problem:
+        hint = f"have it built with target: {{platform: {local.platform}, libc: {local.libc}}}"
+        raise HostError(f"the bundle is for another host: {problem}", where=lock.file_name, hint=hint)
 
 
 def _is_older(local: Target, required: Target) -> bool:
@@ -45,29 +45,33 @@ def _is_older(local: Target, required: Target) -> bool:
 
 
 def check_prefix(prefix: Path) -> None:
-    """Raises HostError for a prefix whose name the readers of environment files would not agree on."""
-    if odd := sorted({c for c in str(prefix) if c in '$`"\\' or find_unprintable(c)}):
-        hint = "choose a --prefix without it: .env.offline could not name it for every reader"
-        raise HostError(f"the prefix holds {odd[0]!a}", where=str(prefix), hint=hint)
+    """Raise HostError for a prefix whose name readers of environment files would parse differently."""
+    if unsafe_characters := sorted({c for c in str(prefix) if c in '$`"\\' or find_unprintable(c)}):
+        hint = "choose a --prefix without it: sh, dotenv, docker and systemd would read .env.offline differently"
+        raise HostError(f"the prefix holds {unsafe_characters[0]!a}", where=str(prefix), hint=hint)
 
 
 def find_python(required: Target) -> Path:
-    """The interpreter to make the environment from; raises HostError when the host has none of that version."""
-    seen: list[str] = []
+    """Find the interpreter to create the environment from.
+
+    Raises:
+        HostError: This host has no CPython of that version.
+    """
+    rejected: list[str] = []
     for candidate in _iter_candidates(required):
         try:
-            said = process.run(
+            completed = process.run(
                 [candidate, "-I", "-c", _VERSION_SCRIPT], env=process.inherit_env(drop_prefixes=["PYTHON"])
             )
-        except ProgramError:  # such as a shim of a version manager that has no such version: look further
+        except ProgramError:  # for example a version manager's shim without that version
             continue
-        name, version, wide, executable = [*said.stdout.strip().split(" ", 3), "", "", "", ""][:4]
-        if (name, version, wide) == ("cpython", required.python, "True"):
+        name, version, is_64_bit, executable = [*completed.stdout.strip().split(" ", 3), "", "", "", ""][:4]
+        if (name, version, is_64_bit) == ("cpython", required.python, "True"):
             return Path(executable)
-        seen.append(f"{candidate} is {name} {version}")
+        rejected.append(f"{candidate} is {name} {version}")
     raise HostError(
         f"the bundle needs CPython {required.python} and this host has none on PATH"
-        + "".join(f"; {one}" for one in seen),
+        + "".join(f"; {reason}" for reason in rejected),
         hint=f"install python{required.python} (without pip or venv is enough), or have the bundle built for another Python",
     )
 
@@ -77,16 +81,16 @@ def _iter_candidates(required: Target) -> Iterator[str]:
     names = [f"python{required.python}", "python3", "python"]
     for folder in os.get_exec_path():
         for name in names:
-            if found := shutil.which(name, path=folder):
-                yield found
+            if path := shutil.which(name, path=folder):
+                yield path
 
 
 def check_disk(bundle: OpenBundle, plan: PlacementPlan, release: Release) -> None:
-    """Raises HostError when the prefix's disk has too little room, or forbids what is installed to run."""
+    """Raise HostError if the prefix's disk has too little free space, or is mounted noexec."""
     disk.require_free_space([(release.prefix, estimate_space(bundle, plan, release), "installing")])
     if hasattr(os, "statvfs") and os.statvfs(release.prefix).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise HostError(
-            "the prefix lies on a file system mounted noexec, where no compiled library can be loaded",
+            "the prefix is on a file system mounted noexec: compiled libraries can't be loaded from it",
             where=str(release.prefix),
-            hint="choose a --prefix on a file system that may hold programs",
+            hint="choose a --prefix on a file system without noexec",
         )

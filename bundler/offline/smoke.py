@@ -1,4 +1,4 @@
-"""Proof that it runs, with the network shut."""
+"""Smoke loads: each model is loaded in a process of its own, with the network cut."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from bundler.offline.rendering import env_file
 from bundler.progress import Reporter, Stage, pluralize
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable  # not there before Python 3.11
+    from importlib.resources.abc import Traversable  # new in Python 3.11
 
 STANDARD_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "폐쇄망에서는 모델과 패키지를 한 번에 옮겨야 한다.",
     "A contract of forty pages was summarised for the board. " * 40,
 )
-"""What is embedded when the manifest names no texts: English, Korean, and one of several hundred words."""
+"""Texts to embed when the manifest names none: English, Korean, and one of several hundred words."""
 
 _RESULTS_FILE = "smoke.json"
 GOLDENS_FILE = "goldens.json"
 _EXIT_PASSED, _EXIT_FAILED = 0, 3
 _MAX_LOAD_SECONDS = 3600.0
-"""Seconds that a load may take: hours of silence are a hang."""
+"""Seconds that a load may take; a longer one hangs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,150 +64,167 @@ class _LoadRequest:
 
 
 def write_payload(release: Release) -> None:
-    """Put what runs inside the environment beside it: the installed Python has nothing of this program."""
+    """Write the payload beside the environment: the code that the environment's Python runs for a smoke load."""
     for path, data in _iter_payload(release):
         if not disk.holds(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
             if release.is_finished:
-                disk.write_atomically(path, data)  # in what is live: a power cut must not leave it empty
+                disk.write_atomically(path, data)  # the release may be live: a power cut must not leave the file empty
             else:
                 path.write_bytes(data)
 
 
+def remove_stale_payload(release: Release) -> None:
+    """Remove Python files that another version of this program left in the payload.
+
+    Call this only after this version's guard is written: until then each start of Python may import those files.
+    """
+    for path in _find_stale_payload(release):
+        path.unlink()
+
+
 def find_changed_payload(release: Release) -> list[Path]:
-    """Files of the payload that are not as ``lay_out`` makes them."""
-    return [path for path, data in _iter_payload(release) if not disk.holds(path, data)]
+    """Find files of the payload that differ from those of this version, and Python files that it does not have."""
+    changed = [path for path, data in _iter_payload(release) if not disk.holds(path, data)]
+    return changed + _find_stale_payload(release)
+
+
+def _find_stale_payload(release: Release) -> list[Path]:
+    current = {path for path, _ in _iter_payload(release)}
+    return sorted(path for path in release.payload_folder.rglob("*.py") if path not in current)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadOutcome:
-    """One smoke load: what it measured, and what the model gave; None where it was not loaded."""
+    """One smoke load: what it measured, and the model's outputs; ``golden`` is None where there are none."""
 
     result: SmokeResult
     golden: Golden | None
 
 
 def run_smoke_loads(release: Release, lock: Lock, device: str | None, reporter: Reporter) -> list[LoadOutcome]:
-    """Load every model in a process of its own with the network cut, and say what was measured.
+    """Load every model in a process of its own with the network cut.
 
-    Raises SmokeError that names every model that failed and why, CalledHomeError where one of them asked for
-    something that is not carried.
+    Raises:
+        SmokeError: Models failed; the message names each and the reason.
+        BlockedRequestError: A model failed and had asked for something that is not in the bundle.
     """
     _warn_about_overrides(release, lock, reporter)
-    proofs = []
+    outcomes = []
     for model in lock.models:
         with reporter.stage(f"smoke load {model.alias}") as stage:
-            proofs.append(_load(release, lock, model, device or lock.smoke.device, stage))
-        for warning in proofs[-1].result.warnings:
+            outcomes.append(_run_load(release, lock, model, device or lock.smoke.device, stage))
+        for warning in outcomes[-1].result.warnings:
             reporter.warn(f"{model.alias}: {warning}")
-    results = [one.result for one in proofs]
+    results = [outcome.result for outcome in outcomes]
     failed = [result for result in results if not result.ok]
     for result in results:
         if result.ok and result.calls:
-            reporter.warn(f"{result.alias} loads, and called home:\n{blocked_requests.format_requests(result.calls)}")
+            requests = blocked_requests.format_requests(result.calls)
+            reporter.warn(f"{result.alias} loads, but tried to call home:\n{requests}")
     if failed:
         aliases = [result.alias for result in failed]
-        damaged = altered_files.damaged(release, lock, aliases, reporter, deep=release.is_finished)
+        damaged = altered_files.find_damaged_parts(release, lock, aliases, reporter, deep=release.is_finished)
         raise _make_smoke_error(failed, len(results), damaged)
-    return proofs
+    return outcomes
 
 
 def _warn_about_overrides(release: Release, lock: Lock, reporter: Reporter) -> None:
-    """What this environment sets otherwise wins wherever the release is used; the proof goes without."""
-    for name, (here, wanted) in guard.read_state(release, lock).overridden_variables.items():
-        reporter.warn(f"{name}={here} is set in this environment and wins over the release's {wanted}")
+    """Warn about variables of this environment that override the release's; the smoke loads run without them."""
+    for name, (actual, expected) in guard.read_state(release, lock).overridden_variables.items():
+        reporter.warn(f"{name}={actual} is set in this environment and overrides the release's {expected}")
 
 
 def _make_smoke_error(failed: list[SmokeResult], count: int, damaged: list[Part]) -> SmokeError:
-    """What failed, and what to do: libraries that miss a file of their own say whatever comes of that, so files that
-    are not as installed go before any advice on the error."""
+    """Return the error for failed loads.
+
+    A library reports a missing file of its own in many ways, so altered files come before advice on the error.
+    """
     listed = "\n".join(f"  {result.alias}: {result.fault}" for result in failed)
     message = f"{len(failed)} of {pluralize(count, 'model')} failed the smoke load:\n{listed}"
     if damaged:
         message += "".join(f"\n{part.name}: {part.message}" for part in damaged)
         return SmokeError(message, hint=findings.REINSTALL_HINT)
     hint = " ".join(dict.fromkeys(result.hint for result in failed if result.hint))
-    asked = dict.fromkeys(call for result in failed for call in result.calls)
-    absent = dict.fromkeys(call for result in failed for call in result.absent)
+    blocked = dict.fromkeys(request for result in failed for request in result.calls)
+    absent = dict.fromkeys(request for result in failed for request in result.absent)
     if absent:
-        message += (
-            f"\nasked for in vain before it failed, which may be why:\n{blocked_requests.format_requests(absent)}"
-        )
-    if not asked:
+        message += f"\nnot found before the failure, a possible cause:\n{blocked_requests.format_requests(absent)}"
+    if not blocked:
         return SmokeError(message, hint=hint)
-    hint = "have it built again with what is missing; the lines after 'cure' go into the manifest"
-    return BlockedRequestError(
-        f"{message}\ncalls home that were refused:\n{blocked_requests.format_requests(asked)}", hint=hint
-    )
+    hint = "have the bundle built again with what is missing: each request above says what the manifest needs"
+    return BlockedRequestError(f"{message}\nblocked requests:\n{blocked_requests.format_requests(blocked)}", hint=hint)
 
 
 def write_results(release: Release, results: Sequence[SmokeResult]) -> None:
-    """Keep what the smoke loads measured, as ``smoke.json``."""
+    """Write the results of the smoke loads to ``smoke.json``."""
     json_files.write(release.path / _RESULTS_FILE, results)
 
 
-def write_goldens(release: Release, results: Sequence[LoadOutcome]) -> None:
-    """Keep what the models gave here, as the lock keeps what they gave at the rehearsal."""
-    json_files.write(release.path / GOLDENS_FILE, [one.golden for one in results if one.golden is not None])
+def write_goldens(release: Release, outcomes: Sequence[LoadOutcome]) -> None:
+    """Write the models' outputs on this host, in the form in which the lock holds those of the rehearsal."""
+    goldens = [outcome.golden for outcome in outcomes if outcome.golden is not None]
+    json_files.write(release.path / GOLDENS_FILE, goldens)
 
 
-def read_kept(release: Release) -> tuple[SmokeResult, ...]:
-    """What was measured when the release was proven; nothing where it never was.
+def read_results(release: Release) -> tuple[SmokeResult, ...]:
+    """Read the results of the last smoke loads; empty if none ran.
 
-    Raises IntegrityError that names the field where the file is damaged, or of a version that wrote other fields.
+    Raises:
+        IntegrityError: The file is damaged, or a version with other fields wrote it; the message names the field.
     """
     path = release.path / _RESULTS_FILE
-    hint = "install its bundle again without --no-smoke: that proves it anew"
+    hint = "install its bundle again without --no-smoke: that runs the smoke loads again"
     try:
         return json_files.read(tuple[SmokeResult, ...], path)
     except FileNotFoundError:
         return ()
     except OSError as error:
-        message = f"what the smoke loads measured can't be read: {error.strerror}"
+        message = f"the results of the smoke loads can't be read: {error.strerror}"
         raise IntegrityError(message, where=str(path), hint=hint) from error
-    except documents.DocumentError as faults:
-        message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
-        raise IntegrityError(message, where=str(path), hint=hint) from faults
+    except documents.DocumentError as error:
+        message = f"the results of the smoke loads can't be read: {json_files.first_faults(error)}"
+        raise IntegrityError(message, where=str(path), hint=hint) from error
 
 
-def _load(release: Release, lock: Lock, model: Model, device: str, stage: Stage) -> LoadOutcome:
+def _run_load(release: Release, lock: Lock, model: Model, device: str, stage: Stage) -> LoadOutcome:
     with tempfile.TemporaryDirectory(prefix="bundle-smoke-") as folder:
         request, result, log = (Path(folder, name) for name in ("request.json", "result.json", "calls.jsonl"))
-        variables = env_file.make_library_variables(release.path) | env_file.cache_variables(Path(folder, "var"))
+        variables = env_file.make_library_variables(release.path) | env_file.make_cache_variables(Path(folder, "var"))
         phases = Path(folder, "phases.txt")
-        asked = _make_request(release, lock, model, device, variables, phases)
-        request.write_text(json.dumps(documents.encode(asked)), encoding="utf-8")
-        done = process.run(
-            [release.python, "-I", release.path / "payload", request, result],
+        load_request = _make_request(release, lock, model, device, variables, phases)
+        request.write_text(json.dumps(documents.encode(load_request)), encoding="utf-8")
+        completed = process.run(
+            [release.python, "-I", release.payload_folder, request, result],
             env=_make_env(release, lock, variables, log),
             accepted_codes=range(-64, 256),
             timeout=_MAX_LOAD_SECONDS,
-            hint="see whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
+            hint="check whether the host swaps, or reads the model from a slow disk; 'bundle smoke' tries again",
             watch=LoadProgress(stage, phases),
         )
-        report = _report(model, done, result)
-        ended_by = documents.decode(BlockedRequest, report.missed) if report.missed else None
-        refused, absent = blocked_requests.split_requests(blocked_requests.read_log(log), ended_by, ok=report.ok)
+        report = _read_report(model, completed, result)
+        fatal_request = documents.decode(BlockedRequest, report.missed) if report.missed else None
+        blocked, absent = blocked_requests.split_requests(blocked_requests.read_log(log), fatal_request, ok=report.ok)
     return LoadOutcome(
-        result=smoke_result.of_report(report, calls=refused, absent=absent, proven_at=_now()),
-        golden=_golden(report),
+        result=smoke_result.of_report(report, calls=blocked, absent=absent, proven_at=_format_now()),
+        golden=_make_golden(report),
     )
 
 
-def _now() -> str:
+def _format_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _golden(reporter: LoadReport) -> Golden | None:
-    if not reporter.outputs:
+def _make_golden(report: LoadReport) -> Golden | None:
+    if not report.outputs:
         return None
     return Golden(
-        alias=reporter.alias,
-        device=reporter.device,
-        dtype=reporter.dtype,
-        machine=reporter.machine,
-        versions=reporter.versions,
-        outputs=reporter.outputs,
+        alias=report.alias,
+        device=report.device,
+        dtype=report.dtype,
+        machine=report.machine,
+        versions=report.versions,
+        outputs=report.outputs,
     )
 
 
@@ -223,7 +240,7 @@ def _make_request(
         texts=lock.smoke.texts or STANDARD_TEXTS,
         closer=lock.smoke.closer,
         ram_limit=lock.smoke.ram_limit,
-        # texts of ours are in more languages than a model may know
+        # The standard texts are in languages that a model may not know.
         any_language=not lock.smoke.texts,
         variables=variables,
         trust_remote_code=model.trust_remote_code,
@@ -234,10 +251,12 @@ def _make_request(
 
 
 def _make_env(release: Release, lock: Lock, variables: Mapping[str, str], log: Path) -> dict[str, str]:
-    """What a load starts with. The guard has to set the rest: only paths must be given, since ``current`` does not
-    lead to this release yet."""
-    by_guard = env_file.make_library_variables(release.live_path)
-    given = {name: value for name, value in variables.items() if value != by_guard.get(name)}
+    """Return the environment of a load.
+
+    Only paths are set here, since ``current`` does not lead to this release yet; the guard has to set the rest.
+    """
+    set_by_guard = env_file.make_library_variables(release.live_path)
+    set_here = {name: value for name, value in variables.items() if value != set_by_guard.get(name)}
     return process.inherit_env(
         drop_prefixes=(
             "HF_",
@@ -248,7 +267,7 @@ def _make_env(release: Release, lock: Lock, variables: Mapping[str, str], log: P
             *env_file.LEGACY_CACHE_VARIABLES,
             *variables,
         ),
-        **given,
+        **set_here,
         **env_file.make_manifest_variables(lock, release.path),
         BUNDLE_GUARD="strict",
         BUNDLE_GUARD_LOG=str(log),
@@ -256,29 +275,23 @@ def _make_env(release: Release, lock: Lock, variables: Mapping[str, str], log: P
     )
 
 
-def _report(model: Model, done: process.CompletedProcess, path: Path) -> LoadReport:
-    """What a load wrote; a report that says how it ended where it wrote none that can be read."""
-    last = "\n".join(done.stderr.strip().splitlines()[-5:])
-    if done.returncode not in (_EXIT_PASSED, _EXIT_FAILED) or not path.exists():
-        ended = (
-            f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
-        )
-        hint = (
-            "look for the kernel's out-of-memory message (dmesg); give the host more memory"
-            if done.returncode < 0
-            else ""
-        )
-        return _failed_report(model, f"the load {ended} before it could say anything: {last}", hint)
+def _read_report(model: Model, completed: process.CompletedProcess, path: Path) -> LoadReport:
+    """Read the report that a load wrote; make one that says how it ended where there is none to read."""
+    last_lines = "\n".join(completed.stderr.strip().splitlines()[-5:])
+    code = completed.returncode
+    if code not in (_EXIT_PASSED, _EXIT_FAILED) or not path.exists():
+        ending = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        hint = "look for the kernel's out-of-memory message (dmesg); give the host more memory" if code < 0 else ""
+        return _make_failed_report(model, f"the load {ending} before it wrote a report: {last_lines}", hint)
     try:
         return json_files.read(LoadReport, path)
-    except documents.DocumentError as faults:
-        hint = "install the same bundle again: that puts right what runs the load"
-        return _failed_report(
-            model, f"the load's report can't be read: {json_files.first_faults(faults)}; {last}", hint
-        )
+    except documents.DocumentError as error:
+        hint = "install the same bundle again: that repairs the code of the smoke load"
+        message = f"the load's report can't be read: {json_files.first_faults(error)}; {last_lines}"
+        return _make_failed_report(model, message, hint)
 
 
-def _failed_report(model: Model, fault: str, hint: str) -> LoadReport:
+def _make_failed_report(model: Model, fault: str, hint: str) -> LoadReport:
     return LoadReport(
         alias=model.alias,
         loader=model.loader,
@@ -299,12 +312,12 @@ def _failed_report(model: Model, fault: str, hint: str) -> LoadReport:
 
 
 def _iter_payload(release: Release) -> Iterator[tuple[Path, bytes]]:
-    """Where each file of the payload belongs, and its bytes."""
-    return _iter_files(resources.files("bundler").joinpath("payload"), release.path / "payload")
+    """Yield the path of each file of the payload, and its bytes."""
+    return _iter_files(resources.files("bundler").joinpath("payload"), release.payload_folder)
 
 
 def _iter_files(source: Traversable, folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """The files of a folder of the program, which may be one zip file."""
+    """Yield the files of a folder of this program, which may be a zip file."""
     for entry in source.iterdir():
         if entry.is_dir() and entry.name != "__pycache__":
             yield from _iter_files(entry, folder / entry.name)

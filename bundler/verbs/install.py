@@ -155,7 +155,7 @@ def trust_(
     if forget and (added or removed):
         raise UsageError("--forget excludes --add and --remove", hint="use --forget first, then --add")
     if not added:  # --add also works before the first install
-        releases.required_prefix(root)
+        releases.require_prefix(root)
     if added or removed or forget:
         with releases.lock_prefix(root):
             if forget:

@@ -34,7 +34,7 @@ def list_(*, prefix: Prefix, reporter: Console) -> VerbResult:
     from bundler.output import host_text
 
     root = releases.get_absolute_prefix(prefix)
-    releases.required_prefix(root)
+    releases.require_prefix(root)
     for error in releases.find_damaged_releases(root).values():
         reporter.warn(f"{error}: {error.where}")
     return host_text.describe_releases(releases.read_receipts(root), releases.find_live(root))
@@ -46,7 +46,7 @@ def complete_release(context: typer.Context, incomplete: str) -> list[str]:
     from bundler.offline.prefix import rollback as rollbacks
 
     prefix = context.params.get("prefix")
-    names = rollbacks.installed(releases.get_absolute_prefix(Path(prefix))) if prefix else []
+    names = rollbacks.list_installed(releases.get_absolute_prefix(Path(prefix))) if prefix else []
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -70,7 +70,7 @@ def rollback(
     from bundler.offline.prefix import rollback as rollbacks
 
     root = releases.get_absolute_prefix(prefix)
-    releases.required_prefix(root)  # the lock would create a missing prefix
+    releases.require_prefix(root)  # the lock would create a missing prefix
     with releases.lock_prefix(root):
         old, new = rollbacks.roll_back(root) if release is None else rollbacks.switch_to(root, release)
     text = f"live now: {new} (before: {old or 'none'})" if new != old else f"{new} is already live"

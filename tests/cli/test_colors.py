@@ -25,7 +25,7 @@ def packed(pack: Callable[..., Packed]) -> Path:
 
 def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
     shown = terminal([PROGRAM, "verify", packed], env={"NO_COLOR": ""})
-    assert f"{YELLOW}warning:\033[0m nobody vouches" in shown
+    assert f"{YELLOW}warning:\033[0m the bundle is not signed" in shown
     assert f"{GREEN}intact:\033[0m test 1" in shown
     shown = terminal([PROGRAM, "inspect", packed.with_name("missing")], env={"NO_COLOR": ""})
     assert f"{RED}error:\033[0m" in shown
@@ -34,7 +34,7 @@ def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_who_wants_none_gets_none(variable: dict[str, str], packed: Path, terminal: Type) -> None:
     shown = terminal([PROGRAM, "verify", packed], env=variable)
-    assert "warning: nobody vouches" in shown
+    assert "warning: the bundle is not signed" in shown
     assert "\033[3" not in shown
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from bundler import cli
-from bundler.offline.container import image_build
+from bundler.offline.container import engine_registry
 from bundler.verbs import install
 from bundler.verbs.verb import BUILD, CARRY, INSTALL, OPERATE
 from tests.conftest import bundle, tool
@@ -74,7 +74,7 @@ def test_no_line_of_the_help_is_cut_or_wider_than_the_terminal(
 
 
 def test_the_engines_to_choose_from_are_those_there_are() -> None:
-    assert list(get_args(install.EngineName)) == list(image_build.ENGINES)
+    assert list(get_args(install.EngineName)) == list(engine_registry.ENGINES)
 
 
 def test_nothing_to_do_shows_the_help() -> None:

@@ -72,4 +72,9 @@ def test_a_prefix_that_its_own_installer_made_is_read_and_upgraded(released: Pat
     (prefix / "current" / "app" / "main.py").unlink()
     assert run("install", released, "--prefix", prefix)[0] == 0  # the key is remembered, what is missing comes back
     assert (prefix / "current" / "app" / "main.py").read_text() == 'print("hello")\n'
+    (payload,) = [
+        one for one in run("doctor", "--prefix", prefix)[1]["result"]["findings"] if one["check"] == "payload"
+    ]
+    assert payload["level"] == "healthy"
+    assert not [*(prefix / "current" / "payload").glob("*cut.py")], "what its own installer put there is gone"
     assert run("smoke", "--prefix", prefix)[0] == 0

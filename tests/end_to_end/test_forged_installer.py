@@ -67,6 +67,6 @@ def test_a_forged_bundle_with_its_own_installer(
         assert (refused.returncode, message in refused.stderr) == (7, True), refused.stderr
     assert not (tmp_path / "opt").exists()
 
-    # and a host that was told of no key is told that nobody vouches
+    # a host without keys gets a warning
     told = far("verify", evil.path)
-    assert (told.returncode, "nobody vouches for this bundle" in told.stderr) == (0, True)
+    assert (told.returncode, "warning: signature not checked" in told.stderr) == (0, True)

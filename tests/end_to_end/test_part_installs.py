@@ -102,8 +102,8 @@ def test_an_environment_of_another_bundle_is_not_taken_over(small: Small, far: F
 def test_a_part_that_there_is_not(small: Small, far: Far, tmp_path: Path, part: str) -> None:
     done = far("install", small.path, "--prefix", tmp_path / "opt", "--only", part)
     assert done.returncode == 2
-    assert f"there is no part {part!r}" in done.stderr
-    assert "this bundle has: model:m, model:n, environment, app;" in done.stderr
+    assert f"the bundle has no part {part!r}" in done.stderr
+    assert "its parts are: model:m, model:n, environment, app;" in done.stderr
 
 
 def test_an_application_that_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_quiet_says_nothing(prefix: Path) -> None:
 
 
 def test_without_proc_what_was_read_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert (load_progress.bytes_read(os.getpid()) or 0) > MIB
+    assert (load_progress.get_bytes_read(os.getpid()) or 0) > MIB
     monkeypatch.setattr(load_progress, "_PROC", tmp_path)
     stage = Shown()
     (tmp_path / "phases.txt").write_text("import\nweights\nfirst infer")  # the last line is not written whole yet

@@ -23,13 +23,13 @@ def test_remove_and_prune(build: Build, far: Far, tmp_path: Path) -> None:
     first, second, third = (receipt.release for receipt in releases.read_receipts(prefix))
     done = far("remove", third, "--prefix", prefix)
     assert (done.returncode, f"{third} is the live release" in done.stderr) == (2, True)
-    assert "what to do: make another live first" in done.stderr
+    assert "what to do: make another release live first" in done.stderr
     with releases.lock_prefix(prefix):
         assert [far(*verb, "--prefix", prefix).returncode for verb in (["remove", first], ["prune"])] == [13, 13]
     done = far("prune", "--prefix", prefix)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"removed: {first}"), done.stderr
     done = far("remove", second, "--prefix", prefix, "--json")
-    assert f"{second} is what rollback would go to" in str(told(done)["warnings"])
+    assert f"a rollback would have gone to {second}" in str(told(done)["warnings"])
     assert len(list((prefix / "models").iterdir())) == 1
     assert far("prune", "--prefix", prefix, "--keep", "1").stdout == "nothing to remove\n"
     assert far("prune", "--prefix", prefix, "--keep", "0").returncode == 2

@@ -1,4 +1,4 @@
-"""Ctrl-C during an install: what was placed stays, is looked at byte by byte, and the same install goes on from it."""
+"""Ctrl-C during an install: what was placed stays, is looked at byte by byte, and the same install continues from it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_an_upgrade_leaves_the_live_release_and_can_be_given_up(pack: Pack, tmp_
     interrupt(second, prefix, "place")
     assert releases.require_live(prefix).name == live
     found = examination.examine_release(prefix, "plain", RecordingReporter())
-    assert any("the same install goes on from it" in one.hint for one in found.findings if one.check == "leftovers")
+    assert any("the same install continues from it" in one.hint for one in found.findings if one.check == "leftovers")
     removal.prune_releases(prefix, 1, RecordingReporter())
     assert tree(prefix) == before
 

@@ -114,9 +114,7 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
     weights.unlink()
     report = RecordingReporter()
     receipt = install.install_bundle(bundle, prefix, AGAIN, report)
-    assert any(
-        "by an earlier install, and what it was measured on was changed since" in warning for warning in report.warnings
-    )
+    assert any("from an earlier install, and files have changed since" in warning for warning in report.warnings)
     lines = host_text.format_proof(receipt)
     assert lines[0] == f"  OLD PROOF, not of this install: smoke loads of {proven['proven_at']}, 1 change since"
     assert lines[1] == f"    changed since: {inside}"
@@ -133,7 +131,11 @@ def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: 
         for one in examination.examine_release(prefix, "plain", RecordingReporter()).findings
         if one.check == "proof"
     ]
-    assert (found.level, f"2 changes came since, such as {inside}" in found.message) == ("warning", True)
+    assert (
+        found.level,
+        found.message.startswith("2 changes since the smoke loads ran at ")
+        and found.message.endswith(f", such as {inside}"),
+    ) == ("warning", True)
     again = install.install_bundle(bundle, prefix, InstallOptions(), RecordingReporter())
     assert (again.proof, again.smoke[0].changed_since) == ("new", ())
 

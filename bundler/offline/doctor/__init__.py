@@ -1,0 +1,1 @@
+"""Examines the live release and its host for ``bundle doctor``."""

@@ -1,4 +1,4 @@
-"""Whether an installed release is all there, and as it was installed."""
+"""Checks of an installed release: its files, its environment, its guard, its permissions."""
 
 from __future__ import annotations
 
@@ -17,74 +17,74 @@ from bundler.offline.prefix import releases
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import dockerfile, env_file
 from bundler.offline.trust import trusted_keys
-from bundler.progress import Reporter
+from bundler.progress import Reporter, pluralize
 
-_MADE_AT_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
-"""torch makes this folder when it is imported, and fails where it can't."""
+_IMPORT_TIME_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""torch creates this folder at import, and fails if it can't."""
 
-_RIGHT = "all there, of the right size"
+_SIZES_INTACT = "all there, of the right size"
+_MAX_NAMED = 3
 
 
 def check_content(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Finding]:
-    """The files of the models, and of all that stands beside the environment as in the bundle: there, of the right
-    size and, when ``deep``, of the right bytes."""
-    right = "every byte is what the bundle brought" if deep else _RIGHT
+    """Check the models, and the files outside the environment: their size, and their content if ``deep``."""
+    success_text = "every byte is as in the bundle" if deep else _SIZES_INTACT
     return [
-        findings.make_file_findings(part.name, part.count, part.altered, right)
-        for part in altered_files.content(release, lock, reporter, deep=deep)
+        findings.make_file_findings(part.name, part.count, part.altered, success_text)
+        for part in altered_files.check_content(release, lock, reporter, deep=deep)
     ]
 
 
 def check_interpreter(release: Release, lock: Lock) -> Finding:
-    """Whether the environment's Python starts, and is the one that the release needs."""
-    if fault := venv.find_interpreter_problem(release, lock):
-        hint = f"install CPython {lock.target.python} on this host if it is gone, then install the same bundle again"
-        return findings.make_critical("python", fault, where=release.python, hint=hint)
+    """Check that the environment's Python starts, and is the one that the release needs."""
+    if problem := venv.find_interpreter_problem(release, lock):
+        hint = f"install CPython {lock.target.python} on this host if it is missing, then install the same bundle again"
+        return findings.make_critical("python", problem, where=release.python, hint=hint)
     return findings.make_healthy("python", f"CPython {lock.target.python} starts")
 
 
 def check_packages(release: Release, lock: Lock, reporter: Reporter, *, deep: bool) -> list[Finding]:
-    """The installed packages against what their wheels' RECORDs say, and files that no wheel brought."""
+    """Check the installed packages against their RECORDs, and find files that belong to no wheel."""
     if not lock.python.packages:
         return []
-    part, files = altered_files.environment(release, lock, reporter, deep=deep)
-    right = "every byte is what the wheels brought" if deep else _RIGHT
-    found = [findings.make_file_findings(part.name, part.count, part.altered, right, part.packages)]
+    part, files = altered_files.check_environment(release, lock, reporter, deep=deep)
+    success_text = "every byte is as in the wheels" if deep else _SIZES_INTACT
+    results = [findings.make_file_findings(part.name, part.count, part.altered, success_text, part.packages)]
     if not part.altered:
-        hint = "if nobody on this host put it there on purpose, remove it: Python may run it"
-        found += [
-            findings.make_warning("packages", f"{path.name} was brought by no wheel", where=path, hint=hint)
+        hint = "if nobody put it there on purpose, remove it: Python may run it"
+        results += [
+            findings.make_warning("packages", f"{path.name} belongs to no wheel", where=path, hint=hint)
             for path in installed_files.find_unknown_files(release, lock, files)
         ]
-    return found
+    return results
 
 
 def check_rendered_files(release: Release, lock: Lock) -> list[Finding]:
-    """The files that the installer writes for services and for itself."""
-    found: list[Finding] = []
-    for name, text in (
-        (env_file.ENV_FILE, env_file.render_env_file(lock, release.prefix)),
-        (
-            dockerfile.DOCKERFILE_NAME,
-            dockerfile.render_dockerfile(lock, trusted_keys.read_stored_policy(release.prefix)),
-        ),
-    ):
+    """Check the files that the installer renders."""
+    policy = trusted_keys.read_stored_policy(release.prefix)
+    texts = {
+        env_file.ENV_FILE: env_file.render_env_file(lock, release.prefix),
+        dockerfile.DOCKERFILE_NAME: dockerfile.render_dockerfile(lock, policy),
+    }
+    results: list[Finding] = []
+    for name, text in texts.items():
+        path = release.path / name
         try:
-            same = (release.path / name).read_bytes() == text.encode()
+            same = path.read_bytes() == text.encode()
         except OSError as error:
-            found.append(findings.make_critical(name, f"can't be read: {error.strerror}", where=release.path / name))
+            results.append(findings.make_critical(name, f"can't be read: {error.strerror}", where=path))
             continue
         if same:
-            found.append(findings.make_healthy(name, "as the installer renders it"))
+            results.append(findings.make_healthy(name, "as the installer renders it"))
         else:
-            hint = "installing the same bundle again renders it anew; values of your own belong in a file of your own"
-            message = "is not what this version of the installer renders"
-            found.append(findings.make_warning(name, message, where=release.path / name, hint=hint))
-    return found
+            hint = "install the same bundle again to render it again; keep your own values in a file of your own"
+            message = "differs from what this version of the installer renders"
+            results.append(findings.make_warning(name, message, where=path, hint=hint))
+    return results
 
 
 def check_hub_view(release: Release, lock: Lock) -> list[Finding]:
-    """The links by which libraries find the models."""
+    """Check the links by which libraries find the models."""
     count = len(hub_cache.list_links(release, lock)) + len(hub_cache.list_texts(release, lock))
     if not count:
         return []
@@ -96,123 +96,124 @@ def check_hub_view(release: Release, lock: Lock) -> list[Finding]:
 
 
 def check_payload(release: Release, lock: Lock) -> list[Finding]:
-    """What 'bundle smoke' runs inside the environment, and what the environment runs at each start."""
-    differing = [*smoke.find_changed_payload(release), *guard.differing(release, lock)]
+    """Check the code that 'bundle smoke' runs inside the environment, and the guard."""
+    differing = [*smoke.find_changed_payload(release), *guard.find_differing_files(release, lock)]
     if differing:
-        count = "one file is not that" if len(differing) == 1 else f"{len(differing)} files are not those"
-        message = f"{count} of this version of the installer: {differing[0].name}"
+        count = pluralize(len(differing), "file")
+        names = ", ".join(path.name for path in differing[:_MAX_NAMED])
+        more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+        message = f"{count} not from this version of the installer: {names}{more}"
         return [findings.make_warning("payload", message, where=differing[0], hint=findings.REINSTALL_HINT)]
-    return [findings.make_healthy("payload", "as this version of the installer lays it out")]
+    return [findings.make_healthy("payload", "as this version of the installer writes it")]
 
 
 def check_guard(release: Release, lock: Lock) -> list[Finding]:
-    """Whether a start of the release's Python is guarded, which variables of this environment win over it, and
-    whether libraries have a folder to write to: for this user, and for one who may only read."""
+    """Check that the guard runs, which variables override it, and that libraries can write their caches.
+
+    The caches are checked for this user, and for a user with read access alone.
+    """
     try:
-        found = guard.read_state(release, lock)
-    except ProgramError:  # Python does not start, which is a finding of its own
+        state = guard.read_state(release, lock)
+    except ProgramError:  # `check_interpreter` reports a Python that does not start
         return []
-    if not found.has_run:
+    if not state.has_run:
         where = guard.get_site_packages(release, lock) / guard.PTH_FILE
-        return [
-            findings.make_critical(
-                "guard", "does not run: libraries may call home", where=where, hint=findings.REINSTALL_HINT
-            )
-        ]
-    hint = "unset it where the service starts, if that is not meant"
-    told = [
-        findings.make_warning("guard", f"{name}={here} is set here and wins over the release's {wanted}", hint=hint)
-        for name, (here, wanted) in found.overridden_variables.items()
+        message = "does not run: libraries may call home"
+        return [findings.make_critical("guard", message, where=where, hint=findings.REINSTALL_HINT)]
+    hint = "unless you want that, unset it where the service starts"
+    results = [
+        findings.make_warning("guard", f"{name}={actual} is set here and overrides the release's {expected}", hint=hint)
+        for name, (actual, expected) in state.overridden_variables.items()
     ]
-    told += _caches(release, lock, found, "this user")
-    if (reader := guard.state_for_reader(release)) is not None:
-        told += _caches(release, lock, reader, "a user who may only read what is installed")
-    return told or [findings.make_healthy("guard", "each start of Python sets the offline variables")]
+    results += _check_caches(release, lock, state, "this user")
+    if (reader_state := guard.read_reader_state(release)) is not None:
+        results += _check_caches(release, lock, reader_state, "a user with read access alone")
+    return results or [findings.make_healthy("guard", "each start of Python sets the offline variables")]
 
 
-def _caches(release: Release, lock: Lock, found: GuardState, user: str) -> list[Finding]:
-    """One finding for all folders that libraries write to and ``user`` can't, if any."""
-    if not found.closed:
+def _check_caches(release: Release, lock: Lock, state: GuardState, user: str) -> list[Finding]:
+    """Make one finding for all cache folders that ``user`` can't write to, if any."""
+    if not state.unwritable:
         return []
-    message = f"{user} can't write where {', '.join(found.closed)} lead"
-    if any(os.environ.get(name) == found.caches[name] for name in found.closed):
-        hint = "unset them where the service starts, or have them lead to folders of the service's user"
-    elif all(Path(found.caches[name]) == release.writable_folder for name in found.closed):
+    message = f"{user} can't write to the folders of {', '.join(state.unwritable)}"
+    if any(os.environ.get(name) == state.caches[name] for name in state.unwritable):
+        hint = "unset them where the service starts, or set them to folders of the service's user"
+    elif all(Path(state.caches[name]) == release.writable_folder for name in state.unwritable):
         hint = "set XDG_CACHE_HOME to a folder of the service's user, or give it a folder for temporary files"
     else:
         hint = findings.REINSTALL_HINT
-    made_at_import = found.caches.get(_MADE_AT_IMPORT, "")
-    torch = any(package.name == "torch" for package in lock.python.packages)
-    if torch and _MADE_AT_IMPORT in found.closed and not Path(made_at_import).is_dir():
-        message = f"{message}; torch can't be imported: it makes {made_at_import}"
-        return [findings.make_critical("guard", message, where=made_at_import, hint=hint)]
-    return [findings.make_warning("guard", message, where=found.caches[found.closed[0]], hint=hint)]
+    import_time_cache = state.caches.get(_IMPORT_TIME_CACHE, "")
+    has_torch = any(package.name == "torch" for package in lock.python.packages)
+    if has_torch and _IMPORT_TIME_CACHE in state.unwritable and not Path(import_time_cache).is_dir():
+        message = f"{message}; torch can't be imported: it creates {import_time_cache}"
+        return [findings.make_critical("guard", message, where=import_time_cache, hint=hint)]
+    return [findings.make_warning("guard", message, where=state.caches[state.unwritable[0]], hint=hint)]
 
 
 def check_leftovers(release: Release) -> list[Finding]:
-    """What a run left that was killed, or has made so far if it is still at work."""
+    """Find what a killed run left, or a running one has written so far."""
     prefix = release.prefix
-    left = [*releases.find_unfinished(prefix), *releases.find_unused_models(prefix)]
-    left += [path for path in (release.work_folder, prefix / ".current.new") if os.path.lexists(path)]
+    leftovers = [*releases.find_unfinished(prefix), *releases.find_unused_models(prefix)]
+    leftovers += [path for path in (release.work_folder, prefix / ".current.new") if os.path.lexists(path)]
     hint = (
-        "an install is at work, or one did not end: the same install goes on from it; another install, or bundle prune, "
-        "removes it"
+        "an install is running, or was interrupted: the same install continues from it; another install, or bundle "
+        "prune, removes it"
     )
-    found = [
-        findings.make_warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint) for path in left
+    results = [
+        findings.make_warning("leftovers", f"{path.name} belongs to no release", where=path, hint=hint)
+        for path in leftovers
     ]
-    hint = "nothing here touches it; a prefix of its own keeps things apart"
-    return found + [
+    hint = "this program never touches it; keep other files outside the prefix"
+    return results + [
         findings.make_warning("leftovers", f"{path.name} was not made by this program", where=path, hint=hint)
         for path in releases.find_unknown_files(prefix)
     ]
 
 
 def check_permissions(release: Release, lock: Lock) -> list[Finding]:
-    """Whether this user, and others such as a service's, can read the release."""
-    entries = [*_iter_service_files(release, lock)]
-    found = [
-        findings.make_critical(
-            "permissions",
-            f"{path.name} can't be read by this user",
-            where=path,
-            hint="let it be read by the user that the service runs as",
-        )
-        for path in entries
+    """Check that this user, and other users such as a service's, can read the release."""
+    paths = [*_iter_service_files(release, lock)]
+    hint = "give read access to the user that the service runs as"
+    results = [
+        findings.make_critical("permissions", f"this user can't read {path.name}", where=path, hint=hint)
+        for path in paths
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
     ]
     if os.name != "nt":
-        shut = [path for path in [*release.prefix.parents, *entries] if not _is_open_to_others(path)]
-        hint = "a service of another user can't start from here: chmod o+rX, or choose a --prefix that others can reach"
-        found += [
-            findings.make_warning("permissions", f"{path} is closed to other users", where=path, hint=hint)
-            for path in shut[:1]
+        closed = [path for path in [*release.prefix.parents, *paths] if not _is_open_to_others(path)]
+        hint = "a service of another user can't start from here: chmod o+rX, or choose a --prefix that others can read"
+        results += [
+            findings.make_warning("permissions", f"other users can't read {path}", where=path, hint=hint)
+            for path in closed[:1]
         ]
-        found += [] if shut else _closed_interpreter(release)
-    return found or [findings.make_healthy("permissions", "this user and others can read all")]
+        results += [] if closed else _check_interpreter_access(release)
+    return results or [findings.make_healthy("permissions", "this user and others can read everything")]
 
 
-def _closed_interpreter(release: Release) -> list[Finding]:
-    """Whether other users can start the Python that the environment was made from, which may be this user's own."""
+def _check_interpreter_access(release: Release) -> list[Finding]:
+    """Check that other users can start the Python that the environment was created from: it may be this user's own."""
     interpreter = release.python.resolve()
     for path in _select_existing([*reversed(interpreter.parents), interpreter]):
         if not _is_open_to_others(path):
-            message = f"other users can't start {interpreter}: {path} is closed to them"
-            hint = "chmod o+rX, or install into another --prefix by a Python that they can start, such as the system's"
+            message = f"other users can't start {interpreter}: they can't read {path}"
+            hint = (
+                "chmod o+rX, or install into another --prefix with a Python that they can start, such as the system's"
+            )
             return [findings.make_warning("permissions", message, where=path, hint=hint)]
     return []
 
 
 def _iter_service_files(release: Release, lock: Lock) -> Iterator[Path]:
-    """What a service reads, as far as it is there: folders before the files in them."""
-    homes = [release.shared_models / model.host_folder for model in lock.models]
+    """Yield the existing folders and files that a service reads, folders before the files in them."""
+    model_folders = [release.shared_models / model.host_folder for model in lock.models]
     files = [
-        release.shared_models / m.host_folder / a.path[len(m.folder) :]
-        for m, files in lock.list_files_by_model()
-        for a in files
+        release.shared_models / model.host_folder / artifact.path[len(model.folder) :]
+        for model, artifacts in lock.list_files_by_model()
+        for artifact in artifacts
     ]
-    files += [release.path / one.path for one in lock.artifacts if one.kind in placement.RELEASE_KINDS]
-    folders = [release.prefix, release.path.parent, release.path, release.shared_models, *homes]
+    kinds = placement.RELEASE_KINDS
+    files += [release.path / artifact.path for artifact in lock.artifacts if artifact.kind in kinds]
+    folders = [release.prefix, release.path.parent, release.path, release.shared_models, *model_folders]
     files += [release.path / env_file.ENV_FILE, release.venv / "pyvenv.cfg"]
     yield from _select_existing([*folders, release.venv, *_list_folders(files), *files])
 

@@ -1,4 +1,4 @@
-"""What the environment does at each start of Python: set the variables that keep libraries on this host."""
+"""Installs the guard: a module that sets, at each start of Python, the variables that keep libraries on this host."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
 
 PTH_FILE = "00-airgap-guard.pth"
-"""Python runs these files in the order of their names, and this one before those of packages."""
+"""Python runs ``.pth`` files in the order of their names, so this one runs before those of packages."""
 MODULE_NAME = "_airgap_guard"
 _VALUES_FILE = f"{MODULE_NAME}.env"
 _PTH_LINE = f"import {MODULE_NAME}; {MODULE_NAME}.begin()\n"
 _STATE_SCRIPT = """
 import json, os, sys
 guard = sys.modules.get(sys.argv[1])
-def makes(folder):
+def is_writable(folder):
     while folder and not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
@@ -35,104 +35,120 @@ print(json.dumps({
     "ran": bool(guard and guard.began),
     "overridden": {name: [os.environ[name], kept[name]] for name in kept},
     "caches": {name: os.environ[name] for name in sys.argv[2:] if name in os.environ},
-    "closed": [name for name in sys.argv[2:] if name in os.environ and not makes(os.environ[name])],
+    "unwritable": [name for name in sys.argv[2:] if name in os.environ and not is_writable(os.environ[name])],
 }))
 """
-"""What a start of Python says of itself: also one that a guard of another version guards, or none."""
+"""Prints the state of the guard in a new Python; works with a guard of any version, and without one."""
 
-READER = 65534
-"""The number of the user ``nobody``: as root, what a user sees who may only read is tried as this one."""
+READER_USER_ID = 65534
+"""The user ``nobody``: with root rights, we test as this user what a user with read access alone sees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardState:
-    """What a start of a release's Python showed: whether the guard ran, and whose values won.
+    """State of the guard in a new Python of the release.
 
-    ``overridden`` holds the variables that this process has set to something else than the release wants: name to
-    (value here, value of the release). ``caches`` says where libraries would write, by variable; ``closed`` names
-    those of them that the user can't write to, nor make.
+    ``overridden_variables`` maps the variables that this process sets differently to pairs (value in this process,
+    value of the release). ``caches`` maps variables to the folders that libraries write to; ``unwritable`` names the
+    variables of folders that the user can neither write to nor create.
     """
 
     has_run: bool
     overridden_variables: Mapping[str, tuple[str, str]]
     caches: Mapping[str, str]
-    closed: Sequence[str]
+    unwritable: Sequence[str]
 
 
 def write_files(release: Release, lock: Lock) -> None:
-    """Put the guard into the release's environment and see it run. Raises ProgramError when it does not."""
+    """Write the guard into the release's environment, and check that it runs.
+
+    Raises:
+        ProgramError: It does not run.
+    """
     for path, data in render_files(release, lock).items():
         disk.write_atomically(path, data)
     if not read_state(release, lock).has_run:
-        hint = "see whether something on this host keeps Python from running .pth files, such as a sitecustomize.py"
+        hint = "check whether something on this host, such as a sitecustomize.py, keeps Python from running .pth files"
         where = get_site_packages(release, lock) / PTH_FILE
         raise ProgramError("the guard of the environment does not run", where=str(where), hint=hint)
 
 
 def render_files(release: Release, lock: Lock) -> dict[Path, bytes]:
-    """Every file of the guard, and its bytes; the one that has Python run it comes last."""
-    place = get_site_packages(release, lock)
+    """Return the content of each file of the guard; the ``.pth`` file, which makes Python run it, comes last."""
+    site_packages = get_site_packages(release, lock)
     source = resources.files("bundler").joinpath("payload", "network", "guard.py")
     return {
-        place / f"{MODULE_NAME}.py": source.read_bytes(),
-        place / _VALUES_FILE: _format_values(release).encode(),
-        place / PTH_FILE: _PTH_LINE.encode(),
+        site_packages / f"{MODULE_NAME}.py": source.read_bytes(),
+        site_packages / _VALUES_FILE: _format_values(release).encode(),
+        site_packages / PTH_FILE: _PTH_LINE.encode(),
     }
 
 
-def differing(release: Release, lock: Lock) -> list[Path]:
-    """Files of the guard that are not as ``lay_out`` makes them."""
+def find_differing_files(release: Release, lock: Lock) -> list[Path]:
+    """Find files of the guard that differ from what `write_files` writes."""
     return [path for path, data in render_files(release, lock).items() if not disk.holds(path, data)]
 
 
 def get_site_packages(release: Release, lock: Lock) -> Path:
-    """Where the environment's packages are."""
-    inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{lock.target.python}/site-packages"
-    return release.venv / inside
+    """Return the environment's ``site-packages``."""
+    subfolder = "Lib/site-packages" if os.name == "nt" else f"lib/python{lock.target.python}/site-packages"
+    return release.venv / subfolder
 
 
 def read_state(release: Release, lock: Lock) -> GuardState:
-    """Start the release's Python in the environment of this process and ask. A guard that is not there, or that fails,
-    keeps no Python from starting, so only this shows it. Raises ProgramError when Python itself does not start."""
-    plain = process.inherit_env(drop_prefixes=("PYTHON", "BUNDLE_GUARD"))
-    found = _asked(release, plain)
+    """Start the release's Python with the variables of this process, and read the state of the guard.
+
+    Python starts without a guard, and with one that fails, so only this shows it.
+
+    Raises:
+        ProgramError: Python itself does not start.
+    """
+    env = process.inherit_env(drop_prefixes=("PYTHON", "BUNDLE_GUARD"))
+    state = _query_state(release, env)
     hub = str(release.live_path / "hub")
-    older = {name: (plain[name], hub) for name in _list_legacy_caches(lock) if plain.get(name, hub) != hub}
-    return dataclasses.replace(found, overridden_variables={**found.overridden_variables, **older})
+    legacy = {name: (env[name], hub) for name in _list_legacy_caches(lock) if env.get(name, hub) != hub}
+    return dataclasses.replace(state, overridden_variables={**state.overridden_variables, **legacy})
 
 
-def state_for_reader(release: Release) -> GuardState | None:
-    """The same for a user who has no home and may only read; None where Python does not start for that one, or this
-    process may not become another user."""
+def read_reader_state(release: Release) -> GuardState | None:
+    """Read the state for a user with read access alone and no home folder.
+
+    None if Python does not start for that user, or this process can't run as another user.
+    """
     if os.name == "nt" or os.geteuid() != 0:
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-doctor-") as folder:
-            Path(folder).chmod(0o1777)  # open to all as /tmp is, and gone afterwards with what the guard makes there
-            return _asked(release, {"TMPDIR": folder}, user=READER)
+            Path(folder).chmod(0o1777)  # as /tmp; it is removed with what the guard creates in it
+            return _query_state(release, {"TMPDIR": folder}, user=READER_USER_ID)
     except (OSError, ProgramError):
         return None
 
 
-def _asked(release: Release, environment: Mapping[str, str], user: int | None = None) -> GuardState:
+def _query_state(release: Release, env: Mapping[str, str], user: int | None = None) -> GuardState:
     command: list[str | Path] = [release.python, "-I", "-c", _STATE_SCRIPT, MODULE_NAME, *env_file.CACHES]
-    said = process.run(command, env=environment, user=user).stdout
-    told = json.loads(said.strip().splitlines()[-1])
-    overridden = {name: (here, wanted) for name, (here, wanted) in told["overridden"].items()}
+    output = process.run(command, env=env, user=user).stdout
+    state = json.loads(output.strip().splitlines()[-1])
     return GuardState(
-        has_run=told["ran"], overridden_variables=overridden, caches=told["caches"], closed=tuple(told["closed"])
+        has_run=state["ran"],
+        overridden_variables={name: (actual, expected) for name, (actual, expected) in state["overridden"].items()},
+        caches=state["caches"],
+        unwritable=tuple(state["unwritable"]),
     )
 
 
 def _list_legacy_caches(lock: Lock) -> tuple[str, ...]:
-    """The variables that this release's transformers reads before those that the guard sets."""
-    found = next((one.version for one in lock.python.packages if one.name == "transformers"), "")
-    return env_file.LEGACY_CACHE_VARIABLES if found.partition(".")[0] == "4" else ()
+    """List the variables that this release's transformers reads before those that the guard sets."""
+    version = next((package.version for package in lock.python.packages if package.name == "transformers"), "")
+    return env_file.LEGACY_CACHE_VARIABLES if version.partition(".")[0] == "4" else ()
 
 
 def _format_values(release: Release) -> str:
-    """The folder ``var``, then one ``NAME=value`` a line: the variables of ``.env.offline`` as they are, and those that
-    lead below the folder that the guard chooses at each start."""
+    """Format the guard's values file.
+
+    Its first line is the folder ``var``. Each other line is ``NAME=value``: the variables of ``.env.offline``, and those
+    below ``{cache}``, the folder that the guard chooses at each start.
+    """
     fixed = [f"{name}={value}" for name, value in env_file.make_library_variables(release.live_path).items()]
-    chosen = [f"{name}={{cache}}/{part}" for name, part in env_file.CACHES.items()]
-    return "".join(f"{line}\n" for line in [str(release.writable_folder), *fixed, *chosen])
+    below_cache = [f"{name}={{cache}}/{subfolder}" for name, subfolder in env_file.CACHES.items()]
+    return "".join(f"{line}\n" for line in [str(release.writable_folder), *fixed, *below_cache])

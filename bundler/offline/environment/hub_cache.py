@@ -1,9 +1,9 @@
-"""The placed models as the cache that Hugging Face libraries look for.
+"""The installed models as a Hugging Face hub cache, made of links.
 
-One copy on disk serves both ways of loading: by folder, and by repo id through a cache made of links.
-The cache has no ``blobs/`` and no ``trees/`` (tried: with an unpruned one snapshot_download fails, with
-none it works), and its refs end without a newline (tried: snapshot_download fails with one). A kernel is there twice:
-as what it is, and as the model that clients take it for which know no kernels.
+One copy on disk serves loading by folder and loading by repo id. The cache has no ``blobs/`` and no ``trees/`` (tried:
+snapshot_download works without ``trees/``, and fails with an unpruned one). Its refs end without a newline (tried:
+snapshot_download fails with one). A kernel is there twice: as a kernel, and as a model for clients that do not know
+kernels.
 """
 
 from __future__ import annotations
@@ -19,61 +19,64 @@ from bundler.offline.environment.installed_files import Altered
 from bundler.offline.prefix.releases import Release
 
 _ABSENT_FILES = ("adapter_config.json",)
-"""Files that libraries ask the hub for although a model has none (tried: 30 s of retries with peft
-installed); a marker in ``.no_exist`` answers for the hub."""
+"""Files that libraries request from the hub although the model has none; a marker in ``.no_exist`` answers instead.
+
+Tried: without the marker, peft retries for 30 seconds.
+"""
 
 
 def create_cache(release: Release, lock: Lock) -> None:
-    """Link a release's models by alias, and by repo id where they have one; what is so already is left alone.
+    """Link a release's models by alias, and by repo id if they have one; correct links are left alone.
 
-    Raises UnsafeError where a folder stands in place of a link.
+    Raises:
+        UnsafeError: A folder is where a link must be.
     """
-    for link, to in list_links(release, lock).items():
-        _make_link(link, os.path.relpath(to, link.parent), is_folder=to.is_dir())
+    for link, target in list_links(release, lock).items():
+        _make_link(link, os.path.relpath(target, link.parent), is_folder=target.is_dir())
     for path, text in list_texts(release, lock).items():
         _write_text(path, text, atomic=release.is_finished)
 
 
 def find_problems(release: Release, lock: Lock) -> list[Altered]:
-    """Links and files of the cache that are not as ``create`` makes them, and why."""
-    found = [
-        Altered(path=str(link), message="is no link, and must be one")
+    """Find links and files of the cache that differ from what `create_cache` makes."""
+    problems = [
+        Altered(path=str(link), message="must be a link, but is not")
         for link in list_links(release, lock)
         if not link.is_symlink()
     ]
-    found += [
-        Altered(path=str(link), message=f"must lead to {to}, and leads to {link.readlink()}")
-        for link, to in list_links(release, lock).items()
-        if link.is_symlink() and not _is_link_to(link, to)
+    problems += [
+        Altered(path=str(link), message=f"must lead to {target}, but leads to {link.readlink()}")
+        for link, target in list_links(release, lock).items()
+        if link.is_symlink() and not _is_link_to(link, target)
     ]
-    return found + [
-        Altered(path=str(path), message="is not as it was written")
+    return problems + [
+        Altered(path=str(path), message="was altered")
         for path, text in list_texts(release, lock).items()
         if not _has_text(path, text)
     ]
 
 
 def list_links(release: Release, lock: Lock) -> dict[Path, Path]:
-    """Every link of a release's models, and the folder or file that it leads to."""
-    made: dict[Path, Path] = {}
+    """Return every link of a release's models, and the folder or file that it leads to."""
+    links: dict[Path, Path] = {}
     for model in lock.models:
-        home = release.shared_models / model.host_folder
-        made[release.path / "models" / model.alias] = home
+        model_folder = release.shared_models / model.host_folder
+        links[release.path / "models" / model.alias] = model_folder
         for repo in _list_repo_folders(release, lock, model):
             snapshot = repo / "snapshots" / model.commit
-            made |= {snapshot / file: home / file for file in _list_model_files(lock, model)}
-    return made
+            links |= {snapshot / file: model_folder / file for file in _list_model_files(lock, model)}
+    return links
 
 
 def list_texts(release: Release, lock: Lock) -> dict[Path, str]:
-    """Every file of the cache that is no link, and what it says."""
-    made: dict[Path, str] = {}
+    """Return every regular file of the cache, and its text."""
+    texts: dict[Path, str] = {}
     for model in lock.models:
         for repo in _list_repo_folders(release, lock, model):
-            made |= {repo / "refs" / revision: model.commit for revision in {"main", *model.revisions}}
-            vain = set(_ABSENT_FILES) - set(_list_model_files(lock, model))
-            made |= {repo / ".no_exist" / model.commit / file: "" for file in vain}
-    return made
+            texts |= {repo / "refs" / revision: model.commit for revision in {"main", *model.revisions}}
+            absent_files = set(_ABSENT_FILES) - set(_list_model_files(lock, model))
+            texts |= {repo / ".no_exist" / model.commit / file: "" for file in absent_files}
+    return texts
 
 
 def _list_repo_folders(release: Release, lock: Lock, model: Model) -> list[Path]:
@@ -96,14 +99,14 @@ def _has_text(path: Path, text: str) -> bool:
 
 
 def _make_link(link: Path, target: str, *, is_folder: bool) -> None:
-    if link.is_symlink() and os.readlink(link) == target:  # noqa: PTH115 (as it was written, not as a Path spells it)
+    if link.is_symlink() and os.readlink(link) == target:  # noqa: PTH115 (Path would normalize it)
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     _refuse_folder(link)
-    fresh = link.with_name(f".{link.name}.partial")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target, target_is_directory=is_folder)
-    fresh.replace(link)
+    new_link = link.with_name(f".{link.name}.partial")
+    new_link.unlink(missing_ok=True)
+    new_link.symlink_to(target, target_is_directory=is_folder)
+    new_link.replace(link)
 
 
 def _write_text(path: Path, text: str, *, atomic: bool) -> None:
@@ -112,7 +115,7 @@ def _write_text(path: Path, text: str, *, atomic: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _refuse_folder(path)
     if atomic:
-        disk.write_atomically(path, text.encode())  # in what is live: a power cut must not leave it empty
+        disk.write_atomically(path, text.encode())  # the release may be live: a power cut must not leave the file empty
         return
     path.unlink(missing_ok=True)
     path.write_bytes(text.encode())
@@ -120,5 +123,5 @@ def _write_text(path: Path, text: str, *, atomic: bool) -> None:
 
 def _refuse_folder(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        hint = "remove it: what belongs there leads into the placed models"
-        raise UnsafeError("a folder stands where a link or a file of this release must", where=str(path), hint=hint)
+        hint = "move it elsewhere, then install again: the installer writes that link or file"
+        raise UnsafeError("this is a folder, but must be a link or a file of the release", where=str(path), hint=hint)

@@ -1,4 +1,4 @@
-"""A Python environment out of the bundle's wheels alone."""
+"""Creates and repairs the release's virtual environment, from the bundle's wheels alone."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from bundler.offline.prefix.releases import Release
 from bundler.progress import Reporter, pluralize
 
 _FOREIGN_PREFIXES = ("UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "CONDA", "__PYVENV")
-"""Variables that would make an installer look elsewhere than into the bundle."""
+"""Prefixes of variables that could make an installer use something other than the bundle."""
 
 _MAX_START_SECONDS = 60.0
-"""Seconds that an interpreter may take to start, on a host that is busy."""
-
+"""Seconds that an interpreter may take to start on a busy host."""
 
 _VERSION_SCRIPT = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2], sys.prefix)"
 
 _REQUIREMENTS_FILE = "requirements.txt"
-_REPAIR_FILE = "mend.txt"
+_REPAIR_FILE = "repair.txt"
 
 
 def create_venv(release: Release, lock: Lock, interpreter: Path, reporter: Reporter) -> None:
-    """Make the release's environment from the interpreter ``base`` and the placed wheels, with no index.
+    """Create the release's environment from ``interpreter`` and the placed wheels, without an index.
 
-    uv out of the bundle installs; where the host does not let it run, pip does, run from its wheel.
-    ``ensurepip``, which some distributions leave out, is not needed. Raises ProgramError, and UnsafeError where a
-    wheel is not what it says, before anything opens it.
+    The bundle's uv installs; if it does not run on this host, the bundle's pip does, from its wheel. ``ensurepip``,
+    which some distributions leave out, is not needed.
+
+    Raises:
+        ProgramError: Python or the installer failed.
+        UnsafeError: A wheel differs from what it declares; nothing has opened it then.
     """
     _check_wheels(release, lock, reporter)
     with reporter.stage("environment") as stage:
@@ -47,34 +49,36 @@ def create_venv(release: Release, lock: Lock, interpreter: Path, reporter: Repor
 
 
 def find_interpreter_problem(release: Release, lock: Lock) -> str:
-    """Why the environment's Python is not the one that the release needs, in words; "" when it is."""
-    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    """Describe why the environment's Python is not the one that the release needs; "" if it is."""
+    env = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    command: list[str | Path] = [release.python, "-I", "-B", "-c", _VERSION_SCRIPT]
     try:
-        said = process.run([release.python, "-I", "-B", "-c", _VERSION_SCRIPT], env=quiet, timeout=_MAX_START_SECONDS)
+        output = process.run(command, env=env, timeout=_MAX_START_SECONDS).stdout
     except ProgramError as error:
         return str(error)
-    name, version, prefix = [*said.stdout.rstrip("\n").split(" ", 2), "", "", ""][:3]
+    name, version, prefix = [*output.rstrip("\n").split(" ", 2), "", "", ""][:3]
     if (name, version) != ("cpython", lock.target.python):
-        return f"it is {name} {version}, and the release needs CPython {lock.target.python}"
+        return f"it is {name} {version}, but the release needs CPython {lock.target.python}"
     if not Path(prefix).exists() or not Path(prefix).samefile(release.venv):
-        return f"it starts outside of the environment, in {prefix}: pyvenv.cfg is missing or damaged"
+        return f"it starts outside the environment, in {prefix}: pyvenv.cfg is missing or damaged"
     return ""
 
 
 def repair_venv(
     release: Release, lock: Lock, interpreter: Path, broken_packages: Sequence[str], reporter: Reporter
 ) -> None:
-    """Put right what differs in an environment that may be in use, file by file, each with one atomic replacement.
+    """Repair an environment that may be in use: replace each file that differs atomically, and remove all bytecode.
 
-    ``broken`` names the packages to install again, from wheels that are placed: beside the environment, for what
-    is as it must be stays as it is. What Python compiled goes: nothing vouches for it. Raises what ``create`` raises.
+    ``broken_packages`` are installed again from their placed wheels, into a folder beside the environment, so that
+    intact files stay as they are. Bytecode is removed because no RECORD has its digest. Raises the errors of
+    `create_venv`.
     """
     _check_wheels(release, lock, reporter)
     with reporter.stage("environment") as stage:
         venv = release.venv
         if find_interpreter_problem(release, lock):
             for link in release.python.parent.glob("python*"):
-                link.unlink()  # venv leaves links alone, also such as lead nowhere
+                link.unlink()  # venv does not replace links, even broken ones
             _make_venv(release, interpreter)
         if broken_packages:
             digests = {artifact.path: artifact.sha256 for artifact in lock.list_artifacts("wheel")}
@@ -84,38 +88,38 @@ def repair_venv(
                 if package.name in broken_packages
             ]
             (release.work_folder / _REPAIR_FILE).write_text("".join(lines), encoding="utf-8")
-            shadow = release.work_folder / "shadow"
+            staging = release.work_folder / "staging"
             stage.set_phase(f"install {pluralize(len(broken_packages), 'package')} again")
-            _install_requirements(release, lock, _REPAIR_FILE, ["--no-deps", "--prefix", shadow], reporter)
-            _replace_files(shadow, venv)
-        for compiled in venv.rglob("__pycache__"):
-            shutil.rmtree(compiled)
+            _install_requirements(release, lock, _REPAIR_FILE, ["--no-deps", "--prefix", staging], reporter)
+            _replace_files(staging, venv)
+        for bytecode_folder in venv.rglob("__pycache__"):
+            shutil.rmtree(bytecode_folder)
 
 
 def _check_wheels(release: Release, lock: Lock, reporter: Reporter) -> None:
-    """Look at the wheels that are placed before anything opens them; where little is mended these are few."""
-    wheels = wheel_check.list_wheels(lock, lambda one: release.work_folder / one.path)
+    """Check the placed wheels before anything opens them; a repair places only some."""
+    wheels = wheel_check.list_wheels(lock, lambda artifact: release.work_folder / artifact.path)
     wheel_check.check_wheels([wheel for wheel in wheels if wheel.path.exists()], reporter, compare_contents=False)
 
 
 def _make_venv(release: Release, interpreter: Path) -> None:
-    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
-    process.run([interpreter, "-I", "-m", "venv", "--without-pip", release.venv], env=quiet)
+    env = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    process.run([interpreter, "-I", "-m", "venv", "--without-pip", release.venv], env=env)
 
 
 def _replace_files(staging: Path, venv: Path) -> None:
-    """Move each file of ``shadow`` that differs to its place in ``venv``; what waits beside it is whole and synced."""
+    """Move each file of ``staging`` that differs to its path in ``venv``, after all of them are synced to the disk."""
     differing = []
-    for above, _, names in os.walk(staging):
+    for parent, _, names in os.walk(staging):
         for name in names:
-            made = Path(above, name)
-            place = venv / made.relative_to(staging)
-            if not _is_same(made, place):
-                differing.append((made, place))
+            source = Path(parent, name)
+            target = venv / source.relative_to(staging)
+            if not _is_same(source, target):
+                differing.append((source, target))
     disk.sync_file_system(staging)
-    for made, place in differing:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(place)
+    for source, target in differing:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
 
 
 def _is_same(source: Path, target: Path) -> bool:
@@ -123,24 +127,24 @@ def _is_same(source: Path, target: Path) -> bool:
         return False
     try:
         return filecmp.cmp(source, target, shallow=False)
-    except OSError:  # a disk that can't give it back
+    except OSError:  # the disk can't read the file
         return False
 
 
 def _install_requirements(
     release: Release, lock: Lock, requirements_file: str, options: Sequence[str | Path], reporter: Reporter
 ) -> None:
-    """Install the requirements of a file in the release's work folder."""
-    quiet = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
+    """Install the requirements of a file in the release's work folder, with uv, or with pip if uv does not run."""
+    env = process.inherit_env(drop_prefixes=_FOREIGN_PREFIXES)
     options = [*options, "--requirement", release.work_folder / requirements_file]
     try:
         uv = _unpack_uv(release, lock)
-        process.run([uv, "--version"], env=quiet)
+        process.run([uv, "--version"], env=env)
     except ProgramError as error:
         reporter.warn(f"uv does not run on this host, pip installs instead and takes longer: {error}")
-        _install_with_pip(release, lock, options, quiet)
+        _install_with_pip(release, lock, options, env)
     else:
-        _install_with_uv(uv, release, options, quiet)
+        _install_with_uv(uv, release, options, env)
 
 
 def _install_with_uv(uv: Path, release: Release, options: Sequence[str | Path], env: dict[str, str]) -> None:
@@ -153,7 +157,7 @@ def _install_with_uv(uv: Path, release: Release, options: Sequence[str | Path], 
         ],
         env=env,
     )  # fmt: skip
-    shutil.rmtree(cache)  # its files live on in the environment: hard links
+    shutil.rmtree(cache)  # the environment has hard links to its files
 
 
 def _install_with_pip(release: Release, lock: Lock, options: Sequence[str | Path], env: dict[str, str]) -> None:
@@ -169,19 +173,19 @@ def _install_with_pip(release: Release, lock: Lock, options: Sequence[str | Path
 
 
 def _unpack_uv(release: Release, lock: Lock) -> Path:
-    """uv's program, out of its wheel; zipfile drops the bit that lets it run."""
+    """Extract uv's program from its wheel, and make it executable, which zipfile does not."""
     program = "uv.exe" if lock.target.system == "windows" else "uv"
+    path = release.work_folder / program
     with zipfile.ZipFile(release.work_folder / _find_tool(lock, "uv")) as wheel:
-        inside = next(name for name in wheel.namelist() if name.endswith(f".data/scripts/{program}"))
-        into = release.work_folder / program
-        with wheel.open(inside) as packed, into.open("wb") as unpacked:
+        member = next(name for name in wheel.namelist() if name.endswith(f".data/scripts/{program}"))
+        with wheel.open(member) as packed, path.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
-    into.chmod(0o755)
-    return into
+    path.chmod(0o755)
+    return path
 
 
 def _find_tool(lock: Lock, name: str) -> str:
     paths = [tool.path for tool in lock.list_artifacts("tool") if tool.path.startswith(f"tools/{name}-")]
     if not paths:
-        raise ProgramError(f"the bundle carries no {name}", hint="have it built again")
+        raise ProgramError(f"the bundle has no {name}", hint="have the bundle built again")
     return paths[0]

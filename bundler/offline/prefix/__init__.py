@@ -1,0 +1,1 @@
+"""The folder that releases are installed in: their paths, receipts, markers, and who may write there."""

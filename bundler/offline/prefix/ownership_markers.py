@@ -1,8 +1,8 @@
-"""Which folders of a prefix this program made, while no receipt says so.
+"""Markers of the folders in a prefix that this program made, for the time in which no receipt lists them.
 
-A mark stands beside such a folder from before it is made until a receipt speaks of it, and from before that receipt
-goes until the folder is gone. So whatever a run was killed at is known for what it is, and what somebody else keeps
-in a prefix, under whatever name, is not.
+The marker is a file beside the folder. It is written before the folder is made and removed once a receipt lists the
+folder; it is written again before that receipt is removed and stays until the folder is gone. So leftovers of a killed
+run are recognized, and folders that somebody else keeps in the prefix are never taken for them.
 """
 
 from __future__ import annotations
@@ -18,33 +18,36 @@ _MARKER_PREFIX, _MARKER_SUFFIX = ".", ".made"
 
 
 def get_marker(folder: Path) -> Path:
-    """Where the mark of a folder stands."""
+    """Return the path of a folder's marker."""
     return folder.with_name(f"{_MARKER_PREFIX}{folder.name}{_MARKER_SUFFIX}")
 
 
 def add_marker(folder: Path) -> None:
-    """Mark a folder that will be made, or whose receipt will go. The mark has one time: it is in layers of images."""
-    mark = get_marker(folder)
-    mark.parent.mkdir(parents=True, exist_ok=True)
+    """Mark a folder before it is made, or before its receipt is removed.
+
+    The marker's time is constant, since image layers contain it.
+    """
+    marker = get_marker(folder)
+    marker.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    os.close(os.open(mark, flags, 0o644))
-    os.utime(mark, (lockfile.ZIP_EPOCH, lockfile.ZIP_EPOCH))
-    disk.sync_folder(mark.parent)
+    os.close(os.open(marker, flags, 0o644))
+    os.utime(marker, (lockfile.ZIP_EPOCH, lockfile.ZIP_EPOCH))
+    disk.sync_folder(marker.parent)
 
 
 def has_marker(folder: Path) -> bool:
-    """Whether a folder is marked."""
+    """Return whether a folder is marked."""
     return get_marker(folder).is_file()
 
 
 def remove_marker(folder: Path) -> None:
-    """Unmark a folder of which a receipt speaks, or which is gone."""
+    """Unmark a folder that a receipt lists, or that is gone."""
     if os.path.lexists(get_marker(folder)):
-        disk.sync_folder(folder.parent)  # after a power cut the folder must not be there again without it
+        disk.sync_folder(folder.parent)  # after a power cut the folder must not come back unmarked
         get_marker(folder).unlink()
 
 
 def iter_marked(parent: Path) -> Iterator[Path]:
-    """The folders of ``above`` that are marked, whether or not they are there."""
-    for mark in parent.glob(f"{_MARKER_PREFIX}*{_MARKER_SUFFIX}"):
-        yield mark.with_name(mark.name.removeprefix(_MARKER_PREFIX).removesuffix(_MARKER_SUFFIX))
+    """Yield the marked folders in ``parent``, whether or not they exist."""
+    for marker in parent.glob(f"{_MARKER_PREFIX}*{_MARKER_SUFFIX}"):
+        yield marker.with_name(marker.name.removeprefix(_MARKER_PREFIX).removesuffix(_MARKER_SUFFIX))

@@ -1,4 +1,4 @@
-"""What a finished release says of itself: ``receipt.json``, written last and read again before anything is changed."""
+"""The receipt of a finished release: ``receipt.json``, written last and read before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bundler.format.lock.smoke_result import SmokeResult
 NAME = "receipt.json"
 
 Proof = Literal["new", "old", "none", "unknown"]
-"""Whether the smoke loads of a receipt ran in the install that wrote it; an older version did not note that."""
+"""Whether the install that wrote the receipt ran its smoke loads; "unknown" is from a version that did not note it."""
 
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What was installed, where, and what the smoke loads measured."""
+    """What was installed, where, and the results of the smoke loads."""
 
     release: str
     name: str
@@ -48,23 +48,27 @@ class Receipt:
 
 
 def read(path: Path) -> Receipt:
-    """Read the receipt of a release. Raises IntegrityError where it is gone, damaged, or of another release."""
+    """Read the receipt of a release.
+
+    Raises:
+        IntegrityError: It is missing, damaged, or of another release.
+    """
     name = path.parent.name
     try:
         receipt = json_files.read(Receipt, path)
     except FileNotFoundError as error:
-        raise _unreadable(path, "gone") from error
+        raise _make_receipt_error(path, "missing") from error
     except OSError as error:
-        raise _unreadable(path, f"unreadable ({error.strerror})") from error
-    except documents.DocumentError as faults:
-        raise _unreadable(path, f"damaged: {json_files.first_faults(faults)}") from faults
+        raise _make_receipt_error(path, f"unreadable ({error.strerror})") from error
+    except documents.DocumentError as error:
+        raise _make_receipt_error(path, f"damaged: {json_files.first_faults(error)}") from error
     if receipt.release != name:
-        raise _unreadable(path, f"damaged: release: must be {name}, the folder that it lies in")
+        raise _make_receipt_error(path, f"damaged: release: must be {name}, the name of its folder")
     return receipt
 
 
-def fault_of(path: Path) -> IntegrityError | None:
-    """Why a receipt can't be read; None where it can."""
+def find_problem(path: Path) -> IntegrityError | None:
+    """Return the error of reading a receipt; None if it can be read."""
     try:
         read(path)
     except IntegrityError as error:
@@ -72,9 +76,9 @@ def fault_of(path: Path) -> IntegrityError | None:
     return None
 
 
-def _unreadable(path: Path, what: str) -> IntegrityError:
+def _make_receipt_error(path: Path, state: str) -> IntegrityError:
     hint = (
-        f"install its bundle again: that mends it; or, where another is live, bundle remove {path.parent.name}; "
-        "where a newer version of this program wrote it, use that version's bundle.pyz"
+        f"install its bundle again: that repairs it; or, if another release is live: bundle remove {path.parent.name}; "
+        "if a newer version of this program wrote it, use the bundle.pyz of that version"
     )
-    return IntegrityError(f"the receipt of a release is {what}", where=str(path), hint=hint)
+    return IntegrityError(f"the receipt of a release is {state}", where=str(path), hint=hint)

@@ -1,4 +1,4 @@
-"""One release below a prefix: where everything of it is, and which one is live."""
+"""One release of a prefix: its paths, and which release is live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bundler.offline.prefix import receipts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """A release below a prefix: where everything of it is. The prefix is an absolute path."""
+    """The paths of a release; ``prefix`` is absolute."""
 
     prefix: Path
     name: str
@@ -26,18 +26,23 @@ class Release:
 
     @property
     def live_path(self) -> Path:
-        """The same through the ``current`` link: what survives an upgrade."""
+        """The live release's folder through the ``current`` link, a path that survives an upgrade."""
         return self.prefix / "current"
 
     @property
     def work_folder(self) -> Path:
-        """What the installer needs only while it runs."""
+        """Files that the installer needs only while it runs."""
         return self.path / ".work"
 
     @property
     def venv(self) -> Path:
         """The release's environment."""
         return self.path / "venv"
+
+    @property
+    def payload_folder(self) -> Path:
+        """Code that the environment's Python runs for smoke loads and for its guard."""
+        return self.path / "payload"
 
     @property
     def application_folder(self) -> Path:
@@ -51,37 +56,37 @@ class Release:
 
     @property
     def shared_models(self) -> Path:
-        """Model folders, named by digest, that releases share."""
+        """Model folders, named by digest, shared by releases."""
         return self.prefix / "models"
 
     @property
     def writable_folder(self) -> Path:
-        """Where libraries may write: outside every release."""
+        """Folder that libraries may write to, outside every release."""
         return self.prefix / "var"
 
     @property
     def receipt_path(self) -> Path:
-        """Written last: a release without it was never finished."""
+        """The receipt, written last: a release without it was never finished."""
         return self.path / receipts.NAME
 
     @property
     def parts_path(self) -> Path:
-        """Says which parts stand here ahead of the rest of the release: the bundle's digest, then a part a line."""
+        """File that lists the parts installed before the rest: the bundle's digest, then one part a line."""
         return self.path / ".parts"
 
     def find_preinstalled_parts(self, digest: str) -> frozenset[str]:
-        """The parts of this very bundle that stand here whole although the release was never finished (see parts.py).
+        """Find the complete parts of the bundle with this digest in an unfinished release (see part_install.py).
 
-        Names of releases hold a part of a bundle's digest alone, so that the whole of it is compared.
+        The full digest is compared: the name of a release holds only the beginning of it.
         """
-        listed = self._listed_parts()
-        return frozenset(listed[1:] if listed[:1] == [digest] else ())
+        lines = self._read_parts()
+        return frozenset(lines[1:] if lines[:1] == [digest] else ())
 
     def has_begun(self, digest: str) -> bool:
-        """Whether a run for this very bundle began here and did not finish: what it placed is looked at, and kept."""
-        return self._listed_parts()[:1] == [digest]
+        """Return whether an unfinished run of the bundle with this digest left files here that can be reused."""
+        return self._read_parts()[:1] == [digest]
 
-    def _listed_parts(self) -> list[str]:
+    def _read_parts(self) -> list[str]:
         try:
             return self.parts_path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -89,27 +94,31 @@ class Release:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it stood here whole once: it is mended where it is, never made anew elsewhere.
+        """Whether it was completely installed once, so it is repaired in place.
 
-        What is live was finished, even where its receipt was lost since.
+        The live release was finished, even if its receipt is missing now.
         """
-        now = find_live(self.prefix)
-        return self.receipt_path.exists() or (now is not None and now.name == self.name and self.path.is_dir())
+        live = find_live(self.prefix)
+        return self.receipt_path.exists() or (live is not None and live.name == self.name and self.path.is_dir())
 
     def read_lock(self) -> Lock:
-        """The lock that it was installed from; raises IntegrityError when its file was altered or is gone."""
+        """Read the lock that it was installed from.
+
+        Raises:
+            IntegrityError: The file is missing or altered.
+        """
         path = self.path / lockfile.LOCK_FILE
         try:
             with path.open("rb") as file:
                 data = file.read(lockfile.MAX_LOCK_BYTES + 1)
         except OSError as error:
-            hint = "install its bundle again: that mends it"
+            hint = "install its bundle again: that repairs it"
             raise IntegrityError(f"its lock can't be read: {error.strerror}", where=str(path), hint=hint) from error
         return lockfile.read_lock(data, str(path))
 
 
 def find_live(prefix: Path) -> Release | None:
-    """The live release, or None."""
+    """Return the live release, or None."""
     try:
         return Release(prefix=prefix, name=(prefix / "current").readlink().name)
     except OSError:

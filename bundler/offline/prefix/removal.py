@@ -1,4 +1,4 @@
-"""Which releases may go, and what goes with them: the models that no other release holds."""
+"""Removes releases, and the models that no other release uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bundler.progress import Reporter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """What went: releases, model folders, and the bytes that they took (less where the disk shares blocks)."""
+    """The removed releases and model folders, and their size in bytes (a disk that shares blocks frees less)."""
 
     releases: tuple[str, ...]
     models: tuple[str, ...]
@@ -23,42 +23,50 @@ class Removal:
 
 
 def remove_release(prefix: Path, name: str, reporter: Reporter) -> Removal:
-    """Remove a release by its name. Raises UsageError for the live one and for one that is not there."""
+    """Remove a release by its name.
+
+    Raises:
+        UsageError: It is the live release, or does not exist.
+    """
     releases.refuse_linked_folders(prefix)
-    gone = Release(prefix=prefix, name=name)
-    known = rollback.installed(prefix)
-    now = releases.find_live(prefix)
-    if now is not None and now.name == name:
-        hint = "make another live first (bundle rollback --to RELEASE, or install another bundle), then remove this one"
+    installed = rollback.list_installed(prefix)
+    live = releases.find_live(prefix)
+    if live is not None and live.name == name:
+        hint = (
+            "make another release live first (bundle rollback --to RELEASE, or install another bundle), then remove it"
+        )
         raise UsageError(f"{name} is the live release", where=str(prefix), hint=hint)
-    if name not in known:
-        listed = ", ".join(known) or "nothing"
+    if name not in installed:
+        listed = ", ".join(installed) or "nothing"
         raise UsageError(f"there is no release {name}", where=str(prefix), hint=f"installed here: {listed}")
     if _list_rollback_path(prefix)[1:2] == [name]:
-        reporter.warn(f"{name} is what rollback would go to: after this there is no way back but a bundle")
-    return _remove_releases(prefix, [gone])
+        reporter.warn(f"a rollback would have gone to {name}: now only installing its bundle again brings it back")
+    return _remove_releases(prefix, [Release(prefix=prefix, name=name)])
 
 
 def prune_releases(prefix: Path, keep: int, reporter: Reporter) -> Removal:
-    """Remove all releases but ``keep``: the live one, then those that rollbacks lead to, then the newest.
+    """Remove all but ``keep`` releases; the live one is kept, then those that rollbacks lead to, then the newest.
 
-    Raises UsageError when none is live. A release whose receipt is damaged stays, and is told of.
+    A release whose receipt is damaged stays; a warning names it.
+
+    Raises:
+        UsageError: No release is live.
     """
     releases.refuse_linked_folders(prefix)
     releases.require_live(prefix)
     for damaged in releases.find_damaged_releases(prefix):
-        reporter.warn(f"the receipt of {damaged} is damaged, so it stays: bundle remove {damaged}")
+        reporter.warn(f"the receipt of {damaged} is damaged, so it stays; to remove it: bundle remove {damaged}")
     newest = [receipt.release for receipt in reversed(releases.read_receipts(prefix))]
-    wanted = list(dict.fromkeys([*_list_rollback_path(prefix), *newest]))[:keep]
+    keeping = list(dict.fromkeys([*_list_rollback_path(prefix), *newest]))[:keep]
     releases.discard_unfinished(prefix)
-    return _remove_releases(prefix, [Release(prefix=prefix, name=name) for name in newest if name not in wanted])
+    return _remove_releases(prefix, [Release(prefix=prefix, name=name) for name in newest if name not in keeping])
 
 
 def _list_rollback_path(prefix: Path) -> list[str]:
-    """The live release, and those that one rollback after the other would lead to."""
+    """List the live release, and those that repeated rollbacks would make live."""
     follows = {receipt.release: receipt.follows for receipt in releases.read_receipts(prefix)}
-    now = releases.find_live(prefix)
-    path = [now.name] if now else []
+    live = releases.find_live(prefix)
+    path = [live.name] if live else []
     while path and (name := follows.get(path[-1], "")) in follows and name not in path:
         path.append(name)
     return path
@@ -68,16 +76,16 @@ def _remove_releases(prefix: Path, unwanted: Sequence[Release]) -> Removal:
     freed = sum(_compute_size(release.path) for release in unwanted)
     for release in unwanted:
         releases.discard_release(release)
-    unheld = releases.find_unused_models(prefix)
-    freed += sum(_compute_size(folder) for folder in unheld)
+    unused_models = releases.find_unused_models(prefix)
+    freed += sum(_compute_size(folder) for folder in unused_models)
     releases.discard_unused_models(prefix)
     return Removal(
         releases=tuple(release.name for release in unwanted),
-        models=tuple(folder.name for folder in unheld),
+        models=tuple(folder.name for folder in unused_models),
         bytes=freed,
     )
 
 
 def _compute_size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(Path(above, name).lstat().st_size for above, _, names in os.walk(folder) for name in names)
+    """Return the bytes of all files in a folder."""
+    return sum(Path(parent, name).lstat().st_size for parent, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,1 @@
+"""Renders the files that the installer writes for services and containers."""

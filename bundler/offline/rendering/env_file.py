@@ -1,34 +1,35 @@
-""".env.offline, rendered from templates/."""
+"""The environment file ``.env.offline``: the variables that keep libraries on this host."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from bundler import template_files
 from bundler.format import disk
 from bundler.format.lock import env_values
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix.releases import Release
+from bundler.offline.rendering.templates import render_template
 from bundler.progress import Reporter, pluralize
 
 ENV_FILE = ".env.offline"
 LEGACY_CACHE_VARIABLES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
-"""Where transformers 4 looks before HF_HUB_CACHE. None of them is set here: it would warn at each import."""
-
+"""Variables that transformers 4 reads before HF_HUB_CACHE. We set none of them: it would warn at each import."""
 
 CACHES: Mapping[str, str] = {
-    "HF_HOME": "huggingface",  # code that models bring along is below it
+    "HF_HOME": "huggingface",  # remote code of models is below it
     "TORCH_HOME": "torch",
     "TORCHINDUCTOR_CACHE_DIR": "torch/inductor",
     "TRITON_CACHE_DIR": "triton",
 }
-"""Where libraries write, below one folder. None is in ``.env.offline``: which folder that can be is another for each
-user, so the guard sets them when Python starts."""
+"""Caches that libraries write to, as subfolders of one folder.
+
+None is in ``.env.offline``: the folder differs for each user, so the guard sets them when Python starts.
+"""
 
 
 def make_library_variables(release_folder: Path) -> dict[str, str]:
-    """What makes the libraries stay on this host, and find what the release at ``home`` carries."""
+    """Return the variables that keep libraries on this host and lead them to the release's files."""
     return {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -36,64 +37,47 @@ def make_library_variables(release_folder: Path) -> dict[str, str]:
         "DISABLE_SAFETENSORS_CONVERSION": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
-        "HF_HUB_VERBOSITY": "error",  # it warns at each load by id that it is offline, as it is meant to be
+        "HF_HUB_VERBOSITY": "error",  # else each load by repo id warns that it is offline
         "HF_HUB_CACHE": str(release_folder / "hub"),
-        "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # it looks here first
+        "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # read before HF_HUB_CACHE
         "TIKTOKEN_CACHE_DIR": str(release_folder / "assets" / "tiktoken"),
         "NLTK_DATA": str(release_folder / "assets" / "nltk_data"),
     }
 
 
-def cache_variables(folder: Path) -> dict[str, str]:
-    """What makes the libraries write below ``folder``."""
-    return {name: str(folder / part) for name, part in CACHES.items()}
+def make_cache_variables(folder: Path) -> dict[str, str]:
+    """Return the variables that make libraries write below ``folder``."""
+    return {name: str(folder / subfolder) for name, subfolder in CACHES.items()}
 
 
 def make_manifest_variables(lock: Lock, release_folder: Path) -> dict[str, str]:
-    """The manifest's own variables, with paths into the release that stands at ``home``."""
+    """Return the manifest's own variables, with paths into ``release_folder``."""
 
-    def fill(what: str, name: str) -> str:
-        return str(
-            {"model": release_folder / "models" / name, "asset": release_folder / "assets" / name}.get(
-                what, release_folder
-            )
-        )
+    def find_path(kind: str, name: str) -> str:
+        paths = {"model": release_folder / "models" / name, "asset": release_folder / "assets" / name}
+        return str(paths.get(kind, release_folder))
 
-    return {name: env_values.fill_placeholders(value, fill) for name, value in lock.env.items()}
+    return {name: env_values.fill_placeholders(value, find_path) for name, value in lock.env.items()}
 
 
 def make_variables(lock: Lock, prefix: Path) -> dict[str, str]:
-    """Every variable of ``.env.offline``; paths go through ``current``, so that an upgrade needs no edit."""
+    """Return every variable of ``.env.offline``; paths go through ``current``, so an upgrade needs no edit."""
     release = Release(prefix=prefix, name=lock.release_name)
     return make_library_variables(release.live_path) | make_manifest_variables(lock, release.live_path)
 
 
 def render_env_file(lock: Lock, prefix: Path) -> str:
-    """The text of ``.env.offline``."""
+    """Return the text of ``.env.offline``."""
     lines = [env_values.format_line(name, value) for name, value in make_variables(lock, prefix).items()]
     return render_template("env.offline.j2", lock=lock, lines=lines)
 
 
 def write_env_file(release: Release, lock: Lock, reporter: Reporter) -> None:
-    """Write it into the release."""
-    if odd := [
-        name for name, value in make_variables(lock, release.prefix).items() if not env_values.is_plain_value(value)
-    ]:
+    """Write ``.env.offline`` into the release."""
+    variables = make_variables(lock, release.prefix)
+    if quoted := [name for name, value in variables.items() if not env_values.is_plain_value(value)]:
         reporter.warn(
-            f"{pluralize(len(odd), 'value')} of {ENV_FILE} can't do without quotes, for the prefix's name: sh, dotenv and systemd "
-            "read them alike, but docker's --env-file keeps the quotes; for docker choose a prefix without spaces or accents"
+            f"{pluralize(len(quoted), 'value')} of {ENV_FILE} must be quoted because of the prefix's name: sh, dotenv and "
+            "systemd read quotes alike, but docker's --env-file keeps them; for docker choose a prefix without spaces or accents"
         )
     disk.write_atomically(release.path / ENV_FILE, render_env_file(lock, release.prefix).encode())
-
-
-def render_template(template: str, **values: object) -> str:
-    """A template of this program's own; nothing that a bundle carries is ever rendered."""
-    import jinja2  # noqa: PLC0415 (a fourth of the program's start, and most verbs render nothing)
-
-    room = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (not HTML; the lock's checks keep values to what may stand here)
-    )
-    return room.from_string(template_files.read(template)).render(**values)

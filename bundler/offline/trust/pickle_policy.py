@@ -1,4 +1,4 @@
-"""A host that takes no pickles: they can run code when they are loaded."""
+"""The policy ``--no-pickles``: refuses pickles, since loading one can run code."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from bundler.errors import UnsafeError
 from bundler.format.lock.lockfile import Lock
 from bundler.format.scan import pickle_detection
 
-_HINT = "ask for a bundle of a revision that has safetensors: 'bundle build --no-pickles' makes sure of it"
+_HINT = "ask for a bundle of a revision with safetensors, built with 'bundle build --no-pickles'"
 
 
 def refuse_listed_pickles(lock: Lock) -> None:
-    """Refuse what the lock lists as a pickle or is named like one; raises UnsafeError before anything is written."""
-    found = {pickle.path for pickle in lock.pickles}
-    _require_none(
-        found | {one.path for one in lock.list_artifacts("model") if pickle_detection.has_pickle_suffix(one.path)}
-    )
+    """Raise UnsafeError for files that the lock lists as pickles, or whose names say so, before anything is written."""
+    listed = {pickle.path for pickle in lock.pickles}
+    paths = [artifact.path for artifact in lock.list_artifacts("model")]
+    _require_none(listed | {path for path in paths if pickle_detection.has_pickle_suffix(path)})
 
 
 def refuse_found_pickles(files: Iterable[tuple[str, Path]]) -> None:
-    """Refuse what holds pickles by its content, whatever its name and whatever the lock says of it; raises UnsafeError.
+    """Raise UnsafeError for files whose content holds pickles, whatever their names are and the lock says.
 
-    ``placed`` are paths in the bundle, and where their content lies.
+    ``files`` are pairs of the name in the bundle and the path on this host. A file that can't be read counts as pickle.
     """
-    found = set()
+    pickle_names = set()
     for name, path in files:
         try:
-            held = bool(pickle_detection.find_pickles(path, has_suffix=pickle_detection.has_loadable_suffix(name)))
+            holds_pickles = pickle_detection.find_pickles(path, has_suffix=pickle_detection.has_loadable_suffix(name))
         except pickle_detection.UnreadableFileError:
-            held = True
-        if held:
-            found.add(name)
-    _require_none(found)
+            pickle_names.add(name)
+        else:
+            pickle_names |= {name} if holds_pickles else set()
+    _require_none(pickle_names)
 
 
 def _require_none(pickle_names: set[str]) -> None:

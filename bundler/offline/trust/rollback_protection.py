@@ -1,7 +1,7 @@
-"""Which bundle is older: the sequence of the newest of each name that a prefix took.
+"""Rollback protection: the newest sequence number of each bundle name that a prefix has accepted.
 
-Whoever hands out an old bundle with a known hole needs no key for it; its ``sequence`` gives it away. The memory
-outlasts the releases, so that neither another bundle in between nor a release that is removed makes room for it.
+An old bundle with a known vulnerability has a valid signature, so its ``sequence`` has to show that it is old. The
+numbers outlast the releases: neither another bundle in between nor the removal of a release lets the old one in.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _STORE_FILE = "sequences.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _SequenceStore:
-    """What ``PREFIX/sequences.json`` holds: by name, the sequence of the newest bundle."""
+    """Content of ``PREFIX/sequences.json``: the newest sequence by bundle name."""
 
     format: int
     newest: Mapping[str, int]
 
     def __post_init__(self) -> None:
         if self.format != 1:
-            raise InvalidValueError(f"format {self.format} is not one that this version reads", "format")
+            raise InvalidValueError(f"this version can't read format {self.format}", "format")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _InstalledBundle:
-    """A bundle that is installed."""
+    """An installed bundle."""
 
     release: str
     name: str
@@ -47,34 +47,37 @@ class _InstalledBundle:
 
 
 def check_sequence(prefix: Path, lock: Lock, reporter: Reporter, *, allow_downgrade: bool) -> None:
-    """Raises TrustError for a bundle that is older than one of its name that was taken, unless that is ``allowed``.
+    """Raise TrustError for a bundle older than one of its name that was accepted, unless ``allow_downgrade``.
 
-    The live one may be installed again, whatever came before: that changes nothing.
+    The live bundle may always be installed again: that is no downgrade.
     """
-    now = releases.find_live(prefix)
-    here = _list_installed(prefix)
-    live = next((one for one in here if now is not None and one.release == now.name), None)
+    live_release = releases.find_live(prefix)
+    installed = _list_installed(prefix)
+    live = next((bundle for bundle in installed if live_release and bundle.release == live_release.name), None)
     if live is not None and live.digest == lock.digest:
         return
-    remembered = _read_store(prefix)
-    of_the_name = [one.sequence for one in here if one.name == lock.name]
-    newest = remembered.get(lock.name, max(of_the_name, default=0))
+    stored = _read_store(prefix)
+    sequences = [bundle.sequence for bundle in installed if bundle.name == lock.name]
+    newest = stored.get(lock.name, max(sequences, default=0))
     if lock.sequence < newest:
-        older = f"sequence {lock.sequence} is older than {newest}, which was taken here"
+        reason = f"sequence {lock.sequence} is older than {newest}, which was installed here"
         if not allow_downgrade:
-            hint = "take the newest bundle; if the older one is wanted: --allow-downgrade, or bundle rollback where it is installed"
-            raise TrustError(f"this would be a downgrade: {older}", where=str(prefix), hint=hint)
-        reporter.warn(f"this is a downgrade, as allowed: {older}")
+            hint = (
+                "install the newest bundle; if you do want the older one: --allow-downgrade, or bundle rollback where "
+                "it is installed"
+            )
+            raise TrustError(f"this would be a downgrade: {reason}", where=str(prefix), hint=hint)
+        reporter.warn(f"this is a downgrade, as allowed: {reason}")
     elif live is not None and (live.name, live.sequence) == (lock.name, lock.sequence):
-        reporter.warn(f"another bundle of sequence {lock.sequence} is live: which of the two is newer can't be said")
+        reporter.warn(f"another bundle of sequence {lock.sequence} is live: we can't tell which of the two is newer")
 
 
 def store_sequence(prefix: Path, lock: Lock, *, allow_downgrade: bool) -> None:
-    """Keep the sequence of a bundle that goes live; a lower one where that is ``allowed``: whoever said so meant it."""
-    known = dict(_read_store(prefix))
-    if known.get(lock.name, -1) < lock.sequence or allow_downgrade:
-        memory = _SequenceStore(format=1, newest=known | {lock.name: lock.sequence})
-        disk.write_atomically(prefix / _STORE_FILE, lockfile.encode_canonical_json(documents.encode(memory)))
+    """Store the sequence of a bundle that goes live; a lower one only with ``allow_downgrade``."""
+    stored = dict(_read_store(prefix))
+    if stored.get(lock.name, -1) < lock.sequence or allow_downgrade:
+        store = _SequenceStore(format=1, newest=stored | {lock.name: lock.sequence})
+        disk.write_atomically(prefix / _STORE_FILE, lockfile.encode_canonical_json(documents.encode(store)))
 
 
 def _read_store(prefix: Path) -> Mapping[str, int]:
@@ -84,23 +87,23 @@ def _read_store(prefix: Path) -> Mapping[str, int]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise HostError(f"what was taken here can't be read: {error.strerror}", where=str(path)) from error
-    except documents.DocumentError as faults:
-        hint = "put the file back from a backup, or remove it: then what is installed tells alone"
-        message = f"the memory of what was taken here is damaged: {json_files.first_faults(faults)}"
-        raise TrustError(message, where=str(path), hint=hint) from faults
+        hint = "let the user who installs read this file (chmod, chown)"
+        message = f"the stored sequence numbers can't be read: {error.strerror}"
+        raise HostError(message, where=str(path), hint=hint) from error
+    except documents.DocumentError as error:
+        hint = "put the file back from a backup, or remove it: then only the installed releases are compared"
+        message = f"the stored sequence numbers are damaged: {json_files.first_faults(error)}"
+        raise TrustError(message, where=str(path), hint=hint) from error
 
 
 def _list_installed(prefix: Path) -> list[_InstalledBundle]:
-    """What is installed, by the receipts; where one is damaged, by the release's own lock."""
-    found = [
-        _InstalledBundle(release=one.release, name=one.name, sequence=one.sequence, digest=one.digest)
-        for one in releases.read_receipts(prefix)
+    """List the installed bundles by their receipts, or by their locks where a receipt is damaged."""
+    bundles = [
+        _InstalledBundle(release=receipt.release, name=receipt.name, sequence=receipt.sequence, digest=receipt.digest)
+        for receipt in releases.read_receipts(prefix)
     ]
-    for damaged in releases.find_damaged_releases(prefix):
-        with suppress(IntegrityError):  # nothing is left that could tell
-            known = Release(prefix=prefix, name=damaged).read_lock()
-            found.append(
-                _InstalledBundle(release=damaged, name=known.name, sequence=known.sequence, digest=known.digest)
-            )
-    return found
+    for name in releases.find_damaged_releases(prefix):
+        with suppress(IntegrityError):  # without receipt and lock its sequence is unknown
+            lock = Release(prefix=prefix, name=name).read_lock()
+            bundles.append(_InstalledBundle(release=name, name=lock.name, sequence=lock.sequence, digest=lock.digest))
+    return bundles

@@ -1,4 +1,4 @@
-"""Whose bundle is this? The only maker of a VerifiedLock."""
+"""Verifies the signatures of a bundle; the only module that makes a VerifiedLock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bundler.offline.trust.trusted_keys import TrustPolicy
 from bundler.progress import Reporter
 
 VerifiedLock = NewType("VerifiedLock", Lock)
-"""A lock that was checked before any content is read; ``place`` takes nothing else."""
+"""A lock whose signatures were checked before any content is read; ``placement`` accepts nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignatureCheck:
-    """Fingerprints: ``signed_by`` as the signatures say, ``trusted`` those whose signature was checked and holds."""
+    """Fingerprints of keys: ``signed_by`` as the signatures claim, ``trusted`` those with a verified signature."""
 
     signed_by: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
@@ -29,18 +29,24 @@ class SignatureCheck:
 def verify_bundle(
     bundle: OpenBundle, policies: Sequence[TrustPolicy], reporter: Reporter
 ) -> tuple[VerifiedLock, SignatureCheck]:
-    """The lock of a bundle that is signed as every one of ``trusts`` asks, and by whom.
+    """Verify that a bundle is signed as every policy requires. No content is read before.
 
-    With nobody to trust, any bundle passes, and the report says in words that nobody vouches for it. Raises
-    TrustError, or DamagedError where that is why; no content is read before.
+    Without a policy any bundle is accepted, and a warning says that its signature was not checked.
+
+    Returns:
+        The verified lock, and who signed it.
+
+    Raises:
+        TrustError: The signatures do not satisfy a policy.
+        DamagedError: They do not, because the head of the bundle is damaged.
     """
     lock = VerifiedLock(bundle.lock)
-    if not policies and bundle.is_damaged:  # a damaged head tells nothing of who signed it
+    if not policies and bundle.is_damaged:  # a damaged head does not tell who signed
         return lock, SignatureCheck()
     try:
         return lock, _check_signatures(bundle, policies, reporter)
     except TrustError:
-        bundle.require_intact_head()  # which says more
+        bundle.require_intact_head()  # its error says more
         raise
 
 
@@ -50,42 +56,43 @@ def _check_signatures(bundle: OpenBundle, policies: Sequence[TrustPolicy], repor
     if not policies:
         reporter.warn(_format_unchecked_warning(signed_by, bundle.lock.digest))
         return SignatureCheck(signed_by=signed_by)
-    revoked = frozenset().union(*(trust.revoked for trust in policies))
+    revoked = frozenset().union(*(policy.revoked for policy in policies))
     trusted: dict[str, None] = {}
-    for trust in policies:
-        holding = _find_valid_signatures(envelope, trust, revoked, bundle.where)
-        if len(holding) < trust.threshold:
-            raise _make_trust_error(trust, holding, signed_by, revoked, bundle.where)
-        trusted |= dict.fromkeys(holding)
+    for policy in policies:
+        valid = _find_valid_signatures(envelope, policy, revoked, bundle.where)
+        if len(valid) < policy.threshold:
+            raise _make_trust_error(policy, valid, signed_by, revoked, bundle.where)
+        trusted |= dict.fromkeys(valid)
     return SignatureCheck(signed_by=signed_by, trusted=tuple(trusted))
 
 
 def _find_valid_signatures(
-    envelope: Envelope | None, trust: TrustPolicy, revoked: frozenset[str], where: str
+    envelope: Envelope | None, policy: TrustPolicy, revoked: frozenset[str], where: str
 ) -> list[str]:
-    """The trusted keys that signed, each once."""
+    """Find the policy's keys that signed, each once, without the revoked ones."""
     if envelope is None:
         return []
-    usable = [key for key in trust.keys if key.fingerprint not in revoked]
+    usable = [key for key in policy.keys if key.fingerprint not in revoked]
     return [key.fingerprint for key in usable if envelope.has_valid_signature(key, where)]
 
 
 def _make_trust_error(
-    trust: TrustPolicy, valid: Sequence[str], signed_by: Sequence[str], revoked: frozenset[str], where: str
+    policy: TrustPolicy, valid: Sequence[str], signed_by: Sequence[str], revoked: frozenset[str], where: str
 ) -> TrustError:
-    trusted = ", ".join(key.fingerprint for key in trust.keys if key.fingerprint not in revoked) or "none that is left"
-    asked = f"{trust.threshold} of the keys" if trust.threshold > 1 else "one of the keys"
-    lines = [f"the bundle must be signed by {asked} that {trust.source} names: {trusted}"]
+    usable = ", ".join(key.fingerprint for key in policy.keys if key.fingerprint not in revoked)
+    number = f"{policy.threshold} of the keys" if policy.threshold > 1 else "one of the keys"
+    lines = [f"the bundle must be signed by {number} of {policy.source}: {usable or 'all are revoked'}"]
     if not signed_by:
         lines.append("nobody signed it")
-    gone = [one for one in signed_by if one in revoked]
-    others = [one for one in signed_by if one not in revoked and one not in valid]
-    lines += [f"it is signed by {one}" for one in valid]
-    lines += [f"it is signed by {one}, as it says, and that key is revoked: it counts for nothing" for one in gone]
-    lines += [f"it is signed by {one}, as it says, which is not among them" for one in others]
+    lines += [f"it is signed by {key}" for key in valid]
+    for key in signed_by:
+        if key in revoked:
+            lines.append(f"it says it is signed by {key}, which is revoked and does not count")
+        elif key not in valid:
+            lines.append(f"it says it is signed by {key}, which is not one of them")
     hint = (
-        "get the bundle from its builder, signed by such a key ('bundle sign BUNDLE --key KEY'); if its builder has "
-        "another key now, have the fingerprint confirmed by another way before you trust it"
+        "get the bundle from its builder, signed by such a key ('bundle sign BUNDLE --key KEY'); if the builder has a "
+        "new key, confirm its fingerprint over another channel before you trust it"
     )
     return TrustError("\n  ".join(lines), where=where, hint=hint)
 
@@ -93,11 +100,11 @@ def _make_trust_error(
 def _format_unchecked_warning(signed_by: Sequence[str], digest: str) -> str:
     if not signed_by:
         return (
-            "nobody vouches for this bundle: its bytes can be checked, but not who made it; "
+            "the bundle is not signed: damage is detected, a forgery is not; "
             f"compare its digest (not the SHA-256 of the file) with the one that bundle build printed: {digest}"
         )
     return (
-        f"nobody vouches for this bundle: it is signed, as it says, by {', '.join(signed_by)}, which nobody told us "
-        "to trust, so that was not checked; get the public key by another way than the bundle, compare its "
-        "fingerprint with the builder's, and say the same again with: --trust KEY.pub"
+        f"signature not checked: the bundle says it is signed by {', '.join(signed_by)}, and no --trust names that "
+        "key; get the public key by another way than the bundle, compare its fingerprint with the builder's, and run "
+        "this again with --trust KEY.pub"
     )

@@ -168,7 +168,7 @@ def test_a_network_that_is_left_on_ends_the_bake(
     told = engine | {"PATH": f"{tmp_path}:{engine['PATH']}", "BUILDAH_ISOLATION": "chroot"}
     done = bundle("image", first[0], "--engine", "buildah", env=told)
     assert done.returncode == 9, done.stderr
-    assert "the network is not cut inside the bake: [" in done.stderr
+    assert "the network is not cut during the build: [" in done.stderr
     assert not buildah(engine, "containers", "--quiet"), "what a failed bake began is left"
 
 

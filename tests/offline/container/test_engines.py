@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +13,15 @@ import pytest
 
 from bundler.errors import HostError, ProgramError
 from bundler.format.lock import lockfile
-from bundler.offline.container import image_build
+from bundler.offline.container import engine_registry, engines, image_build
 from bundler.offline.container.engines.buildah import Buildah
 from bundler.offline.container.engines.docker import Docker
 from bundler.offline.container.engines.engine import Command, ContainerRun, Engine, ImageBuild
 from bundler.offline.container.engines.podman import Podman
 from bundler.offline.container.image_build import ImageOptions
 from bundler.offline.trust.verification import VerifiedLock
-from tests.conftest import SMALL, lock_of
+from bundler.online import installer
+from tests.conftest import SMALL, lock_of, tool
 
 BAKE = ImageBuild(
     context=Path("/c"),
@@ -105,7 +108,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 @pytest.mark.usefixtures("host")
 def test_no_engine_at_all() -> None:
-    with pytest.raises(HostError, match="no container engine here can bake an image") as error:
+    with pytest.raises(HostError, match="no container engine on this host can build an image") as error:
         image_build.choose_engine(ImageOptions())
     assert str(error.value).splitlines()[1:] == [
         f"  {name}: is not on PATH" for name in ("docker", "podman", "buildah")
@@ -119,7 +122,7 @@ def test_an_engine_that_is_too_old_or_away_is_passed_over_with_its_reason(host: 
     with pytest.raises(HostError) as error:
         image_build.choose_engine(ImageOptions())
     assert "  docker: Cannot connect to the Docker daemon" in str(error.value)
-    assert "  podman: is 3.4, and 4.2 is the oldest that will do" in str(error.value)
+    assert "  podman: is 3.4, needs 4.2 or newer" in str(error.value)
     host("podman", "5.0.3")
     assert image_build.choose_engine(ImageOptions()).name == "podman"
     with pytest.raises(HostError, match="docker: Cannot connect"):
@@ -147,20 +150,20 @@ def test_layers_of_a_base_that_does_not_say_how_it_was_made() -> None:
 def test_saving_needs_a_newer_docker_than_baking(host: Callable[..., None], tmp_path: Path) -> None:
     host("docker", "24.0.7")
     assert image_build.choose_engine(ImageOptions()).name == "docker"
-    with pytest.raises(HostError, match=r"is 24\.0, and 25\.0 is the oldest that will do for --output"):
+    with pytest.raises(HostError, match=r"is 24\.0, needs 25\.0 or newer for --output"):
         image_build.choose_engine(ImageOptions(engine="docker", archive_path=tmp_path / "x"))
 
 
 def test_an_engine_that_does_not_say_its_version(host: Callable[..., None]) -> None:
     host("podman", "hello")
-    with pytest.raises(HostError, match="does not say its version, but 'hello'"):
+    with pytest.raises(HostError, match="printed no version: 'hello'"):
         image_build.choose_engine(ImageOptions(engine="podman"))
 
 
 @pytest.mark.parametrize(
     ("printed", "message"),
     [
-        ("network not cut: eth0", "the network is not cut inside the bake: eth0 is up"),
+        ("network not cut: eth0", "the network is not cut during the build: eth0 is up"),
         ("write /x: no space left on device", "the engine.s disk is full"),
     ],
 )
@@ -192,6 +195,24 @@ def test_the_text_of_the_look_at_the_network_is_no_finding(host: Callable[..., N
         image_build._run_engine(Docker().make_build_command(BAKE))
 
 
-@pytest.mark.parametrize("engine", image_build.ENGINES.values())
+def test_a_file_of_the_folder_is_all_that_an_engine_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nerdctl.py").write_text(
+        "from bundler.offline.container.engines.podman import Podman\n"
+        "class Nerdctl(Podman):\n    name, rank = 'nerdctl', 0\nENGINE = Nerdctl()\n"
+    )
+    monkeypatch.setattr(engines, "__path__", [*engines.__path__, str(tmp_path)])
+    assert list(engine_registry._load_engines()) == ["nerdctl", "docker", "podman", "buildah"]
+    monkeypatch.delitem(sys.modules, f"{engines.__name__}.nerdctl")
+
+
+def test_the_engines_are_found_inside_the_installer_too(tmp_path: Path) -> None:
+    program = tmp_path / "bundle.pyz"
+    program.write_bytes(installer.build_installer())
+    command = [str(tool("python3.11")), "-I", "-S", str(program), "image", "--engine", "none"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "'none' is not one of 'docker', 'podman', 'buildah'" in done.stderr
+
+
+@pytest.mark.parametrize("engine", engine_registry.ENGINES.values())
 def test_every_engine_is_found_by_its_own_name(engine: Engine) -> None:
-    assert image_build.ENGINES[engine.name] is engine
+    assert engine_registry.ENGINES[engine.name] is engine

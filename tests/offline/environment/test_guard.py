@@ -66,7 +66,7 @@ def test_every_start_sets_what_env_offline_sets(release: Release, options: tuple
     told = json.loads(start(release, TELL, *options).stdout)
     wanted = env_file.make_library_variables(release.live_path)
     assert wanted == {name: told.get(name) for name in wanted}
-    caches = env_file.cache_variables(release.writable_folder)
+    caches = env_file.make_cache_variables(release.writable_folder)
     assert caches == {name: told.get(name) for name in caches}, "var belongs to this user"
     assert not caches.keys() & env_file.make_variables(LOCK, release.prefix).keys()
     assert [told.level for told in release_checks.check_guard(release, LOCK)] == ["healthy"]
@@ -94,10 +94,10 @@ def test_values_that_are_set_win_and_are_reported(release: Release, monkeypatch:
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
     assert guard.read_state(release, LOCK).overridden_variables == {"HF_HUB_OFFLINE": ("0", "1")}
     (told,) = release_checks.check_guard(release, LOCK)
-    assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and wins over the release's 1")
+    assert (told.level, told.message) == ("warning", "HF_HUB_OFFLINE=0 is set here and overrides the release's 1")
     report = RecordingReporter()
     smoke.run_smoke_loads(release, LOCK, None, report)
-    assert "HF_HUB_OFFLINE=0 is set in this environment and wins over the release's 1" in report.warnings
+    assert "HF_HUB_OFFLINE=0 is set in this environment and overrides the release's 1" in report.warnings
 
 
 @pytest.mark.parametrize("name", ["TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE"])
@@ -126,7 +126,7 @@ def test_sentence_transformers_own_cache_is_the_hub_view_and_another_is_reported
     assert told["SENTENCE_TRANSFORMERS_HOME"] == told["HF_HUB_CACHE"]
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", "/mnt/old")
     (said,) = release_checks.check_guard(release, LOCK)
-    assert said.message.startswith("SENTENCE_TRANSFORMERS_HOME=/mnt/old is set here and wins over")
+    assert said.message.startswith("SENTENCE_TRANSFORMERS_HOME=/mnt/old is set here and overrides")
 
 
 @pytest.mark.parametrize("line", ["improt _airgap_guard\n", "", " import _airgap_guard; _airgap_guard.begin()\n"])
@@ -420,3 +420,23 @@ def test_a_failed_load_names_its_calls(release: Release) -> None:
         probe.write_text(kept)
     assert failure.value.code == 12
     assert "cure      smoke: {tolerate_calls: [models.example]}" in str(failure.value)
+
+
+def test_files_of_another_version_are_named_and_then_removed(release: Release) -> None:
+    stale = [release.payload_folder / name for name in ("checks.py", "network/asking.py")]
+    for path in stale:
+        path.write_text("raise SystemExit('of another version')\n")
+    other = release.payload_folder / "__pycache__" / "checks.cpython-311.pyc"
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(b"")
+    smoke.write_payload(release)
+    assert smoke.find_changed_payload(release) == stale, "the guard of that version may need them still"
+    (finding,) = release_checks.check_payload(release, LOCK)
+    assert (finding.level, finding.message) == (
+        "warning",
+        "2 files not from this version of the installer: checks.py, asking.py",
+    )
+    smoke.remove_stale_payload(release)
+    assert [path for path in stale if path.exists()] == []
+    assert other.exists(), "Python alone knows what it compiled"
+    assert release_checks.check_payload(release, LOCK)[0].level == "healthy"

@@ -152,5 +152,5 @@ def test_of_a_load_that_failed_otherwise_it_is_told_and_is_not_the_reason(releas
         prove(release, f"{SURVIVED}    raise TypeError('another fault')\n")
     assert failure.value.code == SmokeError.code != BlockedRequestError.code
     assert "another fault" in str(failure.value)
-    told = str(failure.value).partition("asked for in vain before it failed, which may be why:\n")[2]
+    told = str(failure.value).partition("not found before the failure, a possible cause:\n")[2]
     assert "missing   table.json of org/codebook at main" in told

@@ -82,7 +82,7 @@ def caches(release: Release, variables: Mapping[str, object], *before: object, c
 def folder_of(told: Mapping[str, str]) -> Path:
     """The one folder that all variables lead below."""
     folder = Path(told["HF_HOME"]).parent
-    assert env_file.cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
+    assert env_file.make_cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
     return folder
 
 
@@ -229,11 +229,11 @@ def test_doctor_says_critical_where_torch_could_not_be_imported(
     finally:
         values.write_text(whole)
     assert (told.level, told.hint) == ("critical", findings.REINSTALL_HINT)
-    assert "a user who may only read what is installed can't write where HF_HOME, " in told.message
-    assert f"torch can't be imported: it makes {release.writable_folder}/torch/inductor" in told.message
+    assert "a user with read access alone can't write to the folders of HF_HOME, " in told.message
+    assert f"torch can't be imported: it creates {release.writable_folder}/torch/inductor" in told.message
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/none")
     (told,) = release_checks.check_guard(release, locked)
-    assert (told.level, "this user can't write where TORCHINDUCTOR_CACHE_DIR lead" in told.message) == (
+    assert (told.level, "this user can't write to the folders of TORCHINDUCTOR_CACHE_DIR" in told.message) == (
         "critical",
         True,
     )
@@ -250,8 +250,8 @@ def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path)
     interpreter.chmod(0o755)
     release.python.symlink_to(interpreter)
     open_to_all(interpreter)
-    assert release_checks._closed_interpreter(release) == []
+    assert release_checks._check_interpreter_access(release) == []
     (tmp_path / "home").chmod(0o700)
-    (told,) = release_checks._closed_interpreter(release)
+    (told,) = release_checks._check_interpreter_access(release)
     assert (told.level, told.where) == ("warning", str(tmp_path / "home"))
-    assert told.message == f"other users can't start {interpreter}: {tmp_path}/home is closed to them"
+    assert told.message == f"other users can't start {interpreter}: they can't read {tmp_path}/home"

@@ -90,7 +90,7 @@ def test_a_folder_above_from_which_the_prefix_can_be_taken(run: Run, again: tupl
     path, prefix, _ = again
     prefix.parent.chmod(0o777)
     try:
-        refused(run, path, prefix, "anybody may write to this folder, and put another in the prefix's place")
+        refused(run, path, prefix, "anybody may write to this folder, and replace the prefix with another folder")
         prefix.parent.chmod(0o1777)  # as /tmp is
         permissions.require_exclusive_access(prefix)
     finally:
@@ -103,7 +103,7 @@ def test_a_link_on_the_way_is_looked_behind(run: Run, again: tuple[Path, Path, P
     way.symlink_to(victim)
     (victim / "opt").mkdir()
     victim.chmod(0o777)
-    refused(run, path, way / "opt", "anybody may write to this folder, and put another in the prefix's place")
+    refused(run, path, way / "opt", "anybody may write to this folder, and replace the prefix with another folder")
     victim.chmod(0o755)
     permissions.require_exclusive_access(way / "opt")
     if os.getuid() == 0:
@@ -217,15 +217,15 @@ def not_a_link(prefix: Path, _victim: Path) -> None:
         (replaced("models"), "is a link"),
         (replaced("releases"), "is a link"),
         (replaced("var"), "is a link"),
-        (link_release, "this is a link, and what is written would follow it"),
-        (replaced("release/assets"), "this is a link, and what is written would follow it"),
-        (replaced("release/hub"), "this is a link, and what is written would follow it"),
-        (replaced("release/payload"), "this is a link, and what is written would follow it"),
-        (replaced("release/.work"), "this is a link, and what is written would follow it"),
-        (replaced("release/venv/bin"), "this is a link, and what is written would follow it"),
-        (replaced("models/.m-0.partial"), "this is a link, and what is written would follow it"),
-        (in_shared_model, "must be a folder of its own"),
-        (not_a_link, "this is no link, and must be one"),
+        (link_release, "this is a link: files would be written where it leads"),
+        (replaced("release/assets"), "this is a link: files would be written where it leads"),
+        (replaced("release/hub"), "this is a link: files would be written where it leads"),
+        (replaced("release/payload"), "this is a link: files would be written where it leads"),
+        (replaced("release/.work"), "this is a link: files would be written where it leads"),
+        (replaced("release/venv/bin"), "this is a link: files would be written where it leads"),
+        (replaced("models/.m-0.partial"), "this is a link: files would be written where it leads"),
+        (in_shared_model, "must be a folder, but is a link or a file"),
+        (not_a_link, "this must be a link, but is not"),
     ],
     ids=[
         "models", "releases", "var", "a release", "assets", "hub", "payload", ".work", "venv/bin", ".partial",

@@ -220,7 +220,7 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
     if text:
         (tmp_path / "current" / "receipt.json").write_text(text)
     (fault,) = releases.find_damaged_releases(tmp_path).values()
-    assert f"is {'damaged' if text else 'gone'}" in str(fault)
+    assert f"is {'damaged' if text else 'missing'}" in str(fault)
 
     def fail(name: str) -> None:
         with releases.begin_release(tmp_path, name, DIGEST) as release:

@@ -35,7 +35,7 @@ def test_the_live_release_can_not_be_removed(tmp_path: Path) -> None:
     install(tmp_path, "1-aaaaaaaa", 1)
     with pytest.raises(UsageError, match="1-aaaaaaaa is the live release") as caught:
         removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())
-    assert "make another live first" in caught.value.hint
+    assert "make another release live first" in caught.value.hint
     (tmp_path / "current" / "receipt.json").write_text("{")
     with pytest.raises(UsageError, match="1-aaaaaaaa is the live release"):
         removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())
@@ -57,7 +57,7 @@ def test_removing_the_way_back_is_said(tmp_path: Path) -> None:
     install(tmp_path, "2-bbbbbbbb", 2)
     report = RecordingReporter()
     removal.remove_release(tmp_path, "1-aaaaaaaa", report)
-    assert "1-aaaaaaaa is what rollback would go to" in report.warnings[0]
+    assert "a rollback would have gone to 1-aaaaaaaa" in report.warnings[0]
     with pytest.raises(UsageError, match="no release was live before"):
         rollback.roll_back(tmp_path)
 

@@ -32,7 +32,7 @@ def test_any_release_goes_live_older_or_newer(prefix: Path) -> None:
 @pytest.mark.parametrize(
     ("named", "said", "hint"),
     [
-        ("1", "more than one release begins with '1'", "begins so: 1.0-aaaaaaaa, 1.1-bbbbbbbb"),
+        ("1", "more than one release begins with '1'", "give more of the name: 1.0-aaaaaaaa, 1.1-bbbbbbbb"),
         ("9", "there is no release '9'", "installed here: 1.0-aaaaaaaa, 1.1-bbbbbbbb, 2-cccccccc"),
         ("", "there is no release ''", "installed here: 1.0-aaaaaaaa"),
         ("../releases/1.0-aaaaaaaa", "there is no release", "installed here"),

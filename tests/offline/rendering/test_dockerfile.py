@@ -60,7 +60,7 @@ def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) ->
     asked = trusted_keys.TrustPolicy(keys=(key,), revoked=frozenset(["0" * 64]), threshold=1, source="a test")
     text = dockerfile.render_dockerfile(with_models(a=""), asked)
     assert text.count(" --trust /carried/trust --trust-threshold 1") == 3
-    assert "and in trust/ the keys to trust" in text
+    assert "and the trusted keys in trust/" in text
     dockerfile.write_keys(tmp_path, asked)
     again = trusted_keys.read_policy([tmp_path / "trust"], 1)
     assert again is not None

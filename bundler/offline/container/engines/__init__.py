@@ -1,1 +1,1 @@
-"""The container engines that a host may have, a file for each."""
+"""Container engines: one file each, which ends with ``ENGINE``; nothing else lists them."""

@@ -1,4 +1,4 @@
-"""What an engine must be able to do, as commands: an adapter says them and runs nothing."""
+"""The interface of a container engine: an adapter returns commands and runs nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A program with its arguments; variables that it needs besides those of this process, and such as it must not have."""
+    """A program with its arguments, variables to add to the environment, and prefixes of variables to drop."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -21,7 +21,7 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageBuild:
-    """What is baked: ``context`` holds the bundle, its installer and the Dockerfile; ``epoch`` dates what is written."""
+    """A build: ``context`` holds the bundle, its installer and the Dockerfile; ``epoch`` is the time of all files."""
 
     context: Path
     dockerfile: Path
@@ -32,7 +32,7 @@ class ImageBuild:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerRun:
-    """One run of an image as any user of group 0; ``writable`` are folders in memory, all else is read-only."""
+    """A run of an image as a user of group 0; ``writable_folders`` are in memory, the rest is read-only."""
 
     image: str
     user: int
@@ -42,7 +42,7 @@ class ContainerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A layer of an image: bytes, and the step that made it; ``digest`` where the engine tells it, else ""."""
+    """A layer of an image: its size in bytes and the step that made it; ``digest`` is "" where the engine has none."""
 
     size: int
     made_by: str
@@ -50,50 +50,63 @@ class Layer:
 
 
 class Engine(Protocol):
-    """A container engine. Each command succeeds with exit code 0; what is read is its standard output."""
+    """A container engine. A command succeeds with exit code 0; callers read its standard output."""
 
     @property
     def name(self) -> str:
-        """Its program."""
+        """Name of its program."""
+
+    @property
+    def rank(self) -> int:
+        """Place in the order in which engines are tried, the lowest first."""
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether it builds only as root."""
 
     @property
     def copies_context(self) -> bool:
-        """Whether it keeps a copy of the folder that is built from on the disk of its images."""
+        """Whether it keeps a copy of the build context on the disk that holds its images."""
 
     @property
     def min_version(self) -> Version:
-        """The oldest version that has every flag used here."""
+        """Oldest version that has every flag used here."""
 
     @property
     def min_save_version(self) -> Version:
-        """The oldest version that saves an OCI archive."""
+        """Oldest version that saves an OCI archive."""
 
     def make_version_command(self) -> Command:
-        """Prints the version; fails where the engine can't be used."""
+        """Return the command that prints the version; it fails where the engine can't be used."""
 
     def make_check_commands(self) -> tuple[Command, ...]:
-        """What must succeed besides, for a bake."""
+        """Return the other commands that must succeed before a build."""
 
     def make_storage_command(self) -> Command:
-        """Prints the folder of its images and its storage driver, in two lines."""
+        """Return the command that prints the folder of its images, then its storage driver, a line each."""
 
     def make_exists_command(self, image: str) -> Command:
-        """Fails where the engine does not have an image."""
+        """Return the command that fails unless the engine has the image."""
 
     def make_load_command(self, archive: Path) -> Command:
-        """Takes the image of an archive in, under the name that the archive gives it."""
+        """Return the command that loads an OCI archive, under the name that the archive gives the image."""
 
     def make_build_command(self, build: ImageBuild) -> Command:
-        """Builds an image with the network cut, out of what is here alone."""
+        """Return the command that builds an image without a network, from local content alone."""
 
     def make_run_command(self, run: ContainerRun) -> Command:
-        """Runs a program in an image with no network and a read-only root; gives what it prints."""
+        """Return the command that runs a program in an image, without a network and with a read-only root."""
 
     def make_history_command(self, image: str) -> Command:
-        """Prints what ``read_layers`` reads."""
+        """Return the command whose output `parse_layers` reads."""
 
     def parse_layers(self, output: str) -> tuple[Layer, ...]:
-        """The layers of an image, the lowest first; raises ValueError or KeyError for what is none."""
+        """Return the layers of an image, the lowest first.
+
+        Raises:
+            ValueError: The output is not JSON.
+            KeyError: A field is missing.
+        """
 
     def make_save_command(self, image: str, archive: Path) -> Command:
-        """Writes an image as an OCI archive."""
+        """Return the command that writes an image as an OCI archive."""
