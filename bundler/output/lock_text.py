@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundler.format import documents
-from bundler.format.lock import entries
+from bundler.format.lock import entries, platforms
 from bundler.format.lock.entries import TRUSTED_INSTALLER
 from bundler.offline.findings import LEVELS
 from bundler.output import digest_text, smoke_text
@@ -322,7 +322,7 @@ def describe_install(receipt: Receipt) -> VerbResult:
     lines += format_signers(receipt.signed_by, receipt.trusted)
     lines += smoke_text.of_receipt(receipt)
     lines += [
-        f"  environment  {home}/venv/bin/python",
+        f"  environment  {home}/venv/{platforms.detect_system().venv_python}",
         f"  variables    {home}/.env.offline",
         f"  image        {home}/Dockerfile.offline",
     ]

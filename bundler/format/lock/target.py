@@ -15,12 +15,11 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from bundler.format import documents
 from bundler.format.documents import InvalidValueError, describe_field
+from bundler.format.lock import platforms
+from bundler.format.lock.platforms import PLATFORMS, LibcVersion, Platform
 
-PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
 _LIBC = re.compile(r"(glibc|musl)-([0-9]{1,3})\.([0-9]{1,3})")
 _ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?|xpu")
-_MACOS_BASELINE = (14, 0)
-"""The macOS release that wheels are chosen for; named because a Target has no field for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +43,8 @@ class Target:
             yield InvalidValueError(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:
             yield InvalidValueError(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
-        misplaced = self.platform in PLATFORMS and bool(self.libc) != self.platform.startswith("linux-")
+        known = PLATFORMS.get(self.platform)
+        misplaced = known is not None and bool(self.libc) != bool(known.system.default_libc)
         if misplaced or (self.libc and not _LIBC.fullmatch(self.libc)):
             yield InvalidValueError(
                 f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
@@ -53,17 +53,12 @@ class Target:
             yield InvalidValueError(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
 
     @property
-    def system(self) -> str:
-        """linux, macos or windows."""
-        return self.platform.partition("-")[0]
+    def platform_info(self) -> Platform:
+        """Everything that is known about the platform."""
+        return PLATFORMS[self.platform]
 
     @property
-    def machine(self) -> str:
-        """x86_64, aarch64 or arm64."""
-        return self.platform.partition("-")[2]
-
-    @property
-    def libc_version(self) -> tuple[str, int, int]:
+    def libc_version(self) -> LibcVersion:
         """Name, major and minor of the C library; raises ValueError outside Linux."""
         match = _LIBC.fullmatch(self.libc)
         if match is None:
@@ -80,20 +75,7 @@ class Target:
 
     def iter_platform_tags(self) -> Iterator[str]:
         """Platform parts of the tags that fit, best first."""
-        if self.system == "macos":
-            yield from tags.mac_platforms(_MACOS_BASELINE, self.machine)
-        elif self.system == "windows":
-            yield "win_amd64"
-        else:
-            name, major, minor = self.libc_version
-            legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-            for n in range(minor, 4, -1) if name == "glibc" else ():
-                yield f"manylinux_{major}_{n}_{self.machine}"
-                if n in legacy and (self.machine == "x86_64" or n == 17):
-                    yield f"{legacy[n]}_{self.machine}"
-            for n in range(minor, -1, -1) if name == "musl" else ():
-                yield f"musllinux_{major}_{n}_{self.machine}"
-            yield f"linux_{self.machine}"
+        return iter(self.platform_info.iter_wheel_tags(self.libc_version if self.libc else None))
 
     def is_compatible(self, file_name: str) -> bool:
         """Whether a wheel of this file name installs there; False where it is no wheel's name."""
@@ -108,10 +90,10 @@ class Target:
 def rank_wheel_tags(target: Target) -> dict[tags.Tag, int]:
     """Every tag that fits and its rank, 0 the best (packaging.python.org, "Platform compatibility tags")."""
     version = (3, int(target.python.partition(".")[2]))
-    platforms = list(target.iter_platform_tags())
+    platform_tags = list(target.iter_platform_tags())
     fitting = [
-        *tags.cpython_tags(version, platforms=platforms),
-        *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
+        *tags.cpython_tags(version, platforms=platform_tags),
+        *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platform_tags),
     ]
     return {tag: rank for rank, tag in reversed(list(enumerate(fitting)))}
 
@@ -119,21 +101,13 @@ def rank_wheel_tags(target: Target) -> dict[tags.Tag, int]:
 def detect_target() -> Target:
     """The machine and Python that run this, without an accelerator."""
     return Target(
-        python=f"3.{sys.version_info.minor}", platform=_detect_platform(), libc=_detect_libc(), accelerator="cpu"
+        python=f"3.{sys.version_info.minor}", platform=platforms.detect_name(), libc=_detect_libc(), accelerator="cpu"
     )
 
 
-def _detect_platform() -> str:
-    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
-    machine = platform.machine().lower()
-    machine = {"amd64": "x86_64"}.get(machine, machine)
-    if system == "linux" and machine == "arm64":
-        machine = "aarch64"
-    return f"{system}-{machine}"
-
-
 def _detect_libc() -> str:
-    if not sys.platform.startswith("linux"):
+    system = platforms.SYSTEMS.get(sys.platform)
+    if system is None or not system.default_libc:
         return ""
     name, version = platform.libc_ver()
     if name == "glibc":

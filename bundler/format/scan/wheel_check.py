@@ -23,6 +23,7 @@ from bundler.errors import UnsafeError
 from bundler.format import hashing, paths
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.platforms import SYSTEMS
 from bundler.format.scan import strict_zip
 from bundler.format.scan.strict_zip import MalformedZipError, ZipEntry
 from bundler.format.scan.wheel_record import read_record
@@ -35,7 +36,8 @@ _ALGORITHMS = ("sha256", "sha384", "sha512")
 _MAX_UNPACK_RATIO = 100
 """Times its own size that a wheel may unpack to, beyond ``_SMALL``; what packs best unpacks to twenty times."""
 _UNPACK_ALLOWANCE = 256 << 20
-_ENVIRONMENT_FILE = re.compile(r"pyvenv\.cfg|(bin|Scripts)/(python|activate)[^/]*", re.IGNORECASE)
+_SCRIPTS_FOLDERS = "|".join(sorted({system.scripts_folder for system in SYSTEMS.values()}))
+_ENVIRONMENT_FILE = re.compile(rf"pyvenv\.cfg|({_SCRIPTS_FOLDERS})/(python|activate)[^/]*", re.IGNORECASE)
 """What makes an environment one: no package may put something else there."""
 _SCRIPT_GROUPS = {"console_scripts", "gui_scripts", "default"}
 """Groups of entry points that are written as programs; ``DEFAULT`` stands for every group where configparser reads."""

@@ -87,8 +87,8 @@ def differing(release: Release, lock: Lock) -> list[Path]:
 
 def get_site_packages(release: Release, lock: Lock) -> Path:
     """Where the environment's packages are."""
-    inside = "Lib/site-packages" if os.name == "nt" else f"lib/python{lock.target.python}/site-packages"
-    return release.venv / inside
+    inside = lock.target.platform_info.system.site_packages
+    return release.venv / inside.format(python=lock.target.python)
 
 
 def read_state(release: Release, lock: Lock) -> GuardState:

@@ -170,7 +170,7 @@ def _install_with_pip(release: Release, lock: Lock, options: Sequence[str | Path
 
 def _unpack_uv(release: Release, lock: Lock) -> Path:
     """uv's program, out of its wheel; zipfile drops the bit that lets it run."""
-    program = "uv.exe" if lock.target.system == "windows" else "uv"
+    program = f"uv{lock.target.platform_info.system.program_suffix}"
     with zipfile.ZipFile(release.work_folder / _find_tool(lock, "uv")) as wheel:
         inside = next(name for name in wheel.namelist() if name.endswith(f".data/scripts/{program}"))
         into = release.work_folder / program

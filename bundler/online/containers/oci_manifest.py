@@ -25,7 +25,6 @@ MAX_MANIFEST_BYTES = 4 << 20
 """Bytes; registries take no more (OCI distribution specification)."""
 
 _OCI_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_OCI_ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +79,7 @@ def get_media_type(document: Mapping[str, Any]) -> str:
 
 def select_manifest(index: Mapping[str, Any], target: Target, where: str) -> str:
     """The digest of the manifest for a target's platform in an index; raises ResolveError when there is none."""
-    architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
+    architecture = target.platform_info.oci_architecture
     offered: list[str] = []
     for one, platform in _list_manifests(index, where):
         stated = (platform.get("os"), platform.get("architecture"))
@@ -120,7 +119,7 @@ def parse_manifest(raw: bytes, where: str) -> ImageManifest:
 def require_platform(config: bytes, target: Target, where: str) -> None:
     """Raises ResolveError when an image's own configuration says that it is for another platform."""
     said = parse_document(config, where)
-    architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
+    architecture = target.platform_info.oci_architecture
     found = f"{said.get('os')}/{said.get('architecture')}"
     if found != f"linux/{architecture}":
         hint = "name another image.base, or another target.platform"

@@ -15,6 +15,7 @@ from bundler.format.documents import FieldPath, FieldProblem, InvalidValueError,
 from bundler.format.hashing import Sha256, compute_sha256
 from bundler.format.lock import entries, env_values
 from bundler.format.lock.entries import Model, RepoType, SmokeSettings
+from bundler.format.lock.platforms import PLATFORMS
 from bundler.format.lock.target import Target, detect_target
 from bundler.online.manifest import asset_spec, lint, yaml_document
 from bundler.online.manifest.asset_spec import AssetSpec
@@ -66,8 +67,9 @@ class TargetSpec:
         """The whole target; raises Invalid where it makes no sense."""
         here = detect_target()
         platform = self.platform or here.platform
-        same = platform.partition("-")[0] == here.platform.partition("-")[0]
-        fallback = here.libc if same else ("glibc-2.28" if platform.startswith("linux") else "")
+        known = PLATFORMS.get(platform)
+        default_libc = known.system.default_libc if known else ""
+        fallback = here.libc if known and known.system is here.platform_info.system else default_libc
         return Target(
             python=self.python or here.python,
             platform=platform,
@@ -319,8 +321,8 @@ def _check_consistency(manifest: Manifest, folder: Path, wrong: Collection[Field
         [(model.hub_id, entries.hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
     )
     faults += asset_spec.find_duplicates(manifest.assets)
-    platform = manifest.target.platform or detect_target().platform
-    if manifest.image.base and ("target", "platform") not in wrong and not platform.startswith("linux-"):
+    platform = PLATFORMS.get(manifest.target.platform or detect_target().platform)
+    if manifest.image.base and ("target", "platform") not in wrong and not (platform and platform.oci_architecture):
         faults.append(FieldProblem(("image", "base"), "only a Linux target can be baked into an image"))
     return [*faults, *_files(manifest, folder), *_check_env(manifest, wrong)]
 

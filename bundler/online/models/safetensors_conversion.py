@@ -143,7 +143,7 @@ def _make_venv(folder: Path, conversion: ConversionContext) -> Path:
     uv = uv_compile.find_uv()
     hint = f"put a Python {conversion.target.python} on this machine; uv finds it on the PATH"
     process.run([uv, "venv", *quiet, "--python", conversion.target.python, venv], env=told, hint=hint)
-    python = venv / ("Scripts/python.exe" if conversion.target.system == "windows" else "bin/python")
+    python = venv / conversion.target.platform_info.system.venv_python
     by_name = {one.name: one.version for one in conversion.packages}
     pins = [f"{name}=={by_name[name]}" for name in _REQUIRED_PACKAGES]
     command = [uv, "pip", "install", *quiet, "--no-index", "--find-links", links, "--python", python, *pins]

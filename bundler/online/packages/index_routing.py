@@ -44,7 +44,7 @@ class IndexRouter:
 
     @property
     def _accelerator_packages(self) -> frozenset[str]:
-        if self.target.system == "macos":
+        if not self.target.platform_info.system.has_accelerator_builds:
             return frozenset()  # there is one build for it, and every index has that
         found = [names for kind, names in _TRITON_PACKAGES.items() if self.target.accelerator.startswith(kind)]
         return _PYTORCH_PACKAGES.union(*found)

@@ -111,18 +111,17 @@ def compile_requirements(
 
 def get_uv_platform(target: Target) -> str:
     """uv's name for a platform, with the newest C library that is not above the target's floor."""
-    if target.system == "macos":
-        return ("aarch64" if target.machine == "arm64" else "x86_64") + "-apple-darwin"
-    if target.system == "windows":
-        return "x86_64-pc-windows-msvc"
+    names = target.platform_info.uv_names
+    if not target.libc:
+        return names[""]
     name, major, minor = target.libc_version
-    if name == "musl":
-        return f"{target.machine}-unknown-linux-musl"
+    if name != "glibc":
+        return names[name]
     fitting = [known for known in _GLIBC_MINORS if (2, known) <= (major, minor)]
     if not fitting:
         hint = "wheels are made for glibc 2.17 and newer: take a host with that, or another floor in target.libc"
         raise ResolveError(f"packages can't be resolved for {target.libc}", where="target.libc", hint=hint)
-    return f"{target.machine}-manylinux_2_{max(fitting)}"
+    return names["glibc"].format(minor=max(fitting))
 
 
 def find_uv() -> str:
@@ -137,11 +136,7 @@ def _make_env(config: PipConfig, target: Target, folder: Path) -> dict[str, str]
     nothing = folder / "nothing"
     nothing.mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    told = pip_config.make_uv_env(config, nothing)
-    if target.system == "macos":
-        # uv would assume an older macOS than the one whose tags fit the target.
-        _, major, minor, _ = next(target.iter_platform_tags()).split("_", 3)
-        told["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
+    told = pip_config.make_uv_env(config, nothing) | dict(target.platform_info.system.uv_env)
     return process.inherit_env(drop_prefixes=("UV_", "HF_")) | kept | told
 
 
