@@ -19,14 +19,14 @@ PROGRESS_FILE = "BUNDLE_PROGRESS_FILE"
 
 The rehearsal starts an installer with it and shows these lines; it is no interface for anybody else."""
 
-_LONGEST_LINE = 4096
+_MAX_LINE_BYTES = 4096
 
 
-def last_line(path: Path) -> str:
+def read_last_line(path: Path) -> str:
     """The last whole line of a file that another process adds lines to; "" while there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+            file.seek(max(0, path.stat().st_size - _MAX_LINE_BYTES))
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return ""

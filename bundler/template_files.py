@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
 
 
-def folder() -> Traversable:
+def find_folder() -> Traversable:
     """The folder of the templates.
 
     A wheel and bundle.pyz have it inside the package. A checkout, which an editable installation runs from, has it
@@ -24,4 +24,4 @@ def folder() -> Traversable:
 
 def read(name: str) -> str:
     """The text of a template."""
-    return (folder() / name).read_text(encoding="utf-8")
+    return (find_folder() / name).read_text(encoding="utf-8")

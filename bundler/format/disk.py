@@ -155,7 +155,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
-def holds(path: Path, data: bytes) -> bool:
+def has_content(path: Path, data: bytes) -> bool:
     """Whether a file is there and has exactly these bytes."""
     try:
         return not path.is_symlink() and path.read_bytes() == data

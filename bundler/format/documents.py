@@ -36,12 +36,12 @@ class InvalidValueError(ValueError):
         self.reads = frozenset([field, *reads])
 
     @property
-    def every(self) -> tuple[InvalidValueError, ...]:
+    def errors(self) -> tuple[InvalidValueError, ...]:
         """What was raised together."""
         return (self,)
 
 
-class _Several(InvalidValueError):
+class _InvalidValuesError(InvalidValueError):
     """More than one fault of one value."""
 
     def __init__(self, found: Collection[InvalidValueError]) -> None:
@@ -70,7 +70,7 @@ class FieldProblem:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class TextPosition:
     """Where a value stands in the text of its document, and how it is written there ("" unless it is a scalar)."""
 
     line: int
@@ -100,46 +100,48 @@ def allow_unknown_keys(kind: type[T]) -> type[T]:
 
     Never for what decides whom to trust: there an unknown key may be the one that forbids something.
     """
-    _OPEN.add(kind)
+    _KINDS_WITH_UNKNOWN_KEYS.add(kind)
     return kind
 
 
-_OPEN: set[type] = set()
+_KINDS_WITH_UNKNOWN_KEYS: set[type] = set()
 
 
 def decode(kind: type[T], document: object) -> T:
     """``document`` as a ``kind``; raises Faults, which names every wrong field."""
-    faults = _Found()
+    faults = _Problems()
     value = _decode(kind, document, (), faults)
     if faults:
         raise DocumentError(faults)
     return typing.cast("T", value)
 
 
-def examine(kind: type[T], document: object, places: dict[FieldPath, Place]) -> tuple[T, list[FieldProblem]]:
+def decode_leniently(
+    kind: type[T], document: object, places: dict[FieldPath, TextPosition]
+) -> tuple[T, list[FieldProblem]]:
     """``document`` as a ``kind`` as far as that goes, and every fault of it.
 
     Wrong parts are replaced by blank ones, so that the rest is checked in the same run; with faults, the value is only
     good for more checks. The value of a misspelt key counts as that of the key which was meant; ``places`` then gets
     the places of that one too.
     """
-    faults = _Found(places)
+    faults = _Problems(places)
     return typing.cast("T", _decode(kind, document, (), faults)), [*faults]
 
 
-def refuse(found: Iterable[InvalidValueError]) -> None:
+def raise_problems(found: Iterable[InvalidValueError]) -> None:
     """Raise all the faults of a value together; nothing where there is none."""
     every = tuple(found)
     if every:
-        raise every[0] if len(every) == 1 else _Several(every)
+        raise every[0] if len(every) == 1 else _InvalidValuesError(every)
 
 
-def raised_by(act: Callable[[], object]) -> Iterator[InvalidValueError]:
+def collect_errors(function: Callable[[], object]) -> Iterator[InvalidValueError]:
     """The faults that a call raises."""
     try:
-        act()
+        function()
     except InvalidValueError as invalid:
-        yield from invalid.every
+        yield from invalid.errors
 
 
 def encode(value: object) -> Any:
@@ -176,10 +178,10 @@ def get_key(field: dataclasses.Field[Any]) -> str:
     return field.name
 
 
-class _Found(list[FieldProblem]):
+class _Problems(list[FieldProblem]):
     """Faults that were found; with ``places`` the search goes on behind each."""
 
-    def __init__(self, places: dict[FieldPath, Place] | None = None) -> None:
+    def __init__(self, places: dict[FieldPath, TextPosition] | None = None) -> None:
         super().__init__()
         self.goes_on = places is not None
         self.places = places if places is not None else {}
@@ -195,7 +197,7 @@ class _Found(list[FieldProblem]):
         self.places |= {(*meant, *at[size:]): place for at, place in self.places.items() if at[:size] == written}
 
 
-def _decode(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode(kind: Any, document: object, path: FieldPath, faults: _Problems) -> Any:
     origin = get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return _decode_union(kind, document, path, faults)
@@ -209,17 +211,17 @@ def _decode(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any
         return _decode_object(typing.cast("type", kind), document, path, faults)
     if issubclass(kind, str) and kind is not str:
         return _decode_text(kind, document, path, faults)
-    if kind is float and type(document) is int and abs(document) <= _LARGEST_EXACT:
+    if kind is float and type(document) is int and abs(document) <= _MAX_EXACT_INTEGER:
         return float(document)
     # bool is an int to Python and never one to a person
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
         text = faults.written(path, document)
         faults.append(FieldProblem(path, f"must be {_TYPE_NAMES[kind]}, not {_describe_value(document, text)}"))
         is_scalar = document is not None and not isinstance(document, list | Mapping)
-        return text if kind is str and is_scalar else _blank(kind)
+        return text if kind is str and is_scalar else _make_blank(kind)
     if isinstance(document, int) and abs(document) > MAX_INTEGER:
         faults.append(FieldProblem(path, f"must be at most {MAX_INTEGER}"))
-        return _blank(kind)
+        return _make_blank(kind)
     return document
 
 
@@ -228,10 +230,10 @@ _MAX_PROBLEMS = 100
 
 _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
-_LARGEST_EXACT = 1 << 53
+_MAX_EXACT_INTEGER = 1 << 53
 """Up to here a float holds every integer."""
 
-_SURE = 0.8
+_MIN_SIMILARITY = 0.8
 """How like a key another must be (difflib's ratio) to be checked as if it were that one."""
 
 
@@ -246,7 +248,7 @@ def _describe_value(document: object, text: str = "") -> str:
     return f"{name} ({(text or str(document))[:40]})"
 
 
-def _decode_union(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_union(kind: Any, document: object, path: FieldPath, faults: _Problems) -> Any:
     options = [option for option in get_args(kind) if option is not type(None)]
     if document is None and len(options) < len(get_args(kind)):
         return None
@@ -254,7 +256,7 @@ def _decode_union(kind: Any, document: object, path: FieldPath, faults: _Found) 
     return _decode((shaped or options)[0], document, path, faults)
 
 
-def _decode_choice(choices: tuple[Any, ...], document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_choice(choices: tuple[Any, ...], document: object, path: FieldPath, faults: _Problems) -> Any:
     if not any(document == choice and type(document) is type(choice) for choice in choices):
         text = faults.written(path, document)
         faults.append(
@@ -264,11 +266,11 @@ def _decode_choice(choices: tuple[Any, ...], document: object, path: FieldPath, 
     return document
 
 
-def _decode_text(kind: type[str], document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_text(kind: type[str], document: object, path: FieldPath, faults: _Problems) -> Any:
     if not isinstance(document, str):
         text = faults.written(path, document)
         faults.append(FieldProblem(path, f"must be a string, not {_describe_value(document, text)}"))
-        return _blank(kind)
+        return _make_blank(kind)
     try:
         return kind(document)
     except InvalidValueError as invalid:
@@ -276,7 +278,7 @@ def _decode_text(kind: type[str], document: object, path: FieldPath, faults: _Fo
         return document
 
 
-def _decode_list(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_list(kind: Any, document: object, path: FieldPath, faults: _Problems) -> Any:
     if not isinstance(document, list):
         faults.append(FieldProblem(path, f"must be a list, not {_describe_value(document)}"))
         return ()
@@ -285,7 +287,7 @@ def _decode_list(kind: Any, document: object, path: FieldPath, faults: _Found) -
     )
 
 
-def _decode_mapping(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_mapping(kind: Any, document: object, path: FieldPath, faults: _Problems) -> Any:
     if not isinstance(document, Mapping):
         faults.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
         return {}
@@ -295,12 +297,12 @@ def _decode_mapping(kind: Any, document: object, path: FieldPath, faults: _Found
     return {k: _decode(kind, v, (*path, str(k)), faults) for k, v in document.items()}
 
 
-def _decode_object(kind: type, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_object(kind: type, document: object, path: FieldPath, faults: _Problems) -> Any:
     if not isinstance(document, Mapping):
         faults.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
-        return _unchecked(kind, {})
+        return _make_unchecked(kind, {})
     before = len(faults)
-    keys, wrong = _keys(kind, document, path, faults)
+    keys, wrong = _match_keys(kind, document, path, faults)
     given: dict[str, Any] = {}
     hints = _get_type_hints(kind)
     for name, written in keys.items():
@@ -308,7 +310,7 @@ def _decode_object(kind: type, document: object, path: FieldPath, faults: _Found
         given[name] = _decode(hints[name], document[written], (*path, name), faults)
         if len(faults) > count:
             wrong.add(name)
-    missing = [name for name, f in _fields(kind).items() if name not in keys and _is_required(f)]
+    missing = [name for name, f in _get_fields(kind).items() if name not in keys and _is_required(f)]
     faults += [FieldProblem((*path, name), "is required") for name in missing if not (faults.goes_on and name in wrong)]
     wrong |= {*missing}
     if len(faults) > before and not faults.goes_on:
@@ -316,30 +318,32 @@ def _decode_object(kind: type, document: object, path: FieldPath, faults: _Found
     try:
         if len(faults) == before:
             return kind(**given)
-        getattr(_unchecked(kind, given), "__post_init__", _no_checks)()
+        getattr(_make_unchecked(kind, given), "__post_init__", _check_nothing)()
     except InvalidValueError as invalid:
-        for one in invalid.every:
+        for one in invalid.errors:
             if not one.reads & wrong:
                 there = (*path, one.field) if one.field else path
                 faults.append(FieldProblem(there, str(one), isinstance(one, UnsafeValueError)))
-    return _unchecked(kind, given)
+    return _make_unchecked(kind, given)
 
 
-def _keys(kind: type, document: Mapping[Any, Any], path: FieldPath, faults: _Found) -> tuple[dict[str, str], set[str]]:
+def _match_keys(
+    kind: type, document: Mapping[Any, Any], path: FieldPath, faults: _Problems
+) -> tuple[dict[str, str], set[str]]:
     """The fields that a mapping gives, each with the key that it stands under, and those that a wrong key may mean."""
-    fields = _fields(kind)
+    fields = _get_fields(kind)
     keys = {name: name for name in fields if name in document}
     if len(keys) == len(document):
         return keys, set()
     doubtful: set[str] = set()
     for name in document:
-        if name in fields or kind in _OPEN or len(faults) >= _MAX_PROBLEMS:
+        if name in fields or kind in _KINDS_WITH_UNKNOWN_KEYS or len(faults) >= _MAX_PROBLEMS:
             continue
         near = difflib.get_close_matches(str(name)[:100], fields, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
         faults.append(FieldProblem((*path, str(name)), f"unknown key; {advice}"))
         if near and near[0] not in keys:
-            if faults.goes_on and difflib.SequenceMatcher(None, str(name)[:100], near[0]).ratio() >= _SURE:
+            if faults.goes_on and difflib.SequenceMatcher(None, str(name)[:100], near[0]).ratio() >= _MIN_SIMILARITY:
                 keys[near[0]] = name
                 faults.adopt((*path, str(name)), (*path, near[0]))
             else:
@@ -348,35 +352,35 @@ def _keys(kind: type, document: Mapping[Any, Any], path: FieldPath, faults: _Fou
 
 
 @functools.cache
-def _fields(kind: type) -> Mapping[str, dataclasses.Field[Any]]:
+def _get_fields(kind: type) -> Mapping[str, dataclasses.Field[Any]]:
     return {get_key(f): f for f in dataclasses.fields(kind)}
 
 
-def _no_checks() -> None:
+def _check_nothing() -> None:
     """What a type has whose values are all right."""
 
 
-def _unchecked(kind: type, given: Mapping[str, Any]) -> Any:
+def _make_unchecked(kind: type, given: Mapping[str, Any]) -> Any:
     """A value made without its own checks, blank where nothing is given: good for nothing but more checks."""
     value: Any = object.__new__(kind)
-    for name, f in _fields(kind).items():
+    for name, f in _get_fields(kind).items():
         if name in given:
             content = given[name]
         elif f.default_factory is not dataclasses.MISSING:
             content = f.default_factory()
         else:
-            content = _blank(_get_type_hints(kind)[name]) if f.default is dataclasses.MISSING else f.default
+            content = _make_blank(_get_type_hints(kind)[name]) if f.default is dataclasses.MISSING else f.default
         object.__setattr__(value, name, content)
     return value
 
 
-def _blank(kind: Any) -> Any:
+def _make_blank(kind: Any) -> Any:
     """What stands for a value that is wrong or missing."""
     origin = get_origin(kind)
     if origin is Literal:
         return get_args(kind)[0]
     if dataclasses.is_dataclass(kind):
-        return _unchecked(typing.cast("type", kind), {})
+        return _make_unchecked(typing.cast("type", kind), {})
     if origin in (typing.Union, types.UnionType):
         return None
     if origin is None:

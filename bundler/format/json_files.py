@@ -15,24 +15,24 @@ from bundler.format.documents import DocumentError, FieldProblem
 
 T = TypeVar("T")
 
-LARGEST = 64 << 20
+MAX_BYTES = 64 << 20
 """Bytes that are read of a file: the largest that this program writes has a few MiB."""
 
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 """Of an integer: one with millions takes hours to read on Pythons before 3.10.7."""
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 def parse(kind: type[T], data: bytes) -> T:
     """Read bytes of JSON as a ``kind``. Raises Faults."""
-    if len(data) > LARGEST:
-        raise DocumentError([FieldProblem((), f"it has more than {LARGEST:,} bytes")])
+    if len(data) > MAX_BYTES:
+        raise DocumentError([FieldProblem((), f"it has more than {MAX_BYTES:,} bytes")])
     if not data.strip():
         raise DocumentError([FieldProblem((), "it is empty")])
     try:
         text = data.decode("utf-8")  # given bytes, json would read other encodings too
-        document = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_int=_parse_integer, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise DocumentError([FieldProblem((), f"it is not UTF-8 text, from byte {error.start} on")]) from error
     except RecursionError as error:
@@ -45,7 +45,7 @@ def parse(kind: type[T], data: bytes) -> T:
 def read(kind: type[T], path: Path) -> T:
     """Read a file of JSON as a ``kind``. Raises OSError and Faults."""
     with path.open("rb") as file:
-        return parse(kind, file.read(LARGEST + 1))
+        return parse(kind, file.read(MAX_BYTES + 1))
 
 
 def write(path: Path, value: object) -> None:
@@ -54,15 +54,15 @@ def write(path: Path, value: object) -> None:
     disk.write_atomically(path, text.encode())
 
 
-def first_faults(faults: DocumentError) -> str:
+def format_problems(error: DocumentError) -> str:
     """Spell the first faults in one line, for an error."""
-    more = len(faults.problems) - _SHOWN
-    return "; ".join(map(str, faults.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+    more = len(error.problems) - _MAX_SHOWN
+    return "; ".join(map(str, error.problems[:_MAX_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 
 
-def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"an integer has more than {_MOST_DIGITS} digits")
+def _parse_integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"an integer has more than {_MAX_DIGITS} digits")
     return int(text)
 
 

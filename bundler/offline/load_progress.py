@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bundler.progress import Stage, last_line
+from bundler.progress import Stage, read_last_line
 
 READING = ("weights", "first inference")
 """The phases of a load in which a model is read, as the payload calls them: what is mapped is read when it is used."""
@@ -25,7 +25,7 @@ class LoadProgress:
         self._most = 0
 
     def __call__(self, pid: int) -> None:
-        phase = last_line(self._phases)
+        phase = read_last_line(self._phases)
         if phase not in READING:
             self._stage.set_phase(phase)
             return

@@ -66,7 +66,7 @@ class _LoadRequest:
 def write_payload(release: Release) -> None:
     """Put what runs inside the environment beside it: the installed Python has nothing of this program."""
     for path, data in _iter_payload(release):
-        if not disk.holds(path, data):
+        if not disk.has_content(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
             if release.is_finished:
                 disk.write_atomically(path, data)  # in what is live: a power cut must not leave it empty
@@ -76,7 +76,7 @@ def write_payload(release: Release) -> None:
 
 def find_changed_payload(release: Release) -> list[Path]:
     """Files of the payload that are not as ``lay_out`` makes them."""
-    return [path for path, data in _iter_payload(release) if not disk.holds(path, data)]
+    return [path for path, data in _iter_payload(release) if not disk.has_content(path, data)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +166,7 @@ def read_kept(release: Release) -> tuple[SmokeResult, ...]:
         message = f"what the smoke loads measured can't be read: {error.strerror}"
         raise IntegrityError(message, where=str(path), hint=hint) from error
     except documents.DocumentError as faults:
-        message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
+        message = f"what the smoke loads measured can't be read: {json_files.format_problems(faults)}"
         raise IntegrityError(message, where=str(path), hint=hint) from faults
 
 
@@ -189,7 +189,7 @@ def _load(release: Release, lock: Lock, model: Model, device: str, stage: Stage)
         ended_by = documents.decode(BlockedRequest, report.missed) if report.missed else None
         refused, absent = blocked_requests.split_requests(blocked_requests.read_log(log), ended_by, ok=report.ok)
     return LoadOutcome(
-        result=smoke_result.of_report(report, calls=refused, absent=absent, proven_at=_now()),
+        result=smoke_result.from_report(report, calls=refused, absent=absent, proven_at=_now()),
         golden=_golden(report),
     )
 
@@ -274,7 +274,7 @@ def _report(model: Model, done: process.CompletedProcess, path: Path) -> LoadRep
     except documents.DocumentError as faults:
         hint = "install the same bundle again: that puts right what runs the load"
         return _failed_report(
-            model, f"the load's report can't be read: {json_files.first_faults(faults)}; {last}", hint
+            model, f"the load's report can't be read: {json_files.format_problems(faults)}; {last}", hint
         )
 
 

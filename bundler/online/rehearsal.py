@@ -27,7 +27,7 @@ from bundler.format.lock.lockfile import Lock
 from bundler.format.lock.smoke_result import SmokeResult
 from bundler.format.lock.target import detect_target
 from bundler.format.tar import tar_layout
-from bundler.progress import PROGRESS_FILE, Reporter, Stage, last_line
+from bundler.progress import PROGRESS_FILE, Reporter, Stage, read_last_line
 
 _INHERITED_VARIABLES = (
     "PATH",
@@ -116,7 +116,7 @@ def _run_installer(command: list[str | Path], home: Path, progress: Path, stage:
             [*cut, *command],
             env=environment,
             accepted_codes=range(-64, 256),
-            watch=lambda _: stage.set_phase(last_line(progress)),
+            watch=lambda _: stage.set_phase(read_last_line(progress)),
         )
     try:
         said = json.loads(done.stdout)
@@ -153,7 +153,7 @@ def _goldens(path: Path) -> tuple[Golden, ...]:
 
 def _strange(faults: documents.DocumentError) -> SmokeError:
     hint = "lock again: the installer in a kept lock is of another version of this program"
-    return SmokeError(f"what the rehearsal measured can't be read: {json_files.first_faults(faults)}", hint=hint)
+    return SmokeError(f"what the rehearsal measured can't be read: {json_files.format_problems(faults)}", hint=hint)
 
 
 def _refuse_blocked_requests(results: Sequence[SmokeResult], lock: Lock) -> None:

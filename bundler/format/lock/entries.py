@@ -89,7 +89,7 @@ class Artifact:
         return 0o755 if self.kind == "installer" else 0o644
 
 
-def hub_folder(repo_type: RepoType, repo_id: str) -> str:
+def make_hub_folder(repo_type: RepoType, repo_id: str) -> str:
     """Names a repository's folder in a hub cache, as huggingface_hub does."""
     return f"{repo_type}s--{repo_id.replace('/', '--')}"
 
@@ -115,9 +115,9 @@ class Model:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._iter_errors())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not _ALIAS.fullmatch(self.alias) or paths.find_path_problem(self.alias):
             yield InvalidValueError(f"{self.alias!r} must be letters, digits, '.', '_', '-'", "alias")
         if self.repo_id and not _REPO_ID.fullmatch(self.repo_id):
@@ -153,7 +153,7 @@ class Model:
 
     def get_hub_folder(self, repo_type: RepoType) -> str:
         """The same for a client that takes it for this."""
-        return hub_folder(repo_type, self.repo_id)
+        return make_hub_folder(repo_type, self.repo_id)
 
     @property
     def host_folder(self) -> str:
@@ -237,9 +237,9 @@ class SmokeSettings:
     tolerate_calls: tuple[str, ...] = describe_field("hosts that a load may ask in vain", default=())
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._iter_errors())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _iter_errors(self) -> Iterator[InvalidValueError]:
         try:
             fits = 0 <= Decimal(self.tolerance) <= 2
         except InvalidOperation:
@@ -284,9 +284,9 @@ class Image:
     user: int = describe_field("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._iter_errors())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*|", self.base):
             yield InvalidValueError(f"{self.base!r} is not the name of an image", "base")
         if not re.fullmatch(r"sha256:[0-9a-f]{64}|", self.digest) or (self.digest and not self.base):

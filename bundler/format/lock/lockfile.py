@@ -55,7 +55,7 @@ HEAD_ALIGNMENT = 64 << 10
 ZIP_EPOCH = 315532800
 """1980-01-01: the earliest time that every archive format can hold."""
 
-_FROM_THE_REHEARSAL = ("rehearsed", "unrehearsed", "goldens")
+_REHEARSAL_FIELDS = ("rehearsed", "unrehearsed", "goldens")
 """Fields that ``build`` fills after a lock can have been reviewed."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -238,14 +238,14 @@ class Lock:
         return compute_sha256(self.canonical_bytes)
 
     @cached_property
-    def reviewed(self) -> bytes:
+    def reviewed_bytes(self) -> bytes:
         """The same without what the rehearsal adds: equal in the lock, in the bundle built from it and on the host."""
-        return encode_canonical_json({k: v for k, v in documents.encode(self).items() if k not in _FROM_THE_REHEARSAL})
+        return encode_canonical_json({k: v for k, v in documents.encode(self).items() if k not in _REHEARSAL_FIELDS})
 
     @cached_property
     def reviewed_digest(self) -> str:
         """SHA-256 of ``reviewed``: tells whether a bundle is what a reviewer of its lock has seen."""
-        return compute_sha256(self.reviewed)
+        return compute_sha256(self.reviewed_bytes)
 
     @property
     def release_name(self) -> str:
@@ -387,12 +387,12 @@ _DAMAGED_HINT = (
 
 def _check_mark_counts(data: bytes) -> None:
     """A few bytes of JSON can become many of memory: what no lock can need is refused before it is parsed."""
-    for mark, most in _MAX_MARKS.items():
+    for mark, most in _MAX_MARK_COUNTS.items():
         if data.count(mark) > most:
             raise ValueError(f"more than {most} times {mark!r}")
 
 
-_MAX_MARKS = {b"{": 4 * MAX_ARTIFACTS, b"[": 4 * MAX_ARTIFACTS, b",": 40 * MAX_ARTIFACTS}
+_MAX_MARK_COUNTS = {b"{": 4 * MAX_ARTIFACTS, b"[": 4 * MAX_ARTIFACTS, b",": 40 * MAX_ARTIFACTS}
 
 
 def _parse_integer(text: str) -> int:

@@ -34,7 +34,7 @@ class Closeness:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Measured:
+class _Measurement:
     """What the load of one model measured; ``width`` and ``norm`` are of the first text's vector, logits or score."""
 
     alias: str
@@ -62,7 +62,7 @@ class _Measured:
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadReport(_Measured):
+class LoadReport(_Measurement):
     """What the load itself writes, before the guard's log is read; the payload's ``Record`` is its other half."""
 
     machine: str = describe_field("kind of processor, as uname names it", default="")
@@ -74,7 +74,7 @@ class LoadReport(_Measured):
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SmokeResult(_Measured):
+class SmokeResult(_Measurement):
     """What is kept of a smoke load, in ``smoke.json`` and in the receipt.
 
     A result outlives what it measured: ``proven_at`` says when that was, and ``changed_since`` which files of the
@@ -91,7 +91,7 @@ class SmokeResult(_Measured):
     )
 
 
-def of_report(reporter: LoadReport, **found: object) -> SmokeResult:
+def from_report(report: LoadReport, **found: object) -> SmokeResult:
     """The result to keep of a load's own report, with what only the installer knows."""
-    told = {name: getattr(reporter, name) for name in _Measured.__dataclass_fields__}
+    told = {name: getattr(report, name) for name in _Measurement.__dataclass_fields__}
     return SmokeResult(**told, **found)  # type: ignore[arg-type]

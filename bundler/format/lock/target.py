@@ -36,9 +36,9 @@ class Target:
     accelerator: str = describe_field("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._iter_errors())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
             yield InvalidValueError(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:

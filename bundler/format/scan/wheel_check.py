@@ -43,8 +43,8 @@ _SCRIPT_GROUPS = {"console_scripts", "gui_scripts", "default"}
 """Groups of entry points that are written as programs; ``DEFAULT`` stands for every group where configparser reads."""
 _PARENT_REFERENCE = re.compile(r"(^|[\\/=:\s])\.\.([\\/=:\s]|$)")
 _STARTUP_FILES = ("sitecustomize.py", "usercustomize.py")
-_SHIM = "distutils-precedence.pth"
-_START_OF_SETUPTOOLS = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
+_SETUPTOOLS_PTH = "distutils-precedence.pth"
+_SETUPTOOLS_PTH_SHA256 = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
 """SHA-256 of that file, the same in each setuptools since 64: it only turns a shim of its own on."""
 
 
@@ -81,7 +81,7 @@ class _WheelFindings:
     problems: list[str] = field(default_factory=list)
     targets: dict[str, str] = field(default_factory=dict)
     startup_files: list[str] = field(default_factory=list)
-    start_of_setuptools: bool = False
+    has_setuptools_pth: bool = False
     recorded_files: list[tuple[ZipEntry, str]] = field(default_factory=list)
 
 
@@ -108,8 +108,10 @@ def check_wheels(wheels: Iterable[WheelFile], reporter: Reporter, *, compare_con
             reporter.warn(
                 f"{one.wheel.name} runs code whenever this environment's Python starts: {', '.join(one.startup_files)}"
             )
-        if one.start_of_setuptools:
-            reporter.note(f"{one.wheel.name} runs its usual line whenever this environment's Python starts: {_SHIM}")
+        if one.has_setuptools_pth:
+            reporter.note(
+                f"{one.wheel.name} runs its usual line whenever this environment's Python starts: {_SETUPTOOLS_PTH}"
+            )
     _warn_about_overwrites(all_findings, reporter)
 
 
@@ -311,11 +313,11 @@ def _note_startup_code(findings: _WheelFindings, entry: ZipEntry) -> None:
     if name.endswith(".pth"):
         text = strict_zip.read_small(findings.wheel.path, entry)
         if (
-            name == _SHIM
+            name == _SETUPTOOLS_PTH
             and _is_setuptools(findings.wheel)
-            and hashlib.sha256(text).hexdigest() == _START_OF_SETUPTOOLS
+            and hashlib.sha256(text).hexdigest() == _SETUPTOOLS_PTH_SHA256
         ):
-            findings.start_of_setuptools = True
+            findings.has_setuptools_pth = True
         elif any(line.startswith((b"import ", b"import\t")) for line in text.splitlines()):
             findings.startup_files.append(name)
 

@@ -287,7 +287,7 @@ def _results(said: Mapping[str, Any], image: str) -> tuple[SmokeResult, ...]:
         return documents.decode(tuple[SmokeResult, ...], said["result"]["smoke"])
     except documents.DocumentError as faults:
         hint = "bake with the bundle.pyz that is in the bundle"
-        message = f"what the smoke loads measured can't be read: {json_files.first_faults(faults)}"
+        message = f"what the smoke loads measured can't be read: {json_files.format_problems(faults)}"
         raise ProgramError(message, where=image, hint=hint) from faults
 
 

@@ -82,7 +82,7 @@ def render_files(release: Release, lock: Lock) -> dict[Path, bytes]:
 
 def differing(release: Release, lock: Lock) -> list[Path]:
     """Files of the guard that are not as ``lay_out`` makes them."""
-    return [path for path, data in render_files(release, lock).items() if not disk.holds(path, data)]
+    return [path for path, data in render_files(release, lock).items() if not disk.has_content(path, data)]
 
 
 def get_site_packages(release: Release, lock: Lock) -> Path:

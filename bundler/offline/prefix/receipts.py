@@ -57,7 +57,7 @@ def read(path: Path) -> Receipt:
     except OSError as error:
         raise _unreadable(path, f"unreadable ({error.strerror})") from error
     except documents.DocumentError as faults:
-        raise _unreadable(path, f"damaged: {json_files.first_faults(faults)}") from faults
+        raise _unreadable(path, f"damaged: {json_files.format_problems(faults)}") from faults
     if receipt.release != name:
         raise _unreadable(path, f"damaged: release: must be {name}, the folder that it lies in")
     return receipt

@@ -87,7 +87,7 @@ def _read_store(prefix: Path) -> Mapping[str, int]:
         raise HostError(f"what was taken here can't be read: {error.strerror}", where=str(path)) from error
     except documents.DocumentError as faults:
         hint = "put the file back from a backup, or remove it: then what is installed tells alone"
-        message = f"the memory of what was taken here is damaged: {json_files.first_faults(faults)}"
+        message = f"the memory of what was taken here is damaged: {json_files.format_problems(faults)}"
         raise TrustError(message, where=str(path), hint=hint) from faults
 
 

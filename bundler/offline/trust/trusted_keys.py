@@ -127,7 +127,7 @@ def _read_store(prefix: Path) -> _StoredTrust:
         raise HostError(f"the prefix's trusted keys can't be read: {error.strerror}", where=str(path)) from error
     except documents.DocumentError as faults:
         hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
-        message = f"the prefix's trusted keys are damaged: {json_files.first_faults(faults)}"
+        message = f"the prefix's trusted keys are damaged: {json_files.format_problems(faults)}"
         raise TrustError(message, where=str(path), hint=hint) from faults
     keys = {key.fingerprint: key for key in map(_key, memory.keys)}
     return _StoredTrust(keys=tuple(keys.values()), revoked=frozenset(memory.revoked), threshold=memory.threshold)

@@ -118,7 +118,7 @@ class ModelSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         given = [name for name in _SOURCE_KEYS if getattr(self, name)]
@@ -130,7 +130,7 @@ class ModelSpec:
         yield from self._faults_of_hub()
         yield from self._faults_of_sources()
         for one in (
-            documents.raised_by(self.to_lock) if given else ()
+            documents.collect_errors(self.to_lock) if given else ()
         ):  # the lock's own rules, before anything is fetched
             if getattr(self, one.field, None):
                 yield one
@@ -223,12 +223,12 @@ class SmokeSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_problems(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
             yield InvalidValueError(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
-        yield from documents.raised_by(self.to_lock)
+        yield from documents.collect_errors(self.to_lock)
 
     def to_lock(self) -> SmokeSettings:
         """The same as the lock has it; raises Invalid."""
@@ -292,7 +292,7 @@ def load_manifest(path: Path) -> LoadedManifest:
 def parse_manifest(text: bytes, path: Path) -> LoadedManifest:
     """The manifest that stands, or is to stand, at ``path``; raises ManifestError that lists all of its faults."""
     document = yaml_document.read(text, str(path))
-    manifest, faults = documents.examine(Manifest, document.value, document.places)
+    manifest, faults = documents.decode_leniently(Manifest, document.value, document.places)
     wrong = {fault.path for fault in faults}
     faults += [fault for fault in _check_consistency(manifest, path.parent, wrong) if fault.path not in wrong]
     if described := document.described(map(_format_error, faults)):
@@ -318,7 +318,7 @@ def _check_consistency(manifest: Manifest, folder: Path, wrong: Collection[Field
     faults += _check_unique_names(("models", "alias"), names)
     faults += _check_unique_names(
         ("models", "repo_id"),
-        [(model.hub_id, entries.hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
+        [(model.hub_id, entries.make_hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
     )
     faults += asset_spec.find_duplicates(manifest.assets)
     platform = PLATFORMS.get(manifest.target.platform or detect_target().platform)
