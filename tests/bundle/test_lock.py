@@ -138,9 +138,9 @@ def broken(change: Any) -> bytes:
             "env: A names '../../etc', which the bundle does not hold",
         ),
         (lambda d: d["artifacts"].reverse(), "artifacts: must begin with bundle.pyz"),
-        (lambda d: d["artifacts"].append(d["artifacts"][1]), "stands twice"),
+        (lambda d: d["artifacts"].append(d["artifacts"][1]), "is listed twice"),
         (lambda d: d["artifacts"][1].update(path="/etc/passwd"), "artifacts[1].path: '/etc/passwd' is absolute"),
-        (lambda d: d["artifacts"][1].update(path="models/m/../../x"), "holds '..'"),
+        (lambda d: d["artifacts"][1].update(path="models/m/../../x"), "contains '..'"),
         (lambda d: d["artifacts"][1].update(path="wheels/x"), "is not where a model stands"),
         (lambda d: d["artifacts"][1].update(size=-1), "artifacts[1].size: must be a number of bytes"),
         (lambda d: d["artifacts"][1].update(sha256="A" * 64), "artifacts[1].sha256: must be 64 lower-case"),
@@ -211,7 +211,7 @@ def test_no_accepted_path_escapes(path: str) -> None:
         (["caf\u00e9", "cafe\u0301"], "only by case or accent form"),
         (["a", "a/b"], "is a file and a folder"),
         (["A/x", "a/y"], "folder 'a' differs from 'A'"),
-        (["x", "x"], "stands twice"),
+        (["x", "x"], "is listed twice"),
         (["stra\u00dfe", "STRASSE"], "only by case"),
     ],
 )
@@ -256,7 +256,7 @@ def test_two_ids_of_one_hub_folder_are_refused() -> None:
     contents = {"bundle.pyz": b"x", "models/a/x": b"1", "models/b/x": b"2"}
     first, second = lock_of(contents).models
     models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
-    with pytest.raises(documents.InvalidValueError, match="stands twice"):
+    with pytest.raises(documents.InvalidValueError, match="is listed twice"):
         lock_of(contents, models=models)
 
 

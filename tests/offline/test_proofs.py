@@ -33,7 +33,7 @@ SMOKE_DAMAGES = {
     "other text": (b"\xff\xfe[]", "it is not UTF-8 text"),
     "deep": (b"[" * 100_000, "it is nested too deeply"),
     "digits": (b"[" + b"1" * 5000 + b"]", "more than 20 digits"),
-    "no number": (b"[NaN]", "NaN is no number of JSON"),
+    "no number": (b"[NaN]", "NaN is not a JSON number"),
 }
 
 

@@ -50,7 +50,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         "  line 6: models[1].alias: 'X' is taken by models[0]",
         "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest: put the model's files there",
         "  line 8: env.A: nothing fills {model:y}; there is: X, x",
-        "  line 9: env.B: holds '$', which sh, dotenv, docker and systemd read differently",
+        "  line 9: env.B: contains '$', which sh, dotenv, docker and systemd read differently",
     ]
 
 
@@ -134,7 +134,7 @@ SAID = """\
 20: lint[0]: rules.yaml: these are no rules:
 20: lint[1]: 'gone.yaml' is not a file beside the manifest
 22: assets[0].sha256: must be a string, not an integer (0)
-22: assets[0].path: '../a' holds '..'
+22: assets[0].path: '../a' contains '..'
 22: assets[0].mirror: goes with tiktoken or nltk
 22: assets[0].env: 'A' is no free name of a variable
 23: assets[1].env: goes with url: leave it out
@@ -142,7 +142,7 @@ SAID = """\
 23: assets[1].tiktoken: 'p60k' is no encoding of tiktoken
 24: assets[2].nltk: 'a b' is not the name of a package
 24: assets[2].mirror: over http the index could be altered
-27: env.B: holds '$'
+27: env.B: contains '$'
 28: env.PATH: is set by the installer
 29: env.PORT: must be a string, not an integer (8080) (write it in quotes: "8080")
 30: env.2C: is not the name of a variable
@@ -290,7 +290,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\nassets: [{url: x, sha256: 0, path: a}]\n", "assets[0].sha256: must be a string"),
         (
             "name: a\nversion: '1'\nassets: [{url: x, sha256: '%s', path: ../a}]\n" % ("0" * 64),
-            "assets[0].path: '../a' holds '..'",
+            "assets[0].path: '../a' contains '..'",
         ),
         ("name: a\nversion: '1'\nsmoke: {ram_limit: lots}\n", "smoke.ram_limit: must be such as 8GiB"),
         ("name: a\nversion: '1'\nenv: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwx}\n", "looks like a secret"),

@@ -170,7 +170,7 @@ class Lock:
             unlisted = set(files)
             for one in listed:
                 if one.path not in unlisted:
-                    raise InvalidValueError(f"{one.path!r} is no file of a model, or stands twice", field_name)
+                    raise InvalidValueError(f"{one.path!r} is not a file of a model, or is listed twice", field_name)
                 unlisted.remove(one.path)
         aliases = {model.alias for model in self.models}
         for edge in self.closure:

@@ -163,7 +163,7 @@ def _inspect_wheel(wheel: WheelFile) -> _WheelFindings:
 def _find_bad_names(wheel: WheelFile, names: list[str]) -> list[str]:
     """Names that climb, or that two files share on some file system."""
     wrong = [f"{name!a} {why}" for name in names if (why := _find_name_problem(name))]
-    wrong += [f"{name!a} stands twice" for name, count in Counter(names).items() if count > 1]
+    wrong += [f"{name!a} is listed twice" for name, count in Counter(names).items() if count > 1]
     if not wrong and not _is_linux_only(wheel):  # there, names that differ by case alone are two files
         wrong = paths.find_collisions(names)
     return wrong[:20]
