@@ -115,7 +115,7 @@ class Model:
     )
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._iter_errors())
+        documents.raise_together(self._iter_errors())
 
     def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not _ALIAS.fullmatch(self.alias) or paths.find_path_problem(self.alias):
@@ -237,7 +237,7 @@ class SmokeSettings:
     tolerate_calls: tuple[str, ...] = describe_field("hosts that a load may ask in vain", default=())
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._iter_errors())
+        documents.raise_together(self._iter_errors())
 
     def _iter_errors(self) -> Iterator[InvalidValueError]:
         try:
@@ -284,7 +284,7 @@ class Image:
     user: int = describe_field("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._iter_errors())
+        documents.raise_together(self._iter_errors())
 
     def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*|", self.base):

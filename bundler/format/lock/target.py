@@ -36,7 +36,7 @@ class Target:
     accelerator: str = describe_field("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._iter_errors())
+        documents.raise_together(self._iter_errors())
 
     def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):

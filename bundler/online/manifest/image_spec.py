@@ -24,7 +24,7 @@ class ImageSpec:
     user: int = describe_field("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if self.base:

@@ -41,7 +41,7 @@ class Condition:
     host_pip: str = describe_field("versions of the host's own pip", default="")
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         for key, ranges in (("packages", self.packages.values()), ("host_pip", [self.host_pip])):

@@ -118,7 +118,7 @@ class ModelSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         given = [name for name in _SOURCE_KEYS if getattr(self, name)]
@@ -223,7 +223,7 @@ class SmokeSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.raise_problems(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
