@@ -56,7 +56,7 @@ class OperatingSystem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Platform:
-    """Everything that the program knows about a platform."""
+    """One row of the table: everything that the program knows about a platform."""
 
     name: str
     """As manifests and locks have it."""

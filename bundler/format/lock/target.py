@@ -1,4 +1,4 @@
-"""The machine that a bundle is for, and the wheels that fit it."""
+"""The kind of machine that a bundle is for, and the wheels that are compatible with it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The isolated host: what decides which wheel fits.
+    """The isolated host, as far as it decides which wheels are compatible.
 
-    ``libc`` is the oldest C library that the host may have (``glibc-2.28``, ``musl-1.2``), empty
-    outside Linux. ``accelerator`` picks the build of PyTorch.
+    ``libc`` is the oldest C library that the host may have (``glibc-2.28``, ``musl-1.2``), empty outside Linux.
+    ``accelerator`` selects the build of PyTorch.
     """
 
     python: str = describe_field("minor version of CPython on the host, such as '3.11'")
@@ -54,15 +54,15 @@ class Target:
 
     @property
     def platform_info(self) -> Platform:
-        """Everything that is known about the platform."""
+        """The platform's row in the table of platforms."""
         return PLATFORMS[self.platform]
 
     @property
     def libc_version(self) -> LibcVersion:
-        """Name, major and minor of the C library; raises ValueError outside Linux."""
+        """Name, major and minor version of the C library. Raises ValueError outside Linux."""
         match = _LIBC.fullmatch(self.libc)
         if match is None:
-            raise ValueError("this target has no C library floor")
+            raise ValueError("this target has no C library")
         return match[1], int(match[2]), int(match[3])
 
     def __str__(self) -> str:
@@ -70,15 +70,15 @@ class Target:
 
     @property
     def slug(self) -> str:
-        """Names the target in a file name: ``linux-x86_64-py311-cpu``."""
+        """The target in a file name: ``linux-x86_64-py311-cpu``."""
         return f"{self.platform}-py{self.python.replace('.', '')}-{self.accelerator}"
 
     def iter_platform_tags(self) -> Iterator[str]:
-        """Platform parts of the tags that fit, best first."""
+        """Yield the platform tags of compatible wheels, best first."""
         return iter(self.platform_info.iter_wheel_tags(self.libc_version if self.libc else None))
 
     def is_compatible(self, file_name: str) -> bool:
-        """Whether a wheel of this file name installs there; False where it is no wheel's name."""
+        """Return whether a wheel of this file name is compatible; False if it is not the name of a wheel."""
         try:
             *_, wheel_tags = parse_wheel_filename(file_name)
         except InvalidWheelFilename:
@@ -88,18 +88,21 @@ class Target:
 
 @functools.lru_cache
 def rank_wheel_tags(target: Target) -> dict[tags.Tag, int]:
-    """Every tag that fits and its rank, 0 the best (packaging.python.org, "Platform compatibility tags")."""
+    """Return every compatible tag with its rank, 0 for the best.
+
+    Source: packaging.python.org, "Platform compatibility tags".
+    """
     version = (3, int(target.python.partition(".")[2]))
     platform_tags = list(target.iter_platform_tags())
-    fitting = [
+    compatible_tags = [
         *tags.cpython_tags(version, platforms=platform_tags),
         *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platform_tags),
     ]
-    return {tag: rank for rank, tag in reversed(list(enumerate(fitting)))}
+    return {tag: rank for rank, tag in reversed(list(enumerate(compatible_tags)))}
 
 
 def detect_target() -> Target:
-    """The machine and Python that run this, without an accelerator."""
+    """Return the target of this machine and Python, without an accelerator."""
     return Target(
         python=f"3.{sys.version_info.minor}", platform=platforms.detect_name(), libc=_detect_libc(), accelerator="cpu"
     )
@@ -112,5 +115,5 @@ def _detect_libc() -> str:
     name, version = platform.libc_ver()
     if name == "glibc":
         return "glibc-" + ".".join(version.split(".")[:2])
-    # platform.libc_ver knows glibc alone; CPython's build says where it was built for musl
+    # platform.libc_ver only knows glibc; for musl, ask how CPython was built
     return "musl-1.2" if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or "") else "glibc-2.17"
