@@ -122,8 +122,8 @@ SAID = """\
 14: models[2].wheel: 'b c' is no requirement
 14: models[2].alias: 'X' is taken by models[1]
 14: models[2].trust_remote_code: must be true or false, not a string (yes)
-15: models[3].repo_id: 'a/b/c' is not such as ORG/NAME
-15: models[3].alias: '-' must be letters
+15: models[3].repo_id: 'a/b/c' is not a hub id such as ORG/NAME
+15: models[3].alias: '-' must consist of letters
 15: models[3].convert: goes with models
 16: models[4].url: nothing can be fetched by 's3'
 16: models[4].sha256: url and sha256 go together
@@ -148,7 +148,7 @@ SAID = """\
 30: env.2C: is not the name of a variable
 31: env.D: is read as a timestamp and is none: write it in quotes
 32: app.path: 'gone' is not a folder beside the manifest
-32: app.entrypoint: must hold no empty word
+32: app.entrypoint: must not have an empty argument
 32: app.excludes: unknown key; did you mean 'exclude'?
 33: image.base: 'a b' is not such as docker.io/library/python
 33: image.user: must be a user's number
@@ -157,8 +157,8 @@ SAID = """\
 35: smoke.device: must be one of cpu, cuda, auto, not a string (tpu)
 35: smoke.ram_limit: must be such as 8GiB
 35: smoke.tolerance: must be a decimal number
-35: smoke.closer: must hold lists of three texts
-35: smoke.tolerate_calls: 'A_B' is not the name of a host
+35: smoke.closer: must have lists of three texts
+35: smoke.tolerate_calls: 'A_B' is not a host name
 35: smoke.texts[0]: must be a string, not an integer (3)
 36: name: stands twice, first in line 1
 """
@@ -238,7 +238,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "line 3: python.build_from_source: 'one==1.0' is not the name of a package alone",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
-        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
+        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must not have an empty argument"),
         ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),
         (
             "name: a\nversion: '1'\ntarget: {platform: windows-x86_64}\nimage: {base: python}\n",
