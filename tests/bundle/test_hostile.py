@@ -151,8 +151,8 @@ def text(old: str, new: str) -> bytes:
 
 
 HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json claims 34,603,008 bytes"),
-    "claims nothing": (lambda: headed(b"", 0), "bundle.json claims 0 bytes"),
+    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json states 34,603,008 bytes"),
+    "claims nothing": (lambda: headed(b"", 0), "bundle.json states 0 bytes"),
     "claims more than there is": (lambda: headed(b"{}", 1 << 20), "ends at byte"),
     "100,001 artifacts": (lambda: headed(crowd(100_001)), "has 100,001 files; at most 100,000 are allowed"),
     "millions of lists": (lambda: headed(b'{"a":[' + b"[]," * 500_000 + b"[]]}\n"), "is not JSON"),
@@ -170,7 +170,7 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a space": (lambda: headed(text('"sequence":1', '"sequence": 1')), "not in canonical form"),
     "escapes": (lambda: headed(text('"a test"', '"\\u0061 test"')), "not in canonical form"),
     "no line end": (lambda: headed(text_of(GOOD)[:-1]), "not in canonical form"),
-    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header is not what the lock gives"),
+    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header does not match the lock"),
     "keys in another order": (
         lambda: headed(json.dumps(dict(reversed(json.loads(text_of(GOOD)).items()))).encode() + b"\n"),
         "not in canonical form",
@@ -200,7 +200,7 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
     "no bundle at all": (lambda: b"PK\3\4" + bytes(10_000), "this is not a bundle"),
-    "nothing": (lambda: b"", "the bundle is empty: it has no bytes at all"),
+    "nothing": (lambda: b"", "the bundle is empty: it has 0 bytes"),
     "one zero": (lambda: b"\0", "this is not a bundle"),
 }
 
@@ -237,7 +237,7 @@ def extra() -> bytes:
     return GOOD[:end] + again + GOOD[end:]
 
 
-HEADER = "its header is not what the lock gives"
+HEADER = "its header does not match the lock"
 BEHIND = "bytes follow that belong to nothing"
 
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -282,7 +282,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "an end of other bytes": (lambda: GOOD[:-1] + b"x", "must be two blocks of zero bytes"),
     "something in the padding": (
         lambda: GOOD[: member(W).end] + b"x" + GOOD[member(W).end + 1 :],
-        "what follows it must be zero bytes",
+        "the bytes after it must be zero",
     ),
     "a byte of content": (lambda: GOOD.replace(b"w" * 100, b"w" * 99 + b"v", 1), "content differs"),
     "sums of another": (lambda: GOOD.replace(b"  models/m/w.bin\n", b"  models/m/W.bin\n", 1), "SHA256SUMS"),

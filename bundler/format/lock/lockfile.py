@@ -346,7 +346,7 @@ def read_lock(data: bytes, where: str) -> Lock:
         document = json.loads(text, parse_int=_parse_integer, parse_float=_reject_number, parse_constant=_reject_number)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(
-            "bundle.json is not JSON as this format writes it", where=where, hint=_DAMAGED_HINT
+            "bundle.json is not JSON in the form of this format", where=where, hint=_DAMAGED_HINT
         ) from error
     version = document.get("format") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
