@@ -191,8 +191,8 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
         (lambda data: b"PK" + data, "this is not a bundle"),
         (lambda data: data[:-7000], "the bundle ends inside it"),
         (lambda data: data[:-1], "the bundle ends before it"),
-        (lambda data: data + b"\0", "bytes follow that belong to nothing"),
-        (lambda data: data + data, "bytes follow that belong to nothing"),
+        (lambda data: data + b"\0", "there are bytes after the end"),
+        (lambda data: data + data, "there are bytes after the end"),
         (lambda data: data[:5000], "bundle.json"),
     ],
     ids=[

@@ -238,7 +238,7 @@ def extra() -> bytes:
 
 
 HEADER = "its header does not match the lock"
-BEHIND = "bytes follow that belong to nothing"
+BEHIND = "there are bytes after the end"
 
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a symbolic link out": (lambda: reheaded(W, type=b"2", link=b"/etc/passwd", size=b"0" * 11), HEADER),
