@@ -19,7 +19,7 @@ class BundleError(Exception):
         self.where = where
         self.hint = hint
 
-    def in_context(self, context: str) -> BundleError:
+    def add_context(self, context: str) -> BundleError:
         """Put ``context`` (what was being done) before the message and keep everything else."""
         self.args = (f"{context}: {self}", *self.args[1:])
         return self

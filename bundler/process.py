@@ -115,14 +115,16 @@ def run(
         stderr=stderr.decode("utf-8", "replace"),
     )
     if completed.returncode not in accepted_codes:
-        last_lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()[-_MAX_OUTPUT_LINES:]
-        ending = (
-            f"ended with code {completed.returncode}"
-            if completed.returncode >= 0
-            else f"was ended by signal {-completed.returncode}"
-        )
-        raise ProgramError(redact("\n".join([f"{name} {ending}:", *last_lines])), where=argv[0], hint=hint)
+        raise ProgramError(_describe_failure(name, completed), where=argv[0], hint=hint)
     return completed
+
+
+def _describe_failure(name: str, completed: CompletedProcess) -> str:
+    """Say how a program ended, with the last lines that it printed, redacted."""
+    code = completed.returncode
+    ending = f"ended with code {code}" if code >= 0 else f"was ended by signal {-code}"
+    last_lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()[-_MAX_OUTPUT_LINES:]
+    return redact("\n".join([f"{name} {ending}:", *last_lines]))
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float | None, watch: Watch | None) -> tuple[bytes, bytes]:

@@ -313,7 +313,9 @@ def test_a_zip_that_could_be_read_in_two_ways(tmp_path: Path, spoil: Callable[[b
     assert message in said
 
 
-@pytest.mark.parametrize(("stated", "message"), [(10, "unpacks to more than its stated size"), (10**6, "unpacks to less")])
+@pytest.mark.parametrize(
+    ("stated", "message"), [(10, "unpacks to more than its stated size"), (10**6, "unpacks to less")]
+)
 def test_a_file_that_unpacks_to_another_size_than_it_states(tmp_path: Path, stated: int, message: str) -> None:
     path = packed(tmp_path, {"a": bytes(100_000)}, "a.zip")
     data = path.read_bytes()

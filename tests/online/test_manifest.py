@@ -238,7 +238,10 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "line 3: python.build_from_source: 'one==1.0' is not the name of a package alone",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
-        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must not have an empty argument"),
+        (
+            "name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n",
+            "app.entrypoint: must not have an empty argument",
+        ),
         ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),
         (
             "name: a\nversion: '1'\ntarget: {platform: windows-x86_64}\nimage: {base: python}\n",

@@ -198,14 +198,14 @@ def _parse_extra_fields(extra: bytes) -> dict[int, bytes]:
 
 def iter_content(fd: int, entry: ZipEntry) -> Iterator[bytes]:
     """Yield the bytes of an entry in pieces, never more than its stated size. Raises MalformedZipError if they differ."""
-    left, crc = entry.size, 0
+    remaining, crc = entry.size, 0
     for piece in _iter_inflated(fd, entry) if entry.is_deflated else _iter_compressed(fd, entry):
-        if len(piece) > left:
+        if len(piece) > remaining:
             raise MalformedZipError(f"{entry.name!a} unpacks to more than its stated size")
-        left -= len(piece)
+        remaining -= len(piece)
         crc = zlib.crc32(piece, crc)
         yield piece
-    if left:
+    if remaining:
         raise MalformedZipError(f"{entry.name!a} unpacks to less than its stated size")
     if crc != entry.crc:
         raise MalformedZipError(f"{entry.name!a} does not match its checksum")
