@@ -67,8 +67,7 @@ def run(
 ) -> CompletedProcess:
     """Run a program to its end, without standard input.
 
-    On Linux the program ends when this process ends, even if it is killed: a program left behind would write into
-    folders that the next run uses.
+    On Linux it ends with this process, even a killed one: otherwise it would write into folders of the next run.
 
     Args:
         command: the program and its arguments.
@@ -76,13 +75,12 @@ def run(
         cwd: its working folder.
         accepted_codes: exit codes that are no error.
         timeout: seconds after which it is killed.
-        user: number of the user that it runs as, in the group of the same number only. Needs root.
+        user: user and only group that it runs as, a number. Needs root.
         hint: what to do when it fails.
         watch: called in this thread while the program runs.
 
     Raises:
-        ProgramError: The program can't be started, takes too long, or ends with another code. The message holds the
-            last lines that it printed, redacted.
+        ProgramError: It can't be started, takes too long, or ends with another code. The message has its last lines.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -109,11 +107,8 @@ def run(
         raise ProgramError(f"{name} did not end within {timeout:.0f} s", where=argv[0], hint=hint) from error
     except OSError as error:
         raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
-    completed = CompletedProcess(
-        returncode=child.returncode,
-        stdout=stdout.decode("utf-8", "replace"),
-        stderr=stderr.decode("utf-8", "replace"),
-    )
+    output, errors = stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+    completed = CompletedProcess(returncode=child.returncode, stdout=output, stderr=errors)
     if completed.returncode not in accepted_codes:
         raise ProgramError(_describe_failure(name, completed), where=argv[0], hint=hint)
     return completed

@@ -307,21 +307,19 @@ def _decode_object(kind: type, document: object, path: FieldPath, problems: _Pro
         problems.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
         return _make_unchecked(kind, {})
     before = len(problems)
-    keys, wrong_fields = _match_keys(kind, document, path, problems)
+    keys, invalid = _match_keys(kind, document, path, problems)
     given: dict[str, Any] = {}
     hints = _get_type_hints(kind)
     for name, key in keys.items():
         count = len(problems)
         given[name] = _decode(hints[name], document[key], (*path, name), problems)
         if len(problems) > count:
-            wrong_fields.add(name)
+            invalid.add(name)
     missing = [name for name, f in _get_fields(kind).items() if name not in keys and _is_required(f)]
     problems += [
-        FieldProblem((*path, name), "is required")
-        for name in missing
-        if not (problems.is_lenient and name in wrong_fields)
+        FieldProblem((*path, name), "is required") for name in missing if not (problems.is_lenient and name in invalid)
     ]
-    wrong_fields |= {*missing}
+    invalid |= {*missing}
     if len(problems) > before and not problems.is_lenient:
         return None
     try:
@@ -330,7 +328,7 @@ def _decode_object(kind: type, document: object, path: FieldPath, problems: _Pro
         getattr(_make_unchecked(kind, given), "__post_init__", _check_nothing)()
     except InvalidValueError as raised:
         for error in raised.errors:
-            if not error.reads & wrong_fields:
+            if not error.reads & invalid:
                 field_path = (*path, error.field) if error.field else path
                 problems.append(FieldProblem(field_path, str(error), isinstance(error, UnsafeValueError)))
     return _make_unchecked(kind, given)
