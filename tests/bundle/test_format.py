@@ -245,7 +245,7 @@ def test_seal_refuses_what_does_not_fit(pack: Pack) -> None:
     packed = pack(SMALL)
     with pytest.raises(InvalidValueError, match="does not match this head"):
         archive.rewrite_head(packed.path, packed.lock, b"s" * packed.lock.head_size)
-    with pytest.raises(IntegrityError, match="of another bundle"):
+    with pytest.raises(IntegrityError, match="about another bundle"):
         archive.rewrite_head(packed.path, lock_of({"bundle.pyz": b"other"}), None)
     with archive.open_bundle(packed.path) as carried:
         assert carried.check_content(RecordingReporter()).damages == ()
