@@ -1,4 +1,4 @@
-"""Every way this can fail, what to do about it, and its exit code."""
+"""Every error that the program reports, each with an exit code of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 class BundleError(Exception):
     """A failure that a person can act on.
 
-    ``str(error)`` says what failed; ``where`` names the file, field, member or address; ``hint``
-    says what to do next. ``code`` is the exit code of the program and the ``code`` of ``--json``.
+    ``str(error)`` says what failed. ``where`` names the file, field, member or URL. ``hint`` says what to do next.
+    ``code`` is the exit code of the program and the ``code`` of ``--json``.
     """
 
     code = 1
@@ -19,91 +19,91 @@ class BundleError(Exception):
         self.where = where
         self.hint = hint
 
-    def in_context(self, context: str) -> BundleError:
-        """Put ``context``, what was being done, before the message; all else that the error holds stays."""
+    def add_context(self, context: str) -> BundleError:
+        """Put ``context`` (what was being done) before the message and keep everything else."""
         self.args = (f"{context}: {self}", *self.args[1:])
         return self
 
     @property
     def detail(self) -> Mapping[str, object]:
-        """What a program may want to know besides, as ``--json`` shows it."""
+        """More facts for a program, shown by ``--json``."""
         return {}
 
 
 class UsageError(BundleError):
-    """The command line asks for something that makes no sense."""
+    """The command line is wrong or asks for something impossible."""
 
     code = 2
 
 
 class ManifestError(BundleError):
-    """The manifest is wrong; the message lists all of its faults."""
+    """The manifest is wrong. The message lists every problem in it."""
 
     code = 3
 
 
 class ResolveError(BundleError):
-    """What was asked for does not exist, or does not fit together, for the target."""
+    """Something in the manifest does not exist for the target, or its parts do not fit together."""
 
     code = 4
 
 
 class FetchError(BundleError):
-    """A file could not be brought here whole."""
+    """A file could not be fetched completely."""
 
     code = 5
 
 
 class IntegrityError(BundleError):
-    """Bytes are not the bytes that the lock promises: damaged, cut short or altered."""
+    """Bytes differ from what the lock says: damaged, truncated or altered."""
 
     code = 6
 
 
 class TrustError(BundleError):
-    """Whole, perhaps, but not from whom it must be: unsigned, strangely signed, revoked, or older than what is live."""
+    """The bundle may not be trusted: unsigned, wrongly signed, signed by a revoked key, or older than the live release."""
 
     code = 7
 
 
 class UnsafeError(BundleError):
-    """Content that could harm a host, such as a path that climbs out of its folder."""
+    """Content that could harm a host, such as a path that leads out of its folder."""
 
     code = 8
 
 
 class HostError(BundleError):
-    """This machine does not fit: platform, Python, disk, memory, permissions."""
+    """This machine is unsuitable: platform, Python, disk, memory or permissions."""
 
     code = 9
 
 
 class ProgramError(BundleError):
-    """A program that was run for this failed, or is not there."""
+    """Another program failed or is not installed."""
 
     code = 10
 
 
 class SmokeError(BundleError):
-    """An installed model did not prove itself."""
+    """An installed model did not pass its smoke load."""
 
     code = 11
 
 
 class BlockedRequestError(SmokeError):
-    """A load asked for something that is not on this host; the message names every call."""
+    """A load requested something that is not on this host. The message names every blocked request."""
 
     code = 12
 
 
 class BusyError(BundleError):
-    """Another run holds the prefix."""
+    """Another run is using the same prefix or bundle."""
 
     code = 13
 
 
 class UnhealthyError(BundleError):
-    """Something is wrong with what is installed, or with the host; ``words`` and ``result`` are all that was found."""
+    """The installation or the host is unhealthy. ``text`` and ``result`` hold all findings."""
 
     code = 14
 
@@ -114,3 +114,4 @@ class UnhealthyError(BundleError):
 
 
 INTERRUPTED = 130
+"""Exit code after Ctrl-C."""

@@ -1,4 +1,4 @@
-"""The one door through which other programs are run."""
+"""The only module that runs other programs."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from pathlib import Path
 from bundler.errors import ProgramError
 
 _URL_LOGIN = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/]*)(?=@)")
-"""What stands before the host of an address; a password with a slash or an @ in it counts whole."""
+"""User and password before the host of a URL. A password may contain a slash or an @."""
 
 _SECRET_PARAMETER = re.compile(r"(?i)([?&][^=&\s]*(?:token|sig|secret|key|passw|credential|auth)[^=&\s]*=)[^&\s'\"]+")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _MAX_OUTPUT_LINES = 40
 
 _PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that a process gets when the one that started it ends."""
+"""prctl(2): sets the signal that a process gets when its parent ends."""
 
 _prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
-"""Looked up here and not in the child: other threads run when it forks, and may hold the lock of the loader."""
+"""Looked up before the fork: in the child, another thread may hold the lock of the dynamic loader."""
 
 _POLL_SECONDS = 0.5
 
 Watch = Callable[[int], None]
-"""Called about twice a second with the id of a process that runs."""
+"""Called about twice a second with the id of the running process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletedProcess:
-    """A program that has ended: its exit code and what it printed."""
+    """The exit code and the output of a program that has ended."""
 
     returncode: int
     stdout: str
@@ -45,12 +45,12 @@ class CompletedProcess:
 
 
 def redact(text: str) -> str:
-    """``text`` with tokens, and the user, password and signature of every address in it, masked."""
+    """Mask hub tokens in ``text``, and the user, password and secret parameters of every URL in it."""
     return _HUB_TOKEN.sub("hf_***", _SECRET_PARAMETER.sub(r"\1***", _URL_LOGIN.sub("***", text)))
 
 
 def inherit_env(*, drop_prefixes: Sequence[str] = (), **extra: str) -> dict[str, str]:
-    """This process's environment less the variables that start with a prefix in ``without``, plus ``extra``."""
+    """Return this process's environment without variables that start with a prefix in ``drop_prefixes``, plus ``extra``."""
     return {k: v for k, v in os.environ.items() if not k.startswith(tuple(drop_prefixes))} | extra
 
 
@@ -65,12 +65,22 @@ def run(
     hint: str = "",
     watch: Watch | None = None,
 ) -> CompletedProcess:
-    """Run a program to its end without standard input.
+    """Run a program to its end, without standard input.
 
-    Raises ProgramError when it can't be started or ends with a code that is not in ``accept``; the
-    message holds the last lines it printed, with passwords masked. ``seconds`` bounds its time. ``user`` is whom it
-    runs as, in no group but the one of that number; only root may ask for that. ``watch`` is called in this thread
-    while it runs. On Linux it ends with this process, also when that is killed: what is left behind would write where the next run works.
+    On Linux it ends with this process, even a killed one: otherwise it would write into folders of the next run.
+
+    Args:
+        command: the program and its arguments.
+        env: its whole environment; None for that of this process.
+        cwd: its working folder.
+        accepted_codes: exit codes that are no error.
+        timeout: seconds after which it is killed.
+        user: user and only group that it runs as, a number. Needs root.
+        hint: what to do when it fails.
+        watch: called in this thread while the program runs.
+
+    Raises:
+        ProgramError: It can't be started, takes too long, or ends with another code. The message has its last lines.
     """
     argv = [os.fspath(part) for part in command]
     name = Path(argv[0]).name
@@ -85,7 +95,7 @@ def run(
             user=user,
             group=user,
             extra_groups=None if user is None else [],
-            # it calls one function of C and takes no lock that another thread could hold
+            # safe with threads: it calls one C function and takes no lock
             preexec_fn=None if _prctl is None else _die_with_parent,  # noqa: PLW1509
         ) as child:
             try:
@@ -97,27 +107,26 @@ def run(
         raise ProgramError(f"{name} did not end within {timeout:.0f} s", where=argv[0], hint=hint) from error
     except OSError as error:
         raise ProgramError(f"{name} can't be run: {error.strerror}", where=argv[0], hint=hint) from error
-    finished = CompletedProcess(
-        returncode=child.returncode,
-        stdout=stdout.decode("utf-8", "replace"),
-        stderr=stderr.decode("utf-8", "replace"),
-    )
-    if finished.returncode not in accepted_codes:
-        said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-_MAX_OUTPUT_LINES:]
-        ended = (
-            f"ended with code {finished.returncode}"
-            if finished.returncode >= 0
-            else f"was ended by signal {-finished.returncode}"
-        )
-        raise ProgramError(redact("\n".join([f"{name} {ended}:", *said])), where=argv[0], hint=hint)
-    return finished
+    output, errors = stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+    completed = CompletedProcess(returncode=child.returncode, stdout=output, stderr=errors)
+    if completed.returncode not in accepted_codes:
+        raise ProgramError(_describe_failure(name, completed), where=argv[0], hint=hint)
+    return completed
 
 
-def _wait(child: subprocess.Popen[bytes], seconds: float | None, watch: Watch | None) -> tuple[bytes, bytes]:
-    """What a process printed, once it has ended. Raises subprocess.TimeoutExpired after ``seconds``."""
+def _describe_failure(name: str, completed: CompletedProcess) -> str:
+    """Say how a program ended, with the last lines that it printed, redacted."""
+    code = completed.returncode
+    ending = f"ended with code {code}" if code >= 0 else f"was ended by signal {-code}"
+    last_lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()[-_MAX_OUTPUT_LINES:]
+    return redact("\n".join([f"{name} {ending}:", *last_lines]))
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float | None, watch: Watch | None) -> tuple[bytes, bytes]:
+    """Wait for a process and return its output. Raises subprocess.TimeoutExpired after ``timeout`` seconds."""
     if watch is None:
-        return child.communicate(timeout=seconds)
-    end = math.inf if seconds is None else time.monotonic() + seconds
+        return child.communicate(timeout=timeout)
+    end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
         try:
             return child.communicate(timeout=max(0.0, min(_POLL_SECONDS, end - time.monotonic())))
@@ -128,6 +137,6 @@ def _wait(child: subprocess.Popen[bytes], seconds: float | None, watch: Watch | 
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before the program does. Where this call fails, the program outlives a kill, as elsewhere."""
+    """Run in the child before the program starts. If the call fails, the program survives a kill, as on other systems."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

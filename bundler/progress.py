@@ -1,4 +1,4 @@
-"""What the rooms report as they work; the CLI draws it, tests collect it."""
+"""How every module reports its work: the command line draws it, tests record it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 def pluralize(count: int, noun: str) -> str:
-    """A number of things for a reader: ``1 file``, ``2 files``."""
+    """Return a count with its noun: ``1 file``, ``2 files``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -26,18 +26,18 @@ def format_size(count: float) -> str:
 
 
 PROGRESS_FILE = "BUNDLE_PROGRESS_FILE"
-"""Names the variable with a file that this program adds a line to whenever what it does changes.
+"""Environment variable with the path of a file. The program adds a line to it whenever it starts something else.
 
-The rehearsal starts an installer with it and shows these lines; it is no interface for anybody else."""
+The rehearsal starts an installer with it and shows these lines. It is no public interface."""
 
-_LONGEST_LINE = 4096
+_MAX_LINE_BYTES = 4096
 
 
-def last_line(path: Path) -> str:
-    """The last whole line of a file that another process adds lines to; "" while there is none."""
+def read_last_line(path: Path) -> str:
+    """Return the last complete line of a file that another process adds lines to, "" if there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+            file.seek(max(0, path.stat().st_size - _MAX_LINE_BYTES))
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return ""
@@ -45,28 +45,31 @@ def last_line(path: Path) -> str:
 
 
 class Stage(AbstractContextManager["Stage"], Protocol):
-    """One piece of work of a known size in bytes (0 when unknown), entered while it runs.
+    """One piece of work of a known size in bytes (0: unknown), entered while it runs."""
 
-    ``advance`` may be called from several threads. ``set_phase`` says in words what is done now, and how many bytes
-    were read for it, 0 where that is not known.
-    """
+    def advance(self, count: int) -> None:
+        """Count bytes as done. Several threads may call this."""
 
-    def advance(self, count: int) -> None: ...
-
-    def set_phase(self, words: str, read: int = 0) -> None: ...
+    def set_phase(self, text: str, bytes_read: int = 0) -> None:
+        """Say what is done now, and how many bytes were read for it (0: unknown)."""
 
 
 class Reporter(Protocol):
-    """Where a room says what it does. ``note`` is a line of words, ``warn`` one that matters."""
+    """Where a module reports what it does."""
 
-    def stage(self, title: str, total: int = 0) -> Stage: ...
+    def stage(self, title: str, total: int = 0) -> Stage:
+        """Start a piece of work of ``total`` bytes (0: unknown)."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Tell the user something."""
 
-    def warn(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        """Tell the user something that may need action."""
 
 
 class SilentStage(AbstractContextManager["SilentStage"]):
+    """A stage that shows nothing."""
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -75,22 +78,25 @@ class SilentStage(AbstractContextManager["SilentStage"]):
     def advance(self, count: int) -> None:
         """Nobody watches the bytes."""
 
-    def set_phase(self, words: str, read: int = 0) -> None:
+    def set_phase(self, text: str, bytes_read: int = 0) -> None:
         """Nobody watches what is done."""
 
 
 @dataclass(slots=True)
 class RecordingReporter:
-    """A report that draws nothing and keeps the words: for callers that are programs."""
+    """A reporter that draws nothing and keeps all text, for callers that are programs."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def stage(self, title: str, total: int = 0) -> Stage:
+        """Start a piece of work that nobody watches."""
         return SilentStage()
 
     def note(self, text: str) -> None:
+        """Keep a note."""
         self.notes.append(text)
 
     def warn(self, text: str) -> None:
+        """Keep a warning."""
         self.warnings.append(text)

@@ -1,4 +1,4 @@
-"""The templates of what the installer renders, wherever this program runs from."""
+"""The templates of the files that the installer renders."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
 
 
-def folder() -> Traversable:
-    """The folder of the templates.
+def find_folder() -> Traversable:
+    """Find the folder of the templates.
 
-    A wheel and bundle.pyz have it inside the package. A checkout, which an editable installation runs from, has it
-    beside the package.
+    It is inside the package in a wheel and in bundle.pyz, and beside the package in a checkout (also when installed
+    editable).
     """
     inside = resources.files(bundler) / "templates"
     return inside if inside.is_dir() else Path(bundler.__file__).parent.with_name("templates")
 
 
 def read(name: str) -> str:
-    """The text of a template."""
-    return (folder() / name).read_text(encoding="utf-8")
+    """Return the text of a template."""
+    return (find_folder() / name).read_text(encoding="utf-8")

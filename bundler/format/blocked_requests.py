@@ -1,4 +1,7 @@
-"""Calls home: what a load asked for that is not carried, as the guard wrote it down, and what would cure it."""
+"""Requests to the network that the guard blocked, and the manifest lines that fix them.
+
+The guard writes one line of JSON for each. Libraries that call home find no network on the host.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from bundler.format import documents, json_files
 from bundler.format.documents import describe_field
 
 _TIKTOKEN_HOST = "openaipublic.blob.core.windows.net"
-"""The host of the encodings that tiktoken itself brings the names of."""
+"""The host of the encodings whose names tiktoken knows."""
 _PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 _YAML_KEYWORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 
@@ -21,99 +24,114 @@ _YAML_KEYWORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockedRequest:
-    """One refused call."""
+    """One blocked request, and the line of code that made it."""
 
-    host: str = describe_field("where it would have gone")
-    url: str = describe_field("the address, without user, password and query; empty: not known", default="")
-    asked: str = describe_field("the line of code that wanted it", default="")
-    through: str = describe_field("the library's line that went for it; empty: the same", default="")
+    host: str = describe_field("host that was requested")
+    url: str = describe_field("URL without user, password and query; empty: unknown", default="")
+    asked: str = describe_field("line of code that asked for it", default="")
+    through: str = describe_field("line of the library that made the request; empty: the same", default="")
     kind: str = describe_field(
-        "what is missing: repo, dataset, kernel, tiktoken, nltk; empty: not plain; see also MISSES", default=""
+        "what is missing: repo, dataset, kernel, tiktoken, nltk, file, revision, elsewhere; empty: unknown", default=""
     )
-    name: str = describe_field("and which one", default="")
-    revision: str = describe_field("of a repository: the revision that was asked for", default="")
-    file: str = describe_field("of a repository: the file that was asked for", default="")
+    name: str = describe_field("name of what is missing", default="")
+    revision: str = describe_field("requested revision of a repository", default="")
+    file: str = describe_field("requested file of a repository", default="")
 
     @property
     def missing_text(self) -> str:
-        """What of a repository that is carried was not found."""
+        """Describe what is missing from a repository that is in the bundle."""
         if self.kind == "revision":
-            return f"the revision {self.revision} of {self.name}, which is carried at another"
+            return f"revision {self.revision} of {self.name}; the bundle has another revision"
         what = f"{self.file or 'all'} of {self.name} at {self.revision}"
-        return f"{what}, which is carried without it" if self.kind == "file" else f"nothing: {what} is carried"
+        return (
+            f"{what}; the bundle has the repository without it"
+            if self.kind == "file"
+            else f"nothing: {what} is in the bundle"
+        )
 
     @property
     def _manifest_entry(self) -> str:
-        """As code asks for it: of a model as files, since what code reads of it need not be a model."""
+        """The entry under ``models``. A repository is added as plain files: what code reads of it need not be a model."""
         revision = f", revision: {_format_scalar(self.revision)}" if self.revision not in ("", "main") else ""
         loader = ", loader: files" if self.kind == "repo" else ""
         return f"{self.kind}: {self.name}{revision}{loader}"
 
     @property
     def fix(self) -> str:
-        """What to write into the manifest."""
+        """Describe what to write into the manifest."""
         if self.kind in ("repo", "dataset", "kernel"):
             return f"models: [{{{self._manifest_entry}}}]"
         if self.kind == "file":
-            return f"in the entry of {self.name}: include: [{_format_scalar(self.file)}, …], or no exclude: that leaves it behind"
+            return f"in the entry of {self.name}: add include: [{_format_scalar(self.file)}, …], or remove the exclude: that leaves it out"
         if self.kind == "revision":
-            return f"in the entry of {self.name}: revision: {_format_scalar(self.revision)}"
+            return f"in the entry of {self.name}: set revision: {_format_scalar(self.revision)}"
         if self.kind == "elsewhere":
-            return "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names"
+            return "nothing in the manifest: the bundle has it, but the code searched another folder than HF_HUB_CACHE names"
         if self.kind == "tiktoken":
             if self.host == _TIKTOKEN_HOST:
                 return f"assets: [{{tiktoken: [{self.name}]}}]"
-            # An encoding of somebody else's: tiktoken looks for a file that is named so.
+            # tiktoken caches an encoding from another host under the SHA-1 of its URL
             name = hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
             return f"assets: [{{url: {self.url}, sha256: …, path: tiktoken/{name}}}]"
         if self.kind == "nltk":
             return f"assets: [{{nltk: [{self.name}]}}]"
-        return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
+        return f"smoke: {{tolerate_calls: [{self.host}]}} if the model works without it; else add it under models: or assets:"
 
 
 INCOMPLETE_KINDS = ("file", "revision", "elsewhere")
-"""Kinds of what is missing of a repository that is carried: libraries ask for much that they can do without."""
+"""Kinds of requests for a part of a repository that is in the bundle. Libraries often request files that they can do without."""
 
 
 def read_log(log: Path) -> tuple[BlockedRequest, ...]:
-    """The calls in a guard's log, in order, none twice; none where there is no log."""
+    """Return the requests in a guard's log, in order and without duplicates; none if there is no log."""
     if not log.exists():
         return ()
-    found = [_parse_line(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return tuple(dict.fromkeys(found))
+    requests = [_parse_line(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return tuple(dict.fromkeys(requests))
 
 
 def _parse_line(line: str) -> BlockedRequest:
     try:
         return json_files.parse(BlockedRequest, line.encode())
-    except documents.DocumentError:  # a process that was ended while it wrote
-        return BlockedRequest(host="a host that could not be noted", asked=line[:200])
+    except documents.DocumentError:  # the process was killed while it wrote
+        return BlockedRequest(host="unknown host", asked=line[:200])
 
 
 def split_requests(
     requests: Iterable[BlockedRequest], last_request: BlockedRequest | None, *, ok: bool
 ) -> tuple[tuple[BlockedRequest, ...], tuple[BlockedRequest, ...]]:
-    """The refused calls of a load, among them the one that it ended with; and of one that failed what else of the
-    carried repositories it did not find."""
-    every = dict.fromkeys([*requests, *([last_request] if last_request else [])])
-    refused = tuple(call for call in every if call.kind not in INCOMPLETE_KINDS or call == last_request)
-    return refused, () if ok else tuple(call for call in every if call not in refused)
+    """Split the blocked requests of a load into those that matter and those for missing parts.
+
+    Args:
+        requests: what the guard blocked.
+        last_request: the request that the load failed with.
+        ok: whether the load succeeded.
+
+    Returns:
+        The requests that matter, including the last one, and, if the load failed, all others: parts of repositories
+        in the bundle that were not found.
+    """
+    all_requests = dict.fromkeys([*requests, *([last_request] if last_request else [])])
+    blocked = tuple(
+        request for request in all_requests if request.kind not in INCOMPLETE_KINDS or request == last_request
+    )
+    return blocked, () if ok else tuple(request for request in all_requests if request not in blocked)
 
 
 def select_untolerated(
     requests: Iterable[BlockedRequest], tolerated_hosts: Collection[str]
 ) -> tuple[BlockedRequest, ...]:
-    """The calls that are faults: all but those to hosts that the manifest says a load may ask in vain."""
-    return tuple(call for call in requests if call.host not in tolerated_hosts)
+    """Return the requests to hosts that the manifest does not tolerate."""
+    return tuple(request for request in requests if request.host not in tolerated_hosts)
 
 
 def format_requests(requests: Iterable[BlockedRequest]) -> str:
-    """The calls for a person, a paragraph each."""
-    return "\n".join(_format_request(call) for call in requests)
+    """Format the requests for a person, one paragraph each."""
+    return "\n".join(_format_request(request) for request in requests)
 
 
 def _format_scalar(text: str) -> str:
-    """A text as YAML takes it for one wherever it stands: a revision 1.0 would be a number."""
+    """Quote a text if YAML could read it as something else: a revision 1.0 would be a number."""
     return (
         text
         if _PLAIN_SCALAR.fullmatch(text) and text.lower() not in _YAML_KEYWORDS
@@ -130,4 +148,4 @@ def _format_request(request: BlockedRequest) -> str:
     )
     lines += [f"    asked by  {request.asked}"] if request.asked else []
     lines += [f"    through   {request.through}"] if request.through else []
-    return "\n".join([*lines, f"    cure      {request.fix}"])
+    return "\n".join([*lines, f"    fix       {request.fix}"])

@@ -1,4 +1,4 @@
-"""How much room a disk has, and whether a copy takes any of it."""
+"""Free space, shared blocks, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,69 +22,72 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _FICLONE = 0x40049409
-"""ioctl_ficlone(2): make one file share the blocks of another."""
+"""ioctl_ficlone(2): makes a file share the blocks of another."""
 
 _SAFE_OPEN_FLAGS: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-"""Opens what anybody may have put there: no link is followed, and no pipe waited for."""
+"""Flags to open a file that anybody may have created: do not follow a link, do not wait for a pipe."""
 
 FREE_SPACE_MARGIN = 64 << 20
-"""Bytes that must stay free besides: folders, journals, receipts."""
-
+"""Bytes that must stay free for folders, journals and receipts."""
 
 _MIN_FREE_BYTES = 1 << 20
-"""Bytes: with fewer free, a failure to write is for want of room."""
+"""Bytes; with fewer free, a failed write is reported as a full disk."""
 
 
 def find_existing_folder(path: Path) -> Path:
-    """The nearest folder above ``path``, or itself, that exists."""
+    """Return ``path`` or its nearest parent that exists."""
     return next(folder for folder in [path, *path.absolute().parents] if folder.exists())
 
 
 def require_free_space(needs: Sequence[tuple[Path, int, str]]) -> None:
-    """Raises HostError when a disk has less free than is needed of it.
+    """Check the free space of disks. Needs on one disk are added up.
 
-    Each need is a folder on the disk, bytes, and what they are for; needs of one disk add up.
+    Args:
+        needs: a folder on the disk, the number of bytes, and what they are for.
+
+    Raises:
+        HostError: A disk has too little free space.
     """
     by_disk: dict[int, list[tuple[Path, int, str]]] = {}
-    for folder, needed, what in needs:
-        by_disk.setdefault(find_existing_folder(folder).stat().st_dev, []).append((folder, needed, what))
-    for together in by_disk.values():
-        folder = together[0][0]
-        needed = sum(need for _, need, _ in together) + FREE_SPACE_MARGIN
+    for folder, needed, purpose in needs:
+        by_disk.setdefault(find_existing_folder(folder).stat().st_dev, []).append((folder, needed, purpose))
+    for disk_needs in by_disk.values():
+        folder = disk_needs[0][0]
+        needed = sum(size for _, size, _ in disk_needs) + FREE_SPACE_MARGIN
         free = shutil.disk_usage(find_existing_folder(folder)).free
         if free < needed:
-            what = " and ".join(what for _, _, what in together)
+            purposes = " and ".join(purpose for _, _, purpose in disk_needs)
             raise HostError(
-                f"the disk is too small: {what} needs {needed:,} bytes and {free:,} are free",
+                f"the disk is too small: {purposes} needs {needed:,} bytes and {free:,} are free",
                 where=str(folder),
                 hint=f"free {needed - free:,} bytes there, or choose a folder on another disk",
             )
 
 
 def is_full(folder: Path) -> bool:
-    """Whether a disk has no room left for as much as a small file, or no place for its name."""
+    """Return whether a disk has no space for a small file, or no inode for it."""
     if hasattr(os, "statvfs"):
-        there = os.statvfs(find_existing_folder(folder))
-        if there.f_files and not there.f_favail:
+        stats = os.statvfs(find_existing_folder(folder))
+        if stats.f_files and not stats.f_favail:
             return True
     return shutil.disk_usage(find_existing_folder(folder)).free < _MIN_FREE_BYTES
 
 
 def can_share_blocks(source: Path, folder: Path) -> bool:
-    """Whether copies of ``source`` into ``folder`` share its blocks (XFS, btrfs), found out by trying."""
+    """Try whether copies of ``source`` into ``folder`` can share its blocks, as on XFS and btrfs."""
     if fcntl is None or not sys.platform.startswith("linux"):
         return False
-    with source.open("rb") as there, tempfile.TemporaryFile(dir=find_existing_folder(folder)) as here:
+    with source.open("rb") as file, tempfile.TemporaryFile(dir=find_existing_folder(folder)) as copy:
         try:
-            fcntl.ioctl(here.fileno(), _FICLONE, there.fileno())
+            fcntl.ioctl(copy.fileno(), _FICLONE, file.fileno())
         except OSError:
             return False
         return True
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` outlast a power cut, where the system lets one do so."""
-    if os.name == "nt":  # Windows can't open a folder, and journals names by itself
+    """Sync the names in ``folder`` to the disk, where the system allows that."""
+    if os.name == "nt":  # can't open a folder; NTFS journals names itself
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
@@ -94,14 +97,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file_system(folder: Path) -> None:
-    """Make everything written below ``folder`` outlast a power cut. Raises OSError when the disk says no."""
+    """Sync everything below ``folder`` to the disk. Raises OSError when the disk reports an error."""
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None, use_errno=True)
         fd = os.open(folder, os.O_RDONLY)
         try:
             if libc.syncfs(fd):
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(folder))
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), str(folder))
         finally:
             os.close(fd)
     elif hasattr(os, "sync"):
@@ -110,9 +113,9 @@ def sync_file_system(folder: Path) -> None:
 
 @contextmanager
 def replace_file(path: Path, mode: int = 0o644) -> Iterator[int]:
-    """A descriptor to write what will stand at ``path``: it appears there whole and synced, or not at all.
+    """Open a descriptor for the new content of ``path``, which is replaced completely and synced, or not at all.
 
-    It grows beside ``path`` under a name that no other run has; what killed runs left there is removed.
+    The content is written beside ``path`` under a unique name. Files left there by killed runs are removed.
     """
     with draft_file(path, mode) as draft:
         yield draft.fd
@@ -120,7 +123,7 @@ def replace_file(path: Path, mode: int = 0o644) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class DraftFile:
-    """A file that is not yet what it will be: a descriptor to write it, and its name until then."""
+    """A file that is being written: its descriptor and its temporary path."""
 
     fd: int
     path: Path
@@ -128,7 +131,7 @@ class DraftFile:
 
 @contextmanager
 def draft_file(path: Path, mode: int = 0o644) -> Iterator[DraftFile]:
-    """As ``replacing``, for what must be looked at by name, by this program or another, before it may stand there."""
+    """Open a file like ``replace_file``, and give its temporary path too, so that it can be checked before it is moved."""
     _remove_leftovers(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -148,15 +151,15 @@ def draft_file(path: Path, mode: int = 0o644) -> Iterator[DraftFile]:
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a small file so that it is there whole and synced, or as it was before."""
+    """Write a small file completely and sync it, or leave the old one unchanged."""
     with replace_file(path, mode) as fd:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
 
 
-def holds(path: Path, data: bytes) -> bool:
-    """Whether a file is there and has exactly these bytes."""
+def has_content(path: Path, data: bytes) -> bool:
+    """Return whether a file exists and has exactly these bytes."""
     try:
         return not path.is_symlink() and path.read_bytes() == data
     except OSError:
@@ -164,9 +167,9 @@ def holds(path: Path, data: bytes) -> bool:
 
 
 def is_locked_elsewhere(fd: int) -> bool:
-    """Whether another run holds this file; where none does, this one holds it until it closes it.
+    """Lock a file until it is closed, and return whether another run has locked it already.
 
-    Never where that can't be known: on a system, or a file system, that has no such locks.
+    Returns False on a system or file system without such locks.
     """
     if fcntl is None:
         return False
@@ -178,18 +181,18 @@ def is_locked_elsewhere(fd: int) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError):  # another run may end, and remove it, at this moment
-            fd = os.open(left, os.O_RDONLY | _SAFE_OPEN_FLAGS)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # another run may remove it at this moment
+            fd = os.open(leftover, os.O_RDONLY | _SAFE_OPEN_FLAGS)
             try:
                 if _try_lock(fd):
-                    left.unlink()
+                    leftover.unlink()
             finally:
                 os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:
-    """Take a file for this run; False where another run, which is alive, holds it, or where that can't be known."""
+    """Lock a file. Returns False if a running program has locked it, or if there are no locks."""
     if fcntl is None:
         return False
     try:

@@ -1,10 +1,9 @@
-"""Untyped document to typed values, naming the wrong field.
+"""Conversion of parsed JSON or YAML to dataclasses, with errors that name the wrong field.
 
-A frozen dataclass is the whole description of a document: ``decode`` checks a parsed JSON or YAML
-document against it and reports every fault at once, ``encode`` turns values back, and ``schema``
-describes it to an editor. What the types can't say, a checking constructor says by raising
-``Invalid``. ``examine`` goes on where ``decode`` stops: it also checks what is built on wrong parts.
-``Invalid``; a type of text that checks itself, such as a digest, is a subclass of ``str`` that does so.
+A frozen dataclass describes a document completely. ``decode`` checks a parsed document against it and reports every
+problem at once. ``encode`` is the reverse. ``make_json_schema`` describes it to an editor. A constructor checks what
+types can't say and raises InvalidValueError; text that checks itself, such as a digest, is a subclass of ``str``.
+``decode_leniently`` continues where ``decode`` stops: it also checks values that have wrong parts.
 """
 
 from __future__ import annotations
@@ -21,13 +20,14 @@ T = TypeVar("T")
 FieldPath = tuple["str | int", ...]
 
 MAX_INTEGER = 2**53 - 1
-"""What a JSON number holds exactly in every language; RFC 8785 and I-JSON (RFC 7493) end there."""
+"""The largest integer that JSON numbers hold exactly in every language (RFC 8785, RFC 7493)."""
 
 
 class InvalidValueError(ValueError):
-    """Raised by a checking constructor: what is wrong, and in which of its fields ("" for the whole).
+    """A constructor got a wrong value. ``field`` is the wrong field, "" for the whole value.
 
-    ``reads`` names other fields that the check depends on: where one of them is wrong, this fault may only follow.
+    ``reads`` names other fields that the check depends on. If one of them is wrong, this error may only be a
+    consequence, and is not reported.
     """
 
     def __init__(self, message: str, field: str = "", *, reads: Collection[str] = ()) -> None:
@@ -36,30 +36,31 @@ class InvalidValueError(ValueError):
         self.reads = frozenset([field, *reads])
 
     @property
-    def every(self) -> tuple[InvalidValueError, ...]:
-        """What was raised together."""
+    def errors(self) -> tuple[InvalidValueError, ...]:
+        """The errors that were raised together."""
         return (self,)
 
 
-class _Several(InvalidValueError):
-    """More than one fault of one value."""
+class _InvalidValuesError(InvalidValueError):
+    """More than one error of one value."""
 
-    def __init__(self, found: Collection[InvalidValueError]) -> None:
-        super().__init__("; ".join(map(str, found)))
-        self._found = tuple(found)
+    def __init__(self, errors: Collection[InvalidValueError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self._errors = tuple(errors)
 
     @property
-    def every(self) -> tuple[InvalidValueError, ...]:
-        return self._found
+    def errors(self) -> tuple[InvalidValueError, ...]:
+        """The errors that were raised together."""
+        return self._errors
 
 
 class UnsafeValueError(InvalidValueError):
-    """Raised where a value is not only wrong and would do harm if it were believed."""
+    """A wrong value that would do harm if it were used."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """One thing that is wrong with a document, and where."""
+    """One problem of a document, and the path of the field that has it."""
 
     path: FieldPath
     message: str
@@ -70,15 +71,15 @@ class FieldProblem:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value stands in the text of its document, and how it is written there ("" unless it is a scalar)."""
+class TextPosition:
+    """The line of a value in the text of its document, and how it is written there ("" unless it is a scalar)."""
 
     line: int
     text: str = ""
 
 
 class DocumentError(ValueError):
-    """Everything that is wrong with a document."""
+    """A document is wrong. ``problems`` has every reason."""
 
     def __init__(self, problems: list[FieldProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -86,66 +87,75 @@ class DocumentError(ValueError):
 
 
 def format_path(path: FieldPath) -> str:
-    """A field's place as a person would write it: ``models[0].alias``."""
+    """Format the path of a field as a person would write it: ``models[0].alias``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 def describe_field(text: str, **options: Any) -> Any:
-    """A dataclass field with a sentence that says what it is (shown in the schema)."""
+    """Make a dataclass field with a description, which the JSON schema shows."""
     return dataclasses.field(metadata={"about": text}, **options)
 
 
 def allow_unknown_keys(kind: type[T]) -> type[T]:
-    """Mark a dataclass that ``decode`` reads without the keys it does not know: a newer version may have written them.
+    """Mark a dataclass whose unknown keys ``decode`` ignores: a newer version may have written them.
 
-    Never for what decides whom to trust: there an unknown key may be the one that forbids something.
+    Do not use it for documents that decide whom to trust: an unknown key may forbid something.
     """
-    _OPEN.add(kind)
+    _KINDS_WITH_UNKNOWN_KEYS.add(kind)
     return kind
 
 
-_OPEN: set[type] = set()
+_KINDS_WITH_UNKNOWN_KEYS: set[type] = set()
 
 
 def decode(kind: type[T], document: object) -> T:
-    """``document`` as a ``kind``; raises Faults, which names every wrong field."""
-    faults = _Found()
-    value = _decode(kind, document, (), faults)
-    if faults:
-        raise DocumentError(faults)
+    """Convert a document to a ``kind``. Raises DocumentError, which names every wrong field."""
+    problems = _Problems()
+    value = _decode(kind, document, (), problems)
+    if problems:
+        raise DocumentError(problems)
     return typing.cast("T", value)
 
 
-def examine(kind: type[T], document: object, places: dict[FieldPath, Place]) -> tuple[T, list[FieldProblem]]:
-    """``document`` as a ``kind`` as far as that goes, and every fault of it.
+def decode_leniently(
+    kind: type[T], document: object, positions: dict[FieldPath, TextPosition]
+) -> tuple[T, list[FieldProblem]]:
+    """Convert a document to a ``kind`` as far as possible, and list every problem.
 
-    Wrong parts are replaced by blank ones, so that the rest is checked in the same run; with faults, the value is only
-    good for more checks. The value of a misspelt key counts as that of the key which was meant; ``places`` then gets
-    the places of that one too.
+    Wrong parts are replaced by blank ones, so that the rest is checked in the same run.
+
+    Args:
+        kind: a dataclass.
+        document: mappings, lists and scalars.
+        positions: the position of each value in the text. The value of a misspelled key is checked as the value of
+            the key that was probably meant, whose path is added here.
+
+    Returns:
+        The value, which is good for more checks only if there are problems, and the problems.
     """
-    faults = _Found(places)
-    return typing.cast("T", _decode(kind, document, (), faults)), [*faults]
+    problems = _Problems(positions)
+    return typing.cast("T", _decode(kind, document, (), problems)), [*problems]
 
 
-def refuse(found: Iterable[InvalidValueError]) -> None:
-    """Raise all the faults of a value together; nothing where there is none."""
-    every = tuple(found)
-    if every:
-        raise every[0] if len(every) == 1 else _Several(every)
+def raise_together(errors: Iterable[InvalidValueError]) -> None:
+    """Raise all errors of a value at once; do nothing if there are none."""
+    collected = tuple(errors)
+    if collected:
+        raise collected[0] if len(collected) == 1 else _InvalidValuesError(collected)
 
 
-def raised_by(act: Callable[[], object]) -> Iterator[InvalidValueError]:
-    """The faults that a call raises."""
+def collect_errors(function: Callable[[], object]) -> Iterator[InvalidValueError]:
+    """Yield the errors that a call raises."""
     try:
-        act()
-    except InvalidValueError as invalid:
-        yield from invalid.every
+        function()
+    except InvalidValueError as error:
+        yield from error.errors
 
 
 def encode(value: object) -> Any:
-    """A value as a document of mappings, lists, strings, integers, booleans and None."""
+    """Convert a value to mappings, lists, strings, numbers, booleans and None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {get_key(f): encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {k: encode(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -154,7 +164,7 @@ def encode(value: object) -> Any:
 
 
 def iter_strings(document: object, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
-    """Every string of a document, keys too, and where it stands."""
+    """Yield every string of a document, keys included, with its path."""
     if isinstance(document, str):
         yield path, document
     elif isinstance(document, Mapping):
@@ -167,72 +177,69 @@ def iter_strings(document: object, path: FieldPath = ()) -> Iterator[tuple[Field
 
 
 def make_json_schema(kind: type) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the documents that ``decode`` reads as ``kind``."""
+    """Make the JSON Schema (draft 2020-12) of the documents that ``decode`` reads as ``kind``."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_make_schema(kind)}
 
 
-def get_key(field: dataclasses.Field[Any]) -> str:
-    """A field's name in a document."""
-    return field.name
+class _Problems(list[FieldProblem]):
+    """The problems of a document. With positions, decoding is lenient: it continues after a problem."""
 
-
-class _Found(list[FieldProblem]):
-    """Faults that were found; with ``places`` the search goes on behind each."""
-
-    def __init__(self, places: dict[FieldPath, Place] | None = None) -> None:
+    def __init__(self, positions: dict[FieldPath, TextPosition] | None = None) -> None:
         super().__init__()
-        self.goes_on = places is not None
-        self.places = places if places is not None else {}
+        self.is_lenient = positions is not None
+        self.positions = positions if positions is not None else {}
 
-    def written(self, path: FieldPath, document: object) -> str:
-        """A scalar as its text has it: YAML reads 3.10 as the number 3.1."""
-        place = self.places.get(path)
-        return place.text if place and place.text else str(document)
+    def get_text(self, path: FieldPath, document: object) -> str:
+        """Return a scalar as it is written: YAML reads 3.10 as the number 3.1."""
+        position = self.positions.get(path)
+        return position.text if position and position.text else str(document)
 
-    def adopt(self, written: FieldPath, meant: FieldPath) -> None:
-        """Take what stands under one key as if it stood under another."""
-        size = len(written)
-        self.places |= {(*meant, *at[size:]): place for at, place in self.places.items() if at[:size] == written}
+    def copy_positions(self, source: FieldPath, target: FieldPath) -> None:
+        """Copy the positions below one path to another path."""
+        size = len(source)
+        self.positions |= {
+            (*target, *path[size:]): position for path, position in self.positions.items() if path[:size] == source
+        }
 
 
-def _decode(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode(kind: Any, document: object, path: FieldPath, problems: _Problems) -> Any:
     origin = get_origin(kind)
     if origin in (typing.Union, types.UnionType):
-        return _decode_union(kind, document, path, faults)
+        return _decode_union(kind, document, path, problems)
     if origin is Literal:
-        return _decode_choice(get_args(kind), document, path, faults)
+        return _decode_choice(get_args(kind), document, path, problems)
     if origin is tuple:
-        return _decode_list(get_args(kind)[0], document, path, faults)
+        return _decode_list(get_args(kind)[0], document, path, problems)
     if origin is not None and issubclass(origin, Mapping):
-        return _decode_mapping(get_args(kind)[1], document, path, faults)
+        return _decode_mapping(get_args(kind)[1], document, path, problems)
     if dataclasses.is_dataclass(kind):
-        return _decode_object(typing.cast("type", kind), document, path, faults)
+        return _decode_object(typing.cast("type", kind), document, path, problems)
     if issubclass(kind, str) and kind is not str:
-        return _decode_text(kind, document, path, faults)
-    if kind is float and type(document) is int and abs(document) <= _LARGEST_EXACT:
+        return _decode_text(kind, document, path, problems)
+    if kind is float and type(document) is int and abs(document) <= _MAX_EXACT_INTEGER:
         return float(document)
-    # bool is an int to Python and never one to a person
+    # to Python a bool is an int, to a person it is not
     if not isinstance(document, kind) or (kind is int and isinstance(document, bool)):
-        text = faults.written(path, document)
-        faults.append(FieldProblem(path, f"must be {_TYPE_NAMES[kind]}, not {_describe_value(document, text)}"))
+        text = problems.get_text(path, document)
+        problems.append(FieldProblem(path, f"must be {_TYPE_NAMES[kind]}, not {_describe_value(document, text)}"))
         is_scalar = document is not None and not isinstance(document, list | Mapping)
-        return text if kind is str and is_scalar else _blank(kind)
+        return text if kind is str and is_scalar else _make_blank(kind)
     if isinstance(document, int) and abs(document) > MAX_INTEGER:
-        faults.append(FieldProblem(path, f"must be at most {MAX_INTEGER}"))
-        return _blank(kind)
+        problems.append(FieldProblem(path, f"must be at most {MAX_INTEGER}"))
+        return _make_blank(kind)
     return document
 
 
 _MAX_PROBLEMS = 100
-"""Faults of one document after which no more are looked for: a hostile one could hold millions."""
+"""Problems of one document after which checking stops: a hostile one could have millions."""
 
 _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
-_LARGEST_EXACT = 1 << 53
-"""Up to here a float holds every integer."""
+_MAX_EXACT_INTEGER = 1 << 53
+"""Up to here a float represents every integer exactly."""
 
-_SURE = 0.8
-"""How like a key another must be (difflib's ratio) to be checked as if it were that one."""
+_MIN_SIMILARITY = 0.8
+"""How similar an unknown key must be to a known one (difflib's ratio) for its value to be checked as that one's."""
 
 
 def _describe_value(document: object, text: str = "") -> str:
@@ -246,137 +253,144 @@ def _describe_value(document: object, text: str = "") -> str:
     return f"{name} ({(text or str(document))[:40]})"
 
 
-def _decode_union(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_union(kind: Any, document: object, path: FieldPath, problems: _Problems) -> Any:
     options = [option for option in get_args(kind) if option is not type(None)]
     if document is None and len(options) < len(get_args(kind)):
         return None
     shaped = [o for o in options if dataclasses.is_dataclass(o) == isinstance(document, Mapping)]
-    return _decode((shaped or options)[0], document, path, faults)
+    return _decode((shaped or options)[0], document, path, problems)
 
 
-def _decode_choice(choices: tuple[Any, ...], document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_choice(choices: tuple[Any, ...], document: object, path: FieldPath, problems: _Problems) -> Any:
     if not any(document == choice and type(document) is type(choice) for choice in choices):
-        text = faults.written(path, document)
-        faults.append(
+        text = problems.get_text(path, document)
+        problems.append(
             FieldProblem(path, f"must be one of {', '.join(map(str, choices))}, not {_describe_value(document, text)}")
         )
         return choices[0]
     return document
 
 
-def _decode_text(kind: type[str], document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_text(kind: type[str], document: object, path: FieldPath, problems: _Problems) -> Any:
     if not isinstance(document, str):
-        text = faults.written(path, document)
-        faults.append(FieldProblem(path, f"must be a string, not {_describe_value(document, text)}"))
-        return _blank(kind)
+        text = problems.get_text(path, document)
+        problems.append(FieldProblem(path, f"must be a string, not {_describe_value(document, text)}"))
+        return _make_blank(kind)
     try:
         return kind(document)
-    except InvalidValueError as invalid:
-        faults.append(FieldProblem(path, str(invalid), isinstance(invalid, UnsafeValueError)))
+    except InvalidValueError as error:
+        problems.append(FieldProblem(path, str(error), isinstance(error, UnsafeValueError)))
         return document
 
 
-def _decode_list(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_list(kind: Any, document: object, path: FieldPath, problems: _Problems) -> Any:
     if not isinstance(document, list):
-        faults.append(FieldProblem(path, f"must be a list, not {_describe_value(document)}"))
+        problems.append(FieldProblem(path, f"must be a list, not {_describe_value(document)}"))
         return ()
     return tuple(
-        _decode(kind, item, (*path, n), faults) for n, item in enumerate(document) if len(faults) < _MAX_PROBLEMS
+        _decode(kind, item, (*path, n), problems) for n, item in enumerate(document) if len(problems) < _MAX_PROBLEMS
     )
 
 
-def _decode_mapping(kind: Any, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_mapping(kind: Any, document: object, path: FieldPath, problems: _Problems) -> Any:
     if not isinstance(document, Mapping):
-        faults.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
+        problems.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
         return {}
-    faults += [FieldProblem((*path, str(k)), "is not a name") for k in document if not isinstance(k, str)][
+    problems += [FieldProblem((*path, str(k)), "is not a name") for k in document if not isinstance(k, str)][
         :_MAX_PROBLEMS
     ]
-    return {k: _decode(kind, v, (*path, str(k)), faults) for k, v in document.items()}
+    return {k: _decode(kind, v, (*path, str(k)), problems) for k, v in document.items()}
 
 
-def _decode_object(kind: type, document: object, path: FieldPath, faults: _Found) -> Any:
+def _decode_object(kind: type, document: object, path: FieldPath, problems: _Problems) -> Any:
     if not isinstance(document, Mapping):
-        faults.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
-        return _unchecked(kind, {})
-    before = len(faults)
-    keys, wrong = _keys(kind, document, path, faults)
+        problems.append(FieldProblem(path, f"must be a mapping, not {_describe_value(document)}"))
+        return _make_unchecked(kind, {})
+    before = len(problems)
+    keys, invalid = _match_keys(kind, document, path, problems)
     given: dict[str, Any] = {}
     hints = _get_type_hints(kind)
-    for name, written in keys.items():
-        count = len(faults)
-        given[name] = _decode(hints[name], document[written], (*path, name), faults)
-        if len(faults) > count:
-            wrong.add(name)
-    missing = [name for name, f in _fields(kind).items() if name not in keys and _is_required(f)]
-    faults += [FieldProblem((*path, name), "is required") for name in missing if not (faults.goes_on and name in wrong)]
-    wrong |= {*missing}
-    if len(faults) > before and not faults.goes_on:
+    for name, key in keys.items():
+        count = len(problems)
+        given[name] = _decode(hints[name], document[key], (*path, name), problems)
+        if len(problems) > count:
+            invalid.add(name)
+    missing = [name for name, f in _get_fields(kind).items() if name not in keys and _is_required(f)]
+    problems += [
+        FieldProblem((*path, name), "is required") for name in missing if not (problems.is_lenient and name in invalid)
+    ]
+    invalid |= {*missing}
+    if len(problems) > before and not problems.is_lenient:
         return None
     try:
-        if len(faults) == before:
+        if len(problems) == before:
             return kind(**given)
-        getattr(_unchecked(kind, given), "__post_init__", _no_checks)()
-    except InvalidValueError as invalid:
-        for one in invalid.every:
-            if not one.reads & wrong:
-                there = (*path, one.field) if one.field else path
-                faults.append(FieldProblem(there, str(one), isinstance(one, UnsafeValueError)))
-    return _unchecked(kind, given)
+        getattr(_make_unchecked(kind, given), "__post_init__", _check_nothing)()
+    except InvalidValueError as raised:
+        for error in raised.errors:
+            if not error.reads & invalid:
+                field_path = (*path, error.field) if error.field else path
+                problems.append(FieldProblem(field_path, str(error), isinstance(error, UnsafeValueError)))
+    return _make_unchecked(kind, given)
 
 
-def _keys(kind: type, document: Mapping[Any, Any], path: FieldPath, faults: _Found) -> tuple[dict[str, str], set[str]]:
-    """The fields that a mapping gives, each with the key that it stands under, and those that a wrong key may mean."""
-    fields = _fields(kind)
+def _match_keys(
+    kind: type, document: Mapping[Any, Any], path: FieldPath, problems: _Problems
+) -> tuple[dict[str, str], set[str]]:
+    """Return each given field with its key in the mapping, and the fields that an unknown key may mean."""
+    fields = _get_fields(kind)
     keys = {name: name for name in fields if name in document}
     if len(keys) == len(document):
         return keys, set()
-    doubtful: set[str] = set()
+    possibly_meant: set[str] = set()
     for name in document:
-        if name in fields or kind in _OPEN or len(faults) >= _MAX_PROBLEMS:
+        if name in fields or kind in _KINDS_WITH_UNKNOWN_KEYS or len(problems) >= _MAX_PROBLEMS:
             continue
         near = difflib.get_close_matches(str(name)[:100], fields, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
-        faults.append(FieldProblem((*path, str(name)), f"unknown key; {advice}"))
+        problems.append(FieldProblem((*path, str(name)), f"unknown key; {advice}"))
         if near and near[0] not in keys:
-            if faults.goes_on and difflib.SequenceMatcher(None, str(name)[:100], near[0]).ratio() >= _SURE:
+            if (
+                problems.is_lenient
+                and difflib.SequenceMatcher(None, str(name)[:100], near[0]).ratio() >= _MIN_SIMILARITY
+            ):
                 keys[near[0]] = name
-                faults.adopt((*path, str(name)), (*path, near[0]))
+                problems.copy_positions((*path, str(name)), (*path, near[0]))
             else:
-                doubtful.add(near[0])
-    return keys, doubtful
+                possibly_meant.add(near[0])
+    return keys, possibly_meant
 
 
 @functools.cache
-def _fields(kind: type) -> Mapping[str, dataclasses.Field[Any]]:
-    return {get_key(f): f for f in dataclasses.fields(kind)}
+def _get_fields(kind: type) -> Mapping[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(kind)}
 
 
-def _no_checks() -> None:
-    """What a type has whose values are all right."""
+def _check_nothing() -> None:
+    """Accept any value: the check of a type that has none."""
 
 
-def _unchecked(kind: type, given: Mapping[str, Any]) -> Any:
-    """A value made without its own checks, blank where nothing is given: good for nothing but more checks."""
+def _make_unchecked(kind: type, given: Mapping[str, Any]) -> Any:
+    """Make a value without its own checks, with blanks for missing fields. It is good for more checks only."""
     value: Any = object.__new__(kind)
-    for name, f in _fields(kind).items():
+    for name, f in _get_fields(kind).items():
         if name in given:
             content = given[name]
         elif f.default_factory is not dataclasses.MISSING:
             content = f.default_factory()
         else:
-            content = _blank(_get_type_hints(kind)[name]) if f.default is dataclasses.MISSING else f.default
+            content = _make_blank(_get_type_hints(kind)[name]) if f.default is dataclasses.MISSING else f.default
         object.__setattr__(value, name, content)
     return value
 
 
-def _blank(kind: Any) -> Any:
-    """What stands for a value that is wrong or missing."""
+def _make_blank(kind: Any) -> Any:
+    """Return what replaces a wrong or missing value."""
     origin = get_origin(kind)
     if origin is Literal:
         return get_args(kind)[0]
     if dataclasses.is_dataclass(kind):
-        return _unchecked(typing.cast("type", kind), {})
+        return _make_unchecked(typing.cast("type", kind), {})
     if origin in (typing.Union, types.UnionType):
         return None
     if origin is None:
@@ -409,9 +423,8 @@ def _make_schema(kind: Any) -> dict[str, Any]:
         return {"type": "string" if issubclass(kind, str) else names[kind]}
     hints = _get_type_hints(typing.cast("type", kind))
     properties = {
-        get_key(f): _make_schema(hints[f.name])
-        | ({"description": f.metadata["about"]} if "about" in f.metadata else {})
+        f.name: _make_schema(hints[f.name]) | ({"description": f.metadata["about"]} if "about" in f.metadata else {})
         for f in dataclasses.fields(kind)
     }
-    required = [get_key(f) for f in dataclasses.fields(kind) if _is_required(f)]
+    required = [f.name for f in dataclasses.fields(kind) if _is_required(f)]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

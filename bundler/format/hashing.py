@@ -1,8 +1,8 @@
-"""SHA-256, and the one loop that copies while it hashes.
+"""SHA-256, and copying files while they are hashed.
 
-Bytes are hashed where they arrived, never where they came from: what is checked is what a later
-reader will read. One thread copies, others hash behind it, so that a file costs the longer of the
-two and several files use every core (hashlib releases the GIL for large buffers).
+Bytes are hashed from the copy, never from the source: this checks what a later reader will read. One thread copies
+and others hash behind it. A file then takes the longer of the two times, and several files use every core (hashlib
+releases the GIL for large buffers).
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AdvanceCallback = Callable[[int], None]
-"""Is told of bytes as they are done with, from several threads."""
+"""Called with a number of finished bytes, from several threads."""
 
 CHUNK_BYTES = 1 << 20
-"""Bytes hashed at once: stays in a core's cache."""
+"""Bytes hashed at once; they fit into a core's cache."""
 
 COPY_BYTES = 16 << 20
-"""Bytes copied at once: a multiple of every file system's block, so that extents can be shared."""
-
+"""Bytes copied at once; a multiple of every file system's block size, so that extents can be shared."""
 
 _HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
 
 
 class Sha256(str):
-    """A SHA-256 in hexadecimal. Raises Invalid for what is not 64 lower-case digits."""
+    """A SHA-256 of 64 lower-case hexadecimal digits. Raises InvalidValueError for anything else."""
 
     __slots__ = ()
 
@@ -48,7 +47,7 @@ class Sha256(str):
 
 
 class ReadError(OSError):
-    """A medium does not give bytes back: somewhere from offset ``at`` up to, not including, ``end``."""
+    """A medium can't be read somewhere between the offsets ``start`` and ``end`` (exclusive)."""
 
     def __init__(self, error: OSError, start: int, size: int) -> None:
         super().__init__(error.errno, error.strerror)
@@ -61,17 +60,17 @@ _SEEK_LOCK = threading.Lock()
 
 
 def open_to_read(path: Path) -> int:
-    """A descriptor to read ``path``; raises OSError."""
+    """Open ``path`` to read and return its descriptor. Raises OSError."""
     return os.open(path, os.O_RDONLY | _BINARY_FLAG)
 
 
 def open_to_write(path: Path, mode: int = 0o644) -> int:
-    """A descriptor to write and read back ``path``, which must not exist; raises OSError."""
+    """Create ``path``, which must not exist, to write and read it. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY_FLAG, mode)
 
 
 def read_at(fd: int, buffer: memoryview, offset: int) -> int:
-    """Read bytes at offset ``at`` into ``into``; the number read, 0 at the end of the file. Raises ReadError."""
+    """Read bytes at ``offset`` into ``buffer``. Returns their number, 0 at the end of the file. Raises ReadError."""
     try:
         if hasattr(os, "preadv"):
             return os.preadv(fd, [buffer], offset)
@@ -85,7 +84,7 @@ def read_at(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data`` at offset ``at``; raises OSError."""
+    """Write all of ``data`` at ``offset``. Raises OSError."""
     rest = memoryview(data)
     while rest:
         if hasattr(os, "pwrite"):
@@ -98,12 +97,12 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def compute_sha256(data: bytes) -> Sha256:
-    """SHA-256 of ``data``, 64 hexadecimal digits."""
+    """Return the SHA-256 of ``data``."""
     return Sha256(hashlib.sha256(data).hexdigest())
 
 
 def compute_file_sha256(path: Path, advance: AdvanceCallback = lambda _: None) -> tuple[int, Sha256]:
-    """Size in bytes and SHA-256 of a file; raises OSError."""
+    """Return the size in bytes and the SHA-256 of a file. Raises OSError."""
     fd = open_to_read(path)
     try:
         size = os.fstat(fd).st_size
@@ -113,28 +112,28 @@ def compute_file_sha256(path: Path, advance: AdvanceCallback = lambda _: None) -
 
 
 def compute_range_sha256(fd: int, offset: int, size: int, advance: AdvanceCallback = lambda _: None) -> Sha256:
-    """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when the file ends before."""
-    hashed, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK_BYTES, max(size, 1))))
+    """Return the SHA-256 of ``size`` bytes at ``offset``. Raises EOFError when the file ends before."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK_BYTES, max(size, 1))))
     end = offset + size
     while offset < end:
-        got = read_at(fd, buffer[: min(len(buffer), end - offset)], offset)
-        if not got:
+        count = read_at(fd, buffer[: min(len(buffer), end - offset)], offset)
+        if not count:
             raise EOFError(f"{end - offset} bytes are missing at the end")
-        hashed.update(buffer[:got])
-        offset += got
-        advance(got)
-    return Sha256(hashed.hexdigest())
+        digest.update(buffer[:count])
+        offset += count
+        advance(count)
+    return Sha256(digest.hexdigest())
 
 
 class ByteSource(Protocol):
-    """Bytes to be copied, in order."""
+    """Bytes that are copied in order."""
 
     def copy_to(self, target_fd: int, target_offset: int, count: int) -> int:
-        """Copy up to ``count`` of the next bytes to offset ``at`` of ``into``; 0 when there are no more."""
+        """Copy up to ``count`` of the next bytes to an offset of ``target_fd``. Returns their number, 0 at the end."""
 
 
 class FileSource:
-    """Bytes of an open file from an offset on; shares extents where the file system can."""
+    """Bytes of an open file from an offset on. Copies share extents where the file system can."""
 
     def __init__(self, fd: int, offset: int = 0) -> None:
         self._fd = fd
@@ -142,6 +141,7 @@ class FileSource:
         self._uses_copy_file_range = hasattr(os, "copy_file_range")
 
     def copy_to(self, target_fd: int, target_offset: int, count: int) -> int:
+        """Copy up to ``count`` of the next bytes (see `ByteSource`)."""
         if self._uses_copy_file_range:
             try:
                 moved = os.copy_file_range(self._fd, target_fd, count, self._offset, target_offset)
@@ -150,17 +150,17 @@ class FileSource:
             self._offset += moved
             if moved:
                 return moved
-            # Some file systems refuse, others copy nothing and say so: reading and writing tells what is true.
+            # some file systems refuse, others copy nothing: reading and writing shows what is true
             self._uses_copy_file_range = False
         buffer = memoryview(bytearray(min(count, CHUNK_BYTES)))
-        got = read_at(self._fd, buffer, self._offset)
-        write_at(target_fd, buffer[:got], target_offset)
-        self._offset += got
-        return got
+        copied = read_at(self._fd, buffer, self._offset)
+        write_at(target_fd, buffer[:copied], target_offset)
+        self._offset += copied
+        return copied
 
 
 class _CopyProgress:
-    """How far the copy has come, for the hasher that follows; and the failure of either, for the other."""
+    """How far a copy has come, for the hasher behind it, and the error of either, for the other."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -168,7 +168,7 @@ class _CopyProgress:
         self._error: BaseException | None = None
 
     def advance_to(self, offset: int) -> None:
-        """The copy has come to ``to``; raises what the hasher has failed with."""
+        """Say that the copy has come to ``offset``. Raises the error of the hasher."""
         with self._condition:
             if self._error is not None:
                 raise self._error
@@ -176,12 +176,13 @@ class _CopyProgress:
             self._condition.notify_all()
 
     def fail(self, error: BaseException) -> None:
+        """End the copy and its hasher with an error."""
         with self._condition:
             self._error = self._error or error
             self._condition.notify_all()
 
     def wait_past(self, offset: int) -> int:
-        """How far the copy has come once that is beyond ``at``; raises what it has failed with."""
+        """Wait until the copy is past ``offset`` and return how far it has come. Raises the error of the copy."""
         with self._condition:
             self._condition.wait_for(lambda: self._offset > offset or self._error is not None)
             if self._error is not None:
@@ -190,22 +191,23 @@ class _CopyProgress:
 
 
 class _SharedDescriptor:
-    """A descriptor that is closed once both the copy and the hasher have done with it."""
+    """A descriptor that is closed when both the copy and the hasher have released it."""
 
     def __init__(self, fd: int, *, close: bool) -> None:
         self._fd, self._user_count, self._close_at_end = fd, 2, close
         self._mutex = threading.Lock()
 
     def release(self) -> None:
+        """Give up one use, and close the descriptor after the last."""
         with self._mutex:
             self._user_count -= 1
-            last = self._user_count == 0
-        if last and self._close_at_end:
+            is_last = self._user_count == 0
+        if is_last and self._close_at_end:
             os.close(self._fd)
 
 
 class HashingCopier(AbstractContextManager["HashingCopier"]):
-    """Copies files one after the other while the cores hash what has arrived."""
+    """Copies files one after the other while other threads hash the copies."""
 
     def __init__(self, advance: AdvanceCallback = lambda _: None, max_workers: int | None = None) -> None:
         self._max_workers = max_workers or os.cpu_count() or 1
@@ -218,34 +220,45 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            for mark in list(self._active_copies):  # no hasher waits for a copy that will not come
-                mark.fail(error)
+            for progress in list(self._active_copies):  # let no hasher wait for a copy that has ended
+                progress.fail(error)
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
     def copy(self, source: ByteSource, size: int, target_fd: int, offset: int, close: bool = False) -> Future[Sha256]:
-        """Copy ``size`` bytes to offset ``at`` of ``into``; returns when they are copied.
+        """Copy ``size`` bytes to ``offset`` of ``target_fd`` and return when they are copied.
 
-        The future gives the SHA-256 of what stands there. ``close`` has ``into`` closed after that, whatever
-        happens. Raises OSError where copying fails and EOFError where the source ends early.
+        Args:
+            source: where the bytes come from.
+            size: how many.
+            target_fd: open to write and read.
+            offset: where in it the copy begins.
+            close: whether to close ``target_fd`` when it is hashed, also after an error.
+
+        Returns:
+            A future of the SHA-256 of the copy.
+
+        Raises:
+            OSError: Reading or writing failed.
+            EOFError: The source has fewer bytes.
         """
-        landing, mark = _SharedDescriptor(target_fd, close=close), _CopyProgress()
+        descriptor, progress = _SharedDescriptor(target_fd, close=close), _CopyProgress()
         self._slots.acquire()
-        self._active_copies.add(mark)
+        self._active_copies.add(progress)
         try:
-            digest = self._pool.submit(self._hash_copy, mark, size, target_fd, offset)
-            digest.add_done_callback(lambda _: self._finish(mark, landing))
+            digest = self._pool.submit(self._hash_copy, progress, size, target_fd, offset)
+            digest.add_done_callback(lambda _: self._finish(progress, descriptor))
             done = 0
             while done < size:
-                moved = source.copy_to(target_fd, offset + done, min(COPY_BYTES, size - done))
-                if not moved:
+                copied = source.copy_to(target_fd, offset + done, min(COPY_BYTES, size - done))
+                if not copied:
                     raise EOFError(f"{size - done} of {size} bytes are missing at the end")
-                done += moved
-                mark.advance_to(done)
+                done += copied
+                progress.advance_to(done)
         except BaseException as error:
-            mark.fail(error)
+            progress.fail(error)
             raise
         finally:
-            landing.release()
+            descriptor.release()
         return digest
 
     def _finish(self, progress: _CopyProgress, descriptor: _SharedDescriptor) -> None:
@@ -254,35 +267,38 @@ class HashingCopier(AbstractContextManager["HashingCopier"]):
         self._slots.release()
 
     def _hash_copy(self, progress: _CopyProgress, size: int, fd: int, offset: int) -> Sha256:
-        hashed, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK_BYTES, max(size, 1)))), 0
+        digest, buffer, done = hashlib.sha256(), memoryview(bytearray(min(CHUNK_BYTES, max(size, 1)))), 0
         try:
             while done < size:
-                known = progress.wait_past(done)
-                got = read_at(fd, buffer[: min(len(buffer), known - done)], offset + done)
-                if not got:
-                    raise EOFError("what was written can't be read back")
-                hashed.update(buffer[:got])
-                done += got
-                self._advance(got)
+                available = progress.wait_past(done)
+                count = read_at(fd, buffer[: min(len(buffer), available - done)], offset + done)
+                if not count:
+                    raise EOFError("the copy can't be read back")
+                digest.update(buffer[:count])
+                done += count
+                self._advance(count)
         except BaseException as error:
             progress.fail(error)
             raise
-        return Sha256(hashed.hexdigest())
+        return Sha256(digest.hexdigest())
 
 
 def map_parallel(function: Callable[[T, AdvanceCallback], R], items: Iterable[T], advance: AdvanceCallback) -> list[R]:
-    """``act(item, advance)`` for every item, on every core, in order; an interruption ends all of it at the next chunk."""
+    """Call ``function(item, advance)`` for every item on every core, and return the results in order.
+
+    An error or an interruption ends all calls at their next ``advance``.
+    """
     stop = threading.Event()
 
     def advance_or_stop(count: int) -> None:
         if stop.is_set():
-            raise InterruptedError("another part of the work was ended")
+            raise InterruptedError("another part of the work failed")
         advance(count)
 
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash") as pool:
         try:
             return list(pool.map(lambda item: function(item, advance_or_stop), items))
-        except BaseException:  # Ctrl-C too must not wait for gigabytes
+        except BaseException:  # Ctrl-C must not wait for gigabytes either
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,7 +1,7 @@
-"""The one way in which JSON that this program wrote is read again: as the dataclass that it was written from.
+"""JSON files that this program writes, read back as the dataclass that they were written from.
 
-Whatever a disk, an editor or another version made of such a file, a reader gets a value of the right type or
-``Faults``, which names each wrong field.
+Whatever a disk, an editor or another version did to such a file, a reader gets a value of the right type or a
+DocumentError that names each wrong field.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from bundler.format.documents import DocumentError, FieldProblem
 
 T = TypeVar("T")
 
-LARGEST = 64 << 20
-"""Bytes that are read of a file: the largest that this program writes has a few MiB."""
+MAX_BYTES = 64 << 20
+"""Bytes of a file that are read; the largest that this program writes has a few MiB."""
 
-_MOST_DIGITS = 20
-"""Of an integer: one with millions takes hours to read on Pythons before 3.10.7."""
+_MAX_DIGITS = 20
+"""Digits of an integer; millions of them take hours to read before Python 3.10.7."""
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 def parse(kind: type[T], data: bytes) -> T:
-    """Read bytes of JSON as a ``kind``. Raises Faults."""
-    if len(data) > LARGEST:
-        raise DocumentError([FieldProblem((), f"it has more than {LARGEST:,} bytes")])
+    """Decode bytes of JSON as a ``kind``. Raises DocumentError."""
+    if len(data) > MAX_BYTES:
+        raise DocumentError([FieldProblem((), f"it has more than {MAX_BYTES:,} bytes")])
     if not data.strip():
         raise DocumentError([FieldProblem((), "it is empty")])
     try:
-        text = data.decode("utf-8")  # given bytes, json would read other encodings too
-        document = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+        text = data.decode("utf-8")  # json.loads(bytes) would accept other encodings too
+        document = json.loads(text, parse_int=_parse_integer, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise DocumentError([FieldProblem((), f"it is not UTF-8 text, from byte {error.start} on")]) from error
     except RecursionError as error:
@@ -43,28 +43,28 @@ def parse(kind: type[T], data: bytes) -> T:
 
 
 def read(kind: type[T], path: Path) -> T:
-    """Read a file of JSON as a ``kind``. Raises OSError and Faults."""
+    """Read a JSON file as a ``kind``. Raises OSError and DocumentError."""
     with path.open("rb") as file:
-        return parse(kind, file.read(LARGEST + 1))
+        return parse(kind, file.read(MAX_BYTES + 1))
 
 
 def write(path: Path, value: object) -> None:
-    """Write a value as JSON that a person can read: the file is there whole, or as it was before. Raises OSError."""
+    """Write a value as indented JSON. The file is replaced completely or not at all. Raises OSError."""
     text = json.dumps(documents.encode(value), ensure_ascii=False, indent=2) + "\n"
     disk.write_atomically(path, text.encode())
 
 
-def first_faults(faults: DocumentError) -> str:
-    """Spell the first faults in one line, for an error."""
-    more = len(faults.problems) - _SHOWN
-    return "; ".join(map(str, faults.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+def format_problems(error: DocumentError) -> str:
+    """Return the first problems of a document in one line."""
+    hidden_count = len(error.problems) - _MAX_SHOWN
+    return "; ".join(map(str, error.problems[:_MAX_SHOWN])) + (f"; and {hidden_count} more" if hidden_count > 0 else "")
 
 
-def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"an integer has more than {_MOST_DIGITS} digits")
+def _parse_integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"an integer has more than {_MAX_DIGITS} digits")
     return int(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

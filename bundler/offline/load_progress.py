@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bundler.progress import Stage, last_line
+from bundler.progress import Stage, read_last_line
 
 READING_PHASES = ("weights", "first inference")
 """The payload's names of the phases that read the model: mapped weights are read when they are first used."""
@@ -26,7 +26,7 @@ class LoadProgress:
 
     def __call__(self, pid: int) -> None:
         """Update the stage from the state of the process with this id."""
-        phase = last_line(self._phases)
+        phase = read_last_line(self._phases)
         if phase not in READING_PHASES:
             self._stage.set_phase(phase)
             return

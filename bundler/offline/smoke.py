@@ -66,7 +66,7 @@ class _LoadRequest:
 def write_payload(release: Release) -> None:
     """Write the payload beside the environment: the code that the environment's Python runs for a smoke load."""
     for path, data in _iter_payload(release):
-        if not disk.holds(path, data):
+        if not disk.has_content(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
             if release.is_finished:
                 disk.write_atomically(path, data)  # the release may be live: a power cut must not leave the file empty
@@ -85,7 +85,7 @@ def remove_stale_payload(release: Release) -> None:
 
 def find_changed_payload(release: Release) -> list[Path]:
     """Find files of the payload that differ from those of this version, and Python files that it does not have."""
-    changed = [path for path, data in _iter_payload(release) if not disk.holds(path, data)]
+    changed = [path for path, data in _iter_payload(release) if not disk.has_content(path, data)]
     return changed + _find_stale_payload(release)
 
 
@@ -183,7 +183,7 @@ def read_results(release: Release) -> tuple[SmokeResult, ...]:
         message = f"the results of the smoke loads can't be read: {error.strerror}"
         raise IntegrityError(message, where=str(path), hint=hint) from error
     except documents.DocumentError as error:
-        message = f"the results of the smoke loads can't be read: {json_files.first_faults(error)}"
+        message = f"the results of the smoke loads can't be read: {json_files.format_problems(error)}"
         raise IntegrityError(message, where=str(path), hint=hint) from error
 
 
@@ -206,7 +206,7 @@ def _run_load(release: Release, lock: Lock, model: Model, device: str, stage: St
         fatal_request = documents.decode(BlockedRequest, report.missed) if report.missed else None
         blocked, absent = blocked_requests.split_requests(blocked_requests.read_log(log), fatal_request, ok=report.ok)
     return LoadOutcome(
-        result=smoke_result.of_report(report, calls=blocked, absent=absent, proven_at=_format_now()),
+        result=smoke_result.from_report(report, calls=blocked, absent=absent, proven_at=_format_now()),
         golden=_make_golden(report),
     )
 
@@ -287,7 +287,7 @@ def _read_report(model: Model, completed: process.CompletedProcess, path: Path) 
         return json_files.read(LoadReport, path)
     except documents.DocumentError as error:
         hint = "install the same bundle again: that repairs the code of the smoke load"
-        message = f"the load's report can't be read: {json_files.first_faults(error)}; {last_lines}"
+        message = f"the load's report can't be read: {json_files.format_problems(error)}; {last_lines}"
         return _make_failed_report(model, message, hint)
 
 

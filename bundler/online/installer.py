@@ -85,7 +85,7 @@ def _list_entries() -> Iterator[tuple[str, bytes]]:
             name = path.relative_to(folder)
             if path.is_file() and name.parts[0] not in _EXCLUDED_PACKAGES and path.suffix == ".py":
                 yield str(PurePosixPath("bundler", *name.parts)), path.read_bytes()
-    for template in template_files.folder().iterdir():
+    for template in template_files.find_folder().iterdir():
         if template.name.endswith(".j2"):
             yield f"bundler/templates/{template.name}", template.read_bytes()
     for package in PACKAGES:

@@ -27,7 +27,7 @@ from bundler.format.lock.lockfile import Lock
 from bundler.format.lock.smoke_result import SmokeResult
 from bundler.format.lock.target import detect_target
 from bundler.format.tar import tar_layout
-from bundler.progress import PROGRESS_FILE, Reporter, Stage, last_line
+from bundler.progress import PROGRESS_FILE, Reporter, Stage, read_last_line
 
 _INHERITED_VARIABLES = (
     "PATH",
@@ -128,7 +128,7 @@ def _run_installer(command: list[str | Path], home: Path, progress: Path, stage:
             [*cut, *command],
             env=env,
             accepted_codes=range(-64, 256),
-            watch=lambda _: stage.set_phase(last_line(progress)),
+            watch=lambda _: stage.set_phase(read_last_line(progress)),
         )
     try:
         answer = json.loads(completed.stdout)
@@ -166,7 +166,7 @@ def _read_goldens(path: Path) -> tuple[Golden, ...]:
 
 def _make_unreadable_error(error: documents.DocumentError) -> SmokeError:
     hint = "run 'bundle lock' again: the installer in a kept lock is of another version of this program"
-    return SmokeError(f"can't read the results of the rehearsal: {json_files.first_faults(error)}", hint=hint)
+    return SmokeError(f"can't read the results of the rehearsal: {json_files.format_problems(error)}", hint=hint)
 
 
 def _refuse_blocked_requests(results: Sequence[SmokeResult], lock: Lock) -> None:

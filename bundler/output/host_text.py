@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.format import documents
+from bundler.format.lock import platforms
 from bundler.format.lock.entries import TRUSTED_INSTALLER
 from bundler.offline.findings import LEVELS
 from bundler.output import digest_text, lock_text, smoke_text
@@ -47,7 +48,7 @@ def describe_install(receipt: Receipt) -> VerbResult:
         *digest_text.format_digest_pair(receipt.digest, receipt.reviewed_digest),
         *lock_text.format_signers(receipt.signed_by, receipt.trusted),
         *format_proof(receipt),
-        f"  environment  {folder}/venv/bin/python",
+        f"  environment  {folder}/venv/{platforms.detect_system().venv_python}",
         f"  variables    {folder}/.env.offline",
         f"  image        {folder}/Dockerfile.offline",
     ]

@@ -78,7 +78,7 @@ def test_the_report_names_the_repository_and_the_line_and_its_entry_cures_it(sca
         assert "https://huggingface.co/org/codebook/resolve/main/table.json" in message
         assert f"modeling_scaled.py:15 in scale_of: {LINE}" in message
         assert not packed.exists()
-        entry = message.partition("    cure      models: [")[2].partition("]")[0]
+        entry = message.partition("    fix       models: [")[2].partition("]")[0]
         assert entry == "{repo: org/codebook, loader: files}"
         manifest.write_text(MANIFEST.format(folder=scaled.name, more=f"  - {entry}"))
         done = bundle("build", manifest, "-o", packed, env=told)
@@ -100,9 +100,9 @@ def test_a_file_that_a_repository_was_carried_without_is_named_and_its_include_c
         done = bundle("build", manifest, "-o", packed, "--json", env=told)
         assert done.returncode == 12, done.stderr
         message = json.loads(done.stdout)["error"]["message"]
-        assert "missing   table.json of org/codebook at main, which is carried without it" in message
+        assert "missing   table.json of org/codebook at main; the bundle has the repository without it" in message
         assert f"modeling_scaled.py:15 in scale_of: {LINE}" in message
-        assert "cure      in the entry of org/codebook: include: [table.json, …]" in message
+        assert "fix       in the entry of org/codebook: add include: [table.json, …]" in message
         manifest.write_text(MANIFEST.format(folder=scaled.name, more=carried.format(more=", table.json")))
         done = bundle("build", manifest, "-o", packed, env=told)
     assert done.returncode == 0, done.stderr

@@ -52,7 +52,7 @@ def test_a_read_error_in_the_middle_names_the_member_and_the_bytes(build: Build,
             for (start, end), name in zip(bad, ("models/m/b.bin", "models/m/a.bin"), strict=True):
                 assert damages[name]["start"] <= start < end <= damages[name]["end"]
                 assert damages[name]["end"] - damages[name]["start"] <= 1 << 20
-            assert "the medium does not give it back: Input/output error" in error["message"]
+            assert "the medium can't be read here: Input/output error" in error["message"]
             assert {"models/m/c.bin", "models/m/config.json"} <= set(error["detail"]["whole"])
     assert live(prefix).startswith("1-")
     assert far("doctor", "--prefix", prefix, "--deep").returncode == 0

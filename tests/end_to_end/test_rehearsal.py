@@ -156,7 +156,7 @@ def test_a_call_home_that_loads_survive_fails_the_build_unless_it_is_named(ask: 
     assert (error["code"], "all models load, but they call home. Blocked requests:" in error["message"]) == (12, True)
     assert "    host      stats.example\n" in error["message"]
     assert 'asked by  alpha/tracker.py:5 in report: socket.create_connection(("stats.example", 443)' in error["message"]
-    assert "cure      smoke: {tolerate_calls: [stats.example]}" in error["message"]
+    assert "fix       smoke: {tolerate_calls: [stats.example]}" in error["message"]
     nothing_is_left(tmp_path)
     named = MANIFEST + "smoke: {{tolerate_calls: [stats.example]}}\n"
     done = ask(text=named, files=files)

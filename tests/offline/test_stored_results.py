@@ -33,7 +33,7 @@ SMOKE_DAMAGES = {
     "other text": (b"\xff\xfe[]", "it is not UTF-8 text"),
     "deep": (b"[" * 100_000, "it is nested too deeply"),
     "digits": (b"[" + b"1" * 5000 + b"]", "more than 20 digits"),
-    "no number": (b"[NaN]", "NaN is no number of JSON"),
+    "no number": (b"[NaN]", "NaN is not a JSON number"),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_proof_has_its_time(prefix: Path) -> None:
 def test_damage_is_named(damage: bytes, said: str) -> None:
     with pytest.raises(documents.DocumentError) as caught:
         json_files.parse(tuple[SmokeResult, ...], damage)
-    assert said in json_files.first_faults(caught.value)
+    assert said in json_files.format_problems(caught.value)
 
 
 def test_a_damaged_proof_is_named_and_dropped_before_the_release_goes_live(prefix: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_proof_is_named_and_dropped_before_the_release_goes_live(prefi
 def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
-        file.truncate(json_files.LARGEST + 2)
+        file.truncate(json_files.MAX_BYTES + 2)
     with pytest.raises(ValueError, match="more than 67,108,864 bytes"):
         json_files.read(tuple[SmokeResult, ...], path)
 

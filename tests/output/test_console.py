@@ -13,7 +13,7 @@ import pytest
 
 from bundler.output import console
 from bundler.output.console import Console
-from bundler.progress import PROGRESS_FILE, last_line
+from bundler.progress import PROGRESS_FILE, read_last_line
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +74,13 @@ def test_a_program_that_asked_for_it_gets_a_line_for_each_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "progress.txt"
-    assert last_line(path) == ""
+    assert read_last_line(path) == ""
     monkeypatch.setenv(PROGRESS_FILE, str(path))
     report = Console(quiet=True)
     with report.stage("environment") as stage:
-        assert last_line(path) == "environment"
+        assert read_last_line(path) == "environment"
         stage.set_phase("install 2 packages")
         time.sleep(0.3)
-        assert last_line(path) == "environment: install 2 packages"
+        assert read_last_line(path) == "environment: install 2 packages"
     assert path.read_text() == "environment\nenvironment: install 2 packages\n"
     assert capfd.readouterr().err == ""

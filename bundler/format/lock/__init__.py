@@ -1,0 +1,1 @@
+"""The lock of a bundle: what it contains, for which target, and how it is described."""

@@ -1,4 +1,4 @@
-"""What changed from one lock to another, and how many bytes that makes to carry."""
+"""The difference between two locks, and how many bytes it adds to carry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bundler.progress import pluralize
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One thing that differs: what it was and what it is, "" where it is not there."""
+    """One thing that differs: its old and its new value, "" where it does not exist."""
 
     name: str
     before: str
@@ -20,7 +20,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """From one lock to another. ``carry`` is the bytes of the content that the first does not hold."""
+    """What changed from one lock to another.
+
+    ``carry`` is the bytes of content that the first does not have, ``whole`` the bytes of all content of the second.
+    """
 
     about: tuple[Change, ...]
     models: tuple[Change, ...]
@@ -31,13 +34,13 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        """Whether both hold the same."""
+        """Whether both have the same content."""
         return not (self.about or self.models or self.packages or self.assets or self.carry)
 
 
 def compare_locks(old: Lock, new: Lock) -> Difference:
-    """What changed from ``old`` to ``new``."""
-    known = {artifact.sha256 for artifact in old.artifacts}
+    """Compare two locks."""
+    old_content = {artifact.sha256 for artifact in old.artifacts}
     content = {artifact.sha256: artifact.size for artifact in new.artifacts}
     return Difference(
         about=_list_changes(_describe_lock(old), _describe_lock(new)),
@@ -50,19 +53,19 @@ def compare_locks(old: Lock, new: Lock) -> Difference:
             {asset.path: asset.sha256[:12] for asset in old.list_artifacts("asset")},
             {asset.path: asset.sha256[:12] for asset in new.list_artifacts("asset")},
         ),
-        carry=sum(size for sha256, size in content.items() if sha256 not in known),
+        carry=sum(size for sha256, size in content.items() if sha256 not in old_content),
         whole=sum(content.values()),
     )
 
 
 def _describe_lock(lock: Lock) -> dict[str, str]:
-    told = {"name": lock.name, "version": lock.version, "sequence": str(lock.sequence), "target": str(lock.target)}
+    values = {"name": lock.name, "version": lock.version, "sequence": str(lock.sequence), "target": str(lock.target)}
     if lock.image.base:
-        told["base image"] = f"{lock.image.base} ({lock.image.digest[:19]})"
+        values["base image"] = f"{lock.image.base} ({lock.image.digest[:19]})"
     if files := lock.list_artifacts("app"):
-        digest = compute_files_digest((one.sha256, one.path) for one in files)
-        told["application"] = f"{pluralize(len(files), 'file')} ({digest[:12]})"
-    return told | {f"variable {name}": value for name, value in lock.env.items()}
+        digest = compute_files_digest((artifact.sha256, artifact.path) for artifact in files)
+        values["application"] = f"{pluralize(len(files), 'file')} ({digest[:12]})"
+    return values | {f"variable {name}": value for name, value in lock.env.items()}
 
 
 def _describe_models(lock: Lock) -> dict[str, str]:

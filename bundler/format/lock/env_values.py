@@ -1,8 +1,7 @@
 """Environment variables that sh, dotenv, docker and systemd read alike.
 
-The four disagree on quotes, spaces, ``$``, ``#`` and ``~`` (tried: ``C=$HOME/z`` is expanded by sh
-alone, docker keeps quotes as part of the value), so a value is either made of characters that none
-of them touches, or it is refused.
+The four disagree on quotes, spaces, ``$``, ``#`` and ``~`` (tried: only sh expands ``C=$HOME/z``, docker keeps quotes
+as part of the value). So a value may only have characters that none of them changes.
 """
 
 from __future__ import annotations
@@ -24,44 +23,44 @@ _RESERVED_NAME = re.compile(
     r"TRITON_CACHE_DIR|TIKTOKEN_CACHE_DIR|NLTK_DATA|SENTENCE_TRANSFORMERS_HOME|TRANSFORMERS_CACHE|"
     r"PYTORCH_(TRANSFORMERS|PRETRAINED_BERT)_CACHE|BUNDLE_GUARD.*|PATH|HOME|IFS|LD_.*|DYLD_.*|PYTHON.*|BASH_ENV|ENV"
 )
-"""What the installer sets so that libraries stay on the host, and what would change every program that reads it."""
+"""Variables that the installer sets so that libraries stay offline, and variables that change every program."""
 
 _HARMLESS_VALUE = re.compile(r"|\d+|true|false|yes|no", re.IGNORECASE)
 
 
 def find_env_problem(name: str, value: str) -> str:
-    """Why a variable may not stand in ``.env.offline``, in words without its value; "" when it may."""
+    """Return why ``.env.offline`` may not have a variable, "" if it may. The text does not repeat the value."""
     text = _PLACEHOLDER.sub("", value)
     if _RESERVED_NAME.fullmatch(name):
-        return "is set by the installer, or changes every program: choose another name"
+        return "is set by the installer or changes every program: choose another name"
     if is_secret(name, text):
-        return "looks like a secret, which would travel in the clear: leave it blank and set it on the host"
-    if odd := sorted(set(_PLAIN_VALUE.sub("", text))):
-        return f"holds {odd[0]!r}, which sh, dotenv, docker and systemd read differently"
+        return "looks like a secret, and the bundle is not encrypted: leave it blank and set it on the host"
+    if special := sorted(set(_PLAIN_VALUE.sub("", text))):
+        return f"contains {special[0]!r}, which sh, dotenv, docker and systemd read differently"
     return ""
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable looks like one that nobody but its owner may read."""
+    """Return whether a variable looks like a password, key or token."""
     return bool(_SECRET_VALUE.search(value) or (_SECRET_NAME.search(name) and not _HARMLESS_VALUE.fullmatch(value)))
 
 
 def find_placeholders(value: str) -> list[tuple[str, str]]:
-    """The placeholders of a value as (what, name): ``{model:bge-m3}`` is ("model", "bge-m3")."""
-    return [(found["what"], found["name"] or "") for found in _PLACEHOLDER.finditer(value)]
+    """Return the placeholders of a value as (what, name): ``{model:bge-m3}`` is ("model", "bge-m3")."""
+    return [(match["what"], match["name"] or "") for match in _PLACEHOLDER.finditer(value)]
 
 
 def fill_placeholders(value: str, fill: Callable[[str, str], str]) -> str:
-    """``value`` with each placeholder replaced by what ``fill(what, name)`` gives."""
-    return _PLACEHOLDER.sub(lambda found: fill(found["what"], found["name"] or ""), value)
+    """Replace each placeholder of ``value`` by the result of ``fill(what, name)``."""
+    return _PLACEHOLDER.sub(lambda match: fill(match["what"], match["name"] or ""), value)
 
 
 def format_line(name: str, value: str) -> str:
-    """``NAME=value`` as it stands in the file.
+    """Return the line ``NAME=value`` of the file.
 
-    A value with other characters, which only a folder's name on the host can bring in, is put between
-    double quotes: sh, dotenv and systemd then agree; docker's ``--env-file`` keeps the quotes. No value may
-    hold ``$``, a backtick, a backslash or a quote: the installer refuses a folder named so.
+    A value with other characters, which can only come from the name of a folder on the host, is quoted: sh, dotenv and
+    systemd then agree, but docker's ``--env-file`` keeps the quotes. No value has ``$``, a backtick, a backslash or a
+    quote, because the installer refuses such folders.
     """
     if _PLAIN_VALUE.fullmatch(value):
         return f"{name}={value}"
@@ -69,5 +68,5 @@ def format_line(name: str, value: str) -> str:
 
 
 def is_plain_value(value: str) -> bool:
-    """Whether every reader gives back ``value`` from its line."""
+    """Return whether every reader gets back ``value`` from its line."""
     return _PLAIN_VALUE.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""What a smoke load measured: written by the load itself, kept on the host, and read by builder and installer."""
+"""The result of a smoke load: the load writes it, the host keeps it, builder and installer read it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Network:
     """How the network was cut while a model was loaded."""
 
     cut: str = describe_field("namespace or guard")
-    interfaces: tuple[str, ...] = describe_field("network interfaces that were there")
-    proof: str = describe_field("what an attempt to get out gave")
-    statement: str = describe_field("the same in a sentence")
-    attempts: tuple[str, ...] = describe_field("hosts that something tried to reach")
+    interfaces: tuple[str, ...] = describe_field("network interfaces that existed")
+    proof: str = describe_field("result of an attempt to connect")
+    statement: str = describe_field("cut and proof in one sentence")
+    attempts: tuple[str, ...] = describe_field("hosts that the load tried to reach")
 
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Closeness:
-    """Cosines of a query with the text that should be nearer and with the one that should be farther."""
+    """Cosine similarities of a query to the text that should be nearer and to the one that should be farther."""
 
     query: str
     nearer: float
@@ -34,16 +34,16 @@ class Closeness:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Measured:
-    """What the load of one model measured; ``width`` and ``norm`` are of the first text's vector, logits or score."""
+class _Measurement:
+    """What the load of one model measured. ``width`` and ``norm`` are of the vector, logits or score of the first text."""
 
     alias: str
     loader: str
     ok: bool
-    fault: str = describe_field("why it failed, in a sentence", default="")
-    hint: str = describe_field("what to do then", default="")
-    traceback: str = describe_field("where a library failed", default="")
-    network: Network | None = describe_field("empty: the load ended before it was cut")
+    fault: str = describe_field("why it failed, in one sentence", default="")
+    hint: str = describe_field("what to do about it", default="")
+    traceback: str = describe_field("traceback of a library", default="")
+    network: Network | None = describe_field("empty: the load ended before the network was cut")
     device: str
     dtype: str
     width: int | None
@@ -54,44 +54,44 @@ class _Measured:
     second_seconds: float
     peak_rss_bytes: int
     parameters: int = 0
-    versions: Mapping[str, str] = describe_field("the libraries that decide what a load gives")
-    checks: tuple[str, ...] = describe_field("what the model passed, in words", default=())
+    versions: Mapping[str, str] = describe_field("versions of the libraries that decide the outputs")
+    checks: tuple[str, ...] = describe_field("checks that the model passed", default=())
     closer: tuple[Closeness, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadReport(_Measured):
-    """What the load itself writes, before the guard's log is read; the payload's ``Record`` is its other half."""
+class LoadReport(_Measurement):
+    """What the load itself writes, before the guard's log is read. The payload's ``LoadResult`` is its counterpart."""
 
-    machine: str = describe_field("kind of processor, as uname names it", default="")
-    outputs: tuple[GoldenOutput, ...] = describe_field("what the model gave; empty: it was not loaded", default=())
+    machine: str = describe_field("processor architecture, as uname has it", default="")
+    outputs: tuple[GoldenOutput, ...] = describe_field("outputs of the model; empty: it was not loaded", default=())
     missed: Mapping[str, str] = describe_field(
-        "the Call that the load ended with; empty: with none", default_factory=dict[str, str]
+        "the blocked request that ended the load; empty: none", default_factory=dict[str, str]
     )
 
 
 @documents.allow_unknown_keys
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SmokeResult(_Measured):
-    """What is kept of a smoke load, in ``smoke.json`` and in the receipt.
+class SmokeResult(_Measurement):
+    """What ``smoke.json`` and the receipt keep of a smoke load.
 
-    A result outlives what it measured: ``proven_at`` says when that was, and ``changed_since`` which files of the
-    release were mended or replaced after it.
+    A release can change after it was loaded. ``proven_at`` says when the load ran, ``changed_since`` which files of
+    the release were repaired or replaced after it.
     """
 
-    calls: tuple[BlockedRequest, ...] = describe_field("calls home that were refused")
+    calls: tuple[BlockedRequest, ...] = describe_field("blocked requests")
     absent: tuple[BlockedRequest, ...] = describe_field(
-        "what else of the carried repositories was not found", default=()
+        "other parts of bundled repositories that were requested and are missing", default=()
     )
-    proven_at: str = describe_field("when, in UTC by the host's clock; empty: not noted", default="")
+    proven_at: str = describe_field("when the load ran, in UTC by the host's clock; empty: unknown", default="")
     changed_since: tuple[str, ...] = describe_field(
-        "what was mended since: paths in the prefix, and packages", default=()
+        "what was repaired since: paths in the prefix, and packages", default=()
     )
 
 
-def of_report(reporter: LoadReport, **found: object) -> SmokeResult:
-    """The result to keep of a load's own report, with what only the installer knows."""
-    told = {name: getattr(reporter, name) for name in _Measured.__dataclass_fields__}
-    return SmokeResult(**told, **found)  # type: ignore[arg-type]
+def from_report(report: LoadReport, **installer_fields: object) -> SmokeResult:
+    """Make the result to keep from a load's own report and the fields that only the installer knows."""
+    measured = {name: getattr(report, name) for name in _Measurement.__dataclass_fields__}
+    return SmokeResult(**measured, **installer_fields)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The machine that a bundle is for, and the wheels that fit it."""
+"""The kind of machine that a bundle is for, and the wheels that are compatible with it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from bundler.format import documents
 from bundler.format.documents import InvalidValueError, describe_field
+from bundler.format.lock import platforms
+from bundler.format.lock.platforms import PLATFORMS, LibcVersion, Platform
 
-PLATFORMS = ("linux-x86_64", "linux-aarch64", "macos-arm64", "macos-x86_64", "windows-x86_64")
 _LIBC = re.compile(r"(glibc|musl)-([0-9]{1,3})\.([0-9]{1,3})")
 _ACCELERATOR = re.compile(r"cpu|cu[0-9]{2,3}|rocm[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?|xpu")
-_MACOS_BASELINE = (14, 0)
-"""The macOS release that wheels are chosen for; named because a Target has no field for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The isolated host: what decides which wheel fits.
+    """The isolated host, as far as it decides which wheels are compatible.
 
-    ``libc`` is the oldest C library that the host may have (``glibc-2.28``, ``musl-1.2``), empty
-    outside Linux. ``accelerator`` picks the build of PyTorch.
+    ``libc`` is the oldest C library that the host may have (``glibc-2.28``, ``musl-1.2``), empty outside Linux.
+    ``accelerator`` selects the build of PyTorch.
     """
 
     python: str = describe_field("minor version of CPython on the host, such as '3.11'")
@@ -37,14 +36,15 @@ class Target:
     accelerator: str = describe_field("cpu, cu126, rocm6.4 …: which build of PyTorch")
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._iter_errors())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _iter_errors(self) -> Iterator[InvalidValueError]:
         if not re.fullmatch(r"3\.[0-9]{1,2}", self.python):
             yield InvalidValueError(f"must be a minor version such as '3.11', not {self.python!r}", "python")
         if self.platform not in PLATFORMS:
             yield InvalidValueError(f"must be one of {', '.join(PLATFORMS)}, not {self.platform!r}", "platform")
-        misplaced = self.platform in PLATFORMS and bool(self.libc) != self.platform.startswith("linux-")
+        known = PLATFORMS.get(self.platform)
+        misplaced = known is not None and bool(self.libc) != bool(known.system.default_libc)
         if misplaced or (self.libc and not _LIBC.fullmatch(self.libc)):
             yield InvalidValueError(
                 f"must be such as glibc-2.28 or musl-1.2 on Linux and empty elsewhere, not {self.libc!r}", "libc"
@@ -53,21 +53,16 @@ class Target:
             yield InvalidValueError(f"must be such as cpu, cu126 or rocm6.4, not {self.accelerator!r}", "accelerator")
 
     @property
-    def system(self) -> str:
-        """linux, macos or windows."""
-        return self.platform.partition("-")[0]
+    def platform_info(self) -> Platform:
+        """The platform's row in the table of platforms."""
+        return PLATFORMS[self.platform]
 
     @property
-    def machine(self) -> str:
-        """x86_64, aarch64 or arm64."""
-        return self.platform.partition("-")[2]
-
-    @property
-    def libc_version(self) -> tuple[str, int, int]:
-        """Name, major and minor of the C library; raises ValueError outside Linux."""
+    def libc_version(self) -> LibcVersion:
+        """Name, major and minor version of the C library. Raises ValueError outside Linux."""
         match = _LIBC.fullmatch(self.libc)
         if match is None:
-            raise ValueError("this target has no C library floor")
+            raise ValueError("this target has no C library")
         return match[1], int(match[2]), int(match[3])
 
     def __str__(self) -> str:
@@ -75,28 +70,15 @@ class Target:
 
     @property
     def slug(self) -> str:
-        """Names the target in a file name: ``linux-x86_64-py311-cpu``."""
+        """The target in a file name: ``linux-x86_64-py311-cpu``."""
         return f"{self.platform}-py{self.python.replace('.', '')}-{self.accelerator}"
 
     def iter_platform_tags(self) -> Iterator[str]:
-        """Platform parts of the tags that fit, best first."""
-        if self.system == "macos":
-            yield from tags.mac_platforms(_MACOS_BASELINE, self.machine)
-        elif self.system == "windows":
-            yield "win_amd64"
-        else:
-            name, major, minor = self.libc_version
-            legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-            for n in range(minor, 4, -1) if name == "glibc" else ():
-                yield f"manylinux_{major}_{n}_{self.machine}"
-                if n in legacy and (self.machine == "x86_64" or n == 17):
-                    yield f"{legacy[n]}_{self.machine}"
-            for n in range(minor, -1, -1) if name == "musl" else ():
-                yield f"musllinux_{major}_{n}_{self.machine}"
-            yield f"linux_{self.machine}"
+        """Yield the platform tags of compatible wheels, best first."""
+        return iter(self.platform_info.iter_wheel_tags(self.libc_version if self.libc else None))
 
     def is_compatible(self, file_name: str) -> bool:
-        """Whether a wheel of this file name installs there; False where it is no wheel's name."""
+        """Return whether a wheel of this file name is compatible; False if it is not the name of a wheel."""
         try:
             *_, wheel_tags = parse_wheel_filename(file_name)
         except InvalidWheelFilename:
@@ -106,37 +88,32 @@ class Target:
 
 @functools.lru_cache
 def rank_wheel_tags(target: Target) -> dict[tags.Tag, int]:
-    """Every tag that fits and its rank, 0 the best (packaging.python.org, "Platform compatibility tags")."""
+    """Return every compatible tag with its rank, 0 for the best.
+
+    Source: packaging.python.org, "Platform compatibility tags".
+    """
     version = (3, int(target.python.partition(".")[2]))
-    platforms = list(target.iter_platform_tags())
-    fitting = [
-        *tags.cpython_tags(version, platforms=platforms),
-        *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
+    platform_tags = list(target.iter_platform_tags())
+    compatible_tags = [
+        *tags.cpython_tags(version, platforms=platform_tags),
+        *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platform_tags),
     ]
-    return {tag: rank for rank, tag in reversed(list(enumerate(fitting)))}
+    return {tag: rank for rank, tag in reversed(list(enumerate(compatible_tags)))}
 
 
 def detect_target() -> Target:
-    """The machine and Python that run this, without an accelerator."""
+    """Return the target of this machine and Python, without an accelerator."""
     return Target(
-        python=f"3.{sys.version_info.minor}", platform=_detect_platform(), libc=_detect_libc(), accelerator="cpu"
+        python=f"3.{sys.version_info.minor}", platform=platforms.detect_name(), libc=_detect_libc(), accelerator="cpu"
     )
 
 
-def _detect_platform() -> str:
-    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
-    machine = platform.machine().lower()
-    machine = {"amd64": "x86_64"}.get(machine, machine)
-    if system == "linux" and machine == "arm64":
-        machine = "aarch64"
-    return f"{system}-{machine}"
-
-
 def _detect_libc() -> str:
-    if not sys.platform.startswith("linux"):
+    system = platforms.SYSTEMS.get(sys.platform)
+    if system is None or not system.default_libc:
         return ""
     name, version = platform.libc_ver()
     if name == "glibc":
         return "glibc-" + ".".join(version.split(".")[:2])
-    # platform.libc_ver knows glibc alone; CPython's build says where it was built for musl
+    # platform.libc_ver only knows glibc; for musl, ask how CPython was built
     return "musl-1.2" if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or "") else "glibc-2.17"

@@ -1,4 +1,4 @@
-"""What an unpickler holds while it reads: its stack, marks and memo, followed as far as strings go, and nothing done."""
+"""The state of an unpickler: stack, marks and memo. Strings are followed, nothing is executed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import IO, Final, Protocol
 
 MAX_LINE_BYTES = 1 << 16
-"""Bytes of a line that are kept; one of so many is longer, or may be."""
+"""Bytes of a line that are kept. A line of this length may be longer."""
 _MAX_VALUES = 5_000_000
-"""Values on the stack and in the memo together: more would take gigabytes of memory."""
+"""Values on the stack and in the memo; more would take gigabytes of memory."""
 _MAX_IMPORTS = 10_000
 _REMOVED_MODULES = (
     "aifc", "asynchat", "asyncore", "audioop", "binhex", "cgi", "cgitb", "chunk", "crypt", "distutils", "formatter",
@@ -20,29 +20,33 @@ _REMOVED_MODULES = (
 )  # fmt: skip
 _PYTHON2_MODULES = {*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)}
 STDLIB_MODULES = {*sys.stdlib_module_names, *_PYTHON2_MODULES, *_REMOVED_MODULES}
-"""Modules of Python's own library by all their names: of Python 2, which are translated while loading, and those that
-the Python of a target may still have."""
+"""Names of standard library modules, with those of Python 2, which loading translates, and those that the Python of a
+target may still have."""
 
 
 class SeekableFile(Protocol):
-    """A file whose position can be moved on."""
+    """A file with a position that can be moved."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Read at most ``size`` bytes."""
 
-    def readline(self, size: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes:
+        """Read a line, at most ``size`` bytes of it."""
 
-    def seek(self, offset: int, whence: int, /) -> int: ...
+    def seek(self, offset: int, whence: int, /) -> int:
+        """Move the position."""
 
-    def tell(self) -> int: ...
+    def tell(self) -> int:
+        """Return the position."""
 
 
 class TooLargeError(ValueError):
-    """A pickle that holds more values than are followed."""
+    """A pickle has more values or steps than are followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PickleImport:
-    """What a pickle imports; ``known`` is off where module and name could not be followed."""
+    """An import of a pickle. ``is_known`` is False if module and name could not be followed."""
 
     module: str
     name: str
@@ -50,36 +54,36 @@ class PickleImport:
 
     @property
     def has_valid_name(self) -> bool:
-        """Whether both are such as code could have: identifiers, with dots between them."""
+        """Whether module and name could be those of code: identifiers with dots between them."""
         return is_dotted_name(self.module) and is_dotted_name(self.name)
 
     @property
     def is_stdlib(self) -> bool:
-        """Whether it is of Python's own library."""
+        """Whether it is from the standard library."""
         return self.module.partition(".")[0] in STDLIB_MODULES
 
 
 class UnpickleFailedError(Exception):
-    """The unpickler stops here with an error."""
+    """An unpickler would stop here with an error."""
 
 
 UNKNOWN_IMPORT: Final = PickleImport("?", "?", is_known=False)
 UNKNOWN: Final = object()
-"""What only a run could tell: it may be a string, as what an Import names may be."""
+"""A value that only a run could tell. It may be a string."""
 PERSISTENT: Final = object()
-"""The same, where its loader gives it for a name of its own, if it gives any; no call of it is the pickle's doing."""
+"""A value that the loader supplies for a persistent id. A call of it is not the pickle's doing."""
 NOT_TEXT: Final = object()
-"""What is surely no string, and of the unpickler's own making: numbers, bytes, lists, tuples, dictionaries."""
+"""A value of the unpickler that is not a string: number, bytes, list, tuple or dictionary."""
 
 
 def is_dotted_name(text: str) -> bool:
-    """Whether code could have a module or an attribute of this name."""
+    """Return whether a module or attribute could have this name."""
     return all(part.isidentifier() for part in text.split("."))
 
 
 @dataclass(slots=True)
 class PickleMachine:
-    """The stack, its marks and the memo."""
+    """Stack, marks and memo of an unpickler, and what it has imported."""
 
     source: IO[bytes] | SeekableFile
     stack: list[object] = field(default_factory=list)
@@ -87,29 +91,31 @@ class PickleMachine:
     memo: dict[int, object] = field(default_factory=dict)
     imports: set[PickleImport] = field(default_factory=set)
     hidden_count: int = 0
-    """Values in ``below``, and its marks."""
+    """Values and marks in ``mark_stacks``."""
     uses_extensions: bool = False
-    """Whether it asked the process for an import by number, which fails unless a library keeps one under it."""
+    """Whether it imported something by the number of an extension, which fails unless a library registered it."""
     runs_code: bool = False
-    """Whether what an import gave was called by now, or something put into it."""
+    """Whether an imported object was called or changed."""
     frame_end: int | None = None
 
-    # What stands in the file.
+    # Reading the file.
 
     def read_exactly(self, size: int) -> bytes:
+        """Read ``size`` bytes. Raises UnpickleFailedError, like all methods, where an unpickler would fail."""
         data = self.source.read(size)
         if len(data) < size:
             raise UnpickleFailedError
         return data
 
     def read_number(self, size: int, *, signed: bool = False) -> int:
-        found = int.from_bytes(self.read_exactly(size), "little", signed=signed)
-        if found < 0:
+        """Read a little-endian number of ``size`` bytes. A negative one is an error."""
+        number = int.from_bytes(self.read_exactly(size), "little", signed=signed)
+        if number < 0:
             raise UnpickleFailedError
-        return found
+        return number
 
     def read_line(self) -> bytes:
-        """A line without its end; no more than ``LONGEST_LINE`` bytes of it."""
+        """Read a line and return it without its end, at most ``MAX_LINE_BYTES`` of it."""
         first = data = self.source.readline(MAX_LINE_BYTES)
         if not first:
             raise UnpickleFailedError
@@ -118,38 +124,41 @@ class PickleMachine:
         return first.removesuffix(b"\n")
 
     def skip(self, size: int) -> None:
-        """Past bytes that nobody looks at; the unpickler fails where there are fewer."""
+        """Skip ``size`` bytes."""
         if not size:
             return
         try:
             self.source.seek(size - 1, 1)
-        except (OSError, OverflowError, ValueError):  # further than any file goes
+        except (OSError, OverflowError, ValueError):  # beyond the end of any file
             raise UnpickleFailedError from None
         self.read_exactly(1)
 
     def check_frame(self, *, at_stop: bool = False) -> None:
-        """What crosses the end of its frame, or stops before it, is not followed: CPython's unpickler drops the rest of
-        a frame or reads on, by what kind of file it reads from."""
+        """Check that no step crosses the end of its frame, and that the pickle does not stop before it.
+
+        CPython's unpickler then drops the rest of the frame or reads on, depending on the kind of file.
+        """
         if self.frame_end is None:
             return
-        at = self.source.tell()
-        if at > self.frame_end or (at_stop and at != self.frame_end):
+        position = self.source.tell()
+        if position > self.frame_end or (at_stop and position != self.frame_end):
             self.mark_unknown()
-        if at >= self.frame_end:
+        if position >= self.frame_end:
             self.frame_end = None
 
     def mark_unknown(self) -> None:
-        """From here on it may read anything."""
+        """Note that from here on an unpickler may read anything."""
         self.imports.add(UNKNOWN_IMPORT)
         self.runs_code = True
 
-    # What is done with it.
+    # Changing the state.
 
     def push(self, value: object) -> None:
+        """Push a value on the stack."""
         self.stack.append(value)
 
     def pop(self, count: int = 1, *, min_left: int = 0) -> list[object]:
-        """The topmost values, the lowest first; ``left`` must be there besides."""
+        """Remove and return the topmost values, the lowest first. ``min_left`` values must be left."""
         if len(self.stack) < count + min_left:
             raise UnpickleFailedError
         taken = self.stack[len(self.stack) - count :]
@@ -157,6 +166,7 @@ class PickleMachine:
         return taken
 
     def pop_mark(self, *, min_left: int = 0) -> list[object]:
+        """Remove and return the values above the last mark. ``min_left`` values must be left."""
         if not self.mark_stacks:
             raise UnpickleFailedError
         taken, self.stack = self.stack, self.mark_stacks.pop()
@@ -166,35 +176,39 @@ class PickleMachine:
         return taken
 
     def store_memo(self, index: int) -> None:
+        """Store the top of the stack in the memo."""
         if not self.stack:
             raise UnpickleFailedError
         self.memo[index] = self.stack[-1]
 
     def load_memo(self, index: int) -> None:
+        """Push a value of the memo on the stack."""
         if index not in self.memo:
             raise UnpickleFailedError
         self.push(self.memo[index])
 
     def add_import(self, module: object, name: object) -> PickleImport:
-        """An import by what is on the stack; the unpickler takes nothing but strings."""
+        """Note an import of what was on the stack. An unpickler accepts strings only."""
         if module is NOT_TEXT or name is NOT_TEXT:
             raise UnpickleFailedError
-        found = PickleImport(module, name) if isinstance(module, str) and isinstance(name, str) else UNKNOWN_IMPORT
-        self.imports.add(found)
-        return found
+        imported = PickleImport(module, name) if isinstance(module, str) and isinstance(name, str) else UNKNOWN_IMPORT
+        self.imports.add(imported)
+        return imported
 
     def note_call(self, target: object, arguments: Sequence[object]) -> None:
-        """An object is called with something, or takes it in by a method of its own, if it is not one of our making.
+        """Note that an object is called with arguments, or changed by them.
 
-        Not where imports alone, and none of Python's own library, are given to each other: word lists read like that.
+        It counts unless target and arguments are all known imports from outside the standard library: lists of words
+        can look like that.
         """
         if target is PERSISTENT or target is NOT_TEXT or isinstance(target, str):
             return
-        self.runs_code |= not all(one is PERSISTENT or _is_foreign(one) for one in (target, *arguments))
+        self.runs_code |= not all(value is PERSISTENT or _is_third_party(value) for value in (target, *arguments))
 
     def is_within_limits(self) -> bool:
+        """Return whether the state is small enough to go on."""
         return len(self.stack) + self.hidden_count + len(self.memo) <= _MAX_VALUES and len(self.imports) <= _MAX_IMPORTS
 
 
-def _is_foreign(value: object) -> bool:
+def _is_third_party(value: object) -> bool:
     return isinstance(value, PickleImport) and value.is_known and not value.is_stdlib

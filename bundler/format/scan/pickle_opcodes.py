@@ -1,7 +1,8 @@
-"""What a pickle asks for, read as CPython's own unpickler reads it, and nothing of it done.
+"""What a pickle would import, read as CPython's unpickler reads it, without executing anything.
 
-``pickletools`` refuses what the unpickler takes, such as numbers in another base, and then shows nothing of what
-follows. The stack is followed as far as strings go: what an import names may be put together there.
+``pickletools`` refuses things that the unpickler accepts, such as numbers in another base, and then shows nothing of
+the rest. Strings on the stack are followed, because imports can take their names from there.
+
 Source: Modules/_pickle.c and Lib/pickle.py of CPython 3.10 to 3.14.
 """
 
@@ -28,22 +29,22 @@ from bundler.format.scan.pickle_machine import (
 )
 
 MAX_STEPS = 50_000_000
-"""More of a file are not followed: it would take minutes, and hours for a file that is made to."""
+"""Opcodes of a file that are followed; more would take minutes, and hours for a hostile file."""
 MAX_TEXT_BYTES = 512
-"""Bytes of a string that are kept; no name that is imported is longer."""
+"""Bytes of a string that are kept; no imported name is longer."""
 _MAX_NUMBER_BYTES = 1000
 _DIGITS = re.compile(rb"[+-]?[\d_]*")
 _INTEGER = re.compile(rb"[+-]?(0[xX][\da-fA-F_]+|0[oObB]?[\d_]+|[\d_]*)")
 _FLOAT = re.compile(rb"[\d._eE+-]*|[+-]?(inf(inity)?|nan)", re.IGNORECASE)
-"""All that C and Python take for numbers, and some that they don't; what is none is no pickle's."""
+"""Everything that C and Python accept as a number, and a bit more. Anything else is not from a pickle."""
 _WHITESPACE = b" \t\n\r\v\f"
 
 
 @dataclass(frozen=True, slots=True)
 class PickleTrace:
-    """What an unpickler would import, and whether it would come to the pickle's end.
+    """What an unpickler would import, and whether it would reach the end of the pickle.
 
-    ``extended`` and ``ran`` are what Machine says of them; ``steps`` is how many were followed.
+    ``uses_extensions`` and ``runs_code`` are those of `PickleMachine`. ``steps`` is the number of opcodes followed.
     """
 
     imports: frozenset[PickleImport]
@@ -54,9 +55,11 @@ class PickleTrace:
 
 
 def trace_pickle(source: IO[bytes] | SeekableFile, max_steps: int = MAX_STEPS) -> PickleTrace:
-    """What the pickle at the source's position imports; the source then stands behind it. ``most``: steps followed.
+    """Follow the pickle at the position of ``source``, up to its end.
 
-    Raises TooLargeError, and OSError where the source can't be read.
+    Raises:
+        TooLargeError: The pickle has more than ``max_steps`` opcodes, or too many values.
+        OSError: The source can't be read.
     """
     machine = PickleMachine(source)
     code, steps = b"", 1
@@ -64,19 +67,19 @@ def trace_pickle(source: IO[bytes] | SeekableFile, max_steps: int = MAX_STEPS) -
         while (code := machine.read_exactly(1)) != b"." and (step := _STEPS.get(code)) is not None:
             steps += 1
             if steps > max_steps:
-                raise TooLargeError("goes on for more steps than are followed")
+                raise TooLargeError("has more opcodes than are followed")
             step(machine)
             machine.check_frame()
             if not machine.is_within_limits():
-                raise TooLargeError("holds more values than are followed")
+                raise TooLargeError("has more values than are followed")
         if code == b".":
             machine.check_frame(at_stop=True)
     except UnpickleFailedError:
         code = b""
-    ended = code == b"." and bool(machine.stack)
+    is_complete = code == b"." and bool(machine.stack)
     return PickleTrace(
         frozenset(machine.imports),
-        is_complete=ended,
+        is_complete=is_complete,
         uses_extensions=machine.uses_extensions,
         runs_code=machine.runs_code,
         steps=steps,
@@ -84,12 +87,12 @@ def trace_pickle(source: IO[bytes] | SeekableFile, max_steps: int = MAX_STEPS) -
 
 
 def trace_pickles(source: IO[bytes] | SeekableFile) -> Iterator[PickleTrace]:
-    """The pickle at the source's position and those behind it, until one does not come to its end."""
-    ended, left = True, MAX_STEPS
-    while ended:
-        found = trace_pickle(source, left)
-        ended, left = found.is_complete, left - found.steps
-        yield found
+    """Follow the pickle at the position of ``source`` and those after it, until one does not reach its end."""
+    is_complete, steps_left = True, MAX_STEPS
+    while is_complete:
+        trace = trace_pickle(source, steps_left)
+        is_complete, steps_left = trace.is_complete, steps_left - trace.steps
+        yield trace
 
 
 Step = Callable[[PickleMachine], None]
@@ -113,8 +116,8 @@ def _replace_top(count: int, value: object = UNKNOWN) -> Step:
 
 def _call_target(count: int) -> Step:
     def step(machine: PickleMachine) -> None:
-        target, *given = machine.pop(count)
-        machine.note_call(target, given)
+        target, *arguments = machine.pop(count)
+        machine.note_call(target, arguments)
         machine.push(UNKNOWN)
 
     return step
@@ -122,15 +125,15 @@ def _call_target(count: int) -> Step:
 
 def _change_target(count: int) -> Step:
     def step(machine: PickleMachine) -> None:
-        given = machine.pop(count, min_left=1)
-        machine.note_call(machine.stack[-1], given)
+        arguments = machine.pop(count, min_left=1)
+        machine.note_call(machine.stack[-1], arguments)
 
     return step
 
 
 def _change_with_marked(machine: PickleMachine) -> None:
-    given = machine.pop_mark(min_left=1)
-    machine.note_call(machine.stack[-1], given)
+    arguments = machine.pop_mark(min_left=1)
+    machine.note_call(machine.stack[-1], arguments)
 
 
 def _collect_marked(machine: PickleMachine) -> None:
@@ -139,10 +142,10 @@ def _collect_marked(machine: PickleMachine) -> None:
 
 
 def _read_counted(width: int, decode: Callable[[bytes], object] | None) -> Step:
-    """Bytes behind their count; text where ``decode`` makes it so."""
+    """Return the step for bytes after their count. ``decode`` makes them text."""
 
     def step(machine: PickleMachine) -> None:
-        size = machine.read_number(width, signed=width == 4 and decode is _decode_ascii)  # BINSTRING alone has a sign
+        size = machine.read_number(width, signed=width == 4 and decode is _decode_ascii)  # only BINSTRING has a sign
         if decode is None or size > MAX_TEXT_BYTES:
             machine.skip(size)
             machine.push(NOT_TEXT if decode is None else UNKNOWN)
@@ -160,7 +163,7 @@ def _read_line(decode: Callable[[bytes], object]) -> Step:
 
 
 def _decode_ascii(data: bytes) -> object:
-    return data.decode("ascii") if data.isascii() else UNKNOWN  # who loads says which encoding
+    return data.decode("ascii") if data.isascii() else UNKNOWN  # the loader chooses the encoding
 
 
 def _decode_utf8(data: bytes) -> str:
@@ -186,7 +189,7 @@ def _decode_quoted(data: bytes) -> object:
         return UNKNOWN
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an escape that Python does not know stands for itself
+            warnings.simplefilter("ignore")  # an unknown escape is kept as it is
             return _decode_ascii(codecs.escape_decode(data[1:-1])[0])
     except ValueError:
         raise UnpickleFailedError from None
@@ -194,10 +197,10 @@ def _decode_quoted(data: bytes) -> object:
 
 def _read_number(pattern: re.Pattern[bytes]) -> Step:
     def step(machine: PickleMachine) -> None:
-        found = machine.read_line()
-        # C's functions stop at a zero byte and let pass what follows
-        whole = len(found) < MAX_LINE_BYTES
-        if whole and not pattern.fullmatch(found.partition(b"\0")[0].strip(_WHITESPACE).removesuffix(b"L")):
+        line = machine.read_line()
+        # C's functions stop at a zero byte and ignore the rest
+        is_whole_line = len(line) < MAX_LINE_BYTES
+        if is_whole_line and not pattern.fullmatch(line.partition(b"\0")[0].strip(_WHITESPACE).removesuffix(b"L")):
             raise UnpickleFailedError
         machine.push(NOT_TEXT)
 
@@ -205,12 +208,12 @@ def _read_number(pattern: re.Pattern[bytes]) -> Step:
 
 
 def _read_memo_index(machine: PickleMachine) -> int:
-    found = machine.read_line()
-    digits = found.partition(b"\0")[0].strip(_WHITESPACE)
+    line = machine.read_line()
+    digits = line.partition(b"\0")[0].strip(_WHITESPACE)
     if not _DIGITS.fullmatch(digits):
         raise UnpickleFailedError
-    if len(found) > _MAX_NUMBER_BYTES:
-        machine.mark_unknown()  # it may be read or not, by the limits that the process has
+    if len(line) > _MAX_NUMBER_BYTES:
+        machine.mark_unknown()  # whether it can be read depends on limits of the process
         raise UnpickleFailedError
     try:
         return int(digits)
@@ -219,10 +222,10 @@ def _read_memo_index(machine: PickleMachine) -> int:
 
 
 def _read_name(machine: PickleMachine, encoding: str) -> object:
-    """A line that names something; UNKNOWN for a longer one than is kept that could be a name yet."""
-    found = machine.read_line()
+    """Read a line with a name. Returns UNKNOWN if it is too long to keep and could still be a name."""
+    line = machine.read_line()
     try:
-        name = found.decode(encoding, "ignore" if len(found) >= MAX_LINE_BYTES else "strict")
+        name = line.decode(encoding, "ignore" if len(line) >= MAX_LINE_BYTES else "strict")
     except UnicodeDecodeError:
         raise UnpickleFailedError from None
     if len(name) <= MAX_TEXT_BYTES:
@@ -238,7 +241,7 @@ def _import_global(machine: PickleMachine) -> None:
 
 def _make_instance(machine: PickleMachine) -> None:
     module = _read_name(machine, "ascii")
-    machine.add_import(module, _read_name(machine, "ascii"))  # Python's own does so before it looks for the mark
+    machine.add_import(module, _read_name(machine, "ascii"))  # CPython imports before it searches the mark
     machine.pop_mark()
     machine.runs_code = True
     machine.push(UNKNOWN)
@@ -250,7 +253,7 @@ def _import_from_stack(machine: PickleMachine) -> None:
 
 
 def _import_extension(width: int) -> Step:
-    """A number that a registry of the process has an import for."""
+    """Return the step for an import by a number that the process has registered."""
 
     def step(machine: PickleMachine) -> None:
         machine.read_number(width)
@@ -283,9 +286,9 @@ def _duplicate_top(machine: PickleMachine) -> None:
 
 
 def _make_object(machine: PickleMachine) -> None:
-    if not (taken := machine.pop_mark()):
+    if not (values := machine.pop_mark()):
         raise UnpickleFailedError
-    machine.note_call(taken[0], [NOT_TEXT])
+    machine.note_call(values[0], [NOT_TEXT])
     machine.push(UNKNOWN)
 
 
@@ -296,7 +299,7 @@ def _check_protocol(machine: PickleMachine) -> None:
 
 def _begin_frame(machine: PickleMachine) -> None:
     size = machine.read_number(8)
-    if machine.frame_end is not None:  # a frame in a frame
+    if machine.frame_end is not None:  # nested frames
         machine.mark_unknown()
     machine.frame_end = machine.source.tell() + size
 
@@ -339,4 +342,4 @@ _STEPS: Mapping[bytes, Step] = {
     b"\x80": _check_protocol, b"\x95": _begin_frame,
     b"\x97": _push_value(UNKNOWN), b"\x98": _replace_top(1),
 }  # fmt: skip
-"""What each opcode does; any other ends an unpickler. STOP is read by ``read``."""
+"""The step of each opcode. Any other one ends an unpickler. `trace_pickle` handles STOP."""

@@ -1,7 +1,6 @@
-"""What a wheel would write, and whether it is what it says: asked of the file, before any installer opens it.
+"""Checks of wheels before any installer opens them: what they would write, and whether their metadata agrees.
 
-A wheel is data here: its zip, METADATA, WHEEL, RECORD and entry points are read by the rules of the binary
-distribution format (packaging.python.org, "Binary distribution format", "Recording installed projects").
+A wheel is only data here. Source: packaging.python.org, "Binary distribution format", "Recording installed projects".
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from bundler.errors import UnsafeError
 from bundler.format import hashing, paths
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
+from bundler.format.lock.platforms import SYSTEMS
 from bundler.format.scan import strict_zip
 from bundler.format.scan.strict_zip import MalformedZipError, ZipEntry
 from bundler.format.scan.wheel_record import read_record
@@ -30,25 +30,27 @@ from bundler.progress import Reporter, pluralize
 
 _SCHEMES = ("purelib", "platlib", "scripts", "headers", "data")
 _RECORD_SIGNATURES = ("RECORD.jws", "RECORD.p7s")
-"""Files that sign RECORD and so can't stand in it."""
+"""Files that sign RECORD and so can't be listed in it."""
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 _MAX_UNPACK_RATIO = 100
-"""Times its own size that a wheel may unpack to, beyond ``_SMALL``; what packs best unpacks to twenty times."""
+"""How many times its own size a wheel may unpack to, above `_UNPACK_ALLOWANCE`; real ones stay below twenty times."""
 _UNPACK_ALLOWANCE = 256 << 20
-_ENVIRONMENT_FILE = re.compile(r"pyvenv\.cfg|(bin|Scripts)/(python|activate)[^/]*", re.IGNORECASE)
-"""What makes an environment one: no package may put something else there."""
+"""Bytes that any wheel may unpack to."""
+_SCRIPTS_FOLDERS = "|".join(sorted({system.scripts_folder for system in SYSTEMS.values()}))
+_ENVIRONMENT_FILE = re.compile(rf"pyvenv\.cfg|({_SCRIPTS_FOLDERS})/(python|activate)[^/]*", re.IGNORECASE)
+"""Files of the virtual environment itself, which no package may replace."""
 _SCRIPT_GROUPS = {"console_scripts", "gui_scripts", "default"}
-"""Groups of entry points that are written as programs; ``DEFAULT`` stands for every group where configparser reads."""
+"""Groups of entry points that become programs. For configparser ``DEFAULT`` belongs to every group."""
 _PARENT_REFERENCE = re.compile(r"(^|[\\/=:\s])\.\.([\\/=:\s]|$)")
 _STARTUP_FILES = ("sitecustomize.py", "usercustomize.py")
-_SHIM = "distutils-precedence.pth"
-_START_OF_SETUPTOOLS = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
-"""SHA-256 of that file, the same in each setuptools since 64: it only turns a shim of its own on."""
+_SETUPTOOLS_PTH = "distutils-precedence.pth"
+_SETUPTOOLS_PTH_SHA256 = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
+"""SHA-256 of that file, the same since setuptools 64. It only enables the package's own shim of distutils."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelFile:
-    """A wheel's file, its name in the bundle, and the package that it must be; "" where the lock names none."""
+    """The file of a wheel, its name in the bundle, and the package that the lock says it is ("": none)."""
 
     path: Path
     name: str
@@ -57,7 +59,7 @@ class WheelFile:
 
 
 def list_wheels(lock: Lock, find_content: Callable[[Artifact], Path]) -> list[WheelFile]:
-    """The wheels of a lock, packages and tools; ``path_of`` says where the content of each lies."""
+    """List the wheels of a lock, packages and tools. ``find_content`` returns the file of each."""
     packages = {package.wheel: package for package in lock.python.packages}
     tools = [WheelFile(path=find_content(tool), name=tool.path) for tool in lock.list_artifacts("tool")]
     return tools + [
@@ -73,106 +75,120 @@ def list_wheels(lock: Lock, find_content: Callable[[Artifact], Path]) -> list[Wh
 
 @dataclass(kw_only=True, slots=True)
 class _WheelFindings:
-    """What was found out about one wheel. ``writes`` are places in the environment with the digest of what goes there."""
+    """What is known about one wheel. ``targets`` are paths in the environment with the digest of the file that goes there."""
 
     wheel: WheelFile
     problems: list[str] = field(default_factory=list)
     targets: dict[str, str] = field(default_factory=dict)
     startup_files: list[str] = field(default_factory=list)
-    start_of_setuptools: bool = False
+    has_setuptools_pth: bool = False
     recorded_files: list[tuple[ZipEntry, str]] = field(default_factory=list)
 
 
 def check_wheels(wheels: Iterable[WheelFile], reporter: Reporter, *, compare_contents: bool) -> None:
-    """Raises UnsafeError that names every fault of every wheel.
+    """Check wheels, and warn of code that runs at each start of Python and of files that wheels write differently.
 
-    Warns of what is no fault and yet should be known: code that runs whenever Python starts, and files that two
-    wheels write differently. With ``contents``, every file is unpacked in memory, a piece at a time, and compared
-    with RECORD: for the side that builds. The other has compared the wheel's bytes with the lock's digest, so that
-    RECORD can lie about nothing that is installed, and unpacking a wheel twice would cost a sixth of the install
-    (measured); a file that unpacks to more than it states is refused by uv and by pip (tried).
+    Only the builder compares contents. The host has compared the wheel with the digest in the lock, and unpacking it
+    twice would cost a sixth of the install (measured). uv and pip refuse a file that unpacks to more than its stated
+    size (tried).
+
+    Args:
+        wheels: the wheels to check.
+        reporter: gets progress and warnings.
+        compare_contents: whether to unpack every file in memory, piece by piece, and compare it with RECORD.
+
+    Raises:
+        UnsafeError: The message has every problem of every wheel.
     """
     all_findings = [_inspect_wheel(wheel) for wheel in wheels]
     if compare_contents:
         _compare_contents(all_findings, reporter)
-    if faults := [f"  {one.wheel.name}: {fault}" for one in all_findings for fault in one.problems]:
-        more = f"\n  and {len(faults) - 50} more" if len(faults) > 50 else ""
+    if problems := [f"  {findings.wheel.name}: {text}" for findings in all_findings for text in findings.problems]:
+        more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
         raise UnsafeError(
-            "these wheels are not what they say, or would write where they must not:\n" + "\n".join(faults[:50]) + more,
-            hint="do not install them: tell the builder, who can ask for another version or another index",
+            "these wheels contradict themselves or would write where they must not:\n"
+            + "\n".join(problems[:50])
+            + more,
+            hint="do not install them: tell the builder, who can choose another version or another index",
         )
-    for one in all_findings:
-        if one.startup_files:
-            reporter.warn(
-                f"{one.wheel.name} runs code whenever this environment's Python starts: {', '.join(one.startup_files)}"
+    for findings in all_findings:
+        if findings.startup_files:
+            files = ", ".join(findings.startup_files)
+            reporter.warn(f"{findings.wheel.name} runs code whenever this environment's Python starts: {files}")
+        if findings.has_setuptools_pth:
+            reporter.note(
+                f"{findings.wheel.name} runs its usual line whenever this environment's Python starts: {_SETUPTOOLS_PTH}"
             )
-        if one.start_of_setuptools:
-            reporter.note(f"{one.wheel.name} runs its usual line whenever this environment's Python starts: {_SHIM}")
     _warn_about_overwrites(all_findings, reporter)
 
 
 def _compare_contents(all_findings: Sequence[_WheelFindings], reporter: Reporter) -> None:
-    parts = [(one, entry, digest) for one in all_findings if not one.problems for entry, digest in one.recorded_files]
+    parts = [
+        (findings, entry, digest)
+        for findings in all_findings
+        if not findings.problems
+        for entry, digest in findings.recorded_files
+    ]
     parts.sort(key=lambda part: part[1].size, reverse=True)
     with reporter.stage("check wheels", sum(entry.size for _, entry, _ in parts)) as stage:
-        wrong = hashing.map_parallel(_compare_file, parts, stage.advance)
-    for (one, _, _), why in zip(parts, wrong, strict=True):
-        one.problems += [why] if why else []
+        problems = hashing.map_parallel(_compare_file, parts, stage.advance)
+    for (findings, _, _), problem in zip(parts, problems, strict=True):
+        findings.problems += [problem] if problem else []
 
 
 def _warn_about_overwrites(all_findings: Sequence[_WheelFindings], reporter: Reporter) -> None:
-    written: dict[str, dict[str, str]] = {}
-    for one in all_findings:
-        for place, digest in one.targets.items():
-            written.setdefault(place, {})[one.wheel.name] = digest
-    twice = {place: by for place, by in written.items() if len(set(by.values())) > 1}
-    if twice:
-        place, by = next(iter(twice.items()))
+    digests: dict[str, dict[str, str]] = {}
+    for findings in all_findings:
+        for target, digest in findings.targets.items():
+            digests.setdefault(target, {})[findings.wheel.name] = digest
+    overwritten = {target: by_wheel for target, by_wheel in digests.items() if len(set(by_wheel.values())) > 1}
+    if overwritten:
+        target, by_wheel = next(iter(overwritten.items()))
         reporter.warn(
-            f"{pluralize(len(twice), 'file')} with more than one wheel to write it, each otherwise, such as {place} "
-            f"by {' and '.join(by)}: the last one stays"
+            f"{pluralize(len(overwritten), 'file')} with different content in several wheels, such as {target} in "
+            f"{' and '.join(by_wheel)}: the last one installed wins"
         )
 
 
 def _inspect_wheel(wheel: WheelFile) -> _WheelFindings:
-    found = _WheelFindings(wheel=wheel)
+    findings = _WheelFindings(wheel=wheel)
     try:
         entries = strict_zip.read_entries(wheel.path)
         names = {entry.name: entry for entry in entries}
-        found.problems += _find_bad_names(wheel, [entry.name for entry in entries])
-        found.problems += _check_unpacked_size(wheel, entries)
+        findings.problems += _find_bad_names(wheel, [entry.name for entry in entries])
+        findings.problems += _check_unpacked_size(wheel, entries)
         stem = _find_stem(names)
-        _check_identity(found, names, stem)
-        recorded = _read_digests(found, names, stem)
+        _check_identity(findings, names, stem)
+        recorded = _read_digests(findings, names, stem)
         for entry in entries:
-            place = _find_target(found, entry.name, stem)
-            found.targets[place] = recorded.get(entry.name, "")
-            if "/" not in place.removeprefix("site-packages/"):
-                _note_startup_code(found, entry)
-        _check_entry_points(found, names, stem)
-        found.recorded_files = [(entry, recorded[entry.name]) for entry in entries if recorded.get(entry.name)]
+            target = _find_target(findings, entry.name, stem)
+            findings.targets[target] = recorded.get(entry.name, "")
+            if "/" not in target.removeprefix("site-packages/"):
+                _note_startup_code(findings, entry)
+        _check_entry_points(findings, names, stem)
+        findings.recorded_files = [(entry, recorded[entry.name]) for entry in entries if recorded.get(entry.name)]
     except MalformedZipError as error:
-        found.problems.append(str(error))
-    return found
+        findings.problems.append(str(error))
+    return findings
 
 
 def _find_bad_names(wheel: WheelFile, names: list[str]) -> list[str]:
-    """Names that climb, or that two files share on some file system."""
-    wrong = [f"{name!a} {why}" for name in names if (why := _find_name_problem(name))]
-    wrong += [f"{name!a} stands twice" for name, count in Counter(names).items() if count > 1]
-    if not wrong and not _is_linux_only(wheel):  # there, names that differ by case alone are two files
-        wrong = paths.find_collisions(names)
-    return wrong[:20]
+    """List names that leave their folder, and names that are one file on some file system."""
+    problems = [f"{name!a} {problem}" for name in names if (problem := _find_name_problem(name))]
+    problems += [f"{name!a} is listed twice" for name, count in Counter(names).items() if count > 1]
+    if not problems and not _is_linux_only(wheel):  # on Linux, names that differ only by case are two files
+        problems = paths.find_collisions(names)
+    return problems[:20]
 
 
 def _find_name_problem(name: str) -> str:
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "is absolute"
     if "\\" in name:
-        return "holds a backslash"
+        return "contains a backslash"
     if any(part in ("", ".", "..") for part in name.split("/")):
-        return "climbs out of its folder, or has an empty part"
-    return "holds a character that may not be shown" if paths.find_unprintable(name) else ""
+        return "leads out of its folder, or has an empty part"
+    return "contains an unprintable character" if paths.find_unprintable(name) else ""
 
 
 def _is_linux_only(wheel: WheelFile) -> bool:
@@ -180,46 +196,49 @@ def _is_linux_only(wheel: WheelFile) -> bool:
 
 
 def _check_unpacked_size(wheel: WheelFile, entries: list[ZipEntry]) -> list[str]:
-    unpacked, packed = sum(entry.size for entry in entries), wheel.path.stat().st_size
-    if unpacked > max(_UNPACK_ALLOWANCE, _MAX_UNPACK_RATIO * packed):
-        return [f"it claims to unpack to {unpacked:,} bytes, {unpacked // max(packed, 1)} times its own size"]
+    unpacked_size, size = sum(entry.size for entry in entries), wheel.path.stat().st_size
+    if unpacked_size > max(_UNPACK_ALLOWANCE, _MAX_UNPACK_RATIO * size):
+        return [f"it would unpack to {unpacked_size:,} bytes, {unpacked_size // max(size, 1)} times its own size"]
     return []
 
 
 def _find_stem(names: dict[str, ZipEntry]) -> str:
-    """``NAME-VERSION`` as the wheel spells it: what its folders begin with."""
-    infos = sorted({name.partition("/")[0] for name in names if name.partition("/")[0].endswith(".dist-info")})
-    if len(infos) != 1:
-        raise MalformedZipError(f"it has {len(infos)} .dist-info folders and must have one: {', '.join(infos)}")
-    if missing := [name for name in ("METADATA", "WHEEL", "RECORD") if f"{infos[0]}/{name}" not in names]:
+    """Return ``NAME-VERSION`` as in the names of the wheel's folders."""
+    folders = sorted({name.partition("/")[0] for name in names if name.partition("/")[0].endswith(".dist-info")})
+    if len(folders) != 1:
+        raise MalformedZipError(f"it has {len(folders)} .dist-info folders and must have one: {', '.join(folders)}")
+    if missing := [name for name in ("METADATA", "WHEEL", "RECORD") if f"{folders[0]}/{name}" not in names]:
         raise MalformedZipError(f"it has no {' and no '.join(missing)}")
-    return infos[0].removesuffix(".dist-info")
+    return folders[0].removesuffix(".dist-info")
 
 
 def _check_identity(findings: _WheelFindings, names: dict[str, ZipEntry], stem: str) -> None:
-    """File name, folder, METADATA, WHEEL and lock must speak of one package, version and kind of Python."""
+    """Check that file name, folder, METADATA, WHEEL and lock agree on package, version and kind of Python."""
     wheel = findings.wheel
     try:
         name, version, _, tags = parse_wheel_filename(Path(wheel.name).name)
     except InvalidWheelFilename as error:
         raise MalformedZipError(f"its file name is not that of a wheel: {error}") from error
     metadata = _read_headers(wheel, names[f"{stem}.dist-info/METADATA"])
-    said = {
+    identities = {
         "its folder": stem.partition("-")[::2],
         "METADATA": (metadata.get("Name", ""), metadata.get("Version", "")),
         **({"the lock": (wheel.package, wheel.version)} if wheel.package else {}),
     }
-    for who, (other, at) in said.items():
-        if (canonicalize_name(other), canonicalize_version(at)) != (name, canonicalize_version(version)):
-            findings.problems.append(f"{who} says {other!a} {at!a}, its file name {name} {version}")
-    about = _read_headers(wheel, names[f"{stem}.dist-info/WHEEL"])
-    if not about.get("Wheel-Version", "").strip().startswith("1."):
-        findings.problems.append(f"WHEEL has version {about.get('Wheel-Version', '')!a}, which is not known")
-    # Platforms are left out: wheels are renamed when they are found to fit more of them, and that is not always said.
-    stated = [one.strip() for one in about.get_all("Tag", [])]
-    kinds = {(python, abi) for one in stated for python, abi in product(*_split_tag(one))}
+    for source, (other_name, other_version) in identities.items():
+        if (canonicalize_name(other_name), canonicalize_version(other_version)) != (
+            name,
+            canonicalize_version(version),
+        ):
+            findings.problems.append(f"{source} says {other_name!a} {other_version!a}, its file name {name} {version}")
+    wheel_headers = _read_headers(wheel, names[f"{stem}.dist-info/WHEEL"])
+    if not wheel_headers.get("Wheel-Version", "").strip().startswith("1."):
+        findings.problems.append(f"WHEEL has an unknown version: {wheel_headers.get('Wheel-Version', '')!a}")
+    # Platform tags are not compared: some wheels are renamed for more platforms without a change of WHEEL.
+    stated_tags = [tag.strip() for tag in wheel_headers.get_all("Tag", [])]
+    kinds = {(python, abi) for tag in stated_tags for python, abi in product(*_split_tag(tag))}
     if kinds and not {(tag.interpreter, tag.abi) for tag in tags} & kinds:
-        findings.problems.append(f"WHEEL says {', '.join(stated[:3])}, which its file name does not")
+        findings.problems.append(f"WHEEL says {', '.join(stated_tags[:3])}, its file name does not")
 
 
 def _split_tag(tag: str) -> tuple[list[str], list[str]]:
@@ -232,31 +251,31 @@ def _read_headers(wheel: WheelFile, entry: ZipEntry) -> Message:
 
 
 def _read_digests(findings: _WheelFindings, names: dict[str, ZipEntry], stem: str) -> dict[str, str]:
-    """Each file's digest as ``ALGORITHM=HEX``; files without one are left out."""
+    """Read RECORD. Returns the digest of each file as ``ALGORITHM=HEX``, without files that have none."""
     record = f"{stem}.dist-info/RECORD"
     try:
         rows = read_record(strict_zip.read_small(findings.wheel.path, names[record], 64 << 20))
     except ValueError as error:
         raise MalformedZipError(f"RECORD can't be read: {error}") from error
     listed = {row.path: row for row in rows}
-    free = {record, *(f"{stem}.dist-info/{name}" for name in _RECORD_SIGNATURES)}
-    if unlisted := sorted(names.keys() - listed.keys() - free):
+    exempt = {record, *(f"{stem}.dist-info/{name}" for name in _RECORD_SIGNATURES)}
+    if unlisted := sorted(names.keys() - listed.keys() - exempt):
         findings.problems.append(f"RECORD does not list {unlisted[0]!a}{_format_more(unlisted)}")
-    if lacking := sorted(listed.keys() - names.keys() - free):
-        findings.problems.append(f"RECORD lists {lacking[0]!a}{_format_more(lacking)}, which it does not hold")
+    if missing := sorted(listed.keys() - names.keys() - exempt):
+        findings.problems.append(f"RECORD lists {missing[0]!a}{_format_more(missing)}, which the wheel does not have")
     if len(listed) != len(rows):
         findings.problems.append("RECORD lists a file twice")
-    wrong: list[str] = []
-    known: dict[str, str] = {}
-    for name in sorted(listed.keys() & names.keys() - free):
+    problems: list[str] = []
+    digests: dict[str, str] = {}
+    for name in sorted(listed.keys() & names.keys() - exempt):
         row = listed[name]
         if row.algorithm not in _ALGORITHMS:
-            wrong.append(f"RECORD has no digest of {name!a} that can be relied on")
+            problems.append(f"RECORD has no secure digest of {name!a}")
         elif row.size not in (-1, names[name].size):
-            wrong.append(f"RECORD says {row.size} bytes of {name!a}, it has {names[name].size}")
-        known[name] = f"{row.algorithm}={row.digest}"
-    findings.problems += wrong[:20]
-    return known
+            problems.append(f"RECORD says {row.size} bytes for {name!a}, which has {names[name].size}")
+        digests[name] = f"{row.algorithm}={row.digest}"
+    findings.problems += problems[:20]
+    return digests
 
 
 def _format_more(names: Sequence[str]) -> str:
@@ -264,56 +283,56 @@ def _format_more(names: Sequence[str]) -> str:
 
 
 def _compare_file(part: tuple[_WheelFindings, ZipEntry, str], advance: Callable[[int], None]) -> str:
-    """What is wrong with the content of one file."""
+    """Compare one file with RECORD. Returns what is wrong, or ""."""
     findings, entry, recorded = part
     algorithm, _, stated = recorded.partition("=")
-    hashed = hashlib.new(algorithm)
+    digest = hashlib.new(algorithm)
     fd = hashing.open_to_read(findings.wheel.path)
     try:
         for piece in strict_zip.iter_content(fd, entry):
-            hashed.update(piece)
+            digest.update(piece)
             advance(len(piece))
     except MalformedZipError as error:
         return str(error)
     finally:
         os.close(fd)
-    return "" if hashed.hexdigest() == stated else f"{entry.name!a} is not what RECORD says"
+    return "" if digest.hexdigest() == stated else f"{entry.name!a} differs from RECORD"
 
 
 def _find_target(findings: _WheelFindings, name: str, stem: str) -> str:
-    """Where a file goes, from the environment's folder; faults where that is none of a wheel's business."""
+    """Return the path of a file in the environment, and note a problem if a wheel may not write there."""
     first, _, rest = name.partition("/")
     if not first.endswith(".data"):
         return f"site-packages/{name}"
     scheme, _, inside = rest.partition("/")
     if first != f"{stem}.data" or scheme not in _SCHEMES or not inside:
-        findings.problems.append(f"{name!a} belongs to no place of an environment")
+        findings.problems.append(f"{name!a} does not belong to an environment")
         return name
-    place = {
+    target = {
         "purelib": f"site-packages/{inside}",
         "platlib": f"site-packages/{inside}",
         "scripts": f"bin/{inside}",
         "headers": f"include/{stem.partition('-')[0]}/{inside}",
         "data": inside,
     }[scheme]
-    if _ENVIRONMENT_FILE.fullmatch(place):
-        findings.problems.append(f"{name!a} would take the place of {place}, which belongs to the environment")
-    return place
+    if _ENVIRONMENT_FILE.fullmatch(target):
+        findings.problems.append(f"{name!a} would replace {target}, a file of the environment itself")
+    return target
 
 
 def _note_startup_code(findings: _WheelFindings, entry: ZipEntry) -> None:
-    """Code that runs at each start of Python is common (setuptools has some), and worth knowing."""
+    """Note code that runs at each start of Python. It is common (setuptools has some), but users should know."""
     name = entry.name.rpartition("/")[2]
     if name in _STARTUP_FILES:
         findings.startup_files.append(name)
     if name.endswith(".pth"):
         text = strict_zip.read_small(findings.wheel.path, entry)
         if (
-            name == _SHIM
+            name == _SETUPTOOLS_PTH
             and _is_setuptools(findings.wheel)
-            and hashlib.sha256(text).hexdigest() == _START_OF_SETUPTOOLS
+            and hashlib.sha256(text).hexdigest() == _SETUPTOOLS_PTH_SHA256
         ):
-            findings.start_of_setuptools = True
+            findings.has_setuptools_pth = True
         elif any(line.startswith((b"import ", b"import\t")) for line in text.splitlines()):
             findings.startup_files.append(name)
 
@@ -323,10 +342,10 @@ def _is_setuptools(wheel: WheelFile) -> bool:
 
 
 def _check_entry_points(findings: _WheelFindings, names: dict[str, ZipEntry], stem: str) -> None:
-    """The installer writes a program for each; its name must stay in bin/.
+    """Check the entry points, for which an installer writes programs: each name must stay in the scripts folder.
 
-    Installers read this file in more than one way: what any of them could take for a line, a group or a name is looked
-    at.
+    Installers read this file in different ways. Everything that one of them could read as a line, group or name is
+    checked.
     """
     entry = names.get(f"{stem}.dist-info/entry_points.txt")
     if entry is None:
@@ -341,15 +360,15 @@ def _check_entry_points(findings: _WheelFindings, names: dict[str, ZipEntry], st
         text = line.strip()
         if paths.find_unprintable(text.replace("\t", " ")):
             findings.problems.append(
-                f"its entry points have a character that ends a line for some readers: {text[:60]!a}"
+                f"its entry points have a character that some readers take for a line end: {text[:60]!a}"
             )
         elif text.startswith("[") and not text.endswith("]"):
-            findings.problems.append(f"its entry points have a line that is no group and no name: {text[:60]!a}")
-        elif text.startswith("["):  # what is set in may belong to the value above it
+            findings.problems.append(f"its entry points have a line that is neither a group nor a name: {text[:60]!a}")
+        elif text.startswith("["):  # an indented line may belong to the value above it
             groups = {text.strip("[]").strip().lower(), *(groups if line != line.lstrip() else ())}
         elif text and not text.startswith("#"):
             if _PARENT_REFERENCE.search(text):
-                findings.problems.append(f"its entry point {text[:60]!a} climbs out of its folder")
+                findings.problems.append(f"its entry point {text[:60]!a} leads out of its folder")
             if groups & _SCRIPT_GROUPS:
                 _check_script_name(findings, text)
 
@@ -357,7 +376,7 @@ def _check_entry_points(findings: _WheelFindings, names: dict[str, ZipEntry], st
 def _check_script_name(findings: _WheelFindings, text: str) -> None:
     for name in dict.fromkeys(re.split(mark, text, maxsplit=1)[0].strip() for mark in ("[=:]", "=")):
         if not name or _find_name_problem(name) or "/" in name:
-            findings.problems.append(f"its entry point {name!a} would be written outside of bin/")
+            findings.problems.append(f"its entry point {name!a} would be written outside the scripts folder")
         elif _ENVIRONMENT_FILE.fullmatch(f"bin/{name}"):
-            findings.problems.append(f"its entry point {name!a} would take the place of the environment's own")
+            findings.problems.append(f"its entry point {name!a} would replace a file of the environment itself")
         findings.targets.setdefault(f"bin/{name}", f"entry point of {findings.wheel.name}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 class RecordEntry:
     """One row: a file, its digest in hexadecimal and its size in bytes.
 
-    ``algorithm`` and ``digest`` are "" and ``size`` is -1 where the row states none.
+    ``algorithm`` and ``digest`` are "" and ``size`` is -1 if the row does not state them.
     """
 
     path: str
@@ -27,7 +27,7 @@ class RecordEntry:
 def read_record(data: bytes) -> list[RecordEntry]:
     """Read the rows of a RECORD; blank lines are skipped.
 
-    Raises ValueError that says which row is malformed.
+    Raises ValueError, which names the malformed row.
     """
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True))
@@ -45,5 +45,5 @@ def _read_row(row: list[str]) -> RecordEntry:
         unpadded = digest.rstrip("=")
         content = base64.b64decode(unpadded + "=" * (-len(unpadded) % 4), altchars=b"-_", validate=True)
     except ValueError:
-        raise ValueError(f"{','.join(row)[:100]!a} is no row of path, digest and size") from None
+        raise ValueError(f"{','.join(row)[:100]!a} is not a row of path, digest and size") from None
     return RecordEntry(path=path, algorithm=algorithm, digest=content.hex(), size=int(size) if size else -1)

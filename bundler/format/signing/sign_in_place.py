@@ -1,4 +1,4 @@
-"""Signatures added to a bundle in place; what a killed run left of its head is mended first."""
+"""Signing a bundle in place. A head that a killed run left half-written is repaired first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bundler.format.tar import archive, journal
 from bundler.format.tar.archive import OpenBundle
 
 EnvelopeChange = Callable[[Envelope], Envelope]
-"""An envelope to the same with a signature more."""
+"""Returns an envelope with one or more signatures added."""
 
 
 def read_envelope(bundle: OpenBundle) -> Envelope | None:
-    """What a bundle says of who signed it; raises TrustError where it says so strangely."""
+    """Return the signature envelope of a bundle, None if it is unsigned. Raises TrustError for a malformed one."""
     return (
         None
         if bundle.signature is None
@@ -32,7 +32,7 @@ def read_envelope(bundle: OpenBundle) -> Envelope | None:
 
 
 def sign_with(signers: Sequence[Signer]) -> EnvelopeChange:
-    """A signature of each signer."""
+    """Return a change that adds a signature of each signer."""
 
     def change(envelope: Envelope) -> Envelope:
         for signer in signers:
@@ -43,22 +43,26 @@ def sign_with(signers: Sequence[Signer]) -> EnvelopeChange:
 
 
 def attach_signature(key: PublicKey, value: bytes) -> EnvelopeChange:
-    """A signature of 64 bytes that was made elsewhere; it is checked before anything is written."""
+    """Return a change that adds a signature of 64 bytes made elsewhere. It is verified before anything is written."""
     return lambda envelope: envelope.add_signature(key, value)
 
 
 def read_message(path: Path) -> tuple[Lock, bytes]:
-    """The lock of a bundle, and the bytes that a signer of it signs."""
+    """Read the lock of a bundle and the bytes that its signers sign."""
     with archive.open_bundle(path) as bundle:
         return bundle.lock, Envelope(signature_envelope.make_statement(bundle.lock)).message
 
 
 def sign_bundle(path: Path, change: EnvelopeChange) -> tuple[Lock, Envelope]:
-    """Sign a bundle in place; its content is not touched.
+    """Sign a bundle in place, without touching its content.
 
-    Raises TrustError for a signature that does not hold, UsageError when there is no room for it, BusyError while
-    another run signs the same bundle. Killed at any moment, this leaves the old head, the new one, or what the
-    next run of it makes the new one from.
+    If this is killed at any moment, the bundle has its old head, its new head, or a journal that the next run
+    completes.
+
+    Raises:
+        TrustError: The signature is not valid.
+        UsageError: The head has no space for another signature.
+        BusyError: Another run is signing the same bundle.
     """
     with _lock_bundle(path):
         repair_head(path)
@@ -74,16 +78,16 @@ def sign_bundle(path: Path, change: EnvelopeChange) -> tuple[Lock, Envelope]:
 
 
 def repair_head(path: Path) -> None:
-    """Bring a head in order whose rewriting was ended; nothing where none was.
+    """Complete the rewriting of a head that was interrupted; do nothing if there is none.
 
-    Raises IntegrityError when what was left beside the bundle is not the head of this bundle.
+    Raises IntegrityError when the journal beside the bundle is not the head of this bundle.
     """
-    left = journal.get_journal_path(path)
-    if not left.exists():
+    journal_path = journal.get_journal_path(path)
+    if not journal_path.exists():
         return
     if not _is_intact(path):
-        head = left.read_bytes()
-        _require_matching_head(path, head, left)
+        head = journal_path.read_bytes()
+        _require_matching_head(path, head, journal_path)
         journal.write_head(path, head)
     journal.remove_journal(path)
 
@@ -98,11 +102,11 @@ def _is_intact(path: Path) -> bool:
 
 
 def _require_matching_head(path: Path, head: bytes, journal_path: Path) -> None:
-    hint = "remove that file and take the bundle from where it was made"
-    with archive.open_bundle(io.BytesIO(head)) as found, path.open("rb") as file:
-        installer = found.lock.artifacts[0]
-        content = hashing.compute_range_sha256(file.fileno(), found.lock.head_size, installer.size)
-        if os.fstat(file.fileno()).st_size != found.layout.size or content != installer.sha256:
+    hint = "remove that file, and copy the bundle from its builder again"
+    with archive.open_bundle(io.BytesIO(head)) as bundle, path.open("rb") as file:
+        installer = bundle.lock.artifacts[0]
+        content = hashing.compute_range_sha256(file.fileno(), bundle.lock.head_size, installer.size)
+        if os.fstat(file.fileno()).st_size != bundle.layout.size or content != installer.sha256:
             raise IntegrityError("this is not the head of the bundle beside it", where=str(journal_path), hint=hint)
 
 
@@ -111,7 +115,8 @@ def _lock_bundle(path: Path) -> Iterator[None]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise HostError(f"the bundle can't be read: {error.strerror}", where=str(path)) from error
+        hint = "check the path and its permissions"
+        raise HostError(f"the bundle can't be read: {error.strerror}", where=str(path), hint=hint) from error
     with file:
         if disk.is_locked_elsewhere(file.fileno()):
             raise BusyError("another run is signing this bundle", where=str(path), hint="wait until it ends")

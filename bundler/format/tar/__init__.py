@@ -1,0 +1,1 @@
+"""The tar file of a bundle: its byte layout, writing, reading and damage reports."""

@@ -1,4 +1,4 @@
-"""What of a bundle is not what it must be, and what of it is whole."""
+"""Reports of the damaged and the intact members of a bundle."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ CARRY_AGAIN_HINT = (
 )
 
 _MAX_SHOWN = 50
-"""Damages that are listed in words; a program gets all of them."""
+"""Damages that are shown to a person; ``--json`` has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
-    """Bytes of a bundle that are not what they must be: ``start`` up to, not including, ``end``.
+    """Wrong bytes of a bundle, from ``start`` to ``end`` (exclusive).
 
-    Where it was computed what must stand there, these are the bytes from the first that differs to the last; of
-    content the lock knows one digest, so that the range is all of it.
+    For computed bytes the range is from the first wrong byte to the last. Content has only one digest, so the range is
+    all of it.
     """
 
     member: str
@@ -37,24 +37,25 @@ class Damage:
 
 
 def compare_bytes(member: str, offset: int, actual: bytes, expected: bytes, message: str) -> list[Damage]:
-    """The damage where ``found`` stands at offset ``at`` and ``expected`` must, in a list that is empty for none."""
+    """Compare the bytes at ``offset`` with the expected ones. Returns a list with one damage, or an empty list."""
     if actual == expected:
         return []
     if len(actual) < len(expected):
         return [Damage(member=member, start=offset, end=offset + len(expected), message="the bundle ends before it")]
-    # both as numbers: what differs is what is set in their difference
-    apart = int.from_bytes(actual, "big") ^ int.from_bytes(expected, "big")
-    first = len(expected) - (apart.bit_length() + 7) // 8
-    after = len(expected) - ((apart & -apart).bit_length() - 1) // 8
+    # compare as numbers: the set bits of the XOR are those that differ
+    difference = int.from_bytes(actual, "big") ^ int.from_bytes(expected, "big")
+    first = len(expected) - (difference.bit_length() + 7) // 8
+    after = len(expected) - ((difference & -difference).bit_length() - 1) // 8
     return [Damage(member=member, start=offset + first, end=offset + after, message=message)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DamageReport:
-    """All that reading a bundle has shown, down to the last byte that could be read.
+    """The state of a bundle as far as it could be read.
 
-    ``size`` is the bytes of the whole, ``found`` those that there are where it is cut short, else None. Members are
-    ``whole``, damaged, ``missing`` (behind the cut), or ``unread``.
+    ``size`` is its full size in bytes, ``found`` the actual size if it is truncated. Members are ``whole`` (intact),
+    damaged, ``missing`` (behind the cut) or ``unread``. Everything before the offset ``whole_to``, the end of the
+    member ``last_whole``, is intact.
     """
 
     damages: tuple[Damage, ...]
@@ -70,39 +71,40 @@ class DamageReport:
 
     @cached_property
     def text(self) -> str:
-        """What is damaged and what is whole, for a person."""
+        """The damaged and the intact members, for a person."""
         listed = [f"  {damage}" for damage in self.damages[:_MAX_SHOWN]]
         if len(self.damages) > _MAX_SHOWN:
-            listed.append(f"  and {len(self.damages) - _MAX_SHOWN} more, which --json lists")
-        count = f"{len(self.damages)} places are" if len(self.damages) > 1 else "one place is"
-        lines = [f"the bundle is damaged; {count} not what the lock says:", *listed]
+            listed.append(f"  and {len(self.damages) - _MAX_SHOWN} more (--json lists all)")
+        count = f"{len(self.damages)} places differ" if len(self.damages) > 1 else "one place differs"
+        lines = [f"the bundle is damaged; {count} from what the lock says:", *listed]
         if self.found is not None:
             lines[0] = f"the bundle is cut short: it has {self.found:,} of {self.size:,} bytes"
         if self.missing:
             others = f" and {len(self.missing) - 1} more" if len(self.missing) > 1 else ""
             lines.append(f"missing behind the cut: {self.missing[0]}{others}")
         if self.last_whole:
-            lines.append(f"whole from the start up to byte {self.whole_to:,}, the end of {self.last_whole}")
+            lines.append(f"intact from the start to byte {self.whole_to:,}, the end of {self.last_whole}")
         if self.whole:
-            unread = f"; {self.unread} were not read, as 'bundle verify' does" if self.unread else ""
+            unread = f"; {self.unread} were not checked, run 'bundle verify'" if self.unread else ""
             lines.append(
-                f"whole: {len(self.whole)} of {pluralize(self.members, 'member')}, {self.whole_bytes:,} bytes of content{unread}"
+                f"intact: {len(self.whole)} of {pluralize(self.members, 'member')}, {self.whole_bytes:,} bytes of content{unread}"
             )
         return "\n".join(lines)
 
 
 class DamagedError(IntegrityError):
-    """A bundle is damaged; ``survey`` says where, and what of it is whole."""
+    """A bundle is damaged. ``damage_report`` says where, and what is intact."""
 
     def __init__(self, damage_report: DamageReport, where: str) -> None:
         hint = CARRY_AGAIN_HINT
         if damage_report.whole:
-            hint += "; what is whole need not be carried again (--json lists it, and what must be, by its bytes)"
+            hint += "; intact members need not be carried again (--json lists the intact members and the damaged bytes)"
         super().__init__(damage_report.text, where=where, hint=hint)
         self.damage_report = damage_report
 
     @property
     def detail(self) -> Mapping[str, object]:
+        """The damage report, for ``--json``."""
         return dict(documents.encode(self.damage_report))
 
 
@@ -112,9 +114,13 @@ def make_damage_report(
     member_damages: Iterable[tuple[Member, list[Damage]]],
     trailing_damages: list[Damage],
 ) -> DamageReport:
-    """What the members that were read come to. ``size`` is the bytes there are, None where that is not known.
+    """Make the report of a bundle.
 
-    ``found`` are all members that were read with their damages, ``after`` the damages behind the last.
+    Args:
+        layout: what the bundle must be.
+        size: its actual size in bytes, None if unknown.
+        member_damages: every member that was read, with its damages.
+        trailing_damages: damages after the last member.
     """
     cut = size if size is not None and size < layout.size else None
     by_name = {member.name: damages for member, damages in member_damages}
@@ -129,26 +135,26 @@ def make_damage_report(
             by_name[member.name] = [Damage(member=member.name, start=member.header_offset, end=end, message=message)]
         damages += by_name.get(member.name, [])
     broken = {damage.member for damage in damages} | missing
-    whole = [
+    intact = [
         m for m in layout.members if m.name in by_name and m.name not in broken and m.content_member.name not in broken
     ]
     unread = {m.name for m in layout.members} - by_name.keys() - missing
-    run: list[Member] = []
-    names = {member.name for member in whole}
+    intact_names = {member.name for member in intact}
+    intact_start: list[Member] = []
     for member in layout.members:
-        if member.name not in names | unread:
+        if member.name not in intact_names | unread:
             break
-        run.append(member)
-    run = [member for member in run if member.name in names]
+        intact_start.append(member)
+    intact_start = [member for member in intact_start if member.name in intact_names]
     return DamageReport(
         damages=(*damages, *([] if missing else trailing_damages)),
         members=len(layout.members),
         size=layout.size,
         found=cut,
-        whole=tuple(member.name for member in whole),
-        whole_bytes=sum(0 if member.link else member.size for member in whole),
-        whole_to=run[-1].end + run[-1].padding if run else 0,
-        last_whole=run[-1].name if run else "",
+        whole=tuple(member.name for member in intact),
+        whole_bytes=sum(0 if member.link else member.size for member in intact),
+        whole_to=intact_start[-1].end + intact_start[-1].padding if intact_start else 0,
+        last_whole=intact_start[-1].name if intact_start else "",
         missing=tuple(m.name for m in layout.members if m.name in missing),
         unread=len(unread - broken),
     )

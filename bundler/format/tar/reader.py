@@ -1,4 +1,4 @@
-"""What a bundle is read from: a file, in any order, or a pipe, once."""
+"""The source of a bundle: a file, read in any order, or a pipe, read once."""
 
 from __future__ import annotations
 
@@ -12,34 +12,32 @@ from bundler.format import hashing
 from bundler.format.hashing import ByteSource, FileSource, ReadError
 
 _POLL_SECONDS = 0.2
-"""Seconds between two looks for a signal while a pipe gives nothing."""
+"""Seconds between two checks for a signal while a pipe is silent."""
 
 
 class BundleReader(Protocol):
-    """Bytes at offsets. A carrier that is not ``seekable`` takes offsets in growing order only.
-
-    All raise ReadError where the medium does not give them back.
-    """
+    """Reads bytes at offsets. All methods raise ReadError when the medium can't be read."""
 
     @property
-    def is_seekable(self) -> bool: ...
+    def is_seekable(self) -> bool:
+        """Whether offsets may be read in any order; if not, only in growing order."""
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole, where that is known before they are read."""
+        """Size in bytes, None while it is unknown."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from offset ``at``; fewer at the end."""
+        """Read ``size`` bytes at ``offset``, fewer at the end."""
 
     def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
-        """SHA-256 of ``size`` bytes from offset ``at``; raises EOFError when there are fewer."""
+        """Return the SHA-256 of ``size`` bytes at ``offset``. Raises EOFError when there are fewer."""
 
     def get_source(self, offset: int) -> ByteSource:
-        """The bytes from offset ``at`` on, to be copied."""
+        """Return the bytes from ``offset`` on, to be copied."""
 
 
 class FileReader:
-    """An open file."""
+    """Reads an open file (see `BundleReader`)."""
 
     is_seekable = True
 
@@ -48,23 +46,27 @@ class FileReader:
 
     @property
     def size(self) -> int | None:
+        """Size in bytes."""
         return os.fstat(self.fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        into, got = bytearray(size), 0
-        while got < size and (more := hashing.read_at(self.fd, memoryview(into)[got:], offset + got)):
-            got += more
-        return bytes(into[:got])
+        """Read ``size`` bytes at ``offset``, fewer at the end."""
+        buffer, done = bytearray(size), 0
+        while done < size and (count := hashing.read_at(self.fd, memoryview(buffer)[done:], offset + done)):
+            done += count
+        return bytes(buffer[:done])
 
     def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
+        """Return the SHA-256 of ``size`` bytes at ``offset``. Raises EOFError when there are fewer."""
         return hashing.compute_range_sha256(self.fd, offset, size, advance)
 
     def get_source(self, offset: int) -> ByteSource:
+        """Return the bytes from ``offset`` on, to be copied."""
         return FileSource(self.fd, offset)
 
 
 class PipeReader:
-    """A pipe: what is asked for at a later offset is reached by reading on."""
+    """Reads a pipe (see `BundleReader`). It reaches a later offset by reading on."""
 
     is_seekable = False
 
@@ -76,10 +78,11 @@ class PipeReader:
 
     @property
     def size(self) -> int | None:
-        """Known once the end was reached."""
+        """Size in bytes, known when the end was reached."""
         return self._offset if self._has_ended else None
 
     def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes at ``offset``, fewer at the end."""
         self._skip_to(offset)
         parts: list[bytes] = []
         while size and (data := self._read_some(size)):
@@ -88,23 +91,25 @@ class PipeReader:
         return b"".join(parts)
 
     def compute_digest(self, offset: int, size: int, advance: Callable[[int], None]) -> str:
+        """Return the SHA-256 of ``size`` bytes at ``offset``. Raises EOFError when there are fewer."""
         self._skip_to(offset)
-        hashed = hashlib.sha256()
+        digest = hashlib.sha256()
         while size:
             data = self._read_some(size)
             if not data:
                 raise EOFError(f"{size} bytes are missing at the end")
-            hashed.update(data)
+            digest.update(data)
             size -= len(data)
             advance(len(data))
-        return hashed.hexdigest()
+        return digest.hexdigest()
 
     def get_source(self, offset: int) -> ByteSource:
+        """Return the bytes from ``offset`` on, to be copied."""
         self._skip_to(offset)
         return self
 
     def copy_to(self, target_fd: int, target_offset: int, count: int) -> int:
-        """Copy up to ``count`` of the next bytes to offset ``at`` of ``into`` (see hashing.Source)."""
+        """Copy up to ``count`` of the next bytes (see `hashing.ByteSource`)."""
         data = self._read_some(count)
         hashing.write_at(target_fd, data, target_offset)
         return len(data)
@@ -126,10 +131,10 @@ class PipeReader:
         return data
 
     def _read_polling(self, size: int) -> bytes:
-        """``size`` bytes; fewer at the end.
+        """Read ``size`` bytes, fewer at the end, and let signals in while the pipe is silent.
 
-        One long read is many short ones inside, and a signal that comes between two of them is not seen until the
-        pipe gives more, which it may never do.
+        A long blocking read consists of many short ones. A signal between two of them is not handled until the pipe
+        gives more, which may be never.
         """
         parts: list[bytes] = []
         while size:

@@ -304,7 +304,7 @@ def _decode_results(answer: Mapping[str, Any], image: str) -> tuple[SmokeResult,
         return documents.decode(tuple[SmokeResult, ...], answer["result"]["smoke"])
     except documents.DocumentError as error:
         hint = "build the image with the bundle.pyz that is in the bundle"
-        message = f"the smoke results of the image can't be read: {json_files.first_faults(error)}"
+        message = f"the smoke results of the image can't be read: {json_files.format_problems(error)}"
         raise ProgramError(message, where=image, hint=hint) from error
 
 

@@ -86,13 +86,13 @@ def render_files(release: Release, lock: Lock) -> dict[Path, bytes]:
 
 def find_differing_files(release: Release, lock: Lock) -> list[Path]:
     """Find files of the guard that differ from what `write_files` writes."""
-    return [path for path, data in render_files(release, lock).items() if not disk.holds(path, data)]
+    return [path for path, data in render_files(release, lock).items() if not disk.has_content(path, data)]
 
 
 def get_site_packages(release: Release, lock: Lock) -> Path:
     """Return the environment's ``site-packages``."""
-    subfolder = "Lib/site-packages" if os.name == "nt" else f"lib/python{lock.target.python}/site-packages"
-    return release.venv / subfolder
+    template = lock.target.platform_info.system.site_packages
+    return release.venv / template.format(python=lock.target.python)
 
 
 def read_state(release: Release, lock: Lock) -> GuardState:

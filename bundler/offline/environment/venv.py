@@ -174,7 +174,7 @@ def _install_with_pip(release: Release, lock: Lock, options: Sequence[str | Path
 
 def _unpack_uv(release: Release, lock: Lock) -> Path:
     """Extract uv's program from its wheel, and make it executable, which zipfile does not."""
-    program = "uv.exe" if lock.target.system == "windows" else "uv"
+    program = f"uv{lock.target.platform_info.system.program_suffix}"
     path = release.work_folder / program
     with zipfile.ZipFile(release.work_folder / _find_tool(lock, "uv")) as wheel:
         member = next(name for name in wheel.namelist() if name.endswith(f".data/scripts/{program}"))

@@ -61,7 +61,7 @@ def read(path: Path) -> Receipt:
     except OSError as error:
         raise _make_receipt_error(path, f"unreadable ({error.strerror})") from error
     except documents.DocumentError as error:
-        raise _make_receipt_error(path, f"damaged: {json_files.first_faults(error)}") from error
+        raise _make_receipt_error(path, f"damaged: {json_files.format_problems(error)}") from error
     if receipt.release != name:
         raise _make_receipt_error(path, f"damaged: release: must be {name}, the name of its folder")
     return receipt

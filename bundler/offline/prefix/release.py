@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.errors import IntegrityError
-from bundler.format.lock import lockfile
+from bundler.format.lock import lockfile, platforms
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix import receipts
 
@@ -52,7 +51,7 @@ class Release:
     @property
     def python(self) -> Path:
         """The interpreter of the release's environment."""
-        return self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        return self.venv / platforms.detect_system().venv_python
 
     @property
     def shared_models(self) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.format import disk
-from bundler.format.lock import entries, env_values
+from bundler.format.lock import entries, env_values, platforms
 from bundler.format.lock.lockfile import Lock
 from bundler.format.lock.smoke_result import SmokeResult
 from bundler.offline.prefix.releases import Release
@@ -58,7 +58,7 @@ def get_base_name(lock: Lock) -> str:
 
 def get_image_python(lock: Lock) -> str:
     """Return the release's interpreter inside an image."""
-    return f"{get_image_prefix(lock)}/current/venv/bin/python"
+    return f"{get_image_prefix(lock)}/current/venv/{platforms.LINUX.venv_python}"
 
 
 def get_image_installer(lock: Lock) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def _read_store(prefix: Path) -> Mapping[str, int]:
         raise HostError(message, where=str(path), hint=hint) from error
     except documents.DocumentError as error:
         hint = "put the file back from a backup, or remove it: then only the installed releases are compared"
-        message = f"the stored sequence numbers are damaged: {json_files.first_faults(error)}"
+        message = f"the stored sequence numbers are damaged: {json_files.format_problems(error)}"
         raise TrustError(message, where=str(path), hint=hint) from error
 
 

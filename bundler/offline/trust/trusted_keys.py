@@ -135,7 +135,7 @@ def _read_store(prefix: Path) -> _StoredTrust:
         raise HostError(message, where=str(path), hint=hint) from error
     except documents.DocumentError as error:
         hint = f"put the file back from a backup, or: bundle trust --prefix {prefix} --forget, and install with --trust"
-        message = f"the prefix's trusted keys are damaged: {json_files.first_faults(error)}"
+        message = f"the prefix's trusted keys are damaged: {json_files.format_problems(error)}"
         raise TrustError(message, where=str(path), hint=hint) from error
     keys = {key.fingerprint: key for key in map(_parse_key, store.keys)}
     return _StoredTrust(keys=tuple(keys.values()), revoked=frozenset(store.revoked), threshold=store.threshold)

@@ -32,7 +32,6 @@ ALTERED_HINT = "the registry or a proxy altered or damaged the image: ask who ru
 _IMAGE_HINT = "check that image.base names a container image, and that no proxy answers instead of the registry"
 _PLATFORM_HINT = "name another image.base, or another target.platform"
 _OCI_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_OCI_ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +92,7 @@ def get_media_type(document: Mapping[str, Any]) -> str:
 
 def select_manifest(index: Mapping[str, Any], target: Target, where: str) -> str:
     """Return the digest of the manifest for a target's platform; raise ResolveError where the index has none."""
-    architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
+    architecture = target.platform_info.oci_architecture
     platforms: list[str] = []
     for entry, platform in _list_manifests(index, where):
         os_and_architecture = (platform.get("os"), platform.get("architecture"))
@@ -133,7 +132,7 @@ def parse_manifest(raw: bytes, where: str) -> ImageManifest:
 def require_platform(config: bytes, target: Target, where: str) -> None:
     """Raise ResolveError where an image's own configuration names another platform."""
     document = parse_document(config, where)
-    architecture = _OCI_ARCHITECTURES.get(target.machine, target.machine)
+    architecture = target.platform_info.oci_architecture
     platform = f"{document.get('os')}/{document.get('architecture')}"
     if platform != f"linux/{architecture}":
         raise ResolveError(

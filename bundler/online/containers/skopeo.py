@@ -86,10 +86,10 @@ class SkopeoClient:
         for pattern, message, error_class, hint in _ERROR_PATTERNS:
             if re.search(pattern, output, re.IGNORECASE):
                 return error_class(message, where=self.reference.text, hint=hint)
-        last_line = re.sub(r'.*(?:msg="|pinging container registry )', "", output.splitlines()[-1])
-        last_line = last_line.replace('\\"', "'").rstrip('"')[-300:]
+        read_last_line = re.sub(r'.*(?:msg="|pinging container registry )', "", output.splitlines()[-1])
+        read_last_line = read_last_line.replace('\\"', "'").rstrip('"')[-300:]
         hint = "check that this machine can reach the registry; skopeo takes a proxy from HTTPS_PROXY"
-        return FetchError(f"the registry can't be reached: {last_line}", where=self.reference.text, hint=hint)
+        return FetchError(f"the registry can't be reached: {read_last_line}", where=self.reference.text, hint=hint)
 
 
 def find_skopeo() -> str:

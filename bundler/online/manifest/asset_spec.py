@@ -44,7 +44,7 @@ class AssetSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         given = [name for name in _SOURCE_KEYS if getattr(self, name)]

@@ -24,12 +24,12 @@ class ImageSpec:
     user: int = describe_field("numeric user of the service", default=1000)
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if self.base:
-            yield from documents.raised_by(lambda: image_reference.parse_reference(self.base))
-        yield from (one for one in documents.raised_by(lambda: self.to_lock("")) if one.field != "base")
+            yield from documents.collect_errors(lambda: image_reference.parse_reference(self.base))
+        yield from (one for one in documents.collect_errors(lambda: self.to_lock("")) if one.field != "base")
 
     def to_lock(self, digest: str) -> Image:
         """As the lock has it, its base pinned to ``digest``; raises Invalid."""

@@ -41,7 +41,7 @@ class Condition:
     host_pip: str = describe_field("versions of the host's own pip", default="")
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         for key, ranges in (("packages", self.packages.values()), ("host_pip", [self.host_pip])):
@@ -102,7 +102,7 @@ def check_lock(lock: Lock, rules: Sequence[Rule], host_pip: str | None, reporter
 
 def _parse_rules(text: bytes, where: str) -> tuple[Rule, ...]:
     document = yaml_document.read(text, where)
-    found, faults = documents.examine(_RuleFile, document.value, document.places)
+    found, faults = documents.decode_leniently(_RuleFile, document.value, document.places)
     if described := document.described(faults):
         shown = "\n".join(described)
         raise ManifestError(f"these are no rules:\n{shown}", where=where, hint="see docs/manifest.md")

@@ -22,7 +22,7 @@ class IndexSpec:
     packages: tuple[str, ...] = describe_field("packages that come from there and nowhere else")
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if why := fault_of_address(self.url):
@@ -61,7 +61,7 @@ class PythonSpec:
         return tuple((index.url, index.packages) for index in self.indexes)
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         for line in self.requirements:

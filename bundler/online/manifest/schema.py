@@ -15,6 +15,7 @@ from bundler.format.documents import FieldPath, FieldProblem, InvalidValueError,
 from bundler.format.hashing import Sha256, compute_sha256
 from bundler.format.lock import entries, env_values
 from bundler.format.lock.entries import Model, RepoType, SmokeSettings
+from bundler.format.lock.platforms import PLATFORMS
 from bundler.format.lock.target import Target, detect_target
 from bundler.online.inspection.loaders import LoaderName
 from bundler.online.manifest import asset_spec, lint, yaml_document
@@ -57,8 +58,9 @@ class TargetSpec:
         """The whole target; raises Invalid where it makes no sense."""
         here = detect_target()
         platform = self.platform or here.platform
-        same = platform.partition("-")[0] == here.platform.partition("-")[0]
-        fallback = here.libc if same else ("glibc-2.28" if platform.startswith("linux") else "")
+        known = PLATFORMS.get(platform)
+        default_libc = known.system.default_libc if known else ""
+        fallback = here.libc if known and known.system is here.platform_info.system else default_libc
         return Target(
             python=self.python or here.python,
             platform=platform,
@@ -107,7 +109,7 @@ class ModelSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         given = [name for name in _SOURCE_KEYS if getattr(self, name)]
@@ -119,7 +121,7 @@ class ModelSpec:
         yield from self._faults_of_hub()
         yield from self._faults_of_sources()
         for one in (
-            documents.raised_by(self.to_lock) if given else ()
+            documents.collect_errors(self.to_lock) if given else ()
         ):  # the lock's own rules, before anything is fetched
             if getattr(self, one.field, None):
                 yield one
@@ -212,12 +214,12 @@ class SmokeSpec:
     )
 
     def __post_init__(self) -> None:
-        documents.refuse(self._faults())
+        documents.raise_together(self._faults())
 
     def _faults(self) -> Iterator[InvalidValueError]:
         if self.ram_limit is not None and not _SIZE.fullmatch(self.ram_limit):
             yield InvalidValueError(f"must be such as 8GiB, not {self.ram_limit!r}", "ram_limit")
-        yield from documents.raised_by(self.to_lock)
+        yield from documents.collect_errors(self.to_lock)
 
     def to_lock(self) -> SmokeSettings:
         """The same as the lock has it; raises Invalid."""
@@ -281,7 +283,7 @@ def load_manifest(path: Path) -> LoadedManifest:
 def parse_manifest(text: bytes, path: Path) -> LoadedManifest:
     """The manifest that stands, or is to stand, at ``path``; raises ManifestError that lists all of its faults."""
     document = yaml_document.read(text, str(path))
-    manifest, faults = documents.examine(Manifest, document.value, document.places)
+    manifest, faults = documents.decode_leniently(Manifest, document.value, document.places)
     wrong = {fault.path for fault in faults}
     faults += [fault for fault in _check_consistency(manifest, path.parent, wrong) if fault.path not in wrong]
     if described := document.described(map(_format_error, faults)):
@@ -307,11 +309,11 @@ def _check_consistency(manifest: Manifest, folder: Path, wrong: Collection[Field
     faults += _check_unique_names(("models", "alias"), names)
     faults += _check_unique_names(
         ("models", "repo_id"),
-        [(model.hub_id, entries.hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
+        [(model.hub_id, entries.make_hub_folder(model.repo_type, model.hub_id)) for model in manifest.models],
     )
     faults += asset_spec.find_duplicates(manifest.assets)
-    platform = manifest.target.platform or detect_target().platform
-    if manifest.image.base and ("target", "platform") not in wrong and not platform.startswith("linux-"):
+    platform = PLATFORMS.get(manifest.target.platform or detect_target().platform)
+    if manifest.image.base and ("target", "platform") not in wrong and not (platform and platform.oci_architecture):
         faults.append(FieldProblem(("image", "base"), "only a Linux target can be baked into an image"))
     return [*faults, *_files(manifest, folder), *_check_env(manifest, wrong)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bundler.errors import ManifestError
-from bundler.format.documents import FieldPath, FieldProblem, Place
+from bundler.format.documents import FieldPath, FieldProblem, TextPosition
 
 _MAPPING = "tag:yaml.org,2002:map"
 _LIST = "tag:yaml.org,2002:seq"
@@ -21,7 +21,7 @@ class Document:
     """What a file says: mappings with keys that are strings, lists, scalars; and where each value stands."""
 
     value: Any
-    places: dict[FieldPath, Place]
+    places: dict[FieldPath, TextPosition]
     faults: tuple[tuple[int, FieldProblem], ...]
     """What is wrong with the YAML itself, each with its line."""
 
@@ -58,13 +58,13 @@ class _Builder:
     """Makes values of YAML's nodes. A node that can't be one is a fault, and what stands beside it is read."""
 
     loader: yaml.SafeLoader
-    places: dict[FieldPath, Place] = field(default_factory=dict)
+    places: dict[FieldPath, TextPosition] = field(default_factory=dict)
     faults: list[tuple[int, FieldProblem]] = field(default_factory=list)
 
     def build(self, node: yaml.Node, where: FieldPath, above: tuple[int, ...]) -> Any:
         """The value of a node; ``above`` are the nodes that it stands in."""
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
-        self.places.setdefault(where, Place(node.start_mark.line + 1, text))
+        self.places.setdefault(where, TextPosition(node.start_mark.line + 1, text))
         if id(node) in above:
             return self._wrong(node, where, "this YAML makes no sense: it holds itself", None)
         above = (*above, id(node))
@@ -94,7 +94,7 @@ class _Builder:
                 self._wrong(key, place, f"stands twice, first in line {first[name]}", None)
                 continue
             first[name] = line
-            self.places[place] = Place(line, value.value if isinstance(value, yaml.ScalarNode) else "")
+            self.places[place] = TextPosition(line, value.value if isinstance(value, yaml.ScalarNode) else "")
             own[name] = self.build(value, place, above)
         return merged | own
 

@@ -269,7 +269,7 @@ class _ClosureSearch:
             if isinstance(error, ResolveError) and not reference.module:
                 self.reporter.warn(f"{_describe_reference(owner, reference)}, which can't be resolved: {error}")
                 return None
-            raise error.in_context(_describe_reference(owner, reference)) from error
+            raise error.add_context(_describe_reference(owner, reference)) from error
         size = sum(file.size for file in member.model.files)
         self.reporter.note(
             f"adds {reference.repo} as {member.name} ({pluralize(len(member.model.files), 'file')}, {size:,} bytes): "

@@ -149,7 +149,7 @@ def _make_venv(folder: Path, conversion: ConversionContext) -> Path:
     uv = uv_compile.find_uv()
     hint = f"install Python {conversion.target.python} on this machine; uv finds it on the PATH"
     process.run([uv, "venv", *options, "--python", conversion.target.python, venv], env=env, hint=hint)
-    python = venv / ("Scripts/python.exe" if conversion.target.system == "windows" else "bin/python")
+    python = venv / conversion.target.platform_info.system.venv_python
     versions = {wheel.name: wheel.version for wheel in conversion.packages}
     pins = [f"{name}=={versions[name]}" for name in _REQUIRED_PACKAGES]
     command = [uv, "pip", "install", *options, "--no-index", "--find-links", links, "--python", python, *pins]

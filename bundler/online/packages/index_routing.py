@@ -44,8 +44,8 @@ class IndexRouter:
 
     @property
     def _accelerator_packages(self) -> frozenset[str]:
-        if self.target.system == "macos":
-            return frozenset()  # macOS has one build, and every index has it
+        if not self.target.platform_info.system.has_accelerator_builds:
+            return frozenset()  # there is one build, and every index has it
         accelerator = self.target.accelerator
         return _PYTORCH_PACKAGES.union(
             *(names for prefix, names in _TRITON_PACKAGES.items() if accelerator.startswith(prefix))

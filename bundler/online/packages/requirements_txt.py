@@ -43,12 +43,6 @@ _SHORT_OPTIONS = {
 _IGNORED_OPTIONS = frozenset(["--only-binary", "--prefer-binary", "--require-hashes", "--use-feature"])
 """Options that change nothing: only wheels with a checked digest are taken anyway."""
 
-_MARKER_VALUES = {
-    "linux": ("linux", "Linux", "posix"),
-    "macos": ("darwin", "Darwin", "posix"),
-    "windows": ("win32", "Windows", "nt"),
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequirementLine:
@@ -125,19 +119,19 @@ def list_file_problems(path: Path) -> list[tuple[int, str]]:
 
 def get_marker_environment(target: Target) -> dict[str, str]:
     """Return the values of environment markers on a target (packaging.python.org, "Dependency specifiers")."""
-    sys_platform, platform_system, os_name = _MARKER_VALUES[target.system]
+    platform = target.platform_info
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{target.python}.0",
-        "os_name": os_name,
-        "platform_machine": "AMD64" if target.system == "windows" else target.machine,
+        "os_name": platform.system.os_name,
+        "platform_machine": platform.platform_machine,
         "platform_python_implementation": "CPython",
         "platform_release": "",
-        "platform_system": platform_system,
+        "platform_system": platform.system.platform_system,
         "platform_version": "",
         "python_full_version": f"{target.python}.0",
         "python_version": target.python,
-        "sys_platform": sys_platform,
+        "sys_platform": platform.system.sys_platform,
         "extra": "",
     }
 

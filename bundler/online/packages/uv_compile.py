@@ -124,18 +124,17 @@ def compile_requirements(
 
 def get_uv_platform(target: Target) -> str:
     """Return uv's name of the target's platform, with the newest C library that is not newer than the target's."""
-    if target.system == "macos":
-        return ("aarch64" if target.machine == "arm64" else "x86_64") + "-apple-darwin"
-    if target.system == "windows":
-        return "x86_64-pc-windows-msvc"
+    names = target.platform_info.uv_names
+    if not target.libc:
+        return names[""]
     name, major, minor = target.libc_version
-    if name == "musl":
-        return f"{target.machine}-unknown-linux-musl"
+    if name != "glibc":
+        return names[name]
     minors = [known_minor for known_minor in _GLIBC_MINORS if (2, known_minor) <= (major, minor)]
     if not minors:
         hint = "wheels need glibc 2.17 or newer: choose such a host, or change target.libc"
         raise ResolveError(f"packages can't be resolved for {target.libc}", where="target.libc", hint=hint)
-    return f"{target.machine}-manylinux_2_{max(minors)}"
+    return names["glibc"].format(minor=max(minors))
 
 
 def find_uv() -> str:
@@ -150,11 +149,7 @@ def _make_env(config: PipConfig, target: Target, folder: Path) -> dict[str, str]
     empty_folder = folder / "empty"
     empty_folder.mkdir(exist_ok=True)
     inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    env = pip_config.make_uv_env(config, empty_folder)
-    if target.system == "macos":
-        # uv would assume an older macOS than the target's.
-        _, major, minor, _ = next(target.iter_platform_tags()).split("_", 3)
-        env["MACOSX_DEPLOYMENT_TARGET"] = f"{major}.{minor}"
+    env = pip_config.make_uv_env(config, empty_folder) | dict(target.platform_info.system.uv_env)
     return process.inherit_env(drop_prefixes=("UV_", "HF_")) | inherited | env
 
 

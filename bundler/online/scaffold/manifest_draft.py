@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.format import paths
-from bundler.format.lock.target import PLATFORMS, detect_target
+from bundler.format.lock.platforms import PLATFORMS
+from bundler.format.lock.target import detect_target
 from bundler.online.scaffold import code_mentions
 from bundler.online.scaffold.code_mentions import Mention
 from bundler.online.scaffold.data_mentions import Library
@@ -151,8 +152,9 @@ def _format_head(scaffold: Scaffold) -> Iterable[str]:
 
 def _target(said: Project) -> Iterable[str]:
     """The host as most are: it must not be this machine unseen, whose C library may be too new for the host."""
-    here = detect_target().platform
-    platform, why = (here, "as this machine") if here.startswith("linux-") else (_USUAL, f"this machine is {here}")
+    here = detect_target().platform_info
+    is_usual = here.system is PLATFORMS[_USUAL].system
+    platform, why = (here.name, "as this machine") if is_usual else (_USUAL, f"this machine is {here.name}")
     yield "target: # the isolated host"
     yield f'  python: "{said.python}" # {_format_comment(said.python_source)}'
     yield f"  platform: {platform} # {why}; {', '.join(one for one in PLATFORMS if one != platform)}"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.format.lock.platforms import PLATFORMS
+
 _FROM = re.compile(r"\s*FROM\s+(?P<flags>(--\S+\s+)*)(?P<image>\S+)(\s+AS\s+(?P<stage>\S+))?\s*", re.IGNORECASE)
 _ARG = re.compile(r"\s*ARG\s+(?P<name>\w+)=[\"']?(?P<value>[^\"'\s]*)[\"']?\s*", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::?-(?P<default>[^}]*))?\}|(?P<plain>\w+))")
@@ -18,6 +20,8 @@ _TAGGED = re.compile(r"python[:-]?v?(?P<version>3\.\d+)")
 _NAMED = re.compile(r"python-(?P<version>3\d{1,2})(?=$|[:@/-])")
 """``ubi9/python-311``."""
 _OURS = ("Dockerfile.offline",)
+_USUAL_PLATFORM = f"linux/{PLATFORMS['linux-x86_64'].oci_architecture}"
+"""How an image names the platform of most hosts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +71,7 @@ def notes(folder: Path, accelerator: str) -> list[str]:
                 found.append(f"{says}: has musl, and target.libc below is glibc")
             if re.search(r"cuda|rocm|nvidia", stage.image) and accelerator == "cpu":
                 found.append(f"{says}: is for a GPU, and target.accelerator below is cpu")
-            if stage.platform and stage.platform != "linux/amd64":
+            if stage.platform and stage.platform != _USUAL_PLATFORM:
                 found.append(f"{says}: is for {stage.platform}; compare target.platform below")
     return found
 

@@ -130,20 +130,20 @@ STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another predicateType": (lambda data: restated(data, predicateType="https://slsa.dev/provenance/v1"), "its pred"),
     "another subject": (
         lambda data: restated(data, subject=[{"name": "bundle.json", "digest": {"sha256": "0" * 64}}]),
-        "about something else than this bundle",
+        "is not about this bundle",
     ),
     "two subjects": (
         lambda data: restated(data, subject=json.loads(base64.b64decode(json.loads(data)["payload"]))["subject"] * 2),
-        "about something else than this bundle",
+        "is not about this bundle",
     ),
     "another predicate": (lambda data: restated(data, predicate={}), "another name, version, sequence or digest"),
     "a statement that says more": (lambda data: restated(data, more=1), "not in the canonical form"),
     "a statement with spaces": (spaced, "not in the canonical form"),
-    "no signatures": (lambda data: changed(data, signatures=[]), "it holds no signatures"),
-    "signatures that are no list": (lambda data: changed(data, signatures={}), "it holds no signatures"),
+    "no signatures": (lambda data: changed(data, signatures=[]), "it has no signatures"),
+    "signatures that are no list": (lambda data: changed(data, signatures={}), "it has no signatures"),
     "too many signatures": (
         lambda data: changed(data, signatures=json.loads(data)["signatures"] * 65),
-        "it holds 65 signatures; at most 64",
+        "it has 65 signatures; at most 64",
     ),
     "too large": (lambda data: changed(data, payload="A" * 70_000), "at most 65,536 are read"),
     "a signature that is no object": (lambda data: changed(data, signatures=["x"]), "is not a keyid and a sig"),
@@ -169,14 +169,14 @@ def test_what_is_strangely_signed_is_refused(signed: Packed, builder: Pair, stra
     ):
         with archive.open_bundle(signed.path) as carried, pytest.raises(TrustError) as caught:
             verification.verify_bundle(carried, trusts, RecordingReporter())
-        assert str(caught.value).startswith("bundle.sig is strange: ")
+        assert str(caught.value).startswith("bundle.sig is malformed: ")
         assert message in str(caught.value)
         assert (caught.value.code, caught.value.where) == (7, str(signed.path))
 
 
 def test_a_strange_signature_is_shown_by_inspect_alone(signed: Packed, builder: Pair) -> None:
     archive.rewrite_head(signed.path, signed.lock, b"signature")
-    message = "bundle.sig is strange: it is not JSON as this format writes it"
+    message = "bundle.sig is malformed: it is not JSON in the form of this format"
     for arguments in (["--trust", builder.public], []):
         done = bundle("verify", signed.path, *arguments)
         assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (7, True, False), done.stderr
@@ -189,7 +189,7 @@ def test_the_signature_of_another_bundle_is_refused(signed: Packed, builder: Pai
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
     archive.rewrite_head(other.path, other.lock, envelope_in(signed.path))
     done = bundle("verify", other.path, "--trust", builder.public)
-    assert (done.returncode, "about something else than this bundle" in done.stderr) == (7, True)
+    assert (done.returncode, "is not about this bundle" in done.stderr) == (7, True)
 
 
 # Ed25519: what every verifier takes, and what only lax ones take.
@@ -233,18 +233,18 @@ def test_a_key_of_small_order_is_refused(raw: bytes) -> None:
     point = ed25519.decodepoint(raw)  # type: ignore[no-untyped-call]
     eightfold = ed25519.scalarmult(point, 8)  # type: ignore[no-untyped-call]
     assert ed25519.encodepoint(eightfold) == SMALL_ORDER[0]  # type: ignore[no-untyped-call]
-    with pytest.raises(InvalidValueError, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="are not a valid point"):
         PublicKey(raw)
 
 
 @pytest.mark.parametrize("raw", NOT_CANONICAL, ids=bytes.hex)
 def test_a_key_in_another_form_is_refused(raw: bytes) -> None:
-    with pytest.raises(InvalidValueError, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="are not a valid point"):
         PublicKey(raw)
 
 
 def test_a_key_beside_the_curve_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="not those of a good point"):
+    with pytest.raises(InvalidValueError, match="are not a valid point"):
         PublicKey((2).to_bytes(32, "little"))
 
 
@@ -295,7 +295,7 @@ def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
     before = small.path.read_bytes()
     assert signature_envelope.parse_envelope(envelope.canonical_bytes, small.lock, "") == envelope
     done = bundle("sign", small.path, "--key", three[0].private)
-    assert (done.returncode, "the bundle has no room for another signature" in done.stderr) == (2, True)
+    assert (done.returncode, "the bundle has no space for another signature" in done.stderr) == (2, True)
     assert small.path.read_bytes() == before
 
 
@@ -311,7 +311,7 @@ def test_a_head_without_room_is_said_in_words(pack: Callable[..., Packed], build
     packed = pack(SMALL, head_size=65536, env=dict(full.env))
     before = packed.path.read_bytes()
     done = bundle("sign", packed.path, "--key", builder.private)
-    assert (done.returncode, "the bundle has no room for another signature" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "the bundle has no space for another signature" in done.stderr) == (2, True), done.stderr
     assert packed.path.read_bytes() == before
 
 

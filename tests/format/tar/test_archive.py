@@ -181,18 +181,18 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
     data[-2000] ^= 1
     said = faults_of(bytes(data))
     assert f"models/m/w.bin (bytes {member.content_offset}-{member.end}): content differs: sha256 " in said
-    assert "2 places are not what the lock says" in said
+    assert "2 places differ from what the lock says" in said
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: b"", "the bundle is empty: it has no bytes at all"),
+        (lambda data: b"", "the bundle is empty: it has 0 bytes"),
         (lambda data: b"PK" + data, "this is not a bundle"),
         (lambda data: data[:-7000], "the bundle ends inside it"),
         (lambda data: data[:-1], "the bundle ends before it"),
-        (lambda data: data + b"\0", "bytes follow that belong to nothing"),
-        (lambda data: data + data, "bytes follow that belong to nothing"),
+        (lambda data: data + b"\0", "there are bytes after the end"),
+        (lambda data: data + data, "there are bytes after the end"),
         (lambda data: data[:5000], "bundle.json"),
     ],
     ids=[
@@ -243,9 +243,9 @@ def test_seal_rewrites_the_head_alone(pack: Pack) -> None:
 
 def test_seal_refuses_what_does_not_fit(pack: Pack) -> None:
     packed = pack(SMALL)
-    with pytest.raises(InvalidValueError, match="does not fit this head"):
+    with pytest.raises(InvalidValueError, match="does not match this head"):
         archive.rewrite_head(packed.path, packed.lock, b"s" * packed.lock.head_size)
-    with pytest.raises(IntegrityError, match="of another bundle"):
+    with pytest.raises(IntegrityError, match="about another bundle"):
         archive.rewrite_head(packed.path, lock_of({"bundle.pyz": b"other"}), None)
     with archive.open_bundle(packed.path) as carried:
         assert carried.check_content(RecordingReporter()).damages == ()

@@ -68,25 +68,25 @@ def asset(path: str) -> Callable[[Files], object]:
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (asset("assets/../../../evil"), 8, "holds '..'"),
-        (asset("../evil"), 8, "holds '..'"),
+        (asset("assets/../../../evil"), 8, "contains '..'"),
+        (asset("../evil"), 8, "contains '..'"),
         (asset("/tmp/evil"), 8, "is absolute"),
-        (asset("assets/\\..\\evil"), 8, "holds '\\\\'"),
-        (asset("C:/evil"), 8, "holds ':'"),
-        (asset("assets/c:evil"), 6, "holds ':'"),
-        (asset("assets/./evil"), 6, "holds '.'"),
+        (asset("assets/\\..\\evil"), 8, "contains '\\\\'"),
+        (asset("C:/evil"), 8, "contains ':'"),
+        (asset("assets/c:evil"), 6, "contains ':'"),
+        (asset("assets/./evil"), 6, "contains '.'"),
         (asset("assets//evil"), 6, "has an empty component"),
         (asset("assets/evil/"), 6, "has an empty component"),
-        (asset("assets/a\nb"), 6, "holds a control character"),
-        (asset("assets/\u202eevil"), 6, "holds a control character"),
+        (asset("assets/a\nb"), 6, "contains a control character"),
+        (asset("assets/\u202eevil"), 6, "contains a control character"),
         (asset("assets/nul.txt"), 6, "a device name on Windows"),
         (asset("assets/evil. "), 6, "ends in a space or a dot"),
         (asset("assets/" + "d/" * 40 + "evil"), 6, "folders deep"),
         (asset("assets/" + "e" * 256), 6, "has a component"),
-        (asset("evil"), 6, "is not where a asset stands"),
-        (asset("models/m/evil"), 6, "is not where a asset stands"),
-        (asset("venv/bin/python"), 6, "is not where a asset stands"),
-        (twice("assets/words.txt"), 6, "stands twice"),
+        (asset("evil"), 6, "is not where an artifact of kind asset belongs"),
+        (asset("models/m/evil"), 6, "is not where an artifact of kind asset belongs"),
+        (asset("venv/bin/python"), 6, "is not where an artifact of kind asset belongs"),
+        (twice("assets/words.txt"), 6, "is listed twice"),
         (putting(("assets/WORDS.txt", "asset", b"")), 6, "differs from 'assets/words.txt' only by case"),
         (
             putting(("assets/caf\u00e9", "asset", b""), ("assets/cafe\u0301", "asset", b"")),
@@ -94,7 +94,7 @@ def asset(path: str) -> Callable[[Files], object]:
             "only by case or accent form",
         ),
         (putting(("assets/words.txt/x", "asset", b"")), 6, "is a file and a folder"),
-        (putting(("models/m/late.bin", "model", b"")), 6, "must stand in the order"),
+        (putting(("models/m/late.bin", "model", b"")), 6, "must be in the order"),
         (lambda files: files.reverse(), 6, "must begin with bundle.pyz"),
         (lambda files: files.pop(0), 6, "must begin with bundle.pyz"),
         (putting(("app/x", "app", b"")), 0, ""),
@@ -120,12 +120,12 @@ def other_model(files: Files) -> None:
         (other_model, {}, "belongs to no model"),
         (lambda files: None, {"name": "../evil"}, "is not a valid name"),
         (lambda files: None, {"version": "../../evil"}, "is not a valid version"),
-        (lambda files: None, {"env": {"A": "{model:../../x}"}}, "which the bundle does not hold"),
-        (lambda files: None, {"env": {"A\nB": "x"}}, "which may not be shown"),
+        (lambda files: None, {"env": {"A": "{model:../../x}"}}, "which the bundle does not contain"),
+        (lambda files: None, {"env": {"A\nB": "x"}}, "which is not printable"),
         (lambda files: None, {"head_size": 1 << 30}, "must be a multiple of 65536"),
         (lambda files: None, {"sequence": -1}, "sequence"),
         (lambda files: None, {"source_date_epoch": 1 << 33}, "source_date_epoch"),
-        (lambda files: None, {"created_by": "x\x1b[2J"}, "which may not be shown"),
+        (lambda files: None, {"created_by": "x\x1b[2J"}, "which is not printable"),
     ],
 )
 def test_values_that_a_forged_lock_holds(
@@ -151,10 +151,10 @@ def text(old: str, new: str) -> bytes:
 
 
 HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json claims 34,603,008 bytes"),
-    "claims nothing": (lambda: headed(b"", 0), "bundle.json claims 0 bytes"),
+    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json states 34,603,008 bytes"),
+    "claims nothing": (lambda: headed(b"", 0), "bundle.json states 0 bytes"),
     "claims more than there is": (lambda: headed(b"{}", 1 << 20), "ends at byte"),
-    "100,001 artifacts": (lambda: headed(crowd(100_001)), "holds 100,001 files; at most 100,000 are read"),
+    "100,001 artifacts": (lambda: headed(crowd(100_001)), "has 100,001 files; at most 100,000 are allowed"),
     "millions of lists": (lambda: headed(b'{"a":[' + b"[]," * 500_000 + b"[]]}\n"), "is not JSON"),
     "nested 100,000 deep": (lambda: headed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n"), "is not JSON"),
     "an integer of a million digits": (
@@ -170,13 +170,13 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a space": (lambda: headed(text('"sequence":1', '"sequence": 1')), "not in canonical form"),
     "escapes": (lambda: headed(text('"a test"', '"\\u0061 test"')), "not in canonical form"),
     "no line end": (lambda: headed(text_of(GOOD)[:-1]), "not in canonical form"),
-    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header is not what the lock gives"),
+    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header does not match the lock"),
     "keys in another order": (
         lambda: headed(json.dumps(dict(reversed(json.loads(text_of(GOOD)).items()))).encode() + b"\n"),
         "not in canonical form",
     ),
     "invalid UTF-8": (lambda: headed(text_of(GOOD).replace(b"a test", b"a \xff\xfe st", 1)), "is not JSON"),
-    "a lone surrogate": (lambda: headed(text('"a test"', '"\\ud800"')), "may not be shown"),
+    "a lone surrogate": (lambda: headed(text('"a test"', '"\\ud800"')), "is not printable"),
     "a lone surrogate where any text may stand": (
         lambda: headed(text('"texts":[]', '"texts":["\\ud800"]')),
         "not in canonical form",
@@ -184,9 +184,9 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a surrogate as bytes": (lambda: headed(text('"a test"', '"\ud800"')), "is not JSON"),
     "UTF-16": (lambda: headed(text_of(GOOD).decode().encode("utf-16")), "is not JSON"),
     "a byte order mark": (lambda: headed(b"\xef\xbb\xbf" + text_of(GOOD)), "is not JSON"),
-    "a list": (lambda: headed(b"[]\n"), "format None is not one"),
+    "a list": (lambda: headed(b"[]\n"), "this version does not read format None"),
     "artifacts that are a number": (lambda: headed(text('"artifacts":[', '"artifacts":1,"x":[')), "breaks the format"),
-    "format 2": (lambda: headed(text('"format":1', '"format":2')), "format 2 is not one that this version reads"),
+    "format 2": (lambda: headed(text('"format":1', '"format":2')), "this version does not read format 2"),
     "format true": (lambda: headed(text('"format":1', '"format":true')), "format"),
     "an unknown field": (lambda: headed(text('"format":1', '"extra":1,"format":1')), "unknown key"),
     "a megabyte of key": (lambda: headed(text('"format":1', f'"{"k" * 2**20}":1,"format":1')), "breaks the format"),
@@ -196,11 +196,11 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "content of an exabyte": (
         lambda: headed(text('"size":5000', f'"size":{(1 << 53) - 1}')),
-        "hold more bytes than a file can",
+        "have more bytes than a file can have",
     ),
     "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
     "no bundle at all": (lambda: b"PK\3\4" + bytes(10_000), "this is not a bundle"),
-    "nothing": (lambda: b"", "the bundle is empty: it has no bytes at all"),
+    "nothing": (lambda: b"", "the bundle is empty: it has 0 bytes"),
     "one zero": (lambda: b"\0", "this is not a bundle"),
 }
 
@@ -237,8 +237,8 @@ def extra() -> bytes:
     return GOOD[:end] + again + GOOD[end:]
 
 
-HEADER = "its header is not what the lock gives"
-BEHIND = "bytes follow that belong to nothing"
+HEADER = "its header does not match the lock"
+BEHIND = "there are bytes after the end"
 
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a symbolic link out": (lambda: reheaded(W, type=b"2", link=b"/etc/passwd", size=b"0" * 11), HEADER),
@@ -282,7 +282,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "an end of other bytes": (lambda: GOOD[:-1] + b"x", "must be two blocks of zero bytes"),
     "something in the padding": (
         lambda: GOOD[: member(W).end] + b"x" + GOOD[member(W).end + 1 :],
-        "what follows it must be zero bytes",
+        "the bytes after it must be zero",
     ),
     "a byte of content": (lambda: GOOD.replace(b"w" * 100, b"w" * 99 + b"v", 1), "content differs"),
     "sums of another": (lambda: GOOD.replace(b"  models/m/w.bin\n", b"  models/m/W.bin\n", 1), "SHA256SUMS"),

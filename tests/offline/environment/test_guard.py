@@ -419,7 +419,7 @@ def test_a_failed_load_names_its_calls(release: Release) -> None:
     finally:
         probe.write_text(kept)
     assert failure.value.code == 12
-    assert "cure      smoke: {tolerate_calls: [models.example]}" in str(failure.value)
+    assert "fix       smoke: {tolerate_calls: [models.example]}" in str(failure.value)
 
 
 def test_files_of_another_version_are_named_and_then_removed(release: Release) -> None:

@@ -87,9 +87,9 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
         ("", "can't be read: it is empty"),
         ("../../../../x,,\n", "is outside the environment"),
         ("/etc/passwd,,\n", "is outside the environment"),
-        ("alpha/x.py,sha256=AA\n", "is no row of path, digest and size"),
+        ("alpha/x.py,sha256=AA\n", "is not a row of path, digest and size"),
         ("alpha/x.py,sha256=A,1\n", "can't be read"),
-        ("alpha/x.py,,many\n", "is no row of path, digest and size"),
+        ("alpha/x.py,,many\n", "is not a row of path, digest and size"),
         ("\0\n", "can't be read"),
     ],
 )

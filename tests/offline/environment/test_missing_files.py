@@ -82,12 +82,12 @@ def test_each_file_and_revision_that_is_not_there_is_noted_with_the_line_that_as
     ]
     assert all(call.asked.startswith("app.py:5 in ask") for call in found)
     assert [call.fix for call in found] == [
-        "in the entry of org/codebook: include: [deep/table.json, …], or no exclude: that leaves it behind",
-        "in the entry of org/codebook: include: [table.json, …], or no exclude: that leaves it behind",
-        "in the entry of org/codebook: revision: v2",
-        'in the entry of org/codebook: revision: "1.0"',
+        "in the entry of org/codebook: add include: [deep/table.json, …], or remove the exclude: that leaves it out",
+        "in the entry of org/codebook: add include: [table.json, …], or remove the exclude: that leaves it out",
+        "in the entry of org/codebook: set revision: v2",
+        'in the entry of org/codebook: set revision: "1.0"',
         "models: [{repo: org/other, loader: files}]",
-        "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names",
+        "nothing in the manifest: the bundle has it, but the code searched another folder than HF_HUB_CACHE names",
     ]
 
 
@@ -116,9 +116,9 @@ def test_a_load_that_ends_with_a_missing_file_names_it_and_who_asked(release: Re
         prove(release, TABLE)
     message = str(failure.value)
     assert "  https://huggingface.co/org/codebook/resolve/main/table.json\n" in message
-    assert "    missing   table.json of org/codebook at main, which is carried without it\n" in message
+    assert "    missing   table.json of org/codebook at main; the bundle has the repository without it\n" in message
     assert "library.py:3 in load: return hf_hub_download(" in message
-    assert "    cure      in the entry of org/codebook: include: [table.json, …]" in message
+    assert "    fix       in the entry of org/codebook: add include: [table.json, …]" in message
 
 
 def test_a_load_that_ends_with_a_missing_revision_names_it_too(release: Release) -> None:
@@ -128,8 +128,8 @@ def test_a_load_that_ends_with_a_missing_revision_names_it_too(release: Release)
     code += "    except Exception as error:\n        raise ValueError('no table') from error\n"
     with pytest.raises(BlockedRequestError) as failure:
         prove(release, code)
-    assert "missing   the revision v2 of org/codebook, which is carried at another" in str(failure.value)
-    assert "cure      in the entry of org/codebook: revision: v2" in str(failure.value)
+    assert "missing   revision v2 of org/codebook; the bundle has another revision" in str(failure.value)
+    assert "fix       in the entry of org/codebook: set revision: v2" in str(failure.value)
 
 
 SURVIVED = f"""{TABLE}

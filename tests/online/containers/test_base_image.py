@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ResolveError
 from bundler.format.documents import InvalidValueError
 from bundler.format.lock.entries import BLOBS_FOLDER
+from bundler.format.lock.platforms import PLATFORMS, Platform
 from bundler.format.lock.target import Target
 from bundler.online.containers import base_image, registry, registry_auth, skopeo
 from bundler.online.containers.base_image import BaseImage
@@ -139,22 +141,23 @@ def test_a_base_that_is_not_carried_is_only_pinned(
 
 
 @pytest.mark.usefixtures("way")
-def test_what_is_not_there_is_said(pull: Callable[..., BaseImage], host: str, image: Tiny) -> None:
+def test_what_is_not_there_is_said(pull: Callable[..., BaseImage], host: str, image: Tiny, rare: Target) -> None:
     with pytest.raises(ResolveError, match="the registry has no such image") as error:
         pull(f"{host}/team/base:2")
     assert error.value.where == f"{host}/team/base:2"
     with pytest.raises(ResolveError, match="does not exist for linux/s390x") as error:
-        pull(f"{host}/team/base:1", _target("s390x"))
+        pull(f"{host}/team/base:1", rare)
     assert error.value.hint.startswith("it exists for: linux/amd64, linux/arm64, windows/amd64")
     with pytest.raises(ResolveError, match="the image is for linux/arm64, the target is linux/amd64"):
         pull(f"{host}/team/base@{image.manifests['linux/arm64']}")
 
 
-def _target(machine: str) -> Target:
-    """A platform that no bundle is made for, and that images may lack."""
-    made = replace(TARGET)
-    object.__setattr__(made, "platform", f"linux-{machine}")
-    return made
+@pytest.fixture
+def rare(monkeypatch: pytest.MonkeyPatch) -> Target:
+    """A target of a platform that images may lack: one more row of the table is all it takes."""
+    row = replace(PLATFORMS[TARGET.platform], name="linux-s390x", oci_architecture="s390x")
+    monkeypatch.setitem(cast("dict[str, Platform]", PLATFORMS), row.name, row)
+    return replace(TARGET, platform=row.name)
 
 
 @pytest.mark.usefixtures("way")

@@ -65,7 +65,7 @@ DANGEROUS = {
     "a second one in other case": (
         "w.pt",
         archive(w__data_dot_pkl=REBUILD, w__DATA_dot_pkl=pickle.dumps(SYSTEM)),
-        "would not read as the same",
+        "would read differently",
     ),
     "compressed": ("w.joblib", b"\x1f\x8b" + b"x" * 100, "is compressed"),
     "before a length that no file has": (
@@ -173,7 +173,7 @@ DANGEROUS = {
     "a name that a zip cuts short": (
         "w.pt",
         archive(**{"w/data.pkl_x": RUNS}).replace(b"data.pkl_x", b"data.pkl\0x"),
-        "would not read as the same",
+        "would read differently",
     ),
     "a member whose checksum is wrong": (
         "w.pt",

@@ -50,7 +50,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         "  line 6: models[1].alias: 'X' is taken by models[0]",
         "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest: put the model's files there",
         "  line 8: env.A: nothing fills {model:y}; there is: X, x",
-        "  line 9: env.B: holds '$', which sh, dotenv, docker and systemd read differently",
+        "  line 9: env.B: contains '$', which sh, dotenv, docker and systemd read differently",
     ]
 
 
@@ -122,8 +122,8 @@ SAID = """\
 14: models[2].wheel: 'b c' is not a valid requirement
 14: models[2].alias: 'X' is taken by models[1]
 14: models[2].trust_remote_code: must be true or false, not a string (yes)
-15: models[3].repo_id: 'a/b/c' is not such as ORG/NAME
-15: models[3].alias: '-' must be letters
+15: models[3].repo_id: 'a/b/c' is not a hub id such as ORG/NAME
+15: models[3].alias: '-' must consist of letters
 15: models[3].convert: goes with models
 16: models[4].url: nothing can be fetched by 's3'
 16: models[4].sha256: url and sha256 go together
@@ -134,7 +134,7 @@ SAID = """\
 20: lint[0]: rules.yaml: these are no rules:
 20: lint[1]: 'gone.yaml' is not a file beside the manifest
 22: assets[0].sha256: must be a string, not an integer (0)
-22: assets[0].path: '../a' holds '..'
+22: assets[0].path: '../a' contains '..'
 22: assets[0].mirror: goes with tiktoken or nltk
 22: assets[0].env: 'A' is no free name of a variable
 23: assets[1].env: goes with url: leave it out
@@ -142,13 +142,13 @@ SAID = """\
 23: assets[1].tiktoken: 'p60k' is no encoding of tiktoken
 24: assets[2].nltk: 'a b' is not the name of a package
 24: assets[2].mirror: over http the index could be altered
-27: env.B: holds '$'
+27: env.B: contains '$'
 28: env.PATH: is set by the installer
 29: env.PORT: must be a string, not an integer (8080) (write it in quotes: "8080")
 30: env.2C: is not the name of a variable
 31: env.D: is read as a timestamp and is none: write it in quotes
 32: app.path: 'gone' is not a folder beside the manifest
-32: app.entrypoint: must hold no empty word
+32: app.entrypoint: must not have an empty argument
 32: app.excludes: unknown key; did you mean 'exclude'?
 33: image.base: 'a b' is not such as docker.io/library/python
 33: image.user: must be a user's number
@@ -157,8 +157,8 @@ SAID = """\
 35: smoke.device: must be one of cpu, cuda, auto, not a string (tpu)
 35: smoke.ram_limit: must be such as 8GiB
 35: smoke.tolerance: must be a decimal number
-35: smoke.closer: must hold lists of three texts
-35: smoke.tolerate_calls: 'A_B' is not the name of a host
+35: smoke.closer: must have lists of three texts
+35: smoke.tolerate_calls: 'A_B' is not a host name
 35: smoke.texts[0]: must be a string, not an integer (3)
 36: name: stands twice, first in line 1
 """
@@ -238,7 +238,10 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "line 3: python.build_from_source: 'one==1.0' is not the name of a package alone",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
-        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
+        (
+            "name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n",
+            "app.entrypoint: must not have an empty argument",
+        ),
         ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),
         (
             "name: a\nversion: '1'\ntarget: {platform: windows-x86_64}\nimage: {base: python}\n",
@@ -290,7 +293,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\nassets: [{url: x, sha256: 0, path: a}]\n", "assets[0].sha256: must be a string"),
         (
             "name: a\nversion: '1'\nassets: [{url: x, sha256: '%s', path: ../a}]\n" % ("0" * 64),
-            "assets[0].path: '../a' holds '..'",
+            "assets[0].path: '../a' contains '..'",
         ),
         ("name: a\nversion: '1'\nsmoke: {ram_limit: lots}\n", "smoke.ram_limit: must be such as 8GiB"),
         ("name: a\nversion: '1'\nenv: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwx}\n", "looks like a secret"),

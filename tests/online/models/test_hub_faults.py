@@ -297,7 +297,7 @@ def test_names_that_other_systems_can_t_tell_apart(errand: Errand) -> None:
 
 def test_a_name_that_may_not_travel(errand: Errand) -> None:
     errand.repository.commit(FILES | {"../x.json": b"x"})
-    with pytest.raises(UnsafeError, match=r"'\.\./x\.json' holds '\.\.'"):
+    with pytest.raises(UnsafeError, match=r"'\.\./x\.json' contains '\.\.'"):
         errand.run()
     assert errand.hub.fetched() == []
     errand.check(errand.run(exclude=("../*",)))

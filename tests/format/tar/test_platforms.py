@@ -1,0 +1,61 @@
+"""The table of platforms: each row is complete, and no other module knows a platform."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import bundler
+from bundler.format.documents import InvalidValueError
+from bundler.format.lock.platforms import PLATFORMS, OperatingSystem, Platform
+from bundler.format.lock.target import Target, rank_wheel_tags
+from bundler.online.packages import uv_compile
+from bundler.online.packages.requirements_txt import get_marker_environment
+
+OWN_WORDS = re.compile(r"win_amd64|apple-darwin|windows-msvc|unknown-linux|manylinux_2_\{|linux/amd64|[\"'/]Scripts\b")
+
+
+def make_target(name: str, libc: str = "") -> Target:
+    return Target(python="3.11", platform=name, libc=libc, accelerator="cpu")
+
+
+@pytest.mark.parametrize("name", ["linux-riscv64", "windows-arm64", "freebsd-x86_64", "linux", ""])
+def test_a_platform_without_a_row_is_an_error(name: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"must be one of linux-x86_64, .*, not '{name}'"):
+        make_target(name)
+
+
+@pytest.mark.parametrize("kind", [Platform, OperatingSystem])
+def test_a_row_can_not_leave_out_a_property(kind: type[Platform | OperatingSystem]) -> None:
+    assert {
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        for field in dataclasses.fields(kind)
+    } == {True}
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_every_question_about_a_platform_has_an_answer(name: str) -> None:
+    row = PLATFORMS[name]
+    libcs = [library and f"{library}-{'2.28' if library == 'glibc' else '1.2'}" for library in row.uv_names]
+    assert bool(row.system.default_libc) == all(libcs)
+    for libc in libcs:
+        target = make_target(name, libc)
+        assert rank_wheel_tags(target)
+        assert "{" not in uv_compile.get_uv_platform(target)
+        assert all(get_marker_environment(target)[key] for key in ("sys_platform", "platform_machine", "os_name"))
+
+
+def test_machines_of_one_system_have_different_names() -> None:
+    names = [(row.system.name, machine) for row in PLATFORMS.values() for machine in row.machine_names]
+    assert len(set(names)) == len(names)
+
+
+def test_no_other_module_knows_a_platform() -> None:
+    package = Path(bundler.__file__).parent
+    table = package / "format" / "lock" / "platforms.py"
+    assert OWN_WORDS.search(table.read_text(encoding="utf-8"))
+    others = [path for path in package.rglob("*.py") if path != table]
+    assert [path for path in others if OWN_WORDS.search(path.read_text(encoding="utf-8"))] == []
