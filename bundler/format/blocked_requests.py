@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -11,9 +10,8 @@ from pathlib import Path
 
 from bundler.format import documents, json_files
 from bundler.format.documents import describe_field
+from bundler.payload.network.asset_libraries import LIBRARIES
 
-_TIKTOKEN_HOST = "openaipublic.blob.core.windows.net"
-"""The host of the encodings that tiktoken itself brings the names of."""
 _PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 _YAML_KEYWORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 
@@ -60,14 +58,8 @@ class BlockedRequest:
             return f"in the entry of {self.name}: revision: {_format_scalar(self.revision)}"
         if self.kind == "elsewhere":
             return "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names"
-        if self.kind == "tiktoken":
-            if self.host == _TIKTOKEN_HOST:
-                return f"assets: [{{tiktoken: [{self.name}]}}]"
-            # An encoding of somebody else's: tiktoken looks for a file that is named so.
-            name = hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
-            return f"assets: [{{url: {self.url}, sha256: …, path: tiktoken/{name}}}]"
-        if self.kind == "nltk":
-            return f"assets: [{{nltk: [{self.name}]}}]"
+        if library := LIBRARIES.get(self.kind):
+            return f"assets: [{{{library.make_manifest_entry(self.name, self.host, self.url)}}}]"
         return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
 
 

@@ -21,8 +21,8 @@ from bundler.format.tar import archive
 from bundler.online import installer, rehearsal, resolve
 from bundler.online.assets import collect
 from bundler.online.inspection import pickle_scan
-from bundler.online.manifest import schema
-from bundler.online.manifest.schema import LoadedManifest
+from bundler.online.manifest import loading
+from bundler.online.manifest.loading import LoadedManifest
 from bundler.online.models import closure, model_resolution
 from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.packages import resolution
@@ -52,7 +52,7 @@ def make_context(reporter: Reporter) -> BuildContext:
 
 def make_lock(path: Path, context: BuildContext) -> Lock:
     """Resolve a manifest."""
-    return resolve.resolve_manifest(schema.load_manifest(path), context)
+    return resolve.resolve_manifest(loading.load_manifest(path), context)
 
 
 def list_missing(lock: Lock, context: BuildContext) -> tuple[Artifact, ...]:
@@ -83,7 +83,7 @@ def build_bundle(
     name; golden outputs that come of it are added to the kept lock as well. Each of ``signers`` signs the bundle.
     Raises BundleError; then there is no file of that name, or the one that was there before.
     """
-    asked = schema.load_manifest(manifest_path)
+    asked = loading.load_manifest(manifest_path)
     _require_folder(Path.cwd() if output is None else output if output.is_dir() else output.parent)
     locked = resolve.resolve_manifest(asked, context) if lock_path is None else load_kept_lock(lock_path, asked)
     if no_pickles:

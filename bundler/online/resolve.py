@@ -20,7 +20,8 @@ from bundler.online.assets import collect
 from bundler.online.containers import base_image
 from bundler.online.containers.base_image import BaseImage
 from bundler.online.manifest import lint, schema
-from bundler.online.manifest.schema import LoadedManifest, ModelSpec, TargetSpec
+from bundler.online.manifest.loading import LoadedManifest
+from bundler.online.manifest.schema import ModelSpec, TargetSpec
 from bundler.online.models import closure, local_sources, model_resolution
 from bundler.online.models.closure import ModelClosure
 from bundler.online.models.model_resolution import ResolvedModel
@@ -83,10 +84,10 @@ def resolve_manifest(loaded: LoadedManifest, context: BuildContext) -> Lock:
 
 def _say_what_was_taken(wanted: TargetSpec, target: Target, reporter: Reporter) -> None:
     """What the manifest leaves out of the target is said: hosts that differ are refused, and only on the other side."""
-    taken = [f"{name} {getattr(target, name)}" for name in wanted.left_out if name != "libc"]
+    taken = [f"{name} {getattr(target, name)}" for name in wanted.omitted_fields if name != "libc"]
     if taken:
         reporter.note(f"the manifest's target leaves out what is taken from this machine: {', '.join(taken)}")
-    if "libc" not in wanted.left_out or not target.libc:
+    if "libc" not in wanted.omitted_fields or not target.libc:
         return
     if target.libc == detect_target().libc:
         reporter.warn(

@@ -14,8 +14,8 @@ from bundler.format.hashing import compute_sha256
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
 from bundler.online import build
-from bundler.online.assets import collect
-from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.assets import collect, tiktoken
+from bundler.online.manifest import loading
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from tests.online.bench import Bench
@@ -75,7 +75,7 @@ def wanted(tmp_path: Path, text: str) -> Path:
 
 
 def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
-    return collect.collect_assets(schema.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
+    return collect.collect_assets(loading.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
@@ -164,7 +164,7 @@ def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
     with pytest.raises(IntegrityError) as caught:
         gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
     assert compute_sha256(b"IQ== 0\n") in str(caught.value)
-    assert tiktoken_files.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
+    assert tiktoken.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
 
 
@@ -172,13 +172,13 @@ def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_
     tmp_path: Path, shop: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = (("https://data.example/x/shared.tiktoken", compute_sha256(b"ranks")),)
-    monkeypatch.setattr(tiktoken_files, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
+    monkeypatch.setattr(tiktoken, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
     (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
-    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.TIKTOKEN_VERSION}"]
+    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken.TIKTOKEN_VERSION}"]
 
 
 def test_data_for_a_library_that_does_not_travel_is_said(
@@ -253,23 +253,23 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
         ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
         ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
         (
-            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
-            f"assets[1].tiktoken: '{tiktoken_files.get_cache_path(CL100K)}' is taken by assets[0]",
+            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
+            f"assets[1].tiktoken: '{tiktoken.get_cache_path(CL100K)}' is taken by assets[0]",
         ),
     ],
 )  # fmt: skip
 def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        schema.load_manifest(wanted(tmp_path, text))
+        loading.load_manifest(wanted(tmp_path, text))
     assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
 def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
-    (asset,) = schema.load_manifest(
+    (asset,) = loading.load_manifest(
         wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
     ).manifest.assets
-    assert [file.url for file in asset.known_files] == [
+    assert [file.url for file in asset.pinned_files] == [
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
         "http://m.example/t/gpt-2/encodings/main/encoder.json",
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from bundler.errors import ManifestError
 from bundler.format.lock.target import detect_target
-from bundler.online.manifest import schema
+from bundler.online.manifest import loading, schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def faults(tmp_path: Path, text: str) -> str:
 
 def faults_of(path: Path) -> str:
     with pytest.raises(ManifestError) as caught:
-        schema.load_manifest(path)
+        loading.load_manifest(path)
     assert caught.value.where.startswith(str(path))
     return str(caught.value)
 
@@ -214,7 +214,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     text = "name: a\nversion: '1'\nmodels:\n  - &m {wheel: w, loader: files, alias: one}\n  - {<<: *m, alias: two}\n"
     path.write_text(text + "env: {ON: x}\n")
-    found = schema.load_manifest(path).manifest
+    found = loading.load_manifest(path).manifest
     assert [(model.wheel, model.alias, model.loader) for model in found.models] == [
         ("w", "one", "files"),
         ("w", "two", "files"),
@@ -311,19 +311,19 @@ def test_a_secret_is_not_shown(tmp_path: Path) -> None:
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="can't be read: No such file"):
-        schema.load_manifest(tmp_path / "none.yaml")
+        loading.load_manifest(tmp_path / "none.yaml")
 
 
 def test_what_is_left_out_is_this_machine_s(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text("name: a\nversion: '1'\n")
-    assert schema.load_manifest(path).manifest.target.resolve() == detect_target()
+    assert loading.load_manifest(path).manifest.target.resolve() == detect_target()
 
 
 def test_another_system_does_not_get_this_machine_s_libc(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text("name: a\nversion: '1'\ntarget: {platform: windows-x86_64, python: '3.12'}\n")
-    assert str(schema.load_manifest(path).manifest.target.resolve()) == "windows-x86_64-py3.12-cpu"
+    assert str(loading.load_manifest(path).manifest.target.resolve()) == "windows-x86_64-py3.12-cpu"
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_model_a_dataset_and_a_kernel_of_one_name_have_folders_of_their_own(tm
     path.write_text(
         "name: a\nversion: '1'\nmodels: [{repo: o/m}, {dataset: o/m, alias: rows}, {kernel: o/m, alias: k}]\n"
     )
-    found = schema.load_manifest(path).manifest.models
+    found = loading.load_manifest(path).manifest.models
     assert [model.to_lock().hub_folder for model in found] == ["models--o--m", "datasets--o--m", "kernels--o--m"]
 
 
@@ -364,4 +364,4 @@ def test_every_manifest_to_copy_from_is_right(path: Path, tmp_path: Path) -> Non
     for folder in re.findall(r"^ +- path: (\S+)$", copied.read_text(encoding="utf-8"), re.MULTILINE):
         assert f"'{folder}' is not a folder beside the manifest: put the model's files there" in faults_of(copied)
         (tmp_path / folder).mkdir(parents=True)
-    schema.load_manifest(copied)
+    loading.load_manifest(copied)

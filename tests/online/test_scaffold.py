@@ -11,7 +11,8 @@ import pytest
 
 from bundler.errors import BundleError, HostError, ManifestError, UsageError
 from bundler.format.lock.target import detect_target
-from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.assets import tiktoken
+from bundler.online.manifest import loading
 from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.scaffold import manifest_writer
 from bundler.online.scaffold.manifest_draft import Scaffold
@@ -33,7 +34,7 @@ def made(project: Path, **files: str) -> Scaffold:
 
 
 def loaded(scaffolded: Scaffold) -> Manifest:
-    return schema.load_manifest(scaffolded.path).manifest
+    return loading.load_manifest(scaffolded.path).manifest
 
 
 def models(project: Path, code: str, name: str = "app.py") -> tuple[ModelSpec, ...]:
@@ -220,8 +221,8 @@ def test_the_encodings_of_models_are_the_library_s_own(libraries: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(libraries)})
     for known in json.loads(done.stdout):
         assert known
-        assert {name: tiktoken_files.of_model(name) for name in known} == known
-    assert tiktoken_files.of_model("claude") == ""
+        assert {name: tiktoken.find_model_encoding(name) for name in known} == known
+    assert tiktoken.find_model_encoding("claude") == ""
 
 
 def test_a_constant_of_another_file(project: Path) -> None:
@@ -511,7 +512,7 @@ def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: 
 def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -> None:
     found = made(project, **{"requirements.txt": "torch\n"})
     target = loaded(found).target
-    assert (target.libc, target.accelerator, target.left_out) == ("glibc-2.28", "cpu", ())
+    assert (target.libc, target.accelerator, target.omitted_fields) == ("glibc-2.28", "cpu", ())
     assert target.platform == detect_target().platform
     lines = found.path.read_text().splitlines()
     start = lines.index("target: # the isolated host")

@@ -10,6 +10,7 @@ from bundler.format import disk
 from bundler.format.lock import env_values
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix.releases import Release
+from bundler.payload.network.asset_libraries import LIBRARIES
 from bundler.progress import Reporter, pluralize
 
 ENV_FILE = ".env.offline"
@@ -39,8 +40,7 @@ def make_library_variables(release_folder: Path) -> dict[str, str]:
         "HF_HUB_VERBOSITY": "error",  # it warns at each load by id that it is offline, as it is meant to be
         "HF_HUB_CACHE": str(release_folder / "hub"),
         "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # it looks here first
-        "TIKTOKEN_CACHE_DIR": str(release_folder / "assets" / "tiktoken"),
-        "NLTK_DATA": str(release_folder / "assets" / "nltk_data"),
+        **{library.variable: str(release_folder / "assets" / library.folder) for library in LIBRARIES.values()},
     }
 
 

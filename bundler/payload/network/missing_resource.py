@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit
+
+from .asset_libraries import LIBRARIES
 
 HUB_HOST = "huggingface.co"
 FILE_KIND, REVISION_KIND, ELSEWHERE_KIND = "file", "revision", "elsewhere"
@@ -45,18 +49,20 @@ class BlockedRequest:
         return f"{what}a connection to {self.host} was refused ({self.url or 'address unknown'}), asked by {self.asked}{way}"
 
 
-def identify_resource(request: BlockedRequest, nltk_resource: str = "") -> BlockedRequest:
-    """The call with what is missing, as far as its address tells; ``nltk`` is what NLTK's downloader wants."""
+def identify_resource(
+    request: BlockedRequest, names_by_library: Mapping[str, str] = MappingProxyType({})
+) -> BlockedRequest:
+    """Add what is missing to a request, as far as its URL says it.
+
+    ``names_by_library`` is the data that the libraries of `asset_libraries` were asked for; see `request_origin`.
+    """
     path = urlsplit(request.url).path
-    last = path.rpartition("/")[2]
-    if last.endswith(".tiktoken"):
-        return replace(request, kind="tiktoken", name=last.removesuffix(".tiktoken"))
-    if "/gpt-2/encodings/" in path:
-        return replace(request, kind="tiktoken", name="gpt2")
-    if "/nltk_data/" in path and last.endswith(".zip"):
-        return replace(request, kind="nltk", name=last.removesuffix(".zip"))
-    if nltk_resource and last == "index.xml":
-        return replace(request, kind="nltk", name=nltk_resource)
+    for library in LIBRARIES.values():
+        name = library.find_name(path)
+        if not name and library.index_file and path.rpartition("/")[2] == library.index_file:
+            name = names_by_library.get(library.name, "")
+        if name:
+            return replace(request, kind=library.name, name=name)
     if (found := _REPOSITORY_PATH.fullmatch(path)) and (
         found["verb"] not in _SHARED_VERBS or request.host in _list_hub_hosts()
     ):
