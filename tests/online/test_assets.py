@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ManifestError, ResolveError
+from bundler.format.blocked_requests import BlockedRequest
 from bundler.format.hashing import compute_sha256
+from bundler.format.lock import env_values
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
+from bundler.offline.rendering import env_file
 from bundler.online import build
 from bundler.online.assets import collect, tiktoken
+from bundler.online.assets.asset_spec import PROVIDERS
+from bundler.online.assets.provider import SOURCE_KEYS, AssetProvider
 from bundler.online.manifest import loading
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
+from bundler.payload.network.asset_libraries import LIBRARIES
 from tests.online.bench import Bench
 from tests.online.loopback import Loopback, instead
 
@@ -118,7 +124,7 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
 ) -> None:
     with pytest.raises(ResolveError) as caught:
         gathered(tmp_path, shop, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
-    assert "'punkt_tap' is no package of it; did you mean 'punkt_tab'?" in str(caught.value)
+    assert "'punkt_tap' is not a package; did you mean 'punkt_tab'?" in str(caught.value)
     assert "'popular' is a collection: name the packages" in str(caught.value)
     assert caught.value.where == f"{mirror.url}/data/index.xml"
 
@@ -128,9 +134,12 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
     [
         (b"<html><p>Log in<br></html>", "this is not NLTK's index: mismatched tag"),
         (b"<nltk_data>", "this is not NLTK's index: no element found"),
-        (b"<html/>", "it names no package"),
+        (b"<html/>", "it lists no package"),
         (index(listed("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
-        (index(listed("w", "../../x", checksum="0" * 32)), "puts 'w' into '../../x', which is no folder of NLTK's"),
+        (
+            index(listed("w", "../../x", checksum="0" * 32)),
+            "puts 'w' into '../../x', which is not a folder of NLTK's data",
+        ),
         (index(listed("w", "corpora", size=3)), "has no digest of 'w'"),
         (index(listed("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
     ],
@@ -188,7 +197,7 @@ def test_data_for_a_library_that_does_not_travel_is_said(
     gathered(tmp_path, shop, text, ("NLTK", "torch"))
     assert bench.report.warnings == []
     gathered(tmp_path, shop, text, ("torch",))
-    assert bench.report.warnings == ["assets for nltk are carried (stopwords), and nltk is not among the packages"]
+    assert bench.report.warnings == ["the manifest has assets for nltk (stopwords), but nltk is not among the packages"]
 
 
 @pytest.fixture
@@ -247,10 +256,10 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
         ("[{nltk: [../x]}]", "assets[0].nltk: '../x' is not the name of a package"),
         ("[{nltk: [words], env: WORDS}]", "assets[0].env: goes with url: leave it out"),
         (f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: a, mirror: 'https://m/'}}]", "assets[0].mirror: goes with"),
-        ("[{nltk: [words], mirror: 'file:///srv'}]", "assets[0].mirror: must be the address of a folder"),
-        ("[{nltk: [words], mirror: 'https://[::1'}]", "assets[0].mirror: 'https://[::1' is no address: Invalid IPv6 URL"),
-        ("[{nltk: [words], mirror: 'https://m/?key=1'}]", "assets[0].mirror: must be the address of a folder"),
-        ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
+        ("[{nltk: [words], mirror: 'file:///srv'}]", "assets[0].mirror: must be the URL of a folder"),
+        ("[{nltk: [words], mirror: 'https://[::1'}]", "assets[0].mirror: 'https://[::1' is not a URL: Invalid IPv6 URL"),
+        ("[{nltk: [words], mirror: 'https://m/?key=1'}]", "assets[0].mirror: must be the URL of a folder"),
+        ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http somebody could alter the index"),
         ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
         (
             f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
@@ -273,3 +282,27 @@ def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Pa
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
         "http://m.example/t/gpt-2/encodings/main/encoder.json",
     ]
+
+
+def test_each_provider_is_a_file_of_its_own_and_each_library_has_a_provider() -> None:
+    assert tuple(PROVIDERS) == SOURCE_KEYS
+    assert all(isinstance(provider, AssetProvider) and provider.key == key for key, provider in PROVIDERS.items())
+    assert {*LIBRARIES} == {*SOURCE_KEYS} - {"url"}
+    assert {key: library.title for key, library in LIBRARIES.items()} == {
+        key: PROVIDERS[key].title for key in LIBRARIES
+    }
+
+
+@pytest.mark.parametrize("key", LIBRARIES)
+def test_the_host_s_part_of_a_library_follows_from_the_table(tmp_path: Path, key: str) -> None:
+    library = LIBRARIES[key]
+    assert env_file.make_library_variables(tmp_path)[library.variable] == str(tmp_path / "assets" / library.folder)
+    assert "is set by the installer" in env_values.find_env_problem(library.variable, "/data")
+    name = {"tiktoken": "gpt2", "nltk": "punkt_tab"}[key]
+    request = BlockedRequest(host=library.host or "data.example", url="https://data.example/x", kind=key, name=name)
+    (spec,) = loading.load_manifest(manifest_of_fix(tmp_path, request.fix)).manifest.assets
+    assert (spec.key, spec.names) == (key, (name,))
+
+
+def manifest_of_fix(tmp_path: Path, fix: str) -> Path:
+    return wanted(tmp_path, fix.removeprefix("assets: "))

@@ -212,7 +212,7 @@ def test_a_file_of_ones_own_adds_rules_and_takes_the_place_of_others(tmp_path: P
         ("rules: {", "this is not YAML"),
         ("rules: [{id: a}]", r"rules\[0\]\.severity: is required"),
         (OWN.replace("absent", "absend"), "did you mean 'absent'"),
-        (OWN.replace("absent: [einops]", "packages: {a: 'about 2'}"), "'about 2' is no range of versions"),
+        (OWN.replace("absent: [einops]", "packages: {a: 'about 2'}"), "'about 2' is not a range of versions"),
         ("[]", "must be a mapping, not a list"),
     ],
 )
