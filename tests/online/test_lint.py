@@ -113,7 +113,7 @@ CASES = {
             locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt/english.pickle",)),
             locked({"nltk": "3.9.1"}),
         ),
-        "carry punkt_tab",
+        "write punkt_tab under nltk",
     ),
     "nltk-punkt-tab": Case(
         locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt_tab/english/x.txt",)),

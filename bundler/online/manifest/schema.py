@@ -92,7 +92,7 @@ class ModelSpec:
     )
     sha256: str | None = describe_field("SHA-256 of the file at url", default=None)
     folder: str | None = describe_field(
-        "folder of the model in the wheel or archive, if it has more than one", default=None
+        "folder of the model in the wheel or archive, if the build does not find it or finds several", default=None
     )
     alias: str | None = describe_field(
         "its name on the host; default: the last part of repo_id or source", default=None

@@ -271,7 +271,7 @@ class _Reader:
         for arg, default in pairs:
             self.findings += self._find_named_models(arg.arg, default, constants, "", is_default=True)
         inside = _find_function_constants(node, constants)
-        # A name of this scope without a constants value hides the same name of an outer scope.
+        # A name of this scope without a known value hides the same name of an outer scope.
         self.read_nodes([node.body] if isinstance(node, ast.Lambda) else node.body, inside, f"{group}{node.lineno}")
 
     def _read_call(self, call: ast.Call, constants: Constants) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ def read_project(folder: Path) -> Project:
     stated = [str(line) for line in document.get("dependencies") or () if isinstance(line, str)]
     if used and stated:
         names = " and ".join(path.name for path in used)
-        excluded.append(f"the dependencies of pyproject.toml: {names} is used instead")
+        excluded.append(f"the dependencies of pyproject.toml: the manifest uses {names}")
     requirements = [] if used else [line for line in stated if _is_portable(line)]
     if not used:
         excluded += [

@@ -70,7 +70,7 @@ def list_image_notes(folder: Path, accelerator: str) -> list[str]:
 
 
 def _find_last_stage(stages: list[_Stage]) -> list[_Stage]:
-    """Return the stage that the last one is built from, if any; the last one itself where that is an image."""
+    """Return the stage whose image the last stage is built from, as a list; [] if there are no stages."""
     by_name = {stage.name.lower(): stage for stage in stages if stage.name}
     chain = stages[-1:]
     while chain and (parent := by_name.get(chain[-1].image.lower())) and parent not in chain:
