@@ -411,7 +411,7 @@ def test_a_failed_load_names_its_calls(release: Release) -> None:
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
     probe.write_text(
-        kept.replace("    count =", "    __import__('socket').create_connection(('models.example', 443))\n    count =")
+        kept.replace("    files =", "    __import__('socket').create_connection(('models.example', 443))\n    files =")
     )
     try:
         with pytest.raises(BlockedRequestError) as failure:

@@ -203,7 +203,7 @@ def test_a_load_that_lacks_nltk_s_data_says_which_and_what_carries_it(
     (guard.get_site_packages(release, LOCK) / "zz-libraries.pth").write_text(f"{libraries}\n")
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
-    probe.write_text(kept.replace("    count =", "    __import__('nltk').pos_tag(['the', 'dog'])\n    count ="))
+    probe.write_text(kept.replace("    files =", "    __import__('nltk').pos_tag(['the', 'dog'])\n    files ="))
     request, result = tmp_path / "request.json", tmp_path / "result.json"
     request.write_text(json.dumps({"alias": "m", "loader": "files", "path": str(tmp_path)}))
     try:

@@ -96,7 +96,7 @@ def prove(release: Release, code: str) -> SmokeResult:
     probe = release.path / "payload" / "probes" / "files.py"
     kept = probe.read_text()
     (guard.get_site_packages(release, LOCK) / "library.py").write_text(code)
-    probe.write_text(kept.replace("    count =", "    __import__('library').load()\n    count ="))
+    probe.write_text(kept.replace("    files =", "    __import__('library').load()\n    files ="))
     try:
         (proof,) = smoke.run_smoke_loads(release, LOCK, None, RecordingReporter())
     finally:

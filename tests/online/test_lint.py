@@ -118,7 +118,7 @@ CASES = {
     "nltk-punkt-tab": Case(
         locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt_tab/english/x.txt",)),
         (locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt.zip", "nltk_data/tokenizers/punkt_tab.zip")),),
-        "reads punkt and not the punkt_tab",
+        "reads punkt, but the bundle has punkt_tab",
     ),
     "nltk-archives": Case(
         locked({"nltk": "3.9.2"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
@@ -137,7 +137,7 @@ CASES = {
     "old-pip-on-the-host": Case(
         locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux_2_28_x86_64"),
         (locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux2014_x86_64"),),
-        "does not see manylinux_2_",
+        "ignores manylinux_2_",
         host_pip="20.2.4",
     ),
 }
