@@ -26,12 +26,13 @@ COMMAND_LINE = ("bundler.cli", "bundler.output", "bundler.verbs")
 MAX_FILES, MAX_FILE_LINES, MAX_FUNCTION_LINES = 16, 430, 60
 
 BASE = {"bundler", "bundler.errors", "bundler.progress", "bundler.process", "bundler.template_files"}
-FORMAT = {f"bundler.format{name}" for name in ("", ".lock", ".tar", ".signing", ".scan")}
+LIBRARY_TABLE = "bundler.payload.network"
+FORMAT = {f"bundler.format{name}" for name in ("", ".lock", ".tar", ".signing", ".scan")} | {LIBRARY_TABLE}
 PREFIX, TRUST, RENDERING, ENVIRONMENT = (
     f"bundler.offline.{name}" for name in ("prefix", "trust", "rendering", "environment")
 )
-TRANSFER, PACKAGES, MANIFEST, INSPECTION, MODELS = (
-    f"bundler.online.{name}" for name in ("transfer", "packages", "manifest", "inspection", "models")
+TRANSFER, PACKAGES, ASSETS, MANIFEST, INSPECTION, MODELS = (
+    f"bundler.online.{name}" for name in ("transfer", "packages", "assets", "manifest", "inspection", "models")
 )
 HOST = {PREFIX, TRUST, RENDERING, ENVIRONMENT, "bundler.offline"}
 PAYLOAD = ("network", "results", "checks", "files", "load", "probes")
@@ -41,8 +42,8 @@ ARROWS: dict[str, set[str]] = {
     "bundler.progress": set(),
     "bundler.process": {"bundler.errors"},
     "bundler.template_files": {"bundler"},
-    "bundler.format": {"bundler.errors"},
-    "bundler.format.lock": {"bundler.errors", "bundler.progress", "bundler.format"},
+    "bundler.format": {"bundler.errors", LIBRARY_TABLE},
+    "bundler.format.lock": {"bundler.errors", "bundler.progress", "bundler.format", LIBRARY_TABLE},
     "bundler.format.tar": {"bundler.errors", "bundler.progress", "bundler.format", "bundler.format.lock"},
     "bundler.format.signing": {"bundler.errors", "bundler.format", "bundler.format.lock", "bundler.format.tar"},
     "bundler.format.scan": {"bundler.errors", "bundler.progress", "bundler.format", "bundler.format.lock"},
@@ -57,14 +58,14 @@ ARROWS: dict[str, set[str]] = {
     TRANSFER: BASE | FORMAT,
     INSPECTION: BASE | FORMAT,
     PACKAGES: BASE | FORMAT | {TRANSFER},
-    MANIFEST: BASE | FORMAT | {INSPECTION, PACKAGES},
+    ASSETS: BASE | FORMAT | {TRANSFER},
+    MANIFEST: BASE | FORMAT | {ASSETS, INSPECTION, PACKAGES, TRANSFER},
     "bundler.online.containers": BASE | FORMAT | {MANIFEST, TRANSFER},
-    "bundler.online.assets": BASE | FORMAT | {MANIFEST, TRANSFER},
-    "bundler.online.scaffold": BASE | FORMAT | {MANIFEST},
+    "bundler.online.scaffold": BASE | FORMAT | {ASSETS, MANIFEST},
     MODELS: BASE | FORMAT | {INSPECTION, MANIFEST, PACKAGES, TRANSFER},
     "bundler.online": BASE
     | FORMAT
-    | {TRANSFER, INSPECTION, PACKAGES, MANIFEST, MODELS, "bundler.online.containers", "bundler.online.assets"},
+    | {TRANSFER, INSPECTION, PACKAGES, MANIFEST, MODELS, ASSETS, "bundler.online.containers"},
     **{
         f"bundler.payload.{name}": {f"bundler.payload.{lower}" for lower in PAYLOAD[:number]}
         for number, name in enumerate(PAYLOAD)

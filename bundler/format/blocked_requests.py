@@ -5,7 +5,6 @@ The guard writes one line of JSON for each. Libraries that call home find no net
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -14,9 +13,8 @@ from pathlib import Path
 
 from bundler.format import documents, json_files
 from bundler.format.documents import describe_field
+from bundler.payload.network.asset_libraries import LIBRARIES
 
-_TIKTOKEN_HOST = "openaipublic.blob.core.windows.net"
-"""The host of the encodings whose names tiktoken knows."""
 _PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 _YAML_KEYWORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 
@@ -66,16 +64,10 @@ class BlockedRequest:
         if self.kind == "revision":
             return f"in the entry of {self.name}: set revision: {_format_scalar(self.revision)}"
         if self.kind == "elsewhere":
-            return "nothing in the manifest: the bundle has it, but the code searched another folder than HF_HUB_CACHE names"
-        if self.kind == "tiktoken":
-            if self.host == _TIKTOKEN_HOST:
-                return f"assets: [{{tiktoken: [{self.name}]}}]"
-            # tiktoken caches an encoding from another host under the SHA-1 of its URL
-            name = hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
-            return f"assets: [{{url: {self.url}, sha256: …, path: tiktoken/{name}}}]"
-        if self.kind == "nltk":
-            return f"assets: [{{nltk: [{self.name}]}}]"
-        return f"smoke: {{tolerate_calls: [{self.host}]}} if the model works without it; else add it under models: or assets:"
+            return "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names"
+        if library := LIBRARIES.get(self.kind):
+            return f"assets: [{{{library.make_manifest_entry(self.name, self.host, self.url)}}}]"
+        return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
 
 
 INCOMPLETE_KINDS = ("file", "revision", "elsewhere")

@@ -17,8 +17,8 @@ from bundler.format.signing.signature_envelope import Signer
 from bundler.format.tar import archive
 from bundler.online import locked_build, locked_wheels, rehearsal, resolve
 from bundler.online.inspection import pickle_scan
-from bundler.online.manifest import schema
-from bundler.online.manifest.schema import LoadedManifest
+from bundler.online.manifest import loading
+from bundler.online.manifest.loading import LoadedManifest
 from bundler.online.transfer import download, remote_sizes
 from bundler.online.transfer.context import BuildContext
 
@@ -57,7 +57,7 @@ def build_bundle(manifest_path: Path, options: BuildOptions, context: BuildConte
     Raises:
         BundleError: the build failed. Then there is no file of the bundle's name, or the one that was there before.
     """
-    loaded = schema.load_manifest(manifest_path)
+    loaded = loading.load_manifest(manifest_path)
     _require_output_folder(options)
     lock = _load_lock(loaded, options, context)
     obstacle = _find_rehearsal_obstacle(lock, options)
@@ -78,7 +78,7 @@ def build_bundle(manifest_path: Path, options: BuildOptions, context: BuildConte
 
 def make_lock(path: Path, context: BuildContext) -> Lock:
     """Resolve a manifest."""
-    return resolve.resolve_manifest(schema.load_manifest(path), context)
+    return resolve.resolve_manifest(loading.load_manifest(path), context)
 
 
 def list_missing(lock: Lock, context: BuildContext) -> tuple[Artifact, ...]:

@@ -10,7 +10,7 @@ from bundler.format.lock.lockfile import Lock
 from bundler.online import installer, locked_wheels, resolve
 from bundler.online.assets import collect
 from bundler.online.inspection import pickle_scan
-from bundler.online.manifest.schema import LoadedManifest
+from bundler.online.manifest.loading import LoadedManifest
 from bundler.online.models import closure, model_resolution
 from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.transfer.context import BuildContext

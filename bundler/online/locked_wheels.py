@@ -8,7 +8,7 @@ from bundler.errors import FetchError, IntegrityError
 from bundler.format.lock import entries
 from bundler.format.lock.entries import Artifact, ArtifactKind
 from bundler.format.lock.lockfile import Lock
-from bundler.online.manifest.schema import LoadedManifest
+from bundler.online.manifest.loading import LoadedManifest
 from bundler.online.packages import resolution
 from bundler.online.packages.resolution import ResolvedWheel
 from bundler.online.transfer.context import BuildContext

@@ -20,7 +20,8 @@ from bundler.online.assets import collect
 from bundler.online.containers import base_image
 from bundler.online.containers.base_image import BaseImage
 from bundler.online.manifest import lint, schema
-from bundler.online.manifest.schema import LoadedManifest, ModelSpec, TargetSpec
+from bundler.online.manifest.loading import LoadedManifest
+from bundler.online.manifest.schema import ModelSpec, TargetSpec
 from bundler.online.models import closure, local_sources, model_resolution
 from bundler.online.models.closure import ModelClosure
 from bundler.online.models.model_resolution import ResolvedModel
@@ -85,10 +86,10 @@ def resolve_manifest(loaded: LoadedManifest, context: BuildContext) -> Lock:
 
 def _report_target_defaults(spec: TargetSpec, target: Target, reporter: Reporter) -> None:
     """Report what the manifest leaves out of the target: hosts that differ will refuse the bundle."""
-    defaults = [f"{name} {getattr(target, name)}" for name in spec.left_out if name != "libc"]
+    defaults = [f"{name} {getattr(target, name)}" for name in spec.omitted_fields if name != "libc"]
     if defaults:
         reporter.note(f"the manifest leaves these fields of its target to this machine: {', '.join(defaults)}")
-    if "libc" not in spec.left_out or not target.libc:
+    if "libc" not in spec.omitted_fields or not target.libc:
         return
     if target.libc == detect_target().libc:
         reporter.warn(

@@ -100,13 +100,13 @@ def test_a_bundle_for_another_host(
 @pytest.fixture
 def pack_for(tmp_path: Path) -> Callable[[str], Path]:
     """A bundle without packages for the target of a manifest: no index has wheels for hosts that do not exist."""
-    from bundler.online.manifest import schema
+    from bundler.online.manifest import loading
 
     def packed(text: str) -> Path:
         (tmp_path / "vendor").mkdir()
         asked = tmp_path / "m.yaml"
         asked.write_text(text.format(version="1", sequence="1"))
-        target = schema.load_manifest(asked).manifest.target.resolve()
+        target = loading.load_manifest(asked).manifest.target.resolve()
         for name, data in SMALL.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data)

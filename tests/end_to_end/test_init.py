@@ -63,7 +63,7 @@ def test_what_init_tells_a_program_and_that_it_overwrites_nothing(tmp_path: Path
         }
     ]
     again = bundle("init", cwd=tmp_path)
-    assert (again.returncode, "it is there already" in again.stderr) == (2, True)
+    assert (again.returncode, "this file exists already" in again.stderr) == (2, True)
     (tmp_path / "empty").mkdir()
     nothing = bundle("init", tmp_path / "empty")
     assert (nothing.returncode, "no packages and no models were found" in nothing.stderr) == (3, True)

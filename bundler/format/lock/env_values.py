@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from bundler.payload.network.asset_libraries import LIBRARIES
+
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 _PLACEHOLDER = re.compile(r"\{(?P<what>model|asset|release)(?::(?P<name>[^{}]*))?\}")
 _SECRET_NAME = re.compile(
@@ -20,8 +22,9 @@ _SECRET_VALUE = re.compile(
 _RESERVED_NAME = re.compile(
     r"HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE|DISABLE_SAFETENSORS_CONVERSION|HF_HUB_DISABLE_TELEMETRY|"
     r"DO_NOT_TRACK|HF_HUB_VERBOSITY|HF_HUB_CACHE|HF_HOME|HF_MODULES_CACHE|HF_DATASETS_CACHE|TORCH_HOME|TORCHINDUCTOR_CACHE_DIR|"
-    r"TRITON_CACHE_DIR|TIKTOKEN_CACHE_DIR|NLTK_DATA|SENTENCE_TRANSFORMERS_HOME|TRANSFORMERS_CACHE|"
-    r"PYTORCH_(TRANSFORMERS|PRETRAINED_BERT)_CACHE|BUNDLE_GUARD.*|PATH|HOME|IFS|LD_.*|DYLD_.*|PYTHON.*|BASH_ENV|ENV"
+    r"TRITON_CACHE_DIR|SENTENCE_TRANSFORMERS_HOME|TRANSFORMERS_CACHE|"
+    r"PYTORCH_(TRANSFORMERS|PRETRAINED_BERT)_CACHE|BUNDLE_GUARD.*|PATH|HOME|IFS|LD_.*|DYLD_.*|PYTHON.*|BASH_ENV|ENV|"
+    + "|".join(library.variable for library in LIBRARIES.values())
 )
 """Variables that the installer sets so that libraries stay offline, and variables that change every program."""
 

@@ -10,6 +10,7 @@ from bundler.format.lock import env_values
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering.templates import render_template
+from bundler.payload.network.asset_libraries import LIBRARIES
 from bundler.progress import Reporter, pluralize
 
 ENV_FILE = ".env.offline"
@@ -39,9 +40,8 @@ def make_library_variables(release_folder: Path) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "HF_HUB_VERBOSITY": "error",  # else each load by repo id warns that it is offline
         "HF_HUB_CACHE": str(release_folder / "hub"),
-        "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # read before HF_HUB_CACHE
-        "TIKTOKEN_CACHE_DIR": str(release_folder / "assets" / "tiktoken"),
-        "NLTK_DATA": str(release_folder / "assets" / "nltk_data"),
+        "SENTENCE_TRANSFORMERS_HOME": str(release_folder / "hub"),  # it looks here first
+        **{library.variable: str(release_folder / "assets" / library.folder) for library in LIBRARIES.values()},
     }
 
 

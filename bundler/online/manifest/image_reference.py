@@ -1,4 +1,4 @@
-"""The name of a container image, taken apart."""
+"""Parses the names of container images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IMAGE_REFERENCE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageReference:
-    """The name of an image, taken apart: ``named_host`` as people write it, ``host`` where it is served."""
+    """The parts of an image's name: ``registry`` as people write it, ``api_host`` as the server that answers."""
 
     registry: str
     api_host: str
@@ -26,28 +26,33 @@ class ImageReference:
 
     @property
     def digest(self) -> str:
-        """The digest that the name itself gives, or ""."""
+        """The digest in the name; "" if there is none."""
         return self.tag_or_digest if self.tag_or_digest.startswith("sha256:") else ""
 
     @property
     def is_loopback(self) -> bool:
-        """Whether its registry is on this very machine, where http harms nobody."""
+        """Whether its registry is on this machine, where http is safe."""
         return bool(re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+)(:\d+)?", self.api_host))
 
     def with_digest(self, digest: str) -> str:
-        """The name with a digest instead of its tag."""
+        """Return the name with a digest instead of its tag."""
         return f"{self.registry}/{self.repository}@{digest}"
 
 
 def parse_reference(text: str) -> ImageReference:
-    """``base`` taken apart as docker does; raises Invalid for what names no image."""
-    found = _IMAGE_REFERENCE.fullmatch(text)
-    if found is None:
-        raise InvalidValueError(f"{text!r} is not such as docker.io/library/python:3.11-slim, or NAME@sha256:…", "base")
-    host = (found["host"] or "docker.io") + (found["port"] or "")
-    repository = found["repository"]
-    if host == "docker.io" and "/" not in repository:
+    """Parse a name as docker does; raise InvalidValueError if it is not the name of an image."""
+    match = _IMAGE_REFERENCE.fullmatch(text)
+    if match is None:
+        message = f"{text!r} is not an image's name, such as docker.io/library/python:3.11-slim or NAME@sha256:…"
+        raise InvalidValueError(message, "base")
+    registry = (match["host"] or "docker.io") + (match["port"] or "")
+    repository = match["repository"]
+    if registry == "docker.io" and "/" not in repository:
         repository = f"library/{repository}"
-    served = "registry-1.docker.io" if host == "docker.io" else host
-    reference = found["digest"] or found["tag"] or "latest"
-    return ImageReference(registry=host, api_host=served, repository=repository, tag_or_digest=reference, text=text)
+    return ImageReference(
+        registry=registry,
+        api_host="registry-1.docker.io" if registry == "docker.io" else registry,
+        repository=repository,
+        tag_or_digest=match["digest"] or match["tag"] or "latest",
+        text=text,
+    )

@@ -1,4 +1,4 @@
-"""What a manifest asks for besides packages and models: the container image, and the application."""
+"""The fields of a manifest for the container image and the application."""
 
 from __future__ import annotations
 
@@ -14,44 +14,51 @@ from bundler.online.manifest import image_reference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSpec:
-    """The container image that the release can be baked into."""
+    """The container image that a host can build from the bundle."""
 
     base: str = describe_field(
-        "base image, as an engine would pull it; default: one named python, which must be there", default=""
+        "base image, as an engine would pull it; default: an image named python that the host has", default=""
     )
-    carry: bool = describe_field("whether the base travels; false: the far side has a registry with it", default=True)
-    plain_http: bool = describe_field("whether its registry speaks http; loopback always may", default=False)
-    user: int = describe_field("numeric user of the service", default=1000)
+    carry: bool = describe_field(
+        "whether the bundle has the base image in it; false: a registry on the host's side has it", default=True
+    )
+    plain_http: bool = describe_field(
+        "whether to use http for its registry; on loopback http is always allowed", default=False
+    )
+    user: int = describe_field("numeric user id of the service", default=1000)
 
     def __post_init__(self) -> None:
-        documents.raise_together(self._faults())
+        documents.raise_together(self._list_problems())
 
-    def _faults(self) -> Iterator[InvalidValueError]:
+    def _list_problems(self) -> Iterator[InvalidValueError]:
         if self.base:
             yield from documents.collect_errors(lambda: image_reference.parse_reference(self.base))
-        yield from (one for one in documents.collect_errors(lambda: self.to_lock("")) if one.field != "base")
+        problems = documents.collect_errors(lambda: self.to_lock(""))
+        yield from (problem for problem in problems if problem.field != "base")
 
     def to_lock(self, digest: str) -> Image:
-        """As the lock has it, its base pinned to ``digest``; raises Invalid."""
+        """Return its entry in a lock, with the base image pinned to a digest; raise InvalidValueError."""
         return Image(base=self.base, digest=digest, user=self.user)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppSpec:
-    """The application that the environment and the models are for."""
+    """The application that uses the environment and the models."""
 
-    path: str = describe_field("its folder, relative to the manifest")
-    entrypoint: tuple[str, ...] = describe_field("what starts it: [python, -m, myapp]; default: Python", default=())
+    path: str = describe_field("the application's folder, relative to the manifest")
+    entrypoint: tuple[str, ...] = describe_field(
+        "the command that starts it: [python, -m, myapp]; default: Python", default=()
+    )
     exclude: tuple[str, ...] = describe_field("no files that match, such as 'tests/*'", default=())
 
     def __post_init__(self) -> None:
         self.to_lock()
 
     def to_lock(self) -> App:
-        """As the lock has it; raises Invalid."""
+        """Return its entry in a lock; raise InvalidValueError."""
         return App(entrypoint=self.entrypoint)
 
     @property
     def source(self) -> str:
-        """Where its files come from, without the folders of this machine."""
+        """Its source for the lock; folders of the builder are left out."""
         return f"app:{Path(self.path).name}"

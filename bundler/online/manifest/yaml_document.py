@@ -1,4 +1,4 @@
-"""A YAML file as a document, with the line of each of its values, and every fault of its own at once."""
+"""Parses YAML into a document that knows the line of each value, and lists all problems of the YAML at once."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """What a file says: mappings with keys that are strings, lists, scalars; and where each value stands."""
+    """A parsed file: mappings with string keys, lists and scalars, and the place of each value."""
 
     value: Any
     places: dict[FieldPath, TextPosition]
-    faults: tuple[tuple[int, FieldProblem], ...]
-    """What is wrong with the YAML itself, each with its line."""
+    problems: tuple[tuple[int, FieldProblem], ...]
+    """Problems of the YAML itself, each with its line."""
 
-    def described(self, faults: Iterable[FieldProblem]) -> list[str]:
-        """These faults and those of the YAML itself for a person, a line each, in the order of the file."""
-        found = [*self.faults, *((self._line(fault.path), fault) for fault in faults)]
-        return [f"  line {line}: {fault}" for line, fault in sorted(found, key=lambda one: one[0])]
+    def format_problems(self, problems: Iterable[FieldProblem]) -> list[str]:
+        """Return a line of text for each problem, those of the YAML itself too, in the order of the file."""
+        numbered = [*self.problems, *((self._find_line(problem.path), problem) for problem in problems)]
+        return [f"  line {line}: {problem}" for line, problem in sorted(numbered, key=lambda pair: pair[0])]
 
-    def _line(self, where: FieldPath) -> int:
-        while where and where not in self.places:
-            where = where[:-1]
-        return self.places[where].line if where in self.places else 1
+    def _find_line(self, path: FieldPath) -> int:
+        """Return the line of a value, or of the nearest value that contains it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places[path].line if path in self.places else 1
 
 
-def read(text: bytes, where: str) -> Document:
-    """Read one document; raises ManifestError where the text is not YAML, since nothing behind that place can be told."""
-    hint = "mend that line first: nothing behind it can be read"
+def parse_document(text: bytes, where: str) -> Document:
+    """Parse one document.
+
+    Raises:
+        ManifestError: The text is not YAML; the lines after that place can't be read. ``where`` names the file.
+    """
+    hint = "correct that line first: the lines after it can't be read"
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -49,76 +54,78 @@ def read(text: bytes, where: str) -> Document:
         place = f"{where}, line {mark.line + 1}" if mark else where
         raise ManifestError(f"this is not YAML: {getattr(error, 'problem', error)}", where=place, hint=hint) from error
     except RecursionError as error:
-        raise ManifestError("this YAML has more levels than can be read", where=where) from error
-    return Document(value=value, places=builder.places, faults=tuple(builder.faults))
+        raise ManifestError("this YAML is nested too deeply", where=where, hint="remove levels of nesting") from error
+    return Document(value=value, places=builder.places, problems=tuple(builder.problems))
 
 
 @dataclass(slots=True)
 class _Builder:
-    """Makes values of YAML's nodes. A node that can't be one is a fault, and what stands beside it is read."""
+    """Makes values from YAML nodes. A node that has no value is a problem; the nodes beside it are still read."""
 
     loader: yaml.SafeLoader
     places: dict[FieldPath, TextPosition] = field(default_factory=dict)
-    faults: list[tuple[int, FieldProblem]] = field(default_factory=list)
+    problems: list[tuple[int, FieldProblem]] = field(default_factory=list)
 
-    def build(self, node: yaml.Node, where: FieldPath, above: tuple[int, ...]) -> Any:
-        """The value of a node; ``above`` are the nodes that it stands in."""
+    def build(self, node: yaml.Node, path: FieldPath, parents: tuple[int, ...]) -> Any:
+        """Return the value of a node; ``parents`` are the ids of the nodes that contain it."""
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
-        self.places.setdefault(where, TextPosition(node.start_mark.line + 1, text))
-        if id(node) in above:
-            return self._wrong(node, where, "this YAML makes no sense: it holds itself", None)
-        above = (*above, id(node))
+        self.places.setdefault(path, TextPosition(node.start_mark.line + 1, text))
+        if id(node) in parents:
+            return self._add_problem(node, path, "this YAML contains itself", None)
+        parents = (*parents, id(node))
         if isinstance(node, yaml.MappingNode):
             if node.tag != _MAPPING:
-                return self._wrong(node, where, f"nothing here is of the kind {node.tag}", {})
-            return self._mapping(node, where, above)
+                return self._add_problem(node, path, f"no value here can have the tag {node.tag}", {})
+            return self._build_mapping(node, path, parents)
         if isinstance(node, yaml.SequenceNode):
             if node.tag != _LIST:
-                return self._wrong(node, where, f"nothing here is of the kind {node.tag}", [])
-            return [self.build(one, (*where, n), above) for n, one in enumerate(node.value)]
-        return self._scalar(node, where)
+                return self._add_problem(node, path, f"no value here can have the tag {node.tag}", [])
+            return [self.build(item, (*path, n), parents) for n, item in enumerate(node.value)]
+        return self._build_scalar(node, path)
 
-    def _mapping(self, node: yaml.MappingNode, where: FieldPath, above: tuple[int, ...]) -> dict[str, Any]:
-        merged = self._merged(node, where, above)
+    def _build_mapping(self, node: yaml.MappingNode, path: FieldPath, parents: tuple[int, ...]) -> dict[str, Any]:
+        merged = self._build_merged(node, path, parents)
         own: dict[str, Any] = {}
-        first: dict[str, int] = {}
+        first_lines: dict[str, int] = {}
         for key, value in node.value:
             if key.tag == _MERGE:
                 continue
             if not isinstance(key, yaml.ScalarNode):
-                self._wrong(key, where, "a key must be a word", None)
+                self._add_problem(key, path, "a key must be text", None)
                 continue
-            name = str(key.value)  # as it is written: `on` and `1.0` are names like all others
-            place, line = (*where, name), key.start_mark.line + 1
+            name = str(key.value)  # as written: `on` and `1.0` are names too
+            value_path, line = (*path, name), key.start_mark.line + 1
             if name in own:
-                self._wrong(key, place, f"stands twice, first in line {first[name]}", None)
+                self._add_problem(key, value_path, f"is given twice, first in line {first_lines[name]}", None)
                 continue
-            first[name] = line
-            self.places[place] = TextPosition(line, value.value if isinstance(value, yaml.ScalarNode) else "")
-            own[name] = self.build(value, place, above)
+            first_lines[name] = line
+            self.places[value_path] = TextPosition(line, value.value if isinstance(value, yaml.ScalarNode) else "")
+            own[name] = self.build(value, value_path, parents)
         return merged | own
 
-    def _merged(self, node: yaml.MappingNode, where: FieldPath, above: tuple[int, ...]) -> dict[str, Any]:
-        """What ``<<`` brings in; of several mappings the first that has a key says what it is."""
-        found: dict[str, Any] = {}
+    def _build_merged(self, node: yaml.MappingNode, path: FieldPath, parents: tuple[int, ...]) -> dict[str, Any]:
+        """Return the mapping that ``<<`` adds; of several mappings the first one with a key gives its value."""
+        merged: dict[str, Any] = {}
         for key, value in node.value:
             if key.tag == _MERGE:
-                for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    if isinstance(one, yaml.MappingNode) and id(one) not in above:
-                        found = self._mapping(one, where, (*above, id(one))) | found
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(source, yaml.MappingNode) and id(source) not in parents:
+                        merged = self._build_mapping(source, path, (*parents, id(source))) | merged
                     else:
-                        self._wrong(key, (*where, "<<"), "must be a mapping, or a list of mappings", None)
-        return found
+                        self._add_problem(key, (*path, "<<"), "must be a mapping, or a list of mappings", None)
+        return merged
 
-    def _scalar(self, node: yaml.Node, where: FieldPath) -> Any:
+    def _build_scalar(self, node: yaml.Node, path: FieldPath) -> Any:
         try:
             return self.loader.construct_object(node)
         except ValueError:  # a date of a thirteenth month
             kind = node.tag.rpartition(":")[2]
-            return self._wrong(node, where, f"is read as a {kind} and is none: write it in quotes", str(node.value))
+            return self._add_problem(
+                node, path, f"looks like a {kind} but is not a valid one: write it in quotes", str(node.value)
+            )
         except yaml.YAMLError:
-            return self._wrong(node, where, f"nothing here is of the kind {node.tag}", str(node.value))
+            return self._add_problem(node, path, f"no value here can have the tag {node.tag}", str(node.value))
 
-    def _wrong(self, node: yaml.Node, where: FieldPath, message: str, value: Any) -> Any:
-        self.faults.append((node.start_mark.line + 1, FieldProblem(where, message)))
+    def _add_problem(self, node: yaml.Node, path: FieldPath, message: str, value: Any) -> Any:
+        self.problems.append((node.start_mark.line + 1, FieldProblem(path, message)))
         return value

@@ -13,7 +13,8 @@ from bundler.format.lock.entries import Artifact, Conversion, Model, PickleFile
 from bundler.format.lock.target import Target
 from bundler.online.inspection import loader_detection, loaders, pickle_scan, remote_code
 from bundler.online.inspection.model_files import FileListing, ReadFile
-from bundler.online.manifest.schema import LoadedManifest, ModelSpec
+from bundler.online.manifest.loading import LoadedManifest
+from bundler.online.manifest.schema import ModelSpec
 from bundler.online.models import file_selection, local_sources, model_card, safetensors_conversion
 from bundler.online.models.local_sources import ModelFiles, SourceFile
 from bundler.online.models.safetensors_conversion import ConversionContext

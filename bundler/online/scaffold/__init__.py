@@ -1,0 +1,1 @@
+"""`bundle init`: a first manifest from the files of a project."""

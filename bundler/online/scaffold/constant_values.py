@@ -1,4 +1,4 @@
-"""Which strings the names in a piece of Python stand for, read from its syntax tree and never run."""
+"""Finds the strings that names in Python code can have. The syntax tree is read, never run."""
 
 from __future__ import annotations
 
@@ -7,71 +7,77 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-_MOST = 50
-"""Strings that one expression may stand for; a product of many would be a guess."""
+_MAX_TEXTS = 50
+"""Most strings of one expression; a product of more would be a guess."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """The strings that an expression may give, and the environment variable that it reads first ("" for none)."""
+    """The strings that an expression can give, and the environment variable that it reads first ("" for none)."""
 
     texts: tuple[str, ...] = ()
     variable: str = ""
 
 
-Known = Mapping[str, Value]
-"""What names stand for. One that stands for nothing known is there with no texts, and hides the same name outside."""
+Constants = Mapping[str, Value]
+"""Values by name. A name whose value is unknown has no texts, and hides the same name of an outer scope."""
 
 
-def value_of(node: ast.expr | None, known: Known) -> Value:
-    """What an expression stands for; no texts where only a run could tell."""
+def find_value(node: ast.expr | None, constants: Constants) -> Value:
+    """Return the value of an expression; it has no texts if only a run could tell."""
     if isinstance(node, ast.Constant):
         return Value(texts=(node.value,)) if isinstance(node.value, str) else Value()
     if isinstance(node, ast.Name | ast.Attribute):
-        return known.get(ast.unparse(node), Value())
+        return constants.get(ast.unparse(node), Value())
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        parts = [value_of(one, known) for one in node.elts]
-        return _together(parts) if all(part.texts for part in parts) else Value()
+        parts = [find_value(element, constants) for element in node.elts]
+        return _merge_values(parts) if all(part.texts for part in parts) else Value()
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):  # os.environ.get("X") or "default"
-        return Value(texts=value_of(node.values[-1], known).texts, variable=value_of(node.values[0], known).variable)
+        return Value(
+            texts=find_value(node.values[-1], constants).texts, variable=find_value(node.values[0], constants).variable
+        )
     if isinstance(node, ast.IfExp):
-        return _together([value_of(node.body, known), value_of(node.orelse, known)])
+        return _merge_values([find_value(node.body, constants), find_value(node.orelse, constants)])
     if isinstance(node, ast.JoinedStr):
-        return _joined([one.value if isinstance(one, ast.FormattedValue) else one for one in node.values], known)
+        return _concatenate(
+            [part.value if isinstance(part, ast.FormattedValue) else part for part in node.values], constants
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _joined([node.left, node.right], known)
+        return _concatenate([node.left, node.right], constants)
     if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("environ"):
-        return Value(variable=_first(value_of(node.slice, known)))
-    return _of_call(node, known) if isinstance(node, ast.Call) else Value()
+        return Value(variable=_get_first(find_value(node.slice, constants)))
+    return _find_call_value(node, constants) if isinstance(node, ast.Call) else Value()
 
 
-def _of_call(call: ast.Call, known: Known) -> Value:
-    """A variable of the environment with its default, or the default of a field."""
+def _find_call_value(call: ast.Call, constants: Constants) -> Value:
+    """Return an environment variable with its default, or the default of a dataclass or pydantic field."""
     function = ast.unparse(call.func)
-    given = {one.arg: one.value for one in call.keywords if one.arg}
+    arguments = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
     if function.endswith(("environ.get", "getenv")):
-        default = call.args[1] if len(call.args) > 1 else given.get("default")
-        name = _first(value_of(call.args[0] if call.args else given.get("key"), known))
-        return Value(texts=value_of(default, known).texts, variable=name)
+        default = call.args[1] if len(call.args) > 1 else arguments.get("default")
+        name = _get_first(find_value(call.args[0] if call.args else arguments.get("key"), constants))
+        return Value(texts=find_value(default, constants).texts, variable=name)
     if function.rpartition(".")[2] in ("Field", "field"):
-        return value_of(given.get("default", call.args[0] if call.args else None), known)
+        return find_value(arguments.get("default", call.args[0] if call.args else None), constants)
     return Value()
 
 
-def scope_of(nodes: Iterable[ast.stmt], outer: Known, parameters: Known | None = None) -> dict[str, Value]:
-    """What the names that statements bind stand for, and those of outside; of several values a name may have any."""
-    known = {**outer, **(parameters or {})}
+def find_scope_constants(
+    nodes: Iterable[ast.stmt], outer: Constants, parameters: Constants | None = None
+) -> dict[str, Value]:
+    """Return the constants of a scope and of the scopes around it; a name that is bound twice has both values."""
+    constants = {**outer, **(parameters or {})}
     bound = {name: [value] for name, value in (parameters or {}).items()}
-    for node in _own(nodes):
-        for target, value in _bindings(node):
+    for node in _iter_scope(nodes):
+        for target, value in _find_bindings(node):
             name = ast.unparse(target)
-            bound.setdefault(name, []).append(value_of(value, known))
-            known[name] = _together(bound[name])
-    return known
+            bound.setdefault(name, []).append(find_value(value, constants))
+            constants[name] = _merge_values(bound[name])
+    return constants
 
 
-def parameters(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
-    """The parameters of a function, each with its default."""
+def list_parameters(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
+    """Return the parameters of a function, each with its default."""
     ordinary = [*arguments.posonlyargs, *arguments.args]
     missing: list[ast.expr | None] = [None] * (len(ordinary) - len(arguments.defaults))
     return [
@@ -80,16 +86,16 @@ def parameters(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]
     ]
 
 
-def _own(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Nodes in their order with all that is inside them, except other functions and classes."""
+def _iter_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield the nodes and their children in order, except those inside functions and classes."""
     for node in nodes:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             yield node
-            yield from _own(ast.iter_child_nodes(node))
+            yield from _iter_scope(ast.iter_child_nodes(node))
 
 
-def _bindings(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """The targets that a node gives a value, or each of a list of values."""
+def _find_bindings(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Yield what a node binds: each target with its value, or with the list that it iterates over."""
     if isinstance(node, ast.Assign):
         yield from ((target, node.value) for target in node.targets)
     elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
@@ -98,18 +104,18 @@ def _bindings(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
         yield node.target, node.iter
 
 
-def _together(parts: Iterable[Value]) -> Value:
-    found = [*parts]
-    texts = dict.fromkeys(text for part in found for text in part.texts)
-    variable = next((part.variable for part in found if part.variable), "")
-    return Value(texts=tuple(texts)[:_MOST], variable=variable)
+def _merge_values(parts: Iterable[Value]) -> Value:
+    values = [*parts]
+    texts = dict.fromkeys(text for value in values for text in value.texts)
+    variable = next((value.variable for value in values if value.variable), "")
+    return Value(texts=tuple(texts)[:_MAX_TEXTS], variable=variable)
 
 
-def _joined(parts: Iterable[ast.expr], known: Known) -> Value:
-    found = [value_of(part, known).texts for part in parts]
-    texts = itertools.islice(itertools.product(*found), _MOST) if all(found) else ()
-    return Value(texts=tuple("".join(one) for one in texts))
+def _concatenate(parts: Iterable[ast.expr], constants: Constants) -> Value:
+    parts_texts = [find_value(part, constants).texts for part in parts]
+    texts = itertools.islice(itertools.product(*parts_texts), _MAX_TEXTS) if all(parts_texts) else ()
+    return Value(texts=tuple("".join(combination) for combination in texts))
 
 
-def _first(value: Value) -> str:
+def _get_first(value: Value) -> str:
     return value.texts[0] if value.texts else ""

@@ -1,4 +1,4 @@
-"""What a Python project says of itself: its name, the packages that it needs and the Python that it runs on."""
+"""Reads a Python project's name, version, packages and Python version."""
 
 from __future__ import annotations
 
@@ -29,56 +29,61 @@ _DEVELOPMENT_NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """A project's name and version as it states them, its packages, and the minor version of Python for it."""
+    """A project's name and version as it states them, its packages, and its minor version of Python."""
 
     name: str
     version: str
     python: str
     python_source: str
-    """Who says so."""
+    """The file or machine that the version is from, for a person."""
     accelerator: str = "cpu"
-    accelerator_says: str = ""
-    """Where the requirements name a build of PyTorch; "" where they do not."""
+    accelerator_source: str = ""
+    """The requirement that names a build of PyTorch; "" if none does."""
     requirements: tuple[str, ...] = ()
     requirements_files: tuple[Path, ...] = ()
-    """Files of requirements; where there are some, ``requirements`` is empty."""
+    """Files of requirements; if there are any, ``requirements`` is empty."""
     excluded: tuple[str, ...] = ()
-    """What was left out, in words."""
-    look: tuple[str, ...] = ()
-    """What contradicts itself and is for a person to decide, in words."""
+    """What is not in the manifest, for a person."""
+    open_points: tuple[str, ...] = ()
+    """Contradictions that a person has to decide."""
 
 
 def read_project(folder: Path) -> Project:
-    """What pyproject.toml, the files of requirements and the pins of Python say; raises ManifestError."""
+    """Read pyproject.toml, files of requirements and Python pins.
+
+    Raises:
+        ManifestError: pyproject.toml is malformed, or no supported Python is permitted.
+    """
     document = _get_table(_read_pyproject(folder / "pyproject.toml"), "project")
     files = tuple(sorted(path for path in folder.glob("requirements*.txt") if path.is_file()))
     used = tuple(path for path in files if not _DEVELOPMENT_NAME.search(path.stem.lower()))
-    beside = [f"{path.name}: not for running, as its name says" for path in files if path not in used]
-    stated = [str(one) for one in document.get("dependencies") or () if isinstance(one, str)]
+    excluded = [f"{path.name}: for development, as its name says" for path in files if path not in used]
+    stated = [str(line) for line in document.get("dependencies") or () if isinstance(line, str)]
     if used and stated:
-        beside.append(f"the dependencies of pyproject.toml: {' and '.join(path.name for path in used)} stands for them")
-    kept = [] if used else [line for line in stated if _is_portable(line)]
+        names = " and ".join(path.name for path in used)
+        excluded.append(f"the dependencies of pyproject.toml: the manifest uses {names}")
+    requirements = [] if used else [line for line in stated if _is_portable(line)]
     if not used:
-        beside += [
-            f"{_get_package_name(line)}: its source is an address, and only wheels travel"
-            for line in set(stated) - {*kept}
+        excluded += [
+            f"{_get_package_name(line)}: it comes from a URL, but a bundle takes wheels only"
+            for line in set(stated) - {*requirements}
         ]
     groups = sorted(map(str, _get_table(document, "optional-dependencies")))
     if groups:
-        beside.append(f"optional groups of pyproject.toml: {', '.join(groups)}")
-    python, says, look = _choose_python(document, folder)
-    accelerator, accelerator_says = _accelerator(used, kept)
+        excluded.append(f"optional groups of pyproject.toml: {', '.join(groups)}")
+    python, python_source, open_points = _choose_python(document, folder)
+    accelerator, accelerator_source = _find_accelerator(used, requirements)
     return Project(
         name=str(document.get("name") or folder.resolve().name),
         version=str(document.get("version") or ""),
         python=python,
-        python_source=says,
+        python_source=python_source,
         accelerator=accelerator,
-        accelerator_says=accelerator_says,
-        look=(*look, *python_pins.notes(folder, accelerator)),
-        requirements=tuple(kept),
+        accelerator_source=accelerator_source,
+        open_points=(*open_points, *python_pins.list_image_notes(folder, accelerator)),
+        requirements=tuple(requirements),
         requirements_files=used,
-        excluded=tuple(beside),
+        excluded=tuple(excluded),
     )
 
 
@@ -86,12 +91,14 @@ def _read_pyproject(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise ManifestError(f"this is not TOML: {error}", where=str(path), hint="mend it, or move it away") from error
+        raise ManifestError(
+            f"this is not TOML: {error}", where=str(path), hint="correct it, or move it away"
+        ) from error
 
 
 def _get_table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = document.get(name)
-    return found if isinstance(found, dict) else {}
+    table = document.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def _is_portable(line: str) -> bool:
@@ -102,53 +109,61 @@ def _is_portable(line: str) -> bool:
 
 
 def _get_package_name(line: str) -> str:
-    """The package of a line, without the address that may hold a password."""
+    """Return the package of a requirement, without its URL, which may hold a password."""
     return re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0] or "a line"
 
 
 def _choose_python(document: Mapping[str, Any], folder: Path) -> tuple[str, str, tuple[str, ...]]:
-    """The minor version of Python, who says so, and what a person has to look at.
+    """Return the minor version of Python, its source, and what a person has to check.
 
-    What is deployed goes before what developers use, and both before this machine's own, which has to be permitted.
+    A pin for deployment counts first, then one for developers, then this machine's Python if it is permitted.
     """
-    here = detect_target().python
+    builder_python = detect_target().python
     stated = str(document.get("requires-python") or "")
     try:
         allowed = SpecifierSet(stated)
     except InvalidSpecifier as error:
         where = str(folder / "pyproject.toml")
-        raise ManifestError(f"requires-python is not understood: {stated!r}", where=where) from error
-    fitting = [one for one in _PYTHON_VERSIONS if any(allowed.contains(f"{one}.{micro}") for micro in (0, 99))]
-    pins = python_pins.read(folder)
+        raise ManifestError(
+            f"requires-python is not a range of versions: {stated!r}", where=where, hint="see PEP 440"
+        ) from error
+    permitted = [
+        version for version in _PYTHON_VERSIONS if any(allowed.contains(f"{version}.{micro}") for micro in (0, 99))
+    ]
+    pins = python_pins.read_pins(folder)
     usable = [pin for pin in pins if pin.version in _PYTHON_VERSIONS]
-    known = f"this tool carries to CPython {_PYTHON_VERSIONS[0]} to {_PYTHON_VERSIONS[-1]}"
-    look = [f"{pin.says}: Python {pin.version}, and {known}" for pin in pins if pin.version and pin not in usable]
-    look += [f"{pin.says}: does not say which Python" for pin in pins if not pin.version]
+    supported = f"this tool supports CPython {_PYTHON_VERSIONS[0]} to {_PYTHON_VERSIONS[-1]}"
+    open_points = [
+        f"{pin.source}: Python {pin.version}, but {supported}" for pin in pins if pin.version and pin not in usable
+    ]
+    open_points += [f"{pin.source}: does not say which Python" for pin in pins if not pin.version]
     if usable:
         first, *others = usable
-        look += [
-            f"{pin.says}: Python {pin.version}, not {first.version}" for pin in others if pin.version != first.version
+        open_points += [
+            f"{pin.source}: Python {pin.version}, not {first.version}" for pin in others if pin.version != first.version
         ]
-        if stated and first.version not in fitting:
-            look.append(f"{first.says}: Python {first.version}, which requires-python {stated} does not permit")
-        return first.version, first.says, tuple(look)
-    if not stated or here in fitting:
-        says = f"requires-python {stated}, and this machine" if stated else "as on this machine"
-        return here, says, tuple(look)
-    if not fitting:
-        raise ManifestError(f"requires-python {stated} permits no such Python", where=str(folder), hint=known)
-    return fitting[-1], f"requires-python {stated}", tuple(look)
+        if stated and first.version not in permitted:
+            message = f"{first.source}: Python {first.version}, which requires-python {stated} does not permit"
+            open_points.append(message)
+        return first.version, first.source, tuple(open_points)
+    if not stated or builder_python in permitted:
+        source = f"requires-python {stated}, and this machine" if stated else "as on this machine"
+        return builder_python, source, tuple(open_points)
+    if not permitted:
+        message = f"requires-python {stated} permits no supported Python"
+        raise ManifestError(message, where=str(folder), hint=supported)
+    return permitted[-1], f"requires-python {stated}", tuple(open_points)
 
 
-_BUILD = re.compile(r"(?:\+|/whl/)(cpu|cu\d{2,3}|rocm\d[\d.]*\d|xpu)(?![\w.])")
-"""PyTorch's builds in a version (2.13.0+cu126) or in the address of an index (/whl/cu126)."""
+_TORCH_BUILD = re.compile(r"(?:\+|/whl/)(cpu|cu\d{2,3}|rocm\d[\d.]*\d|xpu)(?![\w.])")
+"""Matches a build of PyTorch in a version (2.13.0+cu126) or in the URL of an index (/whl/cu126)."""
 
 
-def _accelerator(files: Sequence[Path], lines: Sequence[str]) -> tuple[str, str]:
-    """Which build of PyTorch the requirements name, and where."""
+def _find_accelerator(files: Sequence[Path], lines: Sequence[str]) -> tuple[str, str]:
+    """Return the build of PyTorch that the requirements name, and where."""
     for path in files:
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if (found := _BUILD.search(line)) and not line.lstrip().startswith("#"):
-                return found[1], f"{path.name}:{number}"
-    named = next((found[1] for line in lines if (found := _BUILD.search(line))), "")
-    return (named, "pyproject.toml") if named else ("cpu", "")
+            if (match := _TORCH_BUILD.search(line)) and not line.lstrip().startswith("#"):
+                return match[1], f"{path.name}:{number}"
+    build = next((match[1] for line in lines if (match := _TORCH_BUILD.search(line))), "")
+    return (build, "pyproject.toml") if build else ("cpu", "")

@@ -1,4 +1,4 @@
-"""Models that a server elsewhere runs: their names are sent to it, and must not become paths of this host."""
+"""Recognises models that a server runs. Code sends their names to it, so they must not become paths on the host."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 ENVIRONMENT = "the environment"
-"""Groups the variables of every .env file, and those that code reads."""
+"""The group of all variables of .env files, and of those that code reads."""
 
-_MODEL = frozenset(["model", "models", "name", "id", "repo", "checkpoint", "path", "dir", "default"])
-_ADDRESS = frozenset(["url", "uri", "host", "endpoint", "server", "address", "base", "api", "inference", "port"])
-_ENDS = frozenset(["url", "uri", "host", "endpoint", "server", "address", "base"])
-_HUB = re.compile(r"://([\w.-]+\.)?(huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.cn)(/|$)")
+_MODEL_WORDS = frozenset(["model", "models", "name", "id", "repo", "checkpoint", "path", "dir", "default"])
+_URL_WORDS = frozenset(["url", "uri", "host", "endpoint", "server", "address", "base", "api", "inference", "port"])
+_URL_ENDINGS = frozenset(["url", "uri", "host", "endpoint", "server", "address", "base"])
+_HUB_URL = re.compile(r"://([\w.-]+\.)?(huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.cn)(/|$)")
 _CLIENTS = frozenset(
     [
         "ChatOpenAI",
@@ -39,7 +39,7 @@ _CLIENTS = frozenset(
     ]
 )
 _REQUEST = re.compile(r"(^|\.)((completions|embeddings|responses|messages|images)\.create|(litellm\.)?a?completion)$")
-"""Calls that send a model's name to a server."""
+"""Matches calls that send a model's name to a server."""
 
 _CHAT = frozenset(["llm", "chat", "completion", "generation", "generator", "answer"])
 _EMBED = frozenset(["embedding", "embeddings", "embed", "embedder", "rerank", "reranker"])
@@ -47,64 +47,70 @@ _SERVES = {
     **dict.fromkeys(["openai", "vllm", "ollama", "tgi", "litellm", "lmstudio", "sglang", "xinference"], _CHAT),
     "tei": _EMBED,
 }
-"""What kind of model a program serves after which a variable is named."""
+"""The kind of model that a server program runs, by the program's name in variables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """Names of models, or the variable that holds one, that a call sends to a server."""
+class ServedModel:
+    """A call that sends names of models, or the variable that holds one, to a server."""
 
     names: tuple[str, ...]
     variable: str
-    where: str
-    how: str
+    location: str
+    client: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """The address of a server: what it is for, and the settings among which it stands."""
+    """The URL of a server in settings or code: what the server is for, and the group of settings."""
 
     purpose: tuple[str, ...]
     group: str
-    where: str
+    location: str
     name: str
 
     def runs(self, model: str) -> bool:
-        """Whether a variable of that name, beside this address, holds a model of the server."""
-        asked = purpose(model)
-        return asked == self.purpose or any(_SERVES.get(one, frozenset()) & {*asked} for one in self.purpose)
+        """Return whether a variable of that name, in the same group, holds a model of this server."""
+        model_purpose = find_model_purpose(model)
+        return model_purpose == self.purpose or any(
+            _SERVES.get(word, frozenset()) & {*model_purpose} for word in self.purpose
+        )
 
 
 def is_client(origin: str) -> bool:
-    """Whether a call, by its full name, hands a model's name to a server."""
+    """Return whether a function, given by its full name, sends a model's name to a server."""
     return origin.rpartition(".")[2] in _CLIENTS or bool(_REQUEST.search(origin))
 
 
-def purpose(name: str) -> tuple[str, ...]:
-    """What the model is for that a variable names: LLM_MODEL_NAME and llm_model are both ``llm``."""
-    return _without(_words(name), _MODEL)
+def find_model_purpose(name: str) -> tuple[str, ...]:
+    """Return what the model in a variable is for: LLM_MODEL_NAME and llm_model are both ``llm``."""
+    return _remove_endings(_split_words(name), _MODEL_WORDS)
 
 
-def address(name: str, value: str) -> tuple[str, ...] | None:
-    """What a variable's server is for, where it is the address of one; ``value`` may be unknown ("").
+def find_server_purpose(name: str, value: str) -> tuple[str, ...] | None:
+    """Return what a server is for if a variable holds its URL; None if the variable does not.
 
-    OPENAI_API_BASE is for ``openai``. One that names nothing (API_URL) may be any server; BASE_URL and MODEL_URL are
-    a model's.
+    OPENAI_API_BASE is for ``openai``. A name without a purpose (API_URL) may be any server, so it gives None;
+    BASE_URL and MODEL_URL are for a model and give ().
+
+    Args:
+        name: The name of the variable.
+        value: Its value; "" if unknown.
     """
-    words = _words(name)
-    is_address = bool(words) and words[-1] in _ENDS and (not value or words[-1] != "base" or "://" in value)
-    if not is_address or _HUB.search(value) or (value and not re.search(r"://|:\d+|\$|^[\w.-]+$", value)):
+    words = _split_words(name)
+    is_url = bool(words) and words[-1] in _URL_ENDINGS and (not value or words[-1] != "base" or "://" in value)
+    if not is_url or _HUB_URL.search(value) or (value and not re.search(r"://|:\d+|\$|^[\w.-]+$", value)):
         return None
-    left = _without(_without(words, _ADDRESS), _MODEL)
-    return left if left or {*words} & {"base", "model", "inference"} else None
+    purpose = _remove_endings(_remove_endings(words, _URL_WORDS), _MODEL_WORDS)
+    return purpose if purpose or {*words} & {"base", "model", "inference"} else None
 
 
-def _words(name: str) -> tuple[str, ...]:
+def _split_words(name: str) -> tuple[str, ...]:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return tuple(word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word)
 
 
-def _without(words: tuple[str, ...], endings: frozenset[str]) -> tuple[str, ...]:
+def _remove_endings(words: tuple[str, ...], endings: frozenset[str]) -> tuple[str, ...]:
     while words and words[-1] in endings:
         words = words[:-1]
     return words

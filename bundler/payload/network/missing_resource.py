@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit
+
+from .asset_libraries import LIBRARIES
 
 HUB_HOST = "huggingface.co"
 FILE_KIND, REVISION_KIND, ELSEWHERE_KIND = "file", "revision", "elsewhere"
@@ -48,23 +52,20 @@ class BlockedRequest:
         return f"{missing}a connection to {self.host} was refused ({url}), requested by {self.asked}{through}"
 
 
-def identify_resource(request: BlockedRequest, nltk_resource: str = "") -> BlockedRequest:
-    """Return the request with what is missing, as far as its URL says.
+def identify_resource(
+    request: BlockedRequest, names_by_library: Mapping[str, str] = MappingProxyType({})
+) -> BlockedRequest:
+    """Add what is missing to a request, as far as its URL says it.
 
-    Args:
-        request: The request, with its URL.
-        nltk_resource: The resource that NLTK's downloader was called for, if it was called.
+    ``names_by_library`` is the data that the libraries of `asset_libraries` were asked for; see `request_origin`.
     """
     path = urlsplit(request.url).path
-    last = path.rpartition("/")[2]
-    if last.endswith(".tiktoken"):
-        return replace(request, kind="tiktoken", name=last.removesuffix(".tiktoken"))
-    if "/gpt-2/encodings/" in path:
-        return replace(request, kind="tiktoken", name="gpt2")
-    if "/nltk_data/" in path and last.endswith(".zip"):
-        return replace(request, kind="nltk", name=last.removesuffix(".zip"))
-    if nltk_resource and last == "index.xml":
-        return replace(request, kind="nltk", name=nltk_resource)
+    for library in LIBRARIES.values():
+        name = library.find_name(path)
+        if not name and library.index_file and path.rpartition("/")[2] == library.index_file:
+            name = names_by_library.get(library.name, "")
+        if name:
+            return replace(request, kind=library.name, name=name)
     if (match := _REPOSITORY_PATH.fullmatch(path)) and (
         match["verb"] not in _SHARED_VERBS or request.host in _list_hub_hosts()
     ):

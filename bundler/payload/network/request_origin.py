@@ -13,6 +13,7 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 from . import missing_resource
+from .asset_libraries import LIBRARIES
 from .missing_resource import BlockedRequest
 
 # Packages and modules between the code that makes a request and the socket.
@@ -36,8 +37,6 @@ _NETWORK_LIBRARIES = frozenset(
         "httpx2",
         "huggingface_hub",
         "importlib",
-        "nltk.downloader",
-        "nltk.pathsec",
         "queue",
         "requests",
         "selectors",
@@ -49,6 +48,7 @@ _NETWORK_LIBRARIES = frozenset(
         "urllib",
         "urllib3",
         "runpy",
+        *(module for library in LIBRARIES.values() for module in library.network_modules),
     ]
 )
 _MODEL_CODE_PACKAGE = "transformers_modules"  # transformers' package for a model's own Python files
@@ -64,7 +64,7 @@ def trace_request(host: str) -> BlockedRequest:
     frames = list(_iter_frames())
     url = next((url for frame in frames if (url := _find_url(frame, host))), "")
     return missing_resource.identify_resource(
-        _add_origin(frames, BlockedRequest(host=host, url=url)), nltk_resource=_find_nltk_resource(frames)
+        _add_origin(frames, BlockedRequest(host=host, url=url)), _find_asset_names(frames)
     )
 
 
@@ -175,15 +175,20 @@ def _find_url(frame: FrameType, host: str) -> str:
     return ""
 
 
-def _find_nltk_resource(frames: list[FrameType]) -> str:
-    """Find what NLTK's downloader was called for: it fetches its index first, and that URL does not say."""
-    arguments = [frame.f_locals.get("info_or_id") for frame in frames if _get_module(frame) == "nltk.downloader"]
-    resources = [
-        [argument] if isinstance(argument, str) else argument
-        for argument in arguments
-        if isinstance(argument, str | list | tuple)
-    ]
-    return ", ".join(map(str, resources[-1])) if resources else ""
+def _find_asset_names(frames: list[FrameType]) -> dict[str, str]:
+    """Return the names of the data that libraries were asked for, by library.
+
+    A library that downloads its index first has them only in the variables of its downloader.
+    """
+    names_by_library = {}
+    for library in LIBRARIES.values():
+        values = [frame.f_locals.get(library.argument) for frame in frames if _get_module(frame) == library.downloader]
+        names = [
+            [value] if isinstance(value, str) else value for value in values if isinstance(value, str | list | tuple)
+        ]
+        if names:
+            names_by_library[library.name] = ", ".join(map(str, names[-1]))
+    return names_by_library
 
 
 def _redact_url(url: str) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..network.asset_libraries import LIBRARIES
+
 MAX_LINE_LENGTH = 400
 
 REBUILD_HINT = (
@@ -50,7 +52,6 @@ _DEFAULT_HINT = (
 )
 
 _COLOR_CODE = re.compile(r"\x1b\[[0-9;]*m")
-_NLTK_DOWNLOAD = re.compile(r"nltk\.download\(['\"]([^'\"]+)['\"]\)")  # in the message of its error
 
 # Part of a library's message → a sentence that replaces it.
 _SENTENCES_BY_MARK = (
@@ -111,13 +112,24 @@ def explain_error(error: BaseException) -> Explanation:
     hint = next((hint for mark, hint in _HINTS_BY_MARK if mark in full_text), _DEFAULT_HINT)
     if isinstance(error, ModuleNotFoundError) and "." in (error.name or ""):
         hint = LIBRARIES_HINT  # a module of a package that is installed in another version
-    if isinstance(error, LookupError) and (data := _NLTK_DOWNLOAD.search(message)):
-        hint = f"Data of NLTK is missing or incomplete in the bundle. Add this line to the manifest: assets: [{{nltk: [{data[1]}]}}]."
+    if isinstance(error, LookupError):
+        hint = _find_asset_hint(message) or hint
     sentence = next((sentence for mark, sentence in _SENTENCES_BY_MARK if mark in full_text), "")
     return Explanation(
         sentence=sentence or f"The load stopped with {type(error).__name__}: {shorten(first)}",
         hint=hint,
     )
+
+
+def _find_asset_hint(message: str) -> str:
+    """Return what to do where a library's error says which of its data is missing; else ""."""
+    for library in LIBRARIES.values():
+        if library.missing_data and (match := re.search(library.missing_data, message)):
+            return (
+                f"Data of {library.title} is missing or incomplete. Add it to the manifest, build the bundle again and "
+                f"install it: assets: [{{{library.name}: [{match[1]}]}}]."
+            )
+    return ""
 
 
 def _strip_line(line: str) -> str:

@@ -22,7 +22,7 @@ from bundler.format import blocked_requests
 from bundler.offline import smoke
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
-from bundler.online.manifest import tiktoken_files
+from bundler.online.assets import tiktoken
 from tests.conftest import lock_of, tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
@@ -94,7 +94,7 @@ def test_tiktoken_finds_the_encoding_that_was_carried(
     (fetched,) = (tmp_path / "cache").iterdir()
     name = hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()
     assert fetched.name == name, "the name that the cure gives is the one that tiktoken looks for"
-    assert tiktoken_files.get_cache_path(origin) == f"tiktoken/{name}"
+    assert tiktoken.get_cache_path(origin) == f"tiktoken/{name}"
     path = release.path / "assets" / "tiktoken" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(RANKS)
@@ -138,7 +138,7 @@ def constructors(source: Path) -> dict[str, set[tuple[str, str]]]:
 
 
 def test_every_encoding_of_tiktoken_is_known_with_the_addresses_and_digests_that_it_gives(libraries: Path) -> None:
-    assert {name: set(files) for name, files in tiktoken_files.ENCODING_FILES.items()} == constructors(
+    assert {name: set(files) for name, files in tiktoken.ENCODING_FILES.items()} == constructors(
         libraries / "tiktoken_ext" / "openai_public.py"
     )
 
@@ -148,8 +148,8 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
 ) -> None:
     """A file that is not what it must be is taken away by tiktoken before it fetches anew: so it looked there."""
     firsts = {
-        name: tmp_path / name / Path(tiktoken_files.get_cache_path(files[0][0])).name
-        for name, files in tiktoken_files.ENCODING_FILES.items()
+        name: tmp_path / name / Path(tiktoken.get_cache_path(files[0][0])).name
+        for name, files in tiktoken.ENCODING_FILES.items()
     }
     for path in firsts.values():
         path.parent.mkdir()
@@ -168,7 +168,7 @@ def test_tiktoken_looks_for_each_encoding_where_it_would_be_placed(
         assert not path.exists()
         (call,) = blocked_requests.read_log(log)
         asked = call.fix.removeprefix("assets: [{tiktoken: [").removesuffix("]}]")
-        assert tiktoken_files.ENCODING_FILES[asked] == tiktoken_files.ENCODING_FILES[name], (
+        assert tiktoken.ENCODING_FILES[asked] == tiktoken.ENCODING_FILES[name], (
             "what the cure names has the files that were missed"
         )
 

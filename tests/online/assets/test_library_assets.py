@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError, IntegrityError, ManifestError, ResolveError
+from bundler.format.blocked_requests import BlockedRequest
 from bundler.format.hashing import compute_sha256
+from bundler.format.lock import env_values
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
+from bundler.offline.rendering import env_file
 from bundler.online import build
-from bundler.online.assets import collect
+from bundler.online.assets import collect, tiktoken
+from bundler.online.assets.asset_spec import PROVIDERS
+from bundler.online.assets.provider import SOURCE_KEYS, AssetProvider
 from bundler.online.build import BuildOptions
-from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.manifest import loading
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
+from bundler.payload.network.asset_libraries import LIBRARIES
 from tests.support.resolving import Bench
 from tests.support.servers.loopback import Loopback, instead
 
@@ -76,7 +82,7 @@ def wanted(tmp_path: Path, text: str) -> Path:
 
 
 def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
-    return collect.collect_assets(schema.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
+    return collect.collect_assets(loading.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
@@ -119,7 +125,7 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
 ) -> None:
     with pytest.raises(ResolveError) as caught:
         gathered(tmp_path, shop, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
-    assert "'punkt_tap' is no package of it; did you mean 'punkt_tab'?" in str(caught.value)
+    assert "'punkt_tap' is not a package; did you mean 'punkt_tab'?" in str(caught.value)
     assert "'popular' is a collection: name the packages" in str(caught.value)
     assert caught.value.where == f"{mirror.url}/data/index.xml"
 
@@ -129,9 +135,12 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
     [
         (b"<html><p>Log in<br></html>", "this is not NLTK's index: mismatched tag"),
         (b"<nltk_data>", "this is not NLTK's index: no element found"),
-        (b"<html/>", "it names no package"),
+        (b"<html/>", "it lists no package"),
         (index(listed("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
-        (index(listed("w", "../../x", checksum="0" * 32)), "puts 'w' into '../../x', which is no folder of NLTK's"),
+        (
+            index(listed("w", "../../x", checksum="0" * 32)),
+            "puts 'w' into '../../x', which is not a folder of NLTK's data",
+        ),
         (index(listed("w", "corpora", size=3)), "has no digest of 'w'"),
         (index(listed("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
     ],
@@ -165,7 +174,7 @@ def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
     with pytest.raises(IntegrityError) as caught:
         gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
     assert compute_sha256(b"IQ== 0\n") in str(caught.value)
-    assert tiktoken_files.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
+    assert tiktoken.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
 
 
@@ -173,13 +182,13 @@ def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_
     tmp_path: Path, shop: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = (("https://data.example/x/shared.tiktoken", compute_sha256(b"ranks")),)
-    monkeypatch.setattr(tiktoken_files, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
+    monkeypatch.setattr(tiktoken, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
     (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
-    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken_files.TIKTOKEN_VERSION}"]
+    assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken.TIKTOKEN_VERSION}"]
 
 
 def test_data_for_a_library_that_does_not_travel_is_said(
@@ -189,7 +198,7 @@ def test_data_for_a_library_that_does_not_travel_is_said(
     gathered(tmp_path, shop, text, ("NLTK", "torch"))
     assert bench.report.warnings == []
     gathered(tmp_path, shop, text, ("torch",))
-    assert bench.report.warnings == ["assets for nltk are carried (stopwords), and nltk is not among the packages"]
+    assert bench.report.warnings == ["the manifest has assets for nltk (stopwords), but nltk is not among the packages"]
 
 
 @pytest.fixture
@@ -254,29 +263,53 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
         ("[{nltk: [../x]}]", "assets[0].nltk: '../x' is not the name of a package"),
         ("[{nltk: [words], env: WORDS}]", "assets[0].env: goes with url: leave it out"),
         (f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: a, mirror: 'https://m/'}}]", "assets[0].mirror: goes with"),
-        ("[{nltk: [words], mirror: 'file:///srv'}]", "assets[0].mirror: must be the address of a folder"),
-        ("[{nltk: [words], mirror: 'https://[::1'}]", "assets[0].mirror: 'https://[::1' is no address: Invalid IPv6 URL"),
-        ("[{nltk: [words], mirror: 'https://m/?key=1'}]", "assets[0].mirror: must be the address of a folder"),
-        ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http the index could be altered"),
+        ("[{nltk: [words], mirror: 'file:///srv'}]", "assets[0].mirror: must be the URL of a folder"),
+        ("[{nltk: [words], mirror: 'https://[::1'}]", "assets[0].mirror: 'https://[::1' is not a URL: Invalid IPv6 URL"),
+        ("[{nltk: [words], mirror: 'https://m/?key=1'}]", "assets[0].mirror: must be the URL of a folder"),
+        ("[{nltk: [words], mirror: 'http://m.example/'}]", "assets[0].mirror: over http somebody could alter the index"),
         ("[{nltk: [words]}, {nltk: [words]}]", "assets[1].nltk[0]: 'words' is named twice, first in assets[0]"),
         (
-            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken_files.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
-            f"assets[1].tiktoken: '{tiktoken_files.get_cache_path(CL100K)}' is taken by assets[0]",
+            f"[{{url: 'https://h/x', sha256: '{'0' * 64}', path: {tiktoken.get_cache_path(CL100K)}}}, {{tiktoken: [cl100k_base]}}]",
+            f"assets[1].tiktoken: '{tiktoken.get_cache_path(CL100K)}' is taken by assets[0]",
         ),
     ],
 )  # fmt: skip
 def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        schema.load_manifest(wanted(tmp_path, text))
+        loading.load_manifest(wanted(tmp_path, text))
     assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
 def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
-    (asset,) = schema.load_manifest(
+    (asset,) = loading.load_manifest(
         wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
     ).manifest.assets
-    assert [file.url for file in asset.known_files] == [
+    assert [file.url for file in asset.pinned_files] == [
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
         "http://m.example/t/gpt-2/encodings/main/encoder.json",
     ]
+
+
+def test_each_provider_is_a_file_of_its_own_and_each_library_has_a_provider() -> None:
+    assert tuple(PROVIDERS) == SOURCE_KEYS
+    assert all(isinstance(provider, AssetProvider) and provider.key == key for key, provider in PROVIDERS.items())
+    assert {*LIBRARIES} == {*SOURCE_KEYS} - {"url"}
+    assert {key: library.title for key, library in LIBRARIES.items()} == {
+        key: PROVIDERS[key].title for key in LIBRARIES
+    }
+
+
+@pytest.mark.parametrize("key", LIBRARIES)
+def test_the_host_s_part_of_a_library_follows_from_the_table(tmp_path: Path, key: str) -> None:
+    library = LIBRARIES[key]
+    assert env_file.make_library_variables(tmp_path)[library.variable] == str(tmp_path / "assets" / library.folder)
+    assert "is set by the installer" in env_values.find_env_problem(library.variable, "/data")
+    name = {"tiktoken": "gpt2", "nltk": "punkt_tab"}[key]
+    request = BlockedRequest(host=library.host or "data.example", url="https://data.example/x", kind=key, name=name)
+    (spec,) = loading.load_manifest(manifest_of_fix(tmp_path, request.fix)).manifest.assets
+    assert (spec.key, spec.names) == (key, (name,))
+
+
+def manifest_of_fix(tmp_path: Path, fix: str) -> Path:
+    return wanted(tmp_path, fix.removeprefix("assets: "))

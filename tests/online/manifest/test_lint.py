@@ -113,12 +113,12 @@ CASES = {
             locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt/english.pickle",)),
             locked({"nltk": "3.9.1"}),
         ),
-        "carry punkt_tab",
+        "write punkt_tab under nltk",
     ),
     "nltk-punkt-tab": Case(
         locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt_tab/english/x.txt",)),
         (locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt.zip", "nltk_data/tokenizers/punkt_tab.zip")),),
-        "reads punkt and not the punkt_tab",
+        "reads punkt, but the bundle has punkt_tab",
     ),
     "nltk-archives": Case(
         locked({"nltk": "3.9.2"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
@@ -137,7 +137,7 @@ CASES = {
     "old-pip-on-the-host": Case(
         locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux_2_28_x86_64"),
         (locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux2014_x86_64"),),
-        "does not see manylinux_2_",
+        "ignores manylinux_2_",
         host_pip="20.2.4",
     ),
 }
@@ -212,7 +212,7 @@ def test_a_file_of_ones_own_adds_rules_and_takes_the_place_of_others(tmp_path: P
         ("rules: {", "this is not YAML"),
         ("rules: [{id: a}]", r"rules\[0\]\.severity: is required"),
         (OWN.replace("absent", "absend"), "did you mean 'absent'"),
-        (OWN.replace("absent: [einops]", "packages: {a: 'about 2'}"), "'about 2' is no range of versions"),
+        (OWN.replace("absent: [einops]", "packages: {a: 'about 2'}"), "'about 2' is not a range of versions"),
         ("[]", "must be a mapping, not a list"),
     ],
 )

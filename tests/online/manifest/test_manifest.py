@@ -11,7 +11,7 @@ import pytest
 
 from bundler.errors import ManifestError
 from bundler.format.lock.target import detect_target
-from bundler.online.manifest import schema
+from bundler.online.manifest import loading, schema
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,7 +24,7 @@ def faults(tmp_path: Path, text: str) -> str:
 
 def faults_of(path: Path) -> str:
     with pytest.raises(ManifestError) as caught:
-        schema.load_manifest(path)
+        loading.load_manifest(path)
     assert caught.value.where.startswith(str(path))
     return str(caught.value)
 
@@ -43,14 +43,14 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         "  B: $HOME\n",
     )
     assert said.splitlines() == [
-        "the manifest has 7 faults:",
+        "the manifest has 7 problems:",
         "  line 1: name: 'Demo' must be lower-case letters, digits, '.', '_', '-'",
         "  line 3: targett: unknown key; did you mean 'target'?",
         "  line 6: models[1].loadr: unknown key; did you mean 'loader'?",
         "  line 6: models[1].alias: 'X' is taken by models[0]",
         "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest: put the model's files there",
-        "  line 8: env.A: nothing fills {model:y}; there is: X, x",
-        "  line 9: env.B: contains '$', which sh, dotenv, docker and systemd read differently",
+        "  line 8: env.A: there is no {model:y}; known: X, x",
+        "  line 9: env.B: holds '$', which sh, dotenv, docker and systemd read differently",
     ]
 
 
@@ -106,13 +106,13 @@ SAID = """\
 6: python.requirements_files[0]: r.txt:4: 'y=2' is not a valid requirement
 6: python.requirements_files[1]: 'gone.txt' is not a file beside the manifest
 7: python.constraints: must be a list
-8: python.indexes[0].url: nothing can be fetched by 'ftp'
-8: python.indexes[0].packages: 'a b' is not the name of a package alone
+8: python.indexes[0].url: files can't be fetched by 'ftp'
+8: python.indexes[0].packages: 'a b' is not a package's name, without a version
 8: python.indexes[1].url: is required
-9: python.build_from_source: 'one==1.0' is not the name of a package alone
-9: python.build_from_source: 'two==2.0' is not the name of a package alone
+9: python.build_from_source: 'one==1.0' is not a package's name, without a version
+9: python.build_from_source: 'two==2.0' is not a package's name, without a version
 10: python.resolver: must be one of uv, pip-tools
-12: models[0].repo: 'https://hub.example/o/m' is not such as ORG/NAME
+12: models[0].repo: 'https://hub.example/o/m' is not of the form ORG/NAME
 12: models[0].revision: '../x' is not the name of a branch
 12: models[0].alias: must be a string, not a list
 12: models[0].loader: must be one of flag-embedding-m3
@@ -125,42 +125,42 @@ SAID = """\
 15: models[3].repo_id: 'a/b/c' is not a hub id such as ORG/NAME
 15: models[3].alias: '-' must consist of letters
 15: models[3].convert: goes with models
-16: models[4].url: nothing can be fetched by 's3'
+16: models[4].url: files can't be fetched by 's3'
 16: models[4].sha256: url and sha256 go together
 17: models[5]: needs exactly one of repo, dataset, kernel, path, url and wheel; it has none
 17: models[5].alais: unknown key; did you mean 'alias'?
 18: models[6]: must be a mapping, not a string (just words)
 19: closure: must be one of add, report, warn
-20: lint[0]: rules.yaml: these are no rules:
+20: lint[0]: rules.yaml: the file of lint rules is malformed:
 20: lint[1]: 'gone.yaml' is not a file beside the manifest
 22: assets[0].sha256: must be a string, not an integer (0)
 22: assets[0].path: '../a' contains '..'
 22: assets[0].mirror: goes with tiktoken or nltk
-22: assets[0].env: 'A' is no free name of a variable
+22: assets[0].env: 'A' is not the name of a variable, or is already used
 23: assets[1].env: goes with url: leave it out
 23: assets[1].tiktoken: 'cl100k' is no encoding of tiktoken
 23: assets[1].tiktoken: 'p60k' is no encoding of tiktoken
 24: assets[2].nltk: 'a b' is not the name of a package
-24: assets[2].mirror: over http the index could be altered
-27: env.B: contains '$'
+24: assets[2].mirror: over http somebody could alter the index
+27: env.B: holds '$'
 28: env.PATH: is set by the installer
 29: env.PORT: must be a string, not an integer (8080) (write it in quotes: "8080")
 30: env.2C: is not the name of a variable
-31: env.D: is read as a timestamp and is none: write it in quotes
+31: env.D: looks like a timestamp but is not a valid one: write it in quotes
 32: app.path: 'gone' is not a folder beside the manifest
 32: app.entrypoint: must not have an empty argument
 32: app.excludes: unknown key; did you mean 'exclude'?
-33: image.base: 'a b' is not such as docker.io/library/python
+33: image.base: 'a b' is not an image's name, such as docker.io/library/python
 33: image.user: must be a user's number
 33: image.carry: must be true or false, not an integer (1)
-34: sequence: must be a whole number from 0 on
+34: sequence: must be an integer from 0 to 2**53 - 1
 35: smoke.device: must be one of cpu, cuda, auto, not a string (tpu)
-35: smoke.ram_limit: must be such as 8GiB
+35: smoke.ram_limit: must be a size such as 8GiB
 35: smoke.tolerance: must be a decimal number
 35: smoke.closer: must have lists of three texts
 35: smoke.tolerate_calls: 'A_B' is not a host name
 35: smoke.texts[0]: must be a string, not an integer (3)
-36: name: stands twice, first in line 1
+36: name: is given twice, first in line 1
 """
 
 
@@ -179,7 +179,10 @@ def test_faults_of_every_kind_are_named_in_one_run(tmp_path: Path) -> None:
 def test_a_file_of_rules_names_all_of_its_faults_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text("rules:\n  - {id: a, severity: loud}\n  - {id: b, whem: {}}\n")
     said = faults(tmp_path, "name: a\nversion: '1'\nlint: [rules.yaml]\n")
-    assert "line 3: lint[0]: rules.yaml: these are no rules:\n      line 2: rules[0].severity: must be one of" in said
+    assert (
+        "line 3: lint[0]: rules.yaml: the file of lint rules is malformed:\n      line 2: rules[0].severity: must be one of"
+        in said
+    )
     assert "      line 3: rules[1].whem: unknown key; did you mean 'when'?" in said
 
 
@@ -194,27 +197,27 @@ def test_a_file_of_rules_names_all_of_its_faults_before_anything_is_fetched(tmp_
         ("assets: [{url: [x], sha256: '0', path: a}]\n", "assets[0].url: must be a string"),
         ("assets: [{url: x, path: 3, sha256: '%s'}]\nenv: {A: '{asset:a}'}\n" % ("0" * 64), "assets[0].path: must be"),
         ("target: {platform: beos}\nimage: {base: python}\n", "target.platform: must be one of"),
-        ("env: {? [a] : x}\n", "env: a key must be a word"),
-        ("env: {A: !secret x}\n", "env.A: nothing here is of the kind !secret"),
+        ("env: {? [a] : x}\n", "env: a key must be text"),
+        ("env: {A: !secret x}\n", "env.A: no value here can have the tag !secret"),
         ("env: {<<: 3}\n", "env.<<: must be a mapping, or a list of mappings"),
     ],
 )
 def test_what_only_follows_from_a_fault_is_not_said(tmp_path: Path, text: str, message: str) -> None:
     said = faults(tmp_path, f"name: a\nversion: '1'\n{text}").splitlines()
-    assert said[0] == "the manifest has one fault:"
+    assert said[0] == "the manifest has one problem:"
     assert message in said[1]
 
 
 def test_a_list_that_holds_itself(tmp_path: Path) -> None:
     said = faults(tmp_path, "name: a\nversion: '1'\nlint: &a [*a]\n")
-    assert "line 3: lint[0]: this YAML makes no sense: it holds itself" in said
+    assert "line 3: lint[0]: this YAML contains itself" in said
 
 
 def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     text = "name: a\nversion: '1'\nmodels:\n  - &m {wheel: w, loader: files, alias: one}\n  - {<<: *m, alias: two}\n"
     path.write_text(text + "env: {ON: x}\n")
-    found = schema.load_manifest(path).manifest
+    found = loading.load_manifest(path).manifest
     assert [(model.wheel, model.alias, model.loader) for model in found.models] == [
         ("w", "one", "files"),
         ("w", "two", "files"),
@@ -235,23 +238,23 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: '1'\npython: {build_from_source: [one==1.0]}\n",
-            "line 3: python.build_from_source: 'one==1.0' is not the name of a package alone",
+            "line 3: python.build_from_source: 'one==1.0' is not a package's name, without a version",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
+        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
         (
-            "name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n",
-            "app.entrypoint: must not have an empty argument",
+            "name: a\nversion: '1'\nimage: {base: 'a b'}\n",
+            "image.base: 'a b' is not an image's name, such as docker.io/library/python",
         ),
-        ("name: a\nversion: '1'\nimage: {base: 'a b'}\n", "image.base: 'a b' is not such as docker.io/library/python"),
         (
             "name: a\nversion: '1'\ntarget: {platform: windows-x86_64}\nimage: {base: python}\n",
-            "image.base: only a Linux target can be baked into an image",
+            "image.base: a container image needs a Linux target",
         ),
         (
             "name: a\nversion: 2026.11\n",
             'line 2: version: must be a string, not a number (2026.11) (write it in quotes: "2026.11")',
         ),
-        ("name: a\nname: b\nversion: '1'\n", "line 2: name: stands twice, first in line 1"),
+        ("name: a\nname: b\nversion: '1'\n", "line 2: name: is given twice, first in line 1"),
         ("name: a\nversion: '1'\ntarget: {python: '3'}\n", "target.python: must be a minor version such as '3.11'"),
         ("name: a\nversion: '1'\ntarget: {platform: beos-ppc}\n", "target.platform: must be one of linux-x86_64"),
         ("name: a\nversion: '1'\ntarget: {accelerator: gpu}\n", "target.accelerator: must be such as cpu, cu126"),
@@ -263,7 +266,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ("name: a\nversion: '1'\nmodels: [{repo: o/m, dataset: o/d}]\n", "it has repo, dataset"),
         (
             "name: a\nversion: '1'\nmodels: [{repo: 'https://huggingface.co/o/m'}]\n",
-            "models[0].repo: 'https://huggingface.co/o/m' is not such as ORG/NAME",
+            "models[0].repo: 'https://huggingface.co/o/m' is not of the form ORG/NAME",
         ),
         (
             "name: a\nversion: '1'\nmodels: [{repo: o/m, revision: ../x}]\n",
@@ -275,7 +278,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: '1'\nmodels: [{dataset: o/d, loader: sentence-transformers}]\n",
-            "models[0].loader: a dataset is carried as files",
+            "models[0].loader: a dataset is only files",
         ),
         (
             "name: a\nversion: '1'\nmodels: [{repo: o/m}, {path: ., alias: p, repo_id: o/m}]\n",
@@ -295,7 +298,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "name: a\nversion: '1'\nassets: [{url: x, sha256: '%s', path: ../a}]\n" % ("0" * 64),
             "assets[0].path: '../a' contains '..'",
         ),
-        ("name: a\nversion: '1'\nsmoke: {ram_limit: lots}\n", "smoke.ram_limit: must be such as 8GiB"),
+        ("name: a\nversion: '1'\nsmoke: {ram_limit: lots}\n", "smoke.ram_limit: must be a size such as 8GiB"),
         ("name: a\nversion: '1'\nenv: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwx}\n", "looks like a secret"),
         (
             "name: a\nversion: '1'\nenv: {PORT: 8080}\n",
@@ -314,19 +317,19 @@ def test_a_secret_is_not_shown(tmp_path: Path) -> None:
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="can't be read: No such file"):
-        schema.load_manifest(tmp_path / "none.yaml")
+        loading.load_manifest(tmp_path / "none.yaml")
 
 
 def test_what_is_left_out_is_this_machine_s(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text("name: a\nversion: '1'\n")
-    assert schema.load_manifest(path).manifest.target.resolve() == detect_target()
+    assert loading.load_manifest(path).manifest.target.resolve() == detect_target()
 
 
 def test_another_system_does_not_get_this_machine_s_libc(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text("name: a\nversion: '1'\ntarget: {platform: windows-x86_64, python: '3.12'}\n")
-    assert str(schema.load_manifest(path).manifest.target.resolve()) == "windows-x86_64-py3.12-cpu"
+    assert str(loading.load_manifest(path).manifest.target.resolve()) == "windows-x86_64-py3.12-cpu"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +354,7 @@ def test_a_model_a_dataset_and_a_kernel_of_one_name_have_folders_of_their_own(tm
     path.write_text(
         "name: a\nversion: '1'\nmodels: [{repo: o/m}, {dataset: o/m, alias: rows}, {kernel: o/m, alias: k}]\n"
     )
-    found = schema.load_manifest(path).manifest.models
+    found = loading.load_manifest(path).manifest.models
     assert [model.to_lock().hub_folder for model in found] == ["models--o--m", "datasets--o--m", "kernels--o--m"]
 
 
@@ -367,4 +370,4 @@ def test_every_manifest_to_copy_from_is_right(path: Path, tmp_path: Path) -> Non
     for folder in re.findall(r"^ +- path: (\S+)$", copied.read_text(encoding="utf-8"), re.MULTILINE):
         assert f"'{folder}' is not a folder beside the manifest: put the model's files there" in faults_of(copied)
         (tmp_path / folder).mkdir(parents=True)
-    schema.load_manifest(copied)
+    loading.load_manifest(copied)

@@ -14,7 +14,8 @@ from bundler.errors import FetchError, ResolveError, UnsafeError
 from bundler.format import documents
 from bundler.format.hashing import Sha256, compute_file_sha256
 from bundler.format.lock.target import Target
-from bundler.online.manifest.schema import LoadedManifest, Manifest, ModelSpec
+from bundler.online.manifest.loading import LoadedManifest
+from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.models import closure, model_resolution
 from bundler.online.models.closure import ModelClosure
 from bundler.online.models.safetensors_conversion import ConversionContext

@@ -13,7 +13,8 @@ import pytest
 
 from bundler.errors import ResolveError
 from bundler.format.hashing import Sha256
-from bundler.online.manifest.schema import LoadedManifest, Manifest, ModelSpec
+from bundler.online.manifest.loading import LoadedManifest
+from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.models import model_resolution, safetensors_conversion
 from bundler.online.models.model_resolution import ResolvedModel
 from bundler.online.transfer.context import BuildContext

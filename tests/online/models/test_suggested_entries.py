@@ -8,7 +8,7 @@ import pytest
 
 from bundler.format.blocked_requests import BlockedRequest
 from bundler.format.lock.target import detect_target
-from bundler.online.manifest import schema
+from bundler.online.manifest import loading
 from bundler.online.models import model_resolution
 from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.transfer.context import BuildContext
@@ -26,7 +26,7 @@ def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
     repository = errand.hub.repository("org/codebook", FILES, kind=folder)
     repository.refs["2.0"] = repository.refs["main"]
     call = BlockedRequest(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
-    asked = schema.parse_manifest(f"name: n\nversion: '1'\n{call.fix}\n".encode(), tmp_path / "m.yaml")
+    asked = loading.parse_manifest(f"name: n\nversion: '1'\n{call.fix}\n".encode(), tmp_path / "m.yaml")
     shop = BuildContext(cache=errand.store, config=errand.config, reporter=errand.report)
     bench = ConversionContext(target=detect_target(), packages=[], context=shop)
     (found,) = (model_resolution.resolve_model(one, asked, shop, bench) for one in asked.manifest.models)

@@ -11,7 +11,8 @@ import pytest
 
 from bundler.errors import BundleError, HostError, ManifestError, UsageError
 from bundler.format.lock.target import detect_target
-from bundler.online.manifest import schema, tiktoken_files
+from bundler.online.assets import tiktoken
+from bundler.online.manifest import loading
 from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.scaffold import manifest_writer
 from bundler.online.scaffold.manifest_draft import Scaffold
@@ -33,7 +34,7 @@ def made(project: Path, **files: str) -> Scaffold:
 
 
 def loaded(scaffolded: Scaffold) -> Manifest:
-    return schema.load_manifest(scaffolded.path).manifest
+    return loading.load_manifest(scaffolded.path).manifest
 
 
 def models(project: Path, code: str, name: str = "app.py") -> tuple[ModelSpec, ...]:
@@ -136,7 +137,7 @@ def test_a_default_that_nothing_loads_is_for_a_person(project: Path) -> None:
     code = 'def ask(prompt, model="org/m"): ...\ndef load(name="org/n"):\n    return SentenceTransformer(name)\n'
     found = made(project, **{"app.py": code})
     assert [one.source for one in loaded(found).models] == ["repo:org/n"]
-    assert found.open_points == ("app.py:1: model is org/m by default, and nothing here is seen to load it",)
+    assert found.open_points == ("app.py:1: model is org/m by default, and no code that loads it was found",)
 
 
 def data(project: Path, code: str) -> list[tuple[str, ...]]:
@@ -220,8 +221,8 @@ def test_the_encodings_of_models_are_the_library_s_own(libraries: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(libraries)})
     for known in json.loads(done.stdout):
         assert known
-        assert {name: tiktoken_files.of_model(name) for name in known} == known
-    assert tiktoken_files.of_model("claude") == ""
+        assert {name: tiktoken.find_model_encoding(name) for name in known} == known
+    assert tiktoken.find_model_encoding("claude") == ""
 
 
 def test_a_constant_of_another_file(project: Path) -> None:
@@ -260,7 +261,7 @@ def test_two_revisions_of_one_model_are_for_a_person_to_decide(project: Path) ->
     code = 'A.from_pretrained("org/m", revision="v1")\nA.from_pretrained("org/m", revision="v2")\n'
     found = made(project, **{"app.py": code})
     assert [one.revision for one in loaded(found).models] == ["v1"]
-    assert found.open_points == ("org/m: asked for at v1 and v2; a bundle carries one of them (repo)",)
+    assert found.open_points == ("org/m: code asks for revisions v1 and v2; a bundle takes one of them (repo)",)
 
 
 def test_models_whose_last_names_are_one_get_aliases(project: Path) -> None:
@@ -282,7 +283,9 @@ def test_folders_that_are_here(project: Path, tmp_path: Path) -> None:
     assert (first.path, first.name) == ("vendor/hcx", "hcx")
     assert (second.path, second.name) == ("../elsewhere/한 model", "model")
     assert loaded(found).env == {"HCX_MODEL_PATH": "{model:hcx}"}
-    assert found.open_points == ("app.py:4: from_pretrained names a folder that is not here, or no model of the hub",)
+    assert found.open_points == (
+        "app.py:4: from_pretrained names a folder that does not exist here, or no model of the hub",
+    )
 
 
 def test_folders_that_hold_no_model_are_never_carried(project: Path) -> None:
@@ -421,7 +424,7 @@ def test_what_pyproject_says(project: Path, says: str, python: str) -> None:
     assert (asked.name, asked.version, asked.target.python) == ("my-app", "1.2", python)
     assert asked.python.requirements == ("torch>=2",)
     assert found.project.excluded == (
-        "own: its source is an address, and only wheels travel",
+        "own: it comes from a URL, but a bundle takes wheels only",
         "optional groups of pyproject.toml: gpu",
     )
     assert "hunter2" not in found.path.read_text() + found.text
@@ -470,7 +473,7 @@ def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says:
             {"Dockerfile": "FROM python:3.8\n", ".python-version": "3.12\n"},
             "3.12",
             ".python-version",
-            ("Dockerfile:1 FROM python:3.8: Python 3.8, and this tool carries to CPython 3.10 to 3.14",),
+            ("Dockerfile:1 FROM python:3.8: Python 3.8, but this tool supports CPython 3.10 to 3.14",),
         ),
         (
             {"Dockerfile": "FROM python:slim\n", "pyproject.toml": "[project]\nrequires-python = '==3.12.*'\n"},
@@ -497,9 +500,9 @@ def test_which_python_goes_before_which(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("FROM python:3.12-alpine\n", "has musl, and target.libc below is glibc"),
+        ("FROM python:3.12-alpine\n", "has musl, but target.libc below is glibc"),
         ("FROM --platform=linux/arm64 python:3.12\n", "is for linux/arm64; compare target.platform below"),
-        ("FROM nvidia/cuda:12.6.0-runtime-ubuntu22.04\n", "is for a GPU, and target.accelerator below is cpu"),
+        ("FROM nvidia/cuda:12.6.0-runtime-ubuntu22.04\n", "is for a GPU, but target.accelerator below is cpu"),
     ],
 )
 def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: str) -> None:
@@ -511,7 +514,7 @@ def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: 
 def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -> None:
     found = made(project, **{"requirements.txt": "torch\n"})
     target = loaded(found).target
-    assert (target.libc, target.accelerator, target.left_out) == ("glibc-2.28", "cpu", ())
+    assert (target.libc, target.accelerator, target.omitted_fields) == ("glibc-2.28", "cpu", ())
     assert target.platform == detect_target().platform
     lines = found.path.read_text().splitlines()
     start = lines.index("target: # the isolated host")
@@ -533,7 +536,7 @@ def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -
 def test_the_build_of_pytorch_that_requirements_name(project: Path, text: str, accelerator: str, says: str) -> None:
     found = made(project, **{"requirements.txt": text})
     assert loaded(found).target.accelerator == accelerator
-    assert f"  accelerator: {accelerator} # which build of PyTorch{says}" in found.path.read_text()
+    assert f"  accelerator: {accelerator} # build of PyTorch{says}" in found.path.read_text()
 
 
 def test_files_of_requirements(project: Path) -> None:
@@ -541,8 +544,8 @@ def test_files_of_requirements(project: Path) -> None:
     found = made(project, **files, **{"pyproject.toml": PYPROJECT.replace("{python}", ">=3.10")})
     assert loaded(found).python.requirements_files == ("requirements-gpu.txt", "requirements.txt")
     assert loaded(found).python.requirements == ()
-    assert "requirements-dev.txt: not for running, as its name says" in found.project.excluded
-    assert found.open_points == ("requirements.txt:2: names a folder or an address, and only wheels travel",)
+    assert "requirements-dev.txt: for development, as its name says" in found.project.excluded
+    assert found.open_points == ("requirements.txt:2: names a folder or a URL, but a bundle takes wheels only",)
 
 
 def test_every_finding_says_where_in_the_manifest_too(project: Path) -> None:
@@ -563,8 +566,8 @@ def test_files_that_can_not_be_read_as_python(project: Path) -> None:
     broken = {"a.py": "x = 1\ndef f(:\n", "b.ipynb": "[]", "c.py": "'\\d'\nSentenceTransformer('org/m')"}
     found = made(project, **broken)
     assert [line.partition(",")[0] for line in found.open_points] == [
-        "a.py:2: can't be read as Python",
-        "b.ipynb: can't be read as Python",
+        "a.py:2: can't be parsed as Python",
+        "b.ipynb: can't be parsed as Python",
     ]
     assert [one.name for one in found.models] == ["org/m"]
 
@@ -573,7 +576,7 @@ def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
     code = "x = " + " + ".join(["'a'"] * 5000) + "\n"
     found = made(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
     assert [one.name for one in found.models] == ["org/m"]
-    assert found.open_points == ("a.py: can't be read as Python, so models that it names are not here",)
+    assert found.open_points == ("a.py: can't be parsed as Python, so its models are missing here",)
 
 
 def test_a_constant_that_is_made_of_one_from_another_file(project: Path) -> None:
@@ -612,7 +615,7 @@ def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_left_alone(project: Path) -> None:
     first = made(project, **{"requirements.txt": "torch\n"})
     first.path.write_text("mine")
-    with pytest.raises(UsageError, match="it is there already"):
+    with pytest.raises(UsageError, match="this file exists already"):
         manifest_writer.write_manifest(project, None)
     assert first.path.read_text() == "mine"
 
@@ -622,8 +625,12 @@ def test_a_file_that_is_there_is_left_alone(project: Path) -> None:
     [
         ({}, ManifestError, "no packages and no models were found"),
         ({"pyproject.toml": "[project"}, ManifestError, "this is not TOML"),
-        ({"pyproject.toml": "[project]\nrequires-python = '>=4'"}, ManifestError, "permits no such Python"),
-        ({"pyproject.toml": "[project]\nrequires-python = 'new'"}, ManifestError, "requires-python is not understood"),
+        ({"pyproject.toml": "[project]\nrequires-python = '>=4'"}, ManifestError, "permits no supported Python"),
+        (
+            {"pyproject.toml": "[project]\nrequires-python = 'new'"},
+            ManifestError,
+            "requires-python is not a range of versions",
+        ),
     ],
 )
 def test_nothing_is_written_where_there_is_nothing_to_say(

@@ -14,7 +14,7 @@ from bundler.errors import FetchError, HostError
 from bundler.format import disk
 from bundler.format.hashing import compute_sha256
 from bundler.online.assets import collect
-from bundler.online.manifest import schema
+from bundler.online.manifest import loading
 from bundler.online.models import model_resolution
 from bundler.online.transfer import http_session, remote_sizes
 from bundler.online.transfer.cache import FileCache
@@ -39,13 +39,13 @@ def shop(store: FileCache) -> BuildContext:
     return BuildContext(cache=store, config=PipConfig(retries=0), reporter=RecordingReporter())
 
 
-def asked(tmp_path: Path, text: str) -> schema.LoadedManifest:
+def asked(tmp_path: Path, text: str) -> loading.LoadedManifest:
     path = tmp_path / "m.yaml"
     path.write_text(f"name: t\nversion: '1'\n{text}\n")
-    return schema.load_manifest(path)
+    return loading.load_manifest(path)
 
 
-def of_a_model(tmp_path: Path, server: Loopback) -> schema.LoadedManifest:
+def of_a_model(tmp_path: Path, server: Loopback) -> loading.LoadedManifest:
     server.files["/m.gguf"] = DATA
     return asked(tmp_path, f"models: [{{url: '{server.url}/m.gguf', sha256: {compute_sha256(DATA)}, alias: m}}]")
 
