@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,26 +17,16 @@ from typing import Any
 import pytest
 
 from bundler import cli
-from bundler.format.hashing import Sha256, compute_sha256
-from bundler.format.lock import entries, lockfile
-from bundler.format.lock.entries import Artifact, Model
-from bundler.format.lock.lockfile import Lock
-from bundler.format.lock.target import Target
-from bundler.format.tar import archive, tar_layout
+from bundler.format.tar import archive
 from bundler.progress import RecordingReporter
 from tests.support import forks
+from tests.support.bundles import SMALL, Installed, Packed, lock_of
 from tests.support.forks import Program
+from tests.support.paths import MODELS, ROOT
+from tests.support.programs import INSTALLER, Run, bundle, install_packages, python_of_anyone, run_scripts, tool
 from tests.support.shared import Shared
 
 pytest_plugins = ["tests.support.signing"]
-
-ROOT = Path(__file__).parent.parent
-TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accelerator="cpu")
-MODELS = ROOT / "tests" / "support" / "models"
-"""Where the scripts stand that make tiny models."""
-INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.prefix.removal", "filelock", "jinja2")
-"""Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
-SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,71 +48,6 @@ def pytest_unconfigure() -> None:
     forks.close()
 
 
-def kind_of(path: str) -> entries.ArtifactKind:
-    """What an artifact is, from where it stands."""
-    return next(kind for kind, home in entries.KIND_FOLDERS.items() if path == home or path.startswith(home))
-
-
-def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
-    """A lock over these files, with a model for each folder below ``models/``."""
-    paths = sorted(contents, key=lambda path: list(entries.KIND_FOLDERS).index(kind_of(path)))
-    artifacts = tuple(
-        Artifact(
-            path=path,
-            kind=kind_of(path),
-            size=len(contents[path]),
-            sha256=compute_sha256(contents[path]),
-            origin="a test",
-        )
-        for path in paths
-    )
-    aliases = dict.fromkeys(path.split("/")[1] for path in paths if path.startswith("models/"))
-    models = []
-    for alias in aliases:
-        start = f"models/{alias}/"
-        digest = lockfile.compute_files_digest(
-            (a.sha256, a.path[len(start) :]) for a in artifacts if a.path.startswith(start)
-        )
-        models.append(Model(alias=alias, source="path:test", commit=digest[:40], loader="files", digest=digest))
-    first = Lock(
-        name="test",
-        version="1",
-        sequence=1,
-        created_by="a test",
-        manifest_sha256=Sha256("0" * 64),
-        target=TARGET,
-        models=tuple(models),
-        image=changes.get("image", entries.Image()),
-        head_size=lockfile.HEAD_ALIGNMENT,
-        artifacts=artifacts,
-    )
-    head_size = tar_layout.compute_head_size(
-        len(first.canonical_bytes) + 100, len(first.make_sums()), lockfile.HEAD_ALIGNMENT
-    )
-    return lockfile.replace_fields(first, **({"head_size": head_size} | changes))
-
-
-def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
-    """The bundle of a lock, in memory, whether or not the contents are what it says."""
-    plan = tar_layout.compute_layout(locked, signature)
-    data = bytearray(plan.size)
-    data[: len(plan.head_bytes)] = plan.head_bytes
-    for member in plan.iter_artifacts():
-        data[member.header_offset : member.content_offset] = member.make_header()
-        if not member.link:
-            data[member.content_offset : member.end] = contents[member.name].ljust(member.size, b"\0")[: member.size]
-    return bytes(data)
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A bundle that was written, and what it was written from."""
-
-    path: Path
-    lock: Lock
-    contents: Path
-
-
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Packed]:
     """Writes a bundle of given files and gives it back."""
@@ -140,65 +63,6 @@ def pack(tmp_path: Path) -> Callable[..., Packed]:
         return Packed(tmp_path / name, locked, folder)
 
     return packed
-
-
-def tool(name: str) -> str:
-    """A program that a test needs; fails where it is missing, since CI installs it."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.fail(f"{name} is not on this machine; .ci/run installs it (see docs/developing.md)")
-    return found
-
-
-def as_nobody() -> tuple[str, ...]:
-    """What goes before a command to run it as a user without rights; nothing where the tests run as one."""
-    return (tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
-
-
-def python_of_anyone() -> str:
-    """A Python 3.11 that every user may run; .ci/run installs the system's."""
-    for place in (shutil.which("python3.11"), "/usr/bin/python3.11"):
-        # setpriv itself may still start what that user may not: a shell of the user's own asks
-        asked = [*as_nobody(), "sh", "-c", '"$0" -c ""', str(place)]
-        if place and not subprocess.run(asked, check=False, capture_output=True).returncode:
-            return place
-    pytest.fail("no Python 3.11 here can be run by other users; .ci/run installs the system's")
-
-
-def open_to_all(*files: Path) -> None:
-    """Let other users reach these files through the folders above them."""
-    for path in {parent for file in files for parent in [file, *file.parents]} - {Path("/")}:
-        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """The demo bundle and a prefix that it was installed into, once for the whole run."""
-
-    bundle: Path
-    installer: Path
-    prefix: Path
-    told: dict[str, Any]
-
-    @property
-    def current(self) -> Path:
-        return self.prefix / "current"
-
-    @property
-    def python(self) -> Path:
-        return self.current / "venv" / "bin" / "python"
-
-
-_BUNDLE = Program(
-    python=(sys.executable,),
-    path=Path(sys.executable).with_name("bundle"),
-    modules=("bundler.cli", "bundler.online.build", "bundler.online.rehearsal", "cryptography.fernet"),
-)
-
-
-def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a person does."""
-    return _BUNDLE.run(*arguments, **options)
 
 
 @pytest.fixture(scope="session")
@@ -285,21 +149,6 @@ def tiny(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
     return shared.made("tiny", make)
 
 
-_EACH = """
-import json, runpy, sys
-for argv in json.loads(sys.argv[1]):
-    sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")
-"""
-
-
-def run_scripts(python: str, environment: dict[str, str], *scripts: tuple[Path, ...]) -> None:
-    """Run scripts that make models, each with its folders, in one process: they import the same libraries."""
-    command = [python, "-I", "-c", _EACH, json.dumps([[str(path) for path in script] for script in scripts])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="session")
 def tools(shared: Shared) -> Path:
     """A folder with the wheels of the real pip and uv, which every bundle with packages carries."""
@@ -311,19 +160,10 @@ def tools(shared: Shared) -> Path:
     return shared.made("tools", make)
 
 
-Run = Callable[..., tuple[int, dict[str, Any]]]
-
-
 @pytest.fixture(scope="session")
 def libraries(shared: Shared) -> Path:
     """A folder with the real tiktoken and NLTK and what they need."""
     return shared.made("libraries", partial(install_packages, "tiktoken==0.14.0", "nltk==3.10.4"))
-
-
-def install_packages(*arguments: str | Path) -> None:
-    """Install packages with pip into the folder that is the last argument."""
-    *packages, folder = map(str, arguments)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, *packages], check=True)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, tool
+from tests.support.paths import ROOT
+from tests.support.programs import tool
 
 TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "templates").iterdir()}
 READ = "import json, sys; from bundler import template_files; print(json.dumps({name: template_files.read(name) for name in sys.argv[1:]}))"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _NAMED = re.compile(r"`(tests/[\w/]+\.py)?(?:::(test_\w+)(?:\[[^`]*\])?)?`")

@@ -21,7 +21,8 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from tests.conftest import ROOT, tool
+from tests.support.paths import ROOT
+from tests.support.programs import tool
 
 PAGES = [ROOT / "README.md", ROOT / "README.ko.md"]
 PICTURES = [ROOT / "docs" / "route.svg", ROOT / "docs" / "demo.svg"]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 

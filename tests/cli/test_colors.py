@@ -12,7 +12,7 @@ import pytest
 
 from bundler.output import lock_text
 from tests.cli.conftest import Type
-from tests.conftest import Packed
+from tests.support.bundles import Packed
 
 PROGRAM = Path(sys.executable).with_name("bundle")
 RED, GREEN, YELLOW = "\033[31m", "\033[32m", "\033[33m"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Type
-from tests.conftest import tool
+from tests.support.programs import tool
 
 PROGRAMS = Path(sys.executable).parent
 

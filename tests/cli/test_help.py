@@ -15,7 +15,7 @@ from bundler import cli
 from bundler.offline.container import engine_registry
 from bundler.verbs import install
 from bundler.verbs.verb import BUILD, CARRY, INSTALL, OPERATE
-from tests.conftest import bundle, tool
+from tests.support.programs import bundle, tool
 
 SIDES = {
     BUILD: ["init", "lock", "build", "keygen", "installer"],

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Packed, tool
+from tests.support.bundles import Packed
+from tests.support.programs import tool
 
 LATE = ("rich", "tqdm", "jinja2", "bundler.offline", "bundler.format.tar.archive", "bundler.format.lock.lockfile")
 SAYING = """

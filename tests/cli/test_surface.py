@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.surface import surface
-from tests.conftest import ROOT, Packed, Run
+from tests.support.bundles import Packed
+from tests.support.paths import ROOT
+from tests.support.programs import Run
 
 KEPT = json.loads((ROOT / "tests" / "cli" / "surface.json").read_text(encoding="utf-8"))
 ANSWERS = json.loads((ROOT / "tests" / "cli" / "answers.json").read_text(encoding="utf-8"))

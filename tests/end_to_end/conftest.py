@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bundler.format.hashing import compute_sha256
-from tests.conftest import bundle
+from tests.support.programs import bundle
 from tests.support.shared import Shared
+from tests.support.small_bundles import MANIFEST, Small
 from tests.support.wheelmaking import make_wheel
-
-MANIFEST = """\
-name: small
-version: "{version}"
-target: {{python: "3.11", platform: linux-x86_64, libc: glibc-2.17, accelerator: cpu}}
-python: {{requirements: [alpha]}}
-models: [{{path: vendor, alias: m, repo_id: org/m, loader: files}}]
-env: {{MODEL_PATH: "{{model:m}}"}}
-sequence: {sequence}
-"""
 
 
 @pytest.fixture(scope="session")
@@ -38,15 +26,6 @@ def wheels(tools: Path, shared: Shared) -> Path:
         make_wheel(folder, "beta", "2.0")
 
     return shared.made("wheels", make)
-
-
-@dataclass(frozen=True, slots=True)
-class Small:
-    """A small bundle and everything that it was built from."""
-
-    path: Path
-    manifest: Path
-    environment: dict[str, str]
 
 
 @pytest.fixture
@@ -94,11 +73,3 @@ def _link(source: str, target: str) -> None:
     """What stands on a shelf is never changed, so two may share it."""
     if not Path(target).exists():
         Path(target).hardlink_to(source)
-
-
-def live(prefix: Path) -> str:
-    return (prefix / "current").readlink().name
-
-
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    return dict(json.loads(done.stdout))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installed, bundle, tool
+from tests.support.bundles import Installed
+from tests.support.programs import bundle, tool
 from tests.support.servers.hub_server import Hub, hub_running
 
 MANIFEST = """\

@@ -18,8 +18,10 @@ from bundler.format import hashing
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
 from bundler.progress import RecordingReporter
-from tests.conftest import ROOT, Installed, bundle
+from tests.support.bundles import Installed
 from tests.support.models.tensors import Weights
+from tests.support.paths import ROOT
+from tests.support.programs import bundle
 from tests.support.servers.hub_server import hub_running
 from tests.support.shared import Shared
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installed, bundle, tool
+from tests.support.bundles import Installed
+from tests.support.programs import bundle, tool
 
 MANIFEST = """\
 name: converted

@@ -14,7 +14,9 @@ import pytest
 
 from bundler.format.lock import lockfile
 from bundler.offline.findings import REINSTALL_HINT
-from tests.conftest import ROOT, Installed, bundle, tool
+from tests.support.bundles import Installed
+from tests.support.paths import ROOT
+from tests.support.programs import bundle, tool
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 ALIAS = "all-MiniLM-L6-v2"

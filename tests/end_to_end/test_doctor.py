@@ -14,8 +14,8 @@ import pytest
 
 from bundler.offline.findings import REINSTALL_HINT
 from bundler.offline.prefix import ownership_markers, releases
-from tests.conftest import as_nobody, open_to_all, python_of_anyone
-from tests.end_to_end.conftest import MANIFEST, Small
+from tests.support.programs import as_nobody, open_to_all, python_of_anyone
+from tests.support.small_bundles import MANIFEST, Small
 from tests.support.trees import tree
 
 Build = Callable[..., Small]

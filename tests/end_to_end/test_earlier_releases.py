@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, tool
+from tests.support.programs import Run, tool
 
 DATA = Path(__file__).parent.parent / "data"
 DIGEST = "693cf0f47f2a6243ce2ba9ed31c43f57a68a06d1c5207185a6868882918d3b93"

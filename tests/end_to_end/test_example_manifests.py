@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bundler.format.lock import lockfile
 from bundler.format.lock.lockfile import Lock
-from tests.conftest import ROOT, bundle
+from tests.support.paths import ROOT
+from tests.support.programs import bundle
 from tests.support.servers.hub_server import hub_running
 
 WORDS = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}

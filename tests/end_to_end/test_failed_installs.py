@@ -16,8 +16,9 @@ import pytest
 from bundler.format.tar import archive
 from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, bundle, lock_of, tool
-from tests.end_to_end.conftest import MANIFEST, Small, live, told
+from tests.support.bundles import SMALL, lock_of
+from tests.support.programs import bundle, tool
+from tests.support.small_bundles import MANIFEST, Small, live, told
 
 Build = Callable[..., Small]
 Far = Callable[..., subprocess.CompletedProcess[str]]

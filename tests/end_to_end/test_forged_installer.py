@@ -11,7 +11,8 @@ from pathlib import Path
 from bundler.format.signing import signature_envelope
 from bundler.format.signing.signature_envelope import Envelope, Signature
 from bundler.format.tar import archive
-from tests.conftest import SMALL, Packed, tool
+from tests.support.bundles import SMALL, Packed
+from tests.support.programs import tool
 from tests.support.signing import Pair
 
 WEIGHTS = "models/m/w.bin"

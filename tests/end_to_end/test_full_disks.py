@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INSTALLER
-from tests.end_to_end.conftest import Small, live
-from tests.end_to_end.test_killed_runs import FIRST, SECOND, Stage, staged, works
+from tests.support.crash_stage import FIRST, SECOND, Stage, staged, works
 from tests.support.killing import points, spread
+from tests.support.programs import INSTALLER
+from tests.support.small_bundles import Small, live
 from tests.support.trees import tree
 
 Build = Callable[..., Small]

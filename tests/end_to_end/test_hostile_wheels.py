@@ -10,7 +10,8 @@ import pytest
 
 from bundler.format.hashing import compute_sha256
 from bundler.format.lock import entries, lockfile
-from tests.conftest import Run, bundle, bytes_of, lock_of
+from tests.support.bundles import bytes_of, lock_of
+from tests.support.programs import Run, bundle
 from tests.support.wheelmaking import make_wheel
 
 EVIL = "import pathlib; pathlib.Path({victim!r}).write_text('ran')\n"

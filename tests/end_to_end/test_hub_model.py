@@ -20,9 +20,9 @@ import pytest
 
 from bundler.errors import HostError, IntegrityError, UnsafeError
 from bundler.format.hashing import compute_sha256
-from tests.conftest import bundle
+from tests.support.programs import bundle
 from tests.support.servers import loopback
-from tests.support.servers.hub_server import hub_running
+from tests.support.servers.hub_server import hub_running, of_the_hub
 from tests.support.servers.loopback import Handler
 from tests.support.wheelmaking import make_wheel
 
@@ -51,12 +51,6 @@ models: [{repo: org/tiny, loader: files}]
 sequence: 1
 """
 """A model and nothing else."""
-
-
-def of_the_hub(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
-    """The environment of a builder whose hub is at ``url`` and whose cache of it is empty."""
-    told = {name: value for name, value in online.items() if not name.startswith("HF_")}
-    return told | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf")}
 
 
 def test_a_model_of_the_hub_travels_pinned(

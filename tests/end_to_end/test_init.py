@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from bundler.format.lock import lockfile
-from tests.conftest import bundle
-from tests.end_to_end.test_hub_model import of_the_hub
-from tests.support.servers.hub_server import hub_running
+from tests.support.programs import bundle
+from tests.support.servers.hub_server import hub_running, of_the_hub
 
 MODULES = b'[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
 FILES = {

@@ -19,9 +19,10 @@ from bundler.format.tar import archive, tar_layout
 from bundler.offline.environment import venv
 from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
-from tests.conftest import as_nobody, bundle, lock_of, open_to_all, python_of_anyone, tool
-from tests.end_to_end.conftest import Small, live
-from tests.offline.test_interrupted_install import interrupt
+from tests.support.bundles import lock_of
+from tests.support.interrupting import interrupt
+from tests.support.programs import as_nobody, bundle, open_to_all, python_of_anyone, tool
+from tests.support.small_bundles import Small, live
 from tests.support.wheelmaking import make_wheel
 
 Build = Callable[..., Small]

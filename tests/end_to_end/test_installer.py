@@ -13,7 +13,8 @@ import pytest
 
 from bundler.format.hashing import compute_sha256
 from bundler.online import installer as making
-from tests.conftest import SMALL, Packed, Run, bundle, tool
+from tests.support.bundles import SMALL, Packed
+from tests.support.programs import Run, bundle, tool
 
 
 def interpreter(version: str) -> str:

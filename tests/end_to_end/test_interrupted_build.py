@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import INTERRUPTED, FetchError
-from tests.conftest import bundle
-from tests.end_to_end.test_hub_model import of_the_hub
+from tests.support.programs import bundle
 from tests.support.servers import loopback
-from tests.support.servers.hub_server import Hub, hub_running
+from tests.support.servers.hub_server import Hub, hub_running, of_the_hub
 from tests.support.servers.loopback import Handler
 
 WEIGHTS = {f"{name}.safetensors": random.Random(name).randbytes(3 << 20) for name in ("a", "b")}

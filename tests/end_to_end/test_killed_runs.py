@@ -8,51 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bundler.format import hashing
 from bundler.format.tar import archive
-from bundler.offline.doctor import examination
-from bundler.offline.prefix import releases
-from bundler.progress import RecordingReporter
-from tests.conftest import INSTALLER, bundle, tool
-from tests.end_to_end.conftest import Small, live
+from tests.support.crash_stage import FIRST, SECOND, Stage, damage, staged, works
 from tests.support.killing import Killing, points, spread
+from tests.support.programs import INSTALLER, bundle, tool
+from tests.support.small_bundles import Small, live
 from tests.support.trees import tree
 
 Build = Callable[..., Small]
 Far = Callable[..., subprocess.CompletedProcess[str]]
-
-FIRST = {"config.json": b"{}", "weights.bin": b"w" * 100_000, "sub/one.bin": b"1" * 5000}
-SECOND = {"config.json": b"{}", "weights.bin": b"v" * 100_000, "sub/two.bin": b"2" * 5000, "sub/one.bin": b"1" * 5000}
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A prefix in a known state, which is brought back before each kill."""
-
-    prefix: Path
-    kept: Path
-    killing: Killing
-
-    def keep(self) -> None:
-        shutil.copytree(self.prefix, self.kept, symlinks=True)
-
-    def restore(self) -> None:
-        shutil.rmtree(self.prefix)
-        shutil.copytree(self.kept, self.prefix, symlinks=True)
-
-
-def works(prefix: Path) -> None:
-    """The live release is whole, every byte of it, and its Python imports what was installed."""
-    found = examination.examine_release(prefix, "deep", RecordingReporter())
-    assert not found.list_findings("critical"), found.list_findings("critical")
-    python = releases.require_live(prefix).python
-    done = subprocess.run([python, "-c", "import alpha, beta"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def survives(stage: Stage, most: int, allowed: set[str]) -> None:
@@ -69,26 +38,6 @@ def survives(stage: Stage, most: int, allowed: set[str]) -> None:
             works(stage.prefix)
             assert not killing.at(0), f"point {point} of {total}"
             assert tree(stage.prefix) == whole, f"point {point} of {total}"
-
-
-def staged(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
-    prefix = tmp_path / "opt"
-    command = (installer, *arguments, "--prefix", prefix, "--quiet")
-    return Stage(prefix, tmp_path / "kept", Killing((tool("python3.11"), "-I", "-S"), command))
-
-
-def damage(prefix: Path) -> set[str]:
-    """Damage a model, a package and the payload of the live release; the names of what is wrong then."""
-    sound = tree(prefix)
-    current = prefix / "current"
-    damaged = [next((prefix / "models").iterdir()) / "weights.bin"]
-    damaged += [
-        next(current.glob("venv/lib/*/site-packages/beta/__init__.py")),
-        current / "payload" / "network" / "netcut.py",
-    ]
-    for path in damaged:
-        path.write_bytes(b"rotten")
-    return {name for name, content in tree(prefix).items() if sound.get(name) != content}
 
 
 @pytest.mark.parametrize("most", points(4, 12, 200))

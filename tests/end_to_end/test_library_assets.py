@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import bundle, tool
+from tests.support.programs import bundle, tool
 from tests.support.servers.loopback import serving
 
 PUNKT = {"abbrev_types.txt": "dr", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Installed, open_to_all, tool
+from tests.support.bundles import Installed
+from tests.support.programs import open_to_all, tool
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, and mount a folder")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundler.format.lock import lockfile
-from tests.end_to_end.conftest import Small, live, told
+from tests.support.small_bundles import Small, live, told
 
 Build = Callable[..., Small]
 Far = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import Packed, bundle
-from tests.end_to_end.conftest import MANIFEST, Small
+from tests.support.bundles import Packed
+from tests.support.programs import bundle
+from tests.support.small_bundles import MANIFEST, Small
 
 REBUILD = b"\x80\x02ctorch._utils\n_rebuild_parameter\n."
 

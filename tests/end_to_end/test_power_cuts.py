@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bundler.format.tar import archive
-from tests.end_to_end.conftest import Small, live
-from tests.end_to_end.test_killed_runs import FIRST, SECOND, damage, works
 from tests.support import faultydisk
+from tests.support.crash_stage import FIRST, SECOND, damage, works
 from tests.support.killing import points, spread
+from tests.support.small_bundles import Small, live
 from tests.support.trees import tree
 
 Build = Callable[..., Small]

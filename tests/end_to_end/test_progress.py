@@ -25,8 +25,9 @@ from bundler.format.tar import archive
 from bundler.offline import load_progress
 from bundler.output import console
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, bundle, lock_of
-from tests.end_to_end.conftest import MANIFEST
+from tests.support.bundles import SMALL, lock_of
+from tests.support.programs import bundle
+from tests.support.small_bundles import MANIFEST
 from tests.support.wheelmaking import make_wheel
 
 MIB = 1 << 20

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bundler.format.tar import archive
-from tests.end_to_end.conftest import Small, live
 from tests.support import faultydisk
+from tests.support.small_bundles import Small, live
 
 Build = Callable[..., Small]
 Far = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,8 +14,10 @@ from bundler.format import hashing
 from bundler.format.lock import lockfile
 from bundler.format.lock.target import Target
 from bundler.online import rehearsal
-from tests.conftest import ROOT, SMALL, bundle, lock_of
-from tests.end_to_end.conftest import MANIFEST
+from tests.support.bundles import SMALL, lock_of
+from tests.support.paths import ROOT
+from tests.support.programs import bundle
+from tests.support.small_bundles import MANIFEST
 from tests.support.wheelmaking import make_wheel
 
 Far = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bundler.offline.prefix import releases
-from tests.end_to_end.conftest import Small, live, told
-from tests.offline.prefix.test_releases import THEIRS
+from tests.support.releases import THEIRS
+from tests.support.small_bundles import Small, live, told
 
 Build = Callable[..., Small]
 Far = Callable[..., subprocess.CompletedProcess[str]]

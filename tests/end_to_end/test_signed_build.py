@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import bundle
-from tests.end_to_end.conftest import Small
+from tests.support.programs import bundle
+from tests.support.small_bundles import Small
 
 SECRET = "correct horse 배터리"
 WATCHED = """

@@ -11,7 +11,7 @@ import pytest
 from bundler.format.tar import archive
 from bundler.format.tar.reader import FileReader
 from bundler.offline import placement
-from tests.conftest import Packed
+from tests.support.bundles import Packed
 
 WHEEL = "tools/a-1-py3-none-any.whl"
 

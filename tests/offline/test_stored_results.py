@@ -17,8 +17,9 @@ from bundler.offline.install import InstallOptions
 from bundler.output import host_text, smoke_text
 from bundler.payload.results import load_result
 from bundler.progress import RecordingReporter
-from tests.conftest import Packed, Run
-from tests.offline.test_interrupted_install import Interrupting
+from tests.support.bundles import Packed
+from tests.support.interrupting import Interrupting
+from tests.support.programs import Run
 from tests.support.smoke_results import result_of
 
 Pack = Callable[..., Packed]

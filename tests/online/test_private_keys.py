@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Packed, bundle, tool
+from tests.support.bundles import Packed
+from tests.support.programs import bundle, tool
 from tests.support.signing import Pair
 
 SECRET = "correct horse 배터리"

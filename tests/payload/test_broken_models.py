@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.payload.conftest import TEXTS, Answer, Result
 from tests.support.models.tensors import Weights
+from tests.support.smoke_loads import TEXTS, Answer, Result
 
 Copy = Callable[..., Path]
 Prove = Callable[..., Result]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Installed
-from tests.payload.conftest import LOADED_AS, TEXTS, Ask, Result, answered, proved
 from tests.payload.test_broken_models import change, fault
 from tests.payload.test_goldens import turn_round
+from tests.support.bundles import Installed
 from tests.support.models.tensors import Weights
+from tests.support.smoke_loads import LOADED_AS, TEXTS, Ask, Result, answered, proved
 
 pytestmark = pytest.mark.long
 

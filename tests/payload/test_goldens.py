@@ -16,8 +16,7 @@ from bundler.format import documents
 from bundler.format.lock.goldens import Golden, GoldenVector
 from bundler.payload.checks import goldens
 from tests.support.models.tensors import Weights
-
-from .conftest import Result
+from tests.support.smoke_loads import Result
 
 Prove = Callable[..., Result]
 Copy = Callable[..., Path]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MODELS, Installed, tool
-
-from .conftest import LOADED_AS, User, served
+from tests.support.bundles import Installed
+from tests.support.paths import MODELS
+from tests.support.programs import tool
+from tests.support.smoke_loads import LOADED_AS, User, served
 
 pytestmark = pytest.mark.long
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import python_of_anyone
-
-from .conftest import PAYLOAD
+from tests.support.programs import python_of_anyone
+from tests.support.smoke_loads import PAYLOAD
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux")
 ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")

@@ -13,11 +13,11 @@ import pytest
 from bundler.errors import ResolveError
 from bundler.online.inspection import loader_detection
 from bundler.online.inspection.model_files import FileListing
-from tests.conftest import bundle
-from tests.payload.conftest import TEXTS, Answer, Result, User
 from tests.payload.test_broken_models import change, fault, shorten
 from tests.payload.test_working_models import KEYS
+from tests.support.programs import bundle
 from tests.support.servers.hub_server import hub_running
+from tests.support.smoke_loads import TEXTS, Answer, Result, User
 
 Copy = Callable[..., Path]
 Prove = Callable[..., Result]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.payload.conftest import Result
+from tests.support.smoke_loads import Result
 
 OWN = """
 from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.payload.conftest import PAYLOAD, Answer, Result
+from tests.support.smoke_loads import PAYLOAD, Answer, Result
 
 TRIPLE = ["A cat sits on the mat.", "A kitten rests on a rug.", "Stock markets fell sharply today."]
 KEYS = {

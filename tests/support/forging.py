@@ -11,7 +11,7 @@ from bundler.format.lock.entries import Artifact, Model
 from bundler.format.lock.lockfile import Lock
 from bundler.format.tar import tar_layout
 from bundler.format.tar.tar_layout import ALIGNMENT, BLOCK_BYTES
-from tests.conftest import SMALL, bytes_of, lock_of
+from tests.support.bundles import SMALL, bytes_of, lock_of
 
 T = TypeVar("T")
 

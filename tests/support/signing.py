@@ -16,7 +16,7 @@ from bundler.format.signing.public_key import PublicKey
 from bundler.online import private_keys
 from bundler.online.private_keys import PrivateKey
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, Packed
+from tests.support.bundles import SMALL, Packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from bundler.format.lock import lockfile
 from bundler.format.tar import archive
 from bundler.offline.container.engines.buildah import Buildah
 from bundler.offline.container.engines.engine import ContainerRun
-from tests.conftest import Installed, bundle, tool
-from tests.end_to_end.images.conftest import BASE, Bakery, buildah
+from tests.support.bundles import Installed
+from tests.support.images import BASE, Bakery, buildah
+from tests.support.programs import bundle, tool
 
 pytestmark = pytest.mark.long
 Baked = dict[str, Any]

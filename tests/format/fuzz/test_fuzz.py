@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from bundler.format.lock import lockfile
 from bundler.format.tar import tar_layout
-from tests.conftest import ROOT
 from tests.format.fuzz import harness
 from tests.support.forging import GOOD, headed, member, text_of
+from tests.support.paths import ROOT
 from tests.support.wheelmaking import make_wheel
 
 MOST_MEMORY = 64 << 20

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.format import documents, hashing, paths
 from bundler.format.lock import entries, goldens, lockfile
-from tests.conftest import SMALL, lock_of
+from tests.support.bundles import SMALL, lock_of
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.format.scan import pickle_detection
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 from tests.support.picklemaking import ARRAY, RUNS, SYSTEM, archive, moved, safetensors, tar
 
 Written = Callable[[bytes], Path]

@@ -17,7 +17,7 @@ from bundler.errors import UnsafeError
 from bundler.format.scan import strict_zip, wheel_check
 from bundler.format.scan.wheel_check import WheelFile
 from bundler.progress import RecordingReporter
-from tests.conftest import Installed
+from tests.support.bundles import Installed
 from tests.support.wheelmaking import make_wheel
 
 Members = dict[str, bytes]
@@ -350,7 +350,7 @@ def test_no_real_wheel_is_refused(demo: Installed, tmp_path: Path) -> None:
     """Those of the demo, torch among them, and those that CPython brings."""
     import subprocess
 
-    from tests.conftest import tool
+    from tests.support.programs import tool
 
     listed = subprocess.run([tool("tar"), "tf", demo.bundle], check=True, capture_output=True, text=True).stdout
     names = [name for name in listed.splitlines() if name.endswith(".whl")]

@@ -17,7 +17,8 @@ from bundler.format.lock import lockfile
 from bundler.format.lock.lockfile import Lock
 from bundler.format.signing import public_key, signature_envelope
 from bundler.format.signing.signature_envelope import Envelope, Signature
-from tests.conftest import ROOT, Packed
+from tests.support.bundles import Packed
+from tests.support.paths import ROOT
 from tests.support.signing import Pair
 
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")

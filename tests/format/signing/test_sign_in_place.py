@@ -15,7 +15,8 @@ import pytest
 from bundler.format.signing import sign_in_place
 from bundler.format.tar import archive, journal
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, Packed, tool
+from tests.support.bundles import SMALL, Packed
+from tests.support.programs import tool
 from tests.support.signing import Pair
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

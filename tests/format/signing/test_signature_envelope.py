@@ -28,7 +28,8 @@ from bundler.format.signing.public_key import PublicKey
 from bundler.format.tar import archive, tar_layout
 from bundler.offline.trust import trusted_keys, verification
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, Packed, bundle, lock_of, tool
+from tests.support.bundles import SMALL, Packed, lock_of
+from tests.support.programs import bundle, tool
 from tests.support.signing import Pair
 
 PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493

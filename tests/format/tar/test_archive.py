@@ -20,7 +20,9 @@ from bundler.format.hashing import Sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.tar import archive, tar_layout
 from bundler.progress import RecordingReporter
-from tests.conftest import ROOT, SMALL, Packed, as_nobody, lock_of, open_to_all, python_of_anyone, tool
+from tests.support.bundles import SMALL, Packed, lock_of
+from tests.support.paths import ROOT
+from tests.support.programs import as_nobody, open_to_all, python_of_anyone, tool
 
 Pack = Callable[..., Packed]
 

@@ -16,7 +16,7 @@ from bundler.format.lock import lockfile
 from bundler.format.tar import archive, tar_layout
 from bundler.format.tar.damage import DamagedError, DamageReport
 from bundler.progress import RecordingReporter
-from tests.conftest import bytes_of, lock_of
+from tests.support.bundles import bytes_of, lock_of
 
 CONTENTS = {
     "bundle.pyz": b"#!/usr/bin/env python3\n",

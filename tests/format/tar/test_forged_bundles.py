@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from bundler.format.lock import entries, lockfile
-from tests.conftest import Run, bytes_of, lock_of
+from tests.support.bundles import bytes_of, lock_of
 from tests.support.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
+from tests.support.programs import Run
 
 Files = list[tuple[str, entries.ArtifactKind, bytes]]
 

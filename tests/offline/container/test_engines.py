@@ -21,7 +21,8 @@ from bundler.offline.container.engines.podman import Podman
 from bundler.offline.container.image_build import ImageOptions
 from bundler.offline.trust.verification import VerifiedLock
 from bundler.online import installer
-from tests.conftest import SMALL, lock_of, tool
+from tests.support.bundles import SMALL, lock_of
+from tests.support.programs import tool
 
 BAKE = ImageBuild(
     context=Path("/c"),

@@ -23,7 +23,8 @@ from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
 from bundler.progress import RecordingReporter
-from tests.conftest import Installed, lock_of, tool
+from tests.support.bundles import Installed, lock_of
+from tests.support.programs import tool
 
 LOCK = lock_of({"bundle.pyz": b"x", "models/m/config.json": b"{}"})
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DISABLE_SAFETENSORS_CONVERSION")

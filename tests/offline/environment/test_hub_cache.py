@@ -15,7 +15,8 @@ import pytest
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.environment import hub_cache
 from bundler.offline.prefix.releases import Release
-from tests.conftest import install_packages, lock_of, tool
+from tests.support.bundles import lock_of
+from tests.support.programs import install_packages, tool
 from tests.support.shared import Shared
 
 BUILD = "build/torch-cpu"

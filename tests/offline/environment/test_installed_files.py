@@ -14,7 +14,7 @@ from bundler.format.lock.lockfile import Lock
 from bundler.offline.environment import installed_files
 from bundler.offline.prefix.releases import Release
 from bundler.progress import RecordingReporter
-from tests.conftest import SMALL, lock_of
+from tests.support.bundles import SMALL, lock_of
 
 SITE = "releases/1-a/venv/lib/python3.11/site-packages"
 

@@ -23,7 +23,8 @@ from bundler.offline import smoke
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
 from bundler.online.assets import tiktoken
-from tests.conftest import lock_of, tool
+from tests.support.bundles import lock_of
+from tests.support.programs import tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
 RANKS = b"".join(base64.b64encode(bytes([n])) + b" %d\n" % n for n in range(256))

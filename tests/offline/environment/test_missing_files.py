@@ -18,7 +18,7 @@ from bundler.offline import smoke
 from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
 from bundler.progress import RecordingReporter
-from tests.conftest import Installed, lock_of
+from tests.support.bundles import Installed, lock_of
 
 CODEBOOK = "org/codebook"
 PLAIN = lock_of({"bundle.pyz": b"x", "models/codebook/config.json": b"{}"})

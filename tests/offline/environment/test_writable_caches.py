@@ -18,7 +18,8 @@ from bundler.offline.doctor import release_checks
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
-from tests.conftest import as_nobody, lock_of, open_to_all, python_of_anyone, tool
+from tests.support.bundles import lock_of
+from tests.support.programs import as_nobody, open_to_all, python_of_anyone, tool
 
 LOCK = lock_of({"bundle.pyz": b"x"})
 NOBODY = 65534

@@ -15,8 +15,8 @@ import pytest
 from bundler.errors import UnsafeError
 from bundler.format import disk
 from bundler.offline.prefix import permissions
-from tests.conftest import Run, bundle
 from tests.support.forging import GOOD
+from tests.support.programs import Run, bundle
 
 
 @pytest.fixture(scope="module")

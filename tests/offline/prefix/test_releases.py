@@ -9,49 +9,9 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
-from bundler.format import json_files
-from bundler.format.hashing import Sha256
-from bundler.offline.prefix import ownership_markers, receipts, releases, removal, rollback
+from bundler.offline.prefix import ownership_markers, releases, removal, rollback
 from bundler.progress import RecordingReporter
-
-DIGEST = "d" * 64
-
-
-def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()) -> None:
-    before = releases.find_live(release.prefix)
-    receipt = receipts.Receipt(
-        release=release.name,
-        name="test",
-        version="1",
-        sequence=1,
-        digest=Sha256(DIGEST),
-        target="",
-        prefix=str(release.prefix),
-        bundle="",
-        ordinal=ordinal,
-        follows=before.name if before else "",
-        rehearsed=False,
-        signed_by=(),
-        trusted=(),
-        installed_by="a test",
-        models=models,
-        homes={f"{model}-{'1' * 12}": Sha256(DIGEST) for model in models},
-        smoke=(),
-    )
-    json_files.write(release.receipt_path, receipt)
-
-
-def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
-    with releases.begin_release(prefix, name, DIGEST) as release:
-        for model in models:
-            ownership_markers.add_marker(release.shared_models / f"{model}-{'1' * 12}")
-            home = release.shared_models / f"{model}-{'1' * 12}"
-            home.mkdir(parents=True, exist_ok=True)
-            (home / "w").write_bytes(b"w" * 100)
-            (release.path / "models").mkdir(exist_ok=True)
-            if not (release.path / "models" / model).exists():
-                (release.path / "models" / model).symlink_to(f"../../../models/{home.name}")
-        finish(release, ordinal, models)
+from tests.support.releases import DIGEST, THEIRS, finish, install
 
 
 def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
@@ -85,17 +45,6 @@ def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path
     assert releases.require_live(tmp_path).name == "1-aaaaaaaa"
     assert not (tmp_path / "releases" / "2-bbbbbbbb").exists()
     assert list((tmp_path / "models").iterdir()) == [held]
-
-
-THEIRS = (
-    "models/my-llama",
-    "models/.cache.partial",
-    "models/run-202401311200",
-    "models/.run-202401311200.partial",
-    "releases/notes",
-    "releases/.git",
-    "releases/site-20240131",
-)
 
 
 def test_what_was_never_of_this_program_is_left_alone(tmp_path: Path) -> None:

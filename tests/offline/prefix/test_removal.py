@@ -9,7 +9,7 @@ import pytest
 from bundler.errors import UnsafeError, UsageError
 from bundler.offline.prefix import ownership_markers, releases, removal, rollback
 from bundler.progress import RecordingReporter
-from tests.offline.prefix.test_releases import install
+from tests.support.releases import install
 
 
 def there(prefix: Path) -> list[str]:

@@ -11,8 +11,8 @@ from typer.core import TyperCommand
 from bundler.errors import IntegrityError, UsageError
 from bundler.offline.prefix import releases, rollback
 from bundler.verbs.operate import complete_release
-from tests.conftest import Run
-from tests.offline.prefix.test_releases import install
+from tests.support.programs import Run
+from tests.support.releases import install
 
 
 @pytest.fixture

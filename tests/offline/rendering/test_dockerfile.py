@@ -16,7 +16,8 @@ from bundler.format.lock.smoke_result import SmokeResult
 from bundler.format.signing.public_key import PublicKey
 from bundler.offline.rendering import dockerfile
 from bundler.offline.trust import trusted_keys
-from tests.conftest import ROOT, SMALL, lock_of
+from tests.support.bundles import SMALL, lock_of
+from tests.support.paths import ROOT
 from tests.support.smoke_results import result_of
 
 SMOKE = [result_of(loader="files", peak_rss_bytes=9 << 30), result_of(peak_rss_bytes=700 << 20)]

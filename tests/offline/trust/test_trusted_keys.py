@@ -18,7 +18,8 @@ from bundler.format.lock.target import Target
 from bundler.format.signing import signature_envelope
 from bundler.format.tar import archive
 from bundler.offline import preflight
-from tests.conftest import SMALL, Packed, bundle, tool
+from tests.support.bundles import SMALL, Packed
+from tests.support.programs import bundle, tool
 from tests.support.signing import Pair
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

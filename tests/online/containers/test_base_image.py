@@ -26,7 +26,8 @@ from bundler.online.transfer import http
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
-from tests.conftest import TARGET, tool
+from tests.support.bundles import TARGET
+from tests.support.programs import tool
 from tests.support.servers import registries
 from tests.support.servers.registries import Crooked, Tiny
 

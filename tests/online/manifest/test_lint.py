@@ -16,7 +16,7 @@ from bundler.format.lock.entries import Artifact, Package, PickleFile, PythonEnv
 from bundler.format.lock.lockfile import Lock
 from bundler.online.manifest import lint
 from bundler.progress import RecordingReporter
-from tests.conftest import lock_of
+from tests.support.bundles import lock_of
 
 
 def locked(

@@ -19,7 +19,7 @@ from bundler.online.models import hub_download
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.http import RetryPolicy
-from tests.online.models.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
+from tests.support.hub_fetch import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.support.servers.certificates import make_certificates
 from tests.support.servers.hub_server import git_sha1, hub_running
 from tests.support.servers.loopback import Seen

@@ -8,7 +8,7 @@ import pytest
 
 from bundler.errors import FetchError, IntegrityError, ResolveError, UnsafeError
 from bundler.format.hashing import compute_sha256
-from tests.online.models.conftest import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
+from tests.support.hub_fetch import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
 from tests.support.servers import loopback
 from tests.support.servers.hub_server import Hub, git_sha1
 from tests.support.servers.loopback import Fault, Handler

@@ -8,7 +8,7 @@ import pytest
 
 from bundler.errors import ResolveError
 from bundler.format.documents import InvalidValueError
-from tests.online.models.conftest import Errand
+from tests.support.hub_fetch import Errand
 
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n",

@@ -10,7 +10,7 @@ from bundler.errors import FetchError
 from bundler.format.hashing import compute_sha256
 from bundler.online.models import hub_repository
 from bundler.online.transfer.pip_config import PipConfig
-from tests.online.models.conftest import NAME, WEIGHTS, Errand
+from tests.support.hub_fetch import NAME, WEIGHTS, Errand
 from tests.support.servers import loopback
 from tests.support.servers.hub_server import HubHandler
 from tests.support.servers.loopback import Fault, Handler

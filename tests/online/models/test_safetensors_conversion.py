@@ -23,7 +23,8 @@ from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
-from tests.conftest import ROOT, Installed
+from tests.support.bundles import Installed
+from tests.support.paths import ROOT
 
 CASES = """
 import collections, importlib.util, json, os, sys

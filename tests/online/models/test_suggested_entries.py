@@ -12,7 +12,7 @@ from bundler.online.manifest import loading
 from bundler.online.models import model_resolution
 from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.transfer.context import BuildContext
-from tests.online.models.conftest import Errand
+from tests.support.hub_fetch import Errand
 
 FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
 

@@ -16,7 +16,7 @@ from bundler.errors import ProgramError
 from bundler.format.hashing import compute_file_sha256
 from bundler.format.lock.target import detect_target
 from bundler.online.packages.resolution import ResolvedWheel
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 from tests.support.resolving import ON_LINUX, Bench, sdist
 from tests.support.servers import loopback
 from tests.support.wheelmaking import make_wheel

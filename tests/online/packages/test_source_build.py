@@ -20,7 +20,7 @@ from bundler.online.packages import resolution, source_build
 from bundler.online.packages.resolution import PackageRequest
 from bundler.online.packages.source_build import Sdist
 from bundler.online.transfer.cache import FileCache
-from tests.conftest import tool
+from tests.support.programs import tool
 from tests.support.resolving import LINUX, WINDOWS, Bench
 from tests.support.sourcemaking import backend_of, make_source
 from tests.support.wheelmaking import make_wheel

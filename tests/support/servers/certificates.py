@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import tool
+from tests.support.programs import tool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -216,3 +216,9 @@ def hub_running(tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
         hub = Hub(storage=storage)
         with serving(tls, hub, HubHandler):
             yield hub
+
+
+def of_the_hub(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
+    """The environment of a builder whose hub is at ``url`` and whose cache of it is empty."""
+    told = {name: value for name, value in online.items() if not name.startswith("HF_")}
+    return told | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf")}
