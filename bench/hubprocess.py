@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support.servers.hub_server import hub_running
+from tests.support.servers.hub_server import serve_hub
 
 
 def main() -> None:
     """Serve a folder as a repository until standard input ends."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with hub_running() as hub:
+    with serve_hub() as hub:
         repository = hub.repository(name, files)
         for commit in repository.commits:
             repository.tree(commit)  # a hub has computed its digests before anybody asks

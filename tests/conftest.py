@@ -20,10 +20,10 @@ from bundler import cli
 from bundler.format.tar import archive
 from bundler.progress import RecordingReporter
 from tests.support import forks
-from tests.support.bundles import SMALL, Installed, Packed, lock_of
+from tests.support.bundles import SMALL, InstalledBundle, PackedBundle, make_lock
 from tests.support.forks import Program
 from tests.support.paths import MODELS, ROOT
-from tests.support.programs import INSTALLER, Run, bundle, install_packages, python_of_anyone, run_scripts, tool
+from tests.support.programs import INSTALLER, Run, run_bundle, install_packages, find_public_python, run_scripts, require_tool
 from tests.support.shared import Shared
 
 pytest_plugins = ["tests.support.signing"]
@@ -49,18 +49,18 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture
-def pack(tmp_path: Path) -> Callable[..., Packed]:
+def pack(tmp_path: Path) -> Callable[..., PackedBundle]:
     """Writes a bundle of given files and gives it back."""
 
-    def packed(contents: Mapping[str, bytes] | None = None, name: str = "test.bundle.tar", **changes: Any) -> Packed:
+    def packed(contents: Mapping[str, bytes] | None = None, name: str = "test.bundle.tar", **changes: Any) -> PackedBundle:
         contents = contents or SMALL
         folder = tmp_path / f"contents of {name}"
         for path, data in contents.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
-        locked = lock_of(contents, **changes)
+        locked = make_lock(contents, **changes)
         archive.write_bundle(tmp_path / name, locked, lambda artifact: folder / artifact.path, RecordingReporter())
-        return Packed(tmp_path / name, locked, folder)
+        return PackedBundle(tmp_path / name, locked, folder)
 
     return packed
 
@@ -70,27 +70,27 @@ def installer(shared: Shared) -> Path:
     """The installer, as it is carried apart from any bundle."""
 
     def make(folder: Path) -> None:
-        assert bundle("installer", "-o", folder / "bundle-installer.pyz").returncode == 0
+        assert run_bundle("installer", "-o", folder / "bundle-installer.pyz").returncode == 0
 
     return shared.made("installer", make) / "bundle-installer.pyz"
 
 
 @pytest.fixture(scope="session")
-def carried(installer: Path) -> Program:
+def installer_program(installer: Path) -> Program:
     """The installer as an isolated host runs it: a bare Python, no site packages."""
-    return Program(python=(tool("python3.11"), "-I", "-S"), path=installer, modules=INSTALLER)
+    return Program(python=(require_tool("python3.11"), "-I", "-S"), path=installer, modules=INSTALLER)
 
 
 @pytest.fixture
-def far(carried: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_installer(installer_program: Program) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the installer as an isolated host does; ``before`` are words that go before the command."""
 
     def run(
-        *arguments: object, before: tuple[object, ...] = (), program: Path = carried.path, **options: Any
+        *arguments: object, before: tuple[object, ...] = (), program: Path = installer_program.path, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        if not before and program == carried.path:
-            return carried.run(*arguments, **options)
-        command = [*map(str, before), *carried.python, str(program), *map(str, arguments)]
+        if not before and program == installer_program.path:
+            return installer_program.run(*arguments, **options)
+        command = [*map(str, before), *installer_program.python, str(program), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, **({"text": True} | options))
 
     return run
@@ -103,7 +103,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 
 @pytest.fixture(scope="session")
-def demo(shared: Shared) -> Installed:
+def demo(shared: Shared) -> InstalledBundle:
     """The demo, built and installed with its own installer, umask 077, and a prefix that holds spaces and letters.
 
     Its Python is one that other users may run too.
@@ -111,23 +111,23 @@ def demo(shared: Shared) -> Installed:
 
     def make(folder: Path) -> None:
         packed = folder / "demo.bundle.tar"
-        built = bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
+        built = run_bundle("build", ROOT / "manifests" / "demo.yaml", "-o", packed, "--quiet")
         assert built.returncode == 0, built.stderr
-        subprocess.run([tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
+        subprocess.run([require_tool("tar"), "xf", packed, "-C", folder, "bundle.pyz"], check=True)
         command = ["-I", "-S", folder / "bundle.pyz", "install", packed, "--prefix", folder / "opt 데모", "--json"]
         done = subprocess.run(
-            [python_of_anyone(), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
+            [find_public_python(), *map(str, command)], check=False, capture_output=True, text=True, umask=0o077
         )
         assert done.returncode == 0, done.stderr
         (folder / "told.json").write_text(done.stdout, encoding="utf-8")
 
     folder = shared.made("demo", make)
     told = json.loads((folder / "told.json").read_bytes())
-    return Installed(folder / "demo.bundle.tar", folder / "bundle.pyz", folder / "opt 데모", told)
+    return InstalledBundle(folder / "demo.bundle.tar", folder / "bundle.pyz", folder / "opt 데모", told)
 
 
 @pytest.fixture(scope="session")
-def payload_python(demo: Installed) -> str:
+def payload_python(demo: InstalledBundle) -> str:
     """The interpreter of the environment that the installer made for the demo."""
     return str(demo.python)
 
@@ -139,7 +139,7 @@ def offline() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def tiny(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
+def tiny_models(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
     """A folder of good tiny models; do not change them, take a copy."""
 
     def make(out: Path) -> None:
@@ -150,7 +150,7 @@ def tiny(payload_python: str, offline: dict[str, str], shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tools(shared: Shared) -> Path:
+def tool_wheels(shared: Shared) -> Path:
     """A folder with the wheels of the real pip and uv, which every bundle with packages carries."""
 
     def make(folder: Path) -> None:

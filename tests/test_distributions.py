@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 
 TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "templates").iterdir()}
 READ = "import json, sys; from bundler import template_files; print(json.dumps({name: template_files.read(name) for name in sys.argv[1:]}))"
@@ -80,4 +80,4 @@ def test_the_installer_reads_its_own_templates(tmp_path: Path) -> None:
     path = tmp_path / "bundle.pyz"
     path.write_bytes(output(sys.executable, "-c", INSTALLER))
     code = f"import sys; sys.path.insert(0, {str(path)!r}); {READ}"
-    assert json.loads(output(tool("python3.11"), "-I", "-S", "-c", code, *TEMPLATES)) == TEMPLATES
+    assert json.loads(output(require_tool("python3.11"), "-I", "-S", "-c", code, *TEMPLATES)) == TEMPLATES

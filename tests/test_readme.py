@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tests.support.paths import ROOT
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 
 PAGES = [ROOT / "README.md", ROOT / "README.ko.md"]
 PICTURES = [ROOT / "docs" / "route.svg", ROOT / "docs" / "demo.svg"]
@@ -83,7 +83,7 @@ def test_no_block_is_left_out_in_silence(page: Path) -> None:
 def test_each_block_parses(page: Path) -> None:
     for block in blocks(page):
         if block.language == "sh":
-            done = subprocess.run([tool("bash"), "-n"], input=block.text, capture_output=True, text=True, check=False)
+            done = subprocess.run([require_tool("bash"), "-n"], input=block.text, capture_output=True, text=True, check=False)
             assert (done.returncode, done.stderr) == (0, ""), block.text
         elif block.language == "yaml":
             assert yaml.safe_load(block.text)["name"]
@@ -174,7 +174,7 @@ class Shell:
         resumed = f'if [ -e {kept} ]; then . {kept}; cd "$PWD"; fi\n'
         script = f"{resumed}set -eo pipefail\n{block.text}\nset +x\nexport -p > {kept}\n"
         done = subprocess.run(
-            [*self.before, tool("bash"), "-c", script], cwd=self.folder, env=self.environment,
+            [*self.before, require_tool("bash"), "-c", script], cwd=self.folder, env=self.environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
@@ -193,7 +193,7 @@ def test_each_block_runs_in_its_order_on_an_empty_machine(tmp_path: Path) -> Non
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != own)
     bare = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
     online = {name: value for name, value in os.environ.items() if not name.startswith(("VIRTUAL_ENV", "PYTHON"))}
-    cut = (tool("unshare"), "-rn" if os.getuid() else "-n")
+    cut = (require_tool("unshare"), "-rn" if os.getuid() else "-n")
     shells = {
         "builder": Shell(tree, tmp_path / "builder", online | bare),
         "host": Shell(home, tmp_path / "host", bare, cut),

@@ -14,7 +14,7 @@ import pytest
 
 from bundler.online import installer as making
 
-Type = Callable[..., str]
+RunOnTerminal = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def installer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def terminal() -> Type:
+def terminal() -> RunOnTerminal:
     """Runs a command on a terminal and gives what it shows; ``typed`` is typed, and ends it when ``until`` is there."""
 
     def run(command: Sequence[object], *, typed: str = "", until: str = "", **options: object) -> str:

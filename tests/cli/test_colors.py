@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from bundler.output import lock_text
-from tests.cli.conftest import Type
-from tests.support.bundles import Packed
+from tests.cli.conftest import RunOnTerminal
+from tests.support.bundles import PackedBundle
 
 PROGRAM = Path(sys.executable).with_name("bundle")
 RED, GREEN, YELLOW = "\033[31m", "\033[32m", "\033[33m"
 
 
 @pytest.fixture
-def packed(pack: Callable[..., Packed]) -> Path:
+def packed(pack: Callable[..., PackedBundle]) -> Path:
     return pack().path
 
 
-def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
+def test_a_terminal_has_colors(packed: Path, terminal: RunOnTerminal) -> None:
     shown = terminal([PROGRAM, "verify", packed], env={"NO_COLOR": ""})
     assert f"{YELLOW}warning:\033[0m the bundle is not signed" in shown
     assert f"{GREEN}intact:\033[0m test 1" in shown
@@ -32,13 +32,13 @@ def test_a_terminal_has_colors(packed: Path, terminal: Type) -> None:
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_who_wants_none_gets_none(variable: dict[str, str], packed: Path, terminal: Type) -> None:
+def test_who_wants_none_gets_none(variable: dict[str, str], packed: Path, terminal: RunOnTerminal) -> None:
     shown = terminal([PROGRAM, "verify", packed], env=variable)
     assert "warning: the bundle is not signed" in shown
     assert "\033[3" not in shown
 
 
-def test_a_pipe_and_json_have_none(packed: Path, terminal: Type) -> None:
+def test_a_pipe_and_json_have_none(packed: Path, terminal: RunOnTerminal) -> None:
     done = subprocess.run([PROGRAM, "verify", packed], check=True, capture_output=True)
     assert b"\033" not in done.stdout + done.stderr
     shown = terminal([PROGRAM, "inspect", packed, "--json"], env={"NO_COLOR": ""})

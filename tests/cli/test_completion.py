@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Type
-from tests.support.programs import tool
+from tests.cli.conftest import RunOnTerminal
+from tests.support.programs import require_tool
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -37,13 +37,13 @@ def script(tmp_path: Path) -> Path:
         ("bundle verify carried.bundle.tar --trust buil", "--trust builder.pub"),
     ],
 )
-def test_tab_completes(line: str, completed: str, script: Path, terminal: Type, tmp_path: Path) -> None:
+def test_tab_completes(line: str, completed: str, script: Path, terminal: RunOnTerminal, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("carried.bundle.tar", "builder.pub"):
         (folder / name).touch()
     environment = {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
-    command = [tool("bash"), "--noprofile", "--rcfile", script, "-i"]
+    command = [require_tool("bash"), "--noprofile", "--rcfile", script, "-i"]
     shown = terminal(command, typed=f"{line}\t", until=completed, cwd=folder, env=environment)
     assert completed in shown
 
@@ -51,7 +51,7 @@ def test_tab_completes(line: str, completed: str, script: Path, terminal: Type, 
 def test_the_shell_is_asked_and_told(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
     for option in ("--show-completion", "--install-completion"):
-        command = [tool("bash"), "--norc", "-c", f"bundle {option}; exit $?"]
+        command = [require_tool("bash"), "--norc", "-c", f"bundle {option}; exit $?"]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert "bash completion installed in" in done.stdout
     assert "complete -o default -F _bundle_completion bundle" in (

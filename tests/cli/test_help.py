@@ -15,7 +15,7 @@ from bundler import cli
 from bundler.offline.container import engine_registry
 from bundler.verbs import install
 from bundler.verbs.verb import BUILD, CARRY, INSTALL, OPERATE
-from tests.support.programs import bundle, tool
+from tests.support.programs import run_bundle, require_tool
 
 SIDES = {
     BUILD: ["init", "lock", "build", "keygen", "installer"],
@@ -39,7 +39,7 @@ def sides_of(text: str) -> dict[str, list[str]]:
 
 
 def test_the_help_lists_every_verb_by_side() -> None:
-    done = bundle("--help", env=NARROW)
+    done = run_bundle("--help", env=NARROW)
     listed = sides_of(done.stdout.partition("  Shell completion")[0])
     assert list(listed) == list(SIDES)
     assert listed == SIDES
@@ -47,7 +47,7 @@ def test_the_help_lists_every_verb_by_side() -> None:
 
 
 def test_the_installer_lists_what_it_can_run_and_says_where_the_others_are(installer: Path) -> None:
-    command = [tool("python3.11"), "-I", "-S", installer, "--help"]
+    command = [require_tool("python3.11"), "-I", "-S", installer, "--help"]
     done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, env=NARROW)
     listed = sides_of(done.stdout.partition("  This file has no online side")[0])
     assert listed == {side: verbs for side, verbs in SIDES.items() if side != BUILD}
@@ -78,5 +78,5 @@ def test_the_engines_to_choose_from_are_those_there_are() -> None:
 
 
 def test_nothing_to_do_shows_the_help() -> None:
-    done = bundle()
+    done = run_bundle()
     assert (done.returncode, "Build, with a network" in done.stdout + done.stderr) == (2, True)

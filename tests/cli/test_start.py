@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import Packed
-from tests.support.programs import tool
+from tests.support.bundles import PackedBundle
+from tests.support.programs import require_tool
 
 LATE = ("rich", "tqdm", "jinja2", "bundler.offline", "bundler.format.tar.archive", "bundler.format.lock.lockfile")
 SAYING = """
@@ -29,7 +29,7 @@ template_files.read("env.offline.j2")
 
 def told(installer: Path, *arguments: object) -> tuple[int, list[str]]:
     """How often a run of the installer opens its file, and the modules that it imports."""
-    command = [tool("python3.11"), "-I", "-S", "-c", SAYING, installer, *arguments]
+    command = [require_tool("python3.11"), "-I", "-S", "-c", SAYING, installer, *arguments]
     done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
     before, _, modules = done.stderr.rpartition("modules: ")
     return before.count("(opened)"), [name for name in modules.split() if name != "(opened)"]
@@ -42,7 +42,7 @@ def test_the_help_imports_nothing_that_a_verb_runs(installer: Path, arguments: l
     assert not [name for name in modules if name.startswith(LATE)]
 
 
-def test_what_looks_at_a_bundle_does_not_import_the_installer(installer: Path, pack: Callable[..., Packed]) -> None:
+def test_what_looks_at_a_bundle_does_not_import_the_installer(installer: Path, pack: Callable[..., PackedBundle]) -> None:
     _, modules = told(installer, "inspect", pack().path)
     assert "bundler.output.lock_text" in modules
     found = [name for name in modules if name.startswith(("bundler.offline.", "tqdm", "jinja2"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.surface import surface
-from tests.support.bundles import Packed
+from tests.support.bundles import PackedBundle
 from tests.support.paths import ROOT
 from tests.support.programs import Run
 
@@ -33,7 +33,7 @@ def test_every_verb_and_option_is_the_kept_one() -> None:
         assert now["verbs"][name] == lines, name
 
 
-def command_lines(folder: Path, packed: Packed) -> dict[str, list[object]]:
+def command_lines(folder: Path, packed: PackedBundle) -> dict[str, list[object]]:
     """Command lines by what they show; the later ones use what the earlier ones made."""
     bundle, missing, prefix = packed.path, folder / "missing.tar", folder / "prefix"
     cut = folder / "cut.bundle.tar"
@@ -66,7 +66,7 @@ def command_lines(folder: Path, packed: Packed) -> dict[str, list[object]]:
     }
 
 
-def test_what_it_answers_to_a_program_keeps_its_shape(run: Run, pack: Callable[..., Packed], tmp_path: Path) -> None:
+def test_what_it_answers_to_a_program_keeps_its_shape(run: Run, pack: Callable[..., PackedBundle], tmp_path: Path) -> None:
     answers = {}
     for name, arguments in command_lines(tmp_path, pack()).items():
         code, document = run(*arguments)

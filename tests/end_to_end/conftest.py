@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from bundler.format.hashing import compute_sha256
-from tests.support.programs import bundle
+from tests.support.programs import run_bundle
 from tests.support.shared import Shared
-from tests.support.small_bundles import MANIFEST, Small
+from tests.support.small_bundles import MANIFEST, SmallBundle
 from tests.support.wheelmaking import make_wheel
 
 
 @pytest.fixture(scope="session")
-def wheels(tools: Path, shared: Shared) -> Path:
+def wheels(tool_wheels: Path, shared: Shared) -> Path:
     """A find-links folder: the real pip and uv, and a small application in two versions with what it needs."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(tools, folder, dirs_exist_ok=True)
+        shutil.copytree(tool_wheels, folder, dirs_exist_ok=True)
         make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
         make_wheel(folder, "beta", "2.0")
 
@@ -29,7 +29,7 @@ def wheels(tools: Path, shared: Shared) -> Path:
 
 
 @pytest.fixture
-def online(wheels: Path, tmp_path: Path) -> dict[str, str]:
+def builder_env(wheels: Path, tmp_path: Path) -> dict[str, str]:
     """The environment of a builder whose pip knows one folder and no index."""
     told = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     return told | {
@@ -41,10 +41,10 @@ def online(wheels: Path, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..., Small]:
+def build(builder_env: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..., SmallBundle]:
     """Builds a small bundle of a version whose model holds the given files: once, and then gives copies of it."""
 
-    def built(version: str = "1", files: Mapping[str, bytes] | None = None, text: str = MANIFEST) -> Small:
+    def built(version: str = "1", files: Mapping[str, bytes] | None = None, text: str = MANIFEST) -> SmallBundle:
         folder = tmp_path / f"online {version}"
         files = files or {"config.json": b"{}", "weights.bin": b"w" * 100_000}
         for name, data in files.items():
@@ -55,7 +55,7 @@ def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..
 
         def make(place: Path) -> None:
             command = ("build", "--no-rehearse", manifest, "-o", place / "small.tar", "--quiet")
-            done = bundle(*command, env=online | {"BUNDLE_CACHE": str(place / "shelf")})
+            done = run_bundle(*command, env=builder_env | {"BUNDLE_CACHE": str(place / "shelf")})
             assert done.returncode == 0, done.stderr
 
         digests = {name: compute_sha256(data) for name, data in files.items()}
@@ -64,7 +64,7 @@ def build(online: dict[str, str], shared: Shared, tmp_path: Path) -> Callable[..
         path = tmp_path / f"small-{version}.bundle.tar"
         shutil.copyfile(place / "small.tar", path)
         shutil.copytree(place / "shelf", tmp_path / "shelf", copy_function=_link, dirs_exist_ok=True)
-        return Small(path, manifest, online)
+        return SmallBundle(path, manifest, builder_env)
 
     return built
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import Installed
-from tests.support.programs import bundle, tool
-from tests.support.servers.hub_server import Hub, hub_running
+from tests.support.bundles import InstalledBundle
+from tests.support.programs import run_bundle, require_tool
+from tests.support.servers.hub_server import Hub, serve_hub
 
 MANIFEST = """\
 name: reaching
@@ -94,7 +94,7 @@ def offer(hub: Hub, made: Path) -> None:
 
 def run(prefix: Path, code: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run code in the installed environment, without a network and without any variable of ours."""
-    cut = [tool("unshare"), "-n"] if os.getuid() == 0 else [tool("unshare"), "-rn"]
+    cut = [require_tool("unshare"), "-n"] if os.getuid() == 0 else [require_tool("unshare"), "-rn"]
     told = {"PATH": os.environ["PATH"], "HOME": str(prefix)} | more
     python = prefix / "current" / "venv" / "bin" / "python"
     return subprocess.run([*cut, python, "-c", code], check=False, capture_output=True, text=True, env=told)
@@ -102,18 +102,18 @@ def run(prefix: Path, code: str, **more: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.long
 def test_code_and_base_models_load_by_id_without_a_network(
-    demo: Installed, tmp_path: Path, far: Callable[..., subprocess.CompletedProcess[str]]
+    demo: InstalledBundle, tmp_path: Path, run_installer: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     subprocess.run([demo.python, "-c", MAKE, tmp_path / "made"], check=True)
     manifest, packed, prefix = tmp_path / "m.yaml", tmp_path / "m.bundle.tar", tmp_path / "prefix"
     manifest.write_text(MANIFEST)
-    with hub_running() as hub:
+    with serve_hub() as hub:
         offer(hub, tmp_path / "made")
         told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-        done = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", "--no-pickles", env=told)
+        done = run_bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", "--no-pickles", env=told)
     assert done.returncode == 0, done.stderr
-    done = far("install", packed, "--prefix", prefix, "--no-smoke")
+    done = run_installer("install", packed, "--prefix", prefix, "--no-smoke")
     assert done.returncode == 0, done.stderr
 
     odd = run(prefix, LOAD_ODD)

@@ -18,11 +18,11 @@ from bundler.format import hashing
 from bundler.format.lock import lockfile
 from bundler.format.tar import archive
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.models.tensors import Weights
 from tests.support.paths import ROOT
-from tests.support.programs import bundle
-from tests.support.servers.hub_server import hub_running
+from tests.support.programs import run_bundle
+from tests.support.servers.hub_server import serve_hub
 from tests.support.shared import Shared
 
 CODE = """\
@@ -46,9 +46,9 @@ LINE = 'return json.loads(Path(hf_hub_download(repo, "table.json")).read_text())
 
 
 @pytest.fixture
-def scaled(tiny: Path, tmp_path: Path) -> Path:
+def scaled(tiny_models: Path, tmp_path: Path) -> Path:
     """A tiny BERT with code of its own."""
-    folder = Path(shutil.copytree(tiny / "raw", tmp_path / "scaled"))
+    folder = Path(shutil.copytree(tiny_models / "raw", tmp_path / "scaled"))
     (folder / "modeling_scaled.py").write_text(CODE)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_scaled.ScaledModel"}}))
@@ -70,11 +70,11 @@ models:
 def test_the_report_names_the_repository_and_the_line_and_its_entry_cures_it(scaled: Path, tmp_path: Path) -> None:
     manifest, packed = tmp_path / "scaled.yaml", tmp_path / "scaled.tar"
     manifest.write_text(MANIFEST.format(folder=scaled.name, more=""))
-    with hub_running() as hub:
+    with serve_hub() as hub:
         hub.repository("org/codebook", {"table.json": b'{"scale": 2}', "config.json": b"{}"})
         told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-        done = bundle("build", manifest, "-o", packed, "--json", env=told)
+        done = run_bundle("build", manifest, "-o", packed, "--json", env=told)
         assert done.returncode == 12, done.stderr
         message = json.loads(done.stdout)["error"]["message"]
         assert "https://huggingface.co/org/codebook/resolve/main/table.json" in message
@@ -83,7 +83,7 @@ def test_the_report_names_the_repository_and_the_line_and_its_entry_cures_it(sca
         entry = message.partition("    fix       models: [")[2].partition("]")[0]
         assert entry == "{repo: org/codebook, loader: files}"
         manifest.write_text(MANIFEST.format(folder=scaled.name, more=f"  - {entry}"))
-        done = bundle("build", manifest, "-o", packed, env=told)
+        done = run_bundle("build", manifest, "-o", packed, env=told)
     assert done.returncode == 0, done.stderr
     assert "golden outputs of scaled" in done.stdout
 
@@ -95,18 +95,18 @@ def test_a_file_that_a_repository_was_carried_without_is_named_and_its_include_c
     manifest, packed = tmp_path / "scaled.yaml", tmp_path / "scaled.tar"
     carried = "  - {{repo: org/codebook, loader: files, include: [config.json{more}]}}"
     manifest.write_text(MANIFEST.format(folder=scaled.name, more=carried.format(more="")))
-    with hub_running() as hub:
+    with serve_hub() as hub:
         hub.repository("org/codebook", {"table.json": b'{"scale": 2}', "config.json": b"{}"})
         told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         told |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-        done = bundle("build", manifest, "-o", packed, "--json", env=told)
+        done = run_bundle("build", manifest, "-o", packed, "--json", env=told)
         assert done.returncode == 12, done.stderr
         message = json.loads(done.stdout)["error"]["message"]
         assert "missing   table.json of org/codebook at main; the bundle has the repository without it" in message
         assert f"modeling_scaled.py:15 in scale_of: {LINE}" in message
         assert "fix       in the entry of org/codebook: add include: [table.json, …]" in message
         manifest.write_text(MANIFEST.format(folder=scaled.name, more=carried.format(more=", table.json")))
-        done = bundle("build", manifest, "-o", packed, env=told)
+        done = run_bundle("build", manifest, "-o", packed, env=told)
     assert done.returncode == 0, done.stderr
 
 
@@ -175,7 +175,7 @@ def relocked(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
 
 
 @pytest.fixture(scope="module")
-def unpacked(demo: Installed, shared: Shared) -> Path:
+def unpacked(demo: InstalledBundle, shared: Shared) -> Path:
     """The content of the demo bundle, for tests to take links and copies of."""
     return shared.made("unpacked", lambda folder: subprocess.run(["tar", "xf", demo.bundle, "-C", folder], check=True))
 
@@ -191,10 +191,10 @@ def unpacked(demo: Installed, shared: Shared) -> Path:
     ],
 )
 def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_outputs_is_refused(
-    demo: Installed,
+    demo: InstalledBundle,
     unpacked: Path,
     tmp_path: Path,
-    far: Callable[..., subprocess.CompletedProcess[str]],
+    run_installer: Callable[..., subprocess.CompletedProcess[str]],
     change: Change,
     says: str,
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
     change(contents / model.folder, demo.python)
     other = tmp_path / "other.tar"
     archive.write_bundle(other, relocked(known, contents), lambda one: contents / one.path, RecordingReporter())
-    done = far("install", other, "--prefix", tmp_path / "opt")
+    done = run_installer("install", other, "--prefix", tmp_path / "opt")
     assert done.returncode == 11, done.stderr
     assert says in done.stderr
     assert not (tmp_path / "opt" / "current").exists()
@@ -229,7 +229,7 @@ def test_a_build_from_a_lock_that_promises_other_outputs_is_refused(unpacked: Pa
     promised = lockfile.replace_fields(known, goldens=(dataclasses.replace(golden, outputs=outputs),))
     kept = tmp_path / "demo.lock.json"
     kept.write_bytes(promised.canonical_bytes)
-    done = bundle("build", ROOT / "manifests" / "demo.yaml", "--lock", kept, "-o", tmp_path / "demo.tar")
+    done = run_bundle("build", ROOT / "manifests" / "demo.yaml", "--lock", kept, "-o", tmp_path / "demo.tar")
     assert done.returncode == 11, done.stderr
     assert "the rehearsal failed, so no bundle was written" in done.stderr
     assert "these are not the weights of the rehearsal" in done.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import Installed
-from tests.support.programs import bundle, tool
+from tests.support.bundles import InstalledBundle
+from tests.support.programs import run_bundle, require_tool
 
 MANIFEST = """\
 name: converted
@@ -36,22 +36,22 @@ torch.save({"weight": torch.ones(1)}, out / "colbert_linear.pt")
 
 
 @pytest.mark.long
-def test_a_model_travels_converted_and_a_kept_lock_gives_the_same_bytes(demo: Installed, tmp_path: Path) -> None:
+def test_a_model_travels_converted_and_a_kept_lock_gives_the_same_bytes(demo: InstalledBundle, tmp_path: Path) -> None:
     subprocess.run([demo.python, "-c", MAKE, tmp_path / "vendor"], check=True)
     manifest, locked = tmp_path / "m.yaml", tmp_path / "m.lock"
     manifest.write_text(MANIFEST)
     told = os.environ | {"BUNDLE_CACHE": str(tmp_path / "shelf")}
-    done = bundle("lock", manifest, "-o", locked, env=told)
+    done = run_bundle("lock", manifest, "-o", locked, env=told)
     assert done.returncode == 0, done.stderr
     assert "m: colbert_linear.pt are not converted" in done.stderr
     bundles = []
     for name in ("first", "second"):  # the second on another machine's shelf, and so converted again
         bundles.append(tmp_path / f"{name}.tar")
-        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", bundles[-1], "--quiet", env=told)
+        done = run_bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", bundles[-1], "--quiet", env=told)
         assert done.returncode == 0, done.stderr
         told["BUNDLE_CACHE"] = str(tmp_path / "another shelf")
     assert bundles[0].read_bytes() == bundles[1].read_bytes()
-    (model,) = json.loads(bundle("inspect", bundles[0], "--json").stdout)["result"]["models"]
+    (model,) = json.loads(run_bundle("inspect", bundles[0], "--json").stdout)["result"]["models"]
     assert [one["path"] for one in model["conversions"]] == [
         "models/m/2_Dense/model.safetensors",
         "models/m/model-00001-of-00002.safetensors",
@@ -62,10 +62,10 @@ def test_a_model_travels_converted_and_a_kept_lock_gives_the_same_bytes(demo: In
     assert [one["path"] for one in model["pickles"]] == ["models/m/colbert_linear.pt"]
     out = tmp_path / "out"
     out.mkdir()
-    subprocess.run([tool("tar"), "xf", bundles[0], "-C", out], check=True)
+    subprocess.run([require_tool("tar"), "xf", bundles[0], "-C", out], check=True)
     index = json.loads((out / "models/m/model.safetensors.index.json").read_bytes())
     assert index["weight_map"]["b"] == "model-00002-of-00002.safetensors"
-    refused = bundle(
+    refused = run_bundle(
         "build", "--no-rehearse", manifest, "--lock", locked, "--no-pickles", "-o", tmp_path / "no.tar", env=told
     )
     assert (refused.returncode, "models/m/colbert_linear.pt" in refused.stderr) == (8, True)

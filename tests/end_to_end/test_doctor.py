@@ -14,11 +14,11 @@ import pytest
 
 from bundler.offline.findings import REINSTALL_HINT
 from bundler.offline.prefix import ownership_markers, releases
-from tests.support.programs import as_nobody, open_to_all, python_of_anyone
-from tests.support.small_bundles import MANIFEST, Small
-from tests.support.trees import tree
+from tests.support.programs import make_nobody_command, grant_read_access, find_public_python
+from tests.support.small_bundles import MANIFEST, SmallBundle
+from tests.support.trees import read_tree
 
-Build = Callable[..., Small]
+Build = Callable[..., SmallBundle]
 Far = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -28,23 +28,23 @@ def prefix(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def far(installer: Path) -> Far:
+def run_installer(installer: Path) -> Far:
     """Runs the installer by a Python that other users may run too."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [python_of_anyone(), "-I", "-S", str(installer), *map(str, arguments)]
+        command = [find_public_python(), "-I", "-S", str(installer), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, text=True)
 
     return run
 
 
 @pytest.fixture
-def small(build: Build, far: Far, prefix: Path) -> Small:
+def small(build: Build, run_installer: Far, prefix: Path) -> SmallBundle:
     """A release that is installed, reachable for every user, with two files in its model."""
     made = build()
-    done = far("install", made.path, "--prefix", prefix)
+    done = run_installer("install", made.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
-    open_to_all(prefix)
+    grant_read_access(prefix)
     return made
 
 
@@ -59,21 +59,21 @@ def findings(done: subprocess.CompletedProcess[str], level: str) -> list[dict[st
 
 
 @pytest.mark.usefixtures("small")
-def test_a_sound_release(far: Far, prefix: Path) -> None:
+def test_a_sound_release(run_installer: Far, prefix: Path) -> None:
     for depth in ([], ["--quick"], ["--deep"]):
-        done = far("doctor", "--prefix", prefix, *depth, "--json")
+        done = run_installer("doctor", "--prefix", prefix, *depth, "--json")
         assert (done.returncode, findings(done, "critical"), findings(done, "warning")) == (0, [], []), done.stdout
         told = json.loads(done.stdout)["result"]
         assert told["release"] == releases.require_live(prefix).name
-    words = far("doctor", "--prefix", prefix, "--deep").stdout
+    words = run_installer("doctor", "--prefix", prefix, "--deep").stdout
     assert "healthy   model m: 2 files: every byte is as in the bundle" in words
     assert "healthy   packages: " in words
     assert "healthy   python: CPython 3.11 starts" in words
-    assert far("doctor", "--prefix", prefix, "--deep", "--quick").returncode == 2
+    assert run_installer("doctor", "--prefix", prefix, "--deep", "--quick").returncode == 2
 
 
-def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, prefix: Path) -> None:
-    whole, current, home = tree(prefix), prefix / "current", next((prefix / "models").iterdir())
+def test_all_that_is_wrong_is_named_at_once_and_mended(small: SmallBundle, run_installer: Far, prefix: Path) -> None:
+    whole, current, home = read_tree(prefix), prefix / "current", next((prefix / "models").iterdir())
     snapshot = next((current / "hub").glob("*/snapshots/*"))
     (home / "weights.bin").write_bytes(b"w" * 99_999 + b"v")
     (home / "config.json").unlink()
@@ -86,7 +86,7 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, p
     (current / "payload" / "network" / "netcut.py").write_text("")
     (current / "Dockerfile.offline").write_text("FROM scratch\n")
     inodes = {path: path.stat().st_ino for path in (packages_of(prefix) / "beta-2.0.dist-info").iterdir()}
-    done = far("doctor", "--prefix", prefix, "--deep", "--json")
+    done = run_installer("doctor", "--prefix", prefix, "--deep", "--json")
     assert done.returncode == 14, done.stdout
     assert json.loads(done.stdout)["error"]["code"] == 14
     critical = {finding["check"]: finding for finding in findings(done, "critical")}
@@ -101,60 +101,60 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: Small, far: Far, p
     assert {finding["check"] for finding in findings(done, "warning")} == {"payload", "Dockerfile.offline"}
     damaged = next(one for one in critical["model m"]["files"] if one["path"] == str(home / "weights.bin"))
     assert "is damaged: sha256 " in damaged["message"]
-    quick = far("doctor", "--prefix", prefix, "--quick")
+    quick = run_installer("doctor", "--prefix", prefix, "--quick")
     assert (quick.returncode, "weights.bin" in quick.stdout, "config.json is missing" in quick.stdout) == (
         14,
         False,
         True,
     )
     assert "error: 1 critical problem: model m: config.json is missing" in quick.stderr
-    again = far("install", small.path, "--prefix", prefix)
+    again = run_installer("install", small.path, "--prefix", prefix)
     assert again.returncode == 0, again.stderr
     assert (
         "beta/__init__.py its content is not what was installed: it is installed again from its wheel" in again.stderr
     )
-    assert tree(prefix) == whole
-    assert far("doctor", "--prefix", prefix, "--deep").returncode == 0
+    assert read_tree(prefix) == whole
+    assert run_installer("doctor", "--prefix", prefix, "--deep").returncode == 0
     changed = [path.name for path, inode in inodes.items() if path.stat().st_ino != inode]
     assert sorted(changed) in ([], ["RECORD", "uv_cache.json"]), "what was right was not touched"
 
 
 @pytest.mark.parametrize("what", ["bin/python3.11", "pyvenv.cfg", "lib64", "bin"])
-def test_a_broken_interpreter_is_mended_where_it_stands(small: Small, far: Far, prefix: Path, what: str) -> None:
-    whole, broken = tree(prefix), prefix / "current" / "venv" / what
+def test_a_broken_interpreter_is_mended_where_it_stands(small: SmallBundle, run_installer: Far, prefix: Path, what: str) -> None:
+    whole, broken = read_tree(prefix), prefix / "current" / "venv" / what
     if broken.is_dir() and not broken.is_symlink():
         shutil.rmtree(broken)
     else:
         broken.unlink()
     if what == "bin/python3.11":
         broken.symlink_to("/nowhere/python3.11")
-    done = far("doctor", "--prefix", prefix)
+    done = run_installer("doctor", "--prefix", prefix)
     if what != "lib64":  # nothing goes through it
         assert (done.returncode, "critical  python: " in done.stdout) == (14, True), done.stdout
-    done = far("install", small.path, "--prefix", prefix)
+    done = run_installer("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     if what != "lib64":
-        assert tree(prefix) == whole
-    assert far("doctor", "--prefix", prefix).returncode == 0
+        assert read_tree(prefix) == whole
+    assert run_installer("doctor", "--prefix", prefix).returncode == 0
 
 
-def test_a_broken_package_is_one_line_and_smoke_says_the_same(far: Far, build: Build, prefix: Path) -> None:
+def test_a_broken_package_is_one_line_and_smoke_says_the_same(run_installer: Far, build: Build, prefix: Path) -> None:
     """The model is gone, so that its load fails, and with it some files of the package alpha."""
-    assert far("install", build().path, "--prefix", prefix).returncode == 0
-    open_to_all(prefix)
+    assert run_installer("install", build().path, "--prefix", prefix).returncode == 0
+    grant_read_access(prefix)
     gone = [path for path in packages_of(prefix).glob("alpha*/*") if path.name != "RECORD" and path.is_file()]
     for path in gone:
         path.unlink()
     for name in ("config.json", "weights.bin"):
         (prefix / "current" / "models" / "m" / name).unlink()
     named = [path.name for path in gone]
-    done = far("doctor", "--prefix", prefix)
+    done = run_installer("doctor", "--prefix", prefix)
     packages = next(line for line in done.stdout.splitlines() if line.startswith("critical  packages: "))
     assert packages.startswith(f"critical  packages: alpha: {len(named)} files are not as installed: ")
-    told = json.loads(far("doctor", "--prefix", prefix, "--json").stdout)["result"]["findings"]
+    told = json.loads(run_installer("doctor", "--prefix", prefix, "--json").stdout)["result"]["findings"]
     (finding,) = [one for one in told if one["check"] == "packages"]
     assert sorted(Path(one["path"]).name for one in finding["files"]) == sorted(named)
-    smoke = far("smoke", "--prefix", prefix, "--json")
+    smoke = run_installer("smoke", "--prefix", prefix, "--json")
     error = json.loads(smoke.stdout)["error"]
     assert smoke.returncode == 11, smoke.stdout
     assert packages.removeprefix("critical  ") in error["message"]
@@ -163,48 +163,48 @@ def test_a_broken_package_is_one_line_and_smoke_says_the_same(far: Far, build: B
 
 
 @pytest.mark.usefixtures("small")
-def test_nothing_live_and_what_is_not_a_release(far: Far, prefix: Path, tmp_path: Path) -> None:
-    done = far("doctor", "--prefix", tmp_path / "none", "--json")
+def test_nothing_live_and_what_is_not_a_release(run_installer: Far, prefix: Path, tmp_path: Path) -> None:
+    done = run_installer("doctor", "--prefix", tmp_path / "none", "--json")
     assert (done.returncode, findings(done, "critical")[0]["message"]) == (14, "nothing is installed here")
     assert not (tmp_path / "none").exists()
     (prefix / "current").unlink()
     (prefix / "current").symlink_to("releases/9-z")
-    assert "current leads to 9-z, which does not exist" in far("doctor", "--prefix", prefix).stdout
+    assert "current leads to 9-z, which does not exist" in run_installer("doctor", "--prefix", prefix).stdout
     (prefix / "current").unlink()
     (prefix / "current").mkdir()
-    assert "current is not a link to a release" in far("doctor", "--prefix", prefix).stdout
+    assert "current is not a link to a release" in run_installer("doctor", "--prefix", prefix).stdout
 
 
-def test_a_lost_receipt_and_a_lock_that_is_another_s(small: Small, far: Far, prefix: Path) -> None:
+def test_a_lost_receipt_and_a_lock_that_is_another_s(small: SmallBundle, run_installer: Far, prefix: Path) -> None:
     current = prefix / "current"
     kept = (current / "bundle.json").read_bytes()
     (current / "receipt.json").write_text("{")
     (current / "bundle.json").write_bytes(kept.replace(b'"sequence":1', b'"sequence":2'))
-    done = far("doctor", "--prefix", prefix, "--json")
+    done = run_installer("doctor", "--prefix", prefix, "--json")
     damaged, *others = [finding["message"] for finding in findings(done, "critical")]
     assert damaged.startswith("the receipt of a release is damaged: it is not JSON: ")
     assert others == [
         "its lock is that of another bundle",
     ]
     (current / "bundle.json").unlink()
-    done = far("doctor", "--prefix", prefix, "--json")
+    done = run_installer("doctor", "--prefix", prefix, "--json")
     assert "its lock can't be read: No such file" in findings(done, "critical")[1]["message"]
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
-    assert far("doctor", "--prefix", prefix, "--deep").returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("doctor", "--prefix", prefix, "--deep").returncode == 0
 
 
 @pytest.mark.usefixtures("small")
-def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
+def test_warnings_alone_are_no_failure(run_installer: Far, prefix: Path) -> None:
     (prefix / "releases" / "2-bbbbbbbb" / ".work").mkdir(parents=True)
     ownership_markers.add_marker(prefix / "models" / f"m-{'2' * 12}")
     (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
     (prefix / "models" / "somebody-s own").mkdir()
     (packages_of(prefix) / "evil.pth").write_text("import nothing\n")
     (prefix / "current" / "models" / "m" / "weights.bin").chmod(0o600)
-    done = far("doctor", "--prefix", prefix)
+    done = run_installer("doctor", "--prefix", prefix)
     assert done.returncode == 0, done.stdout
     assert "warning   packages: evil.pth belongs to no wheel\n" in done.stdout
-    warnings = [finding["message"] for finding in findings(far("doctor", "--prefix", prefix, "--json"), "warning")]
+    warnings = [finding["message"] for finding in findings(run_installer("doctor", "--prefix", prefix, "--json"), "warning")]
     assert len(warnings) == 5
     assert "somebody-s own was not made by this program" in warnings
     assert [
@@ -218,14 +218,14 @@ def test_warnings_alone_are_no_failure(far: Far, prefix: Path) -> None:
 def test_quick_as_any_user_on_a_read_only_root_writes_nothing(build: Build, prefix: Path, installer: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can mount a folder read-only and become another user")
-    program = (python_of_anyone(), "-I", "-S", installer)
+    program = (find_public_python(), "-I", "-S", installer)
     install = [*program, "install", build().path, "--prefix", prefix]
     assert subprocess.run([str(part) for part in install], check=False, capture_output=True).returncode == 0
-    open_to_all(installer, prefix)
+    grant_read_access(installer, prefix)
     read_only = (
         'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && ! touch "$1/x" 2>/dev/null && shift && exec "$@"'
     )
-    before = ("unshare", "-m", "sh", "-c", read_only, "sh", prefix.parent, *as_nobody())
+    before = ("unshare", "-m", "sh", "-c", read_only, "sh", prefix.parent, *make_nobody_command())
     command = [*before, *program, "doctor", "--prefix", prefix, "--quick", "--json"]
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
     assert (done.returncode, findings(done, "critical")) == (0, []), done.stdout + done.stderr
@@ -236,30 +236,30 @@ def test_quick_as_any_user_on_a_read_only_root_writes_nothing(build: Build, pref
 
 
 @pytest.mark.usefixtures("small")
-def test_doctor_needs_no_lock_and_reads_only(far: Far, prefix: Path) -> None:
+def test_doctor_needs_no_lock_and_reads_only(run_installer: Far, prefix: Path) -> None:
     def stamps() -> dict[Path, int]:
         return {path: path.lstat().st_mtime_ns for path in [prefix, *prefix.rglob("*")] if path.name != "__pycache__"}
 
     before = stamps()
     with releases.lock_prefix(prefix):
-        assert far("doctor", "--prefix", prefix, "--deep").returncode == 0
+        assert run_installer("doctor", "--prefix", prefix, "--deep").returncode == 0
     (prefix / ".lock").unlink(missing_ok=True)
     before.pop(prefix / ".lock", None)
-    far("doctor", "--prefix", prefix)
+    run_installer("doctor", "--prefix", prefix)
     after = stamps()
     assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {prefix}
 
 
-def test_a_release_without_packages_or_a_repo_id(build: Build, far: Far, prefix: Path) -> None:
+def test_a_release_without_packages_or_a_repo_id(build: Build, run_installer: Far, prefix: Path) -> None:
     text = MANIFEST.replace("python: {{requirements: [alpha]}}\n", "").replace("repo_id: org/m, ", "")
     made = build(text=text)
-    assert far("install", made.path, "--prefix", prefix).returncode == 0
-    done = far("doctor", "--prefix", prefix, "--deep")
+    assert run_installer("install", made.path, "--prefix", prefix).returncode == 0
+    done = run_installer("doctor", "--prefix", prefix, "--deep")
     assert done.returncode == 0, done.stdout
     assert "packages" not in done.stdout
     (prefix / "current" / "models" / "m").unlink()
-    assert "hub view: m must be a link, but is not" in far("doctor", "--prefix", prefix).stdout
+    assert "hub view: m must be a link, but is not" in run_installer("doctor", "--prefix", prefix).stdout
     (prefix / "current" / "models" / "m").symlink_to("../../elsewhere")
-    assert "must lead to " in far("doctor", "--prefix", prefix).stdout
-    assert far("install", made.path, "--prefix", prefix).returncode == 0
-    assert far("doctor", "--prefix", prefix).returncode == 0
+    assert "must lead to " in run_installer("doctor", "--prefix", prefix).stdout
+    assert run_installer("install", made.path, "--prefix", prefix).returncode == 0
+    assert run_installer("doctor", "--prefix", prefix).returncode == 0

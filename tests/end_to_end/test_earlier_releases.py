@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import Run, tool
+from tests.support.programs import Run, require_tool
 
 DATA = Path(__file__).parent.parent / "data"
 DIGEST = "693cf0f47f2a6243ce2ba9ed31c43f57a68a06d1c5207185a6868882918d3b93"
@@ -59,8 +59,8 @@ def test_it_installs(released: Path, tmp_path: Path, run: Run) -> None:
 
 def test_a_prefix_that_its_own_installer_made_is_read_and_upgraded(released: Path, tmp_path: Path, run: Run) -> None:
     prefix = tmp_path / "prefix"
-    subprocess.run([tool("tar"), "xf", released, "-C", tmp_path, "bundle.pyz"], check=True)
-    command = [tool("python3.11"), "-I", "-S", tmp_path / "bundle.pyz", "install", released, "--prefix", prefix]
+    subprocess.run([require_tool("tar"), "xf", released, "-C", tmp_path, "bundle.pyz"], check=True)
+    command = [require_tool("python3.11"), "-I", "-S", tmp_path / "bundle.pyz", "install", released, "--prefix", prefix]
     subprocess.run([*map(str, command), "--trust", str(KEY), "--quiet"], check=True, capture_output=True)
 
     code, answer = run("list", "--prefix", prefix)

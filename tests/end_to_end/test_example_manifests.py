@@ -10,8 +10,8 @@ from pathlib import Path
 from bundler.format.lock import lockfile
 from bundler.format.lock.lockfile import Lock
 from tests.support.paths import ROOT
-from tests.support.programs import bundle
-from tests.support.servers.hub_server import hub_running
+from tests.support.programs import run_bundle
+from tests.support.servers.hub_server import serve_hub
 
 WORDS = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}
 M3 = WORDS | {
@@ -30,10 +30,10 @@ WRITER = WORDS | {
 def locked(folder: Path, name: str, files: dict[str, bytes]) -> tuple[Lock, str]:
     """The lock of a manifest whose BGE-M3 is these files, and the commit that it must name."""
     manifest = Path(shutil.copy(ROOT / "manifests" / name, folder))
-    with hub_running() as hub:
+    with serve_hub() as hub:
         commit = hub.repository("BAAI/bge-m3", files).refs["main"]
         told = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder), "BUNDLE_CACHE": str(folder / "shelf")}
-        done = bundle("lock", manifest, "-o", folder / "lock.json", "--quiet", env=told)
+        done = run_bundle("lock", manifest, "-o", folder / "lock.json", "--quiet", env=told)
     assert done.returncode == 0, done.stderr
     return lockfile.read_lock((folder / "lock.json").read_bytes(), "the lock"), commit
 

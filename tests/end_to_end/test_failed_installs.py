@@ -16,34 +16,34 @@ import pytest
 from bundler.format.tar import archive
 from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, lock_of
-from tests.support.programs import bundle, tool
-from tests.support.small_bundles import MANIFEST, Small, live, told
+from tests.support.bundles import SMALL, make_lock
+from tests.support.programs import run_bundle, require_tool
+from tests.support.small_bundles import MANIFEST, SmallBundle, get_live_release, read_result
 
-Build = Callable[..., Small]
+Build = Callable[..., SmallBundle]
 Far = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_lock_of_another_manifest_or_of_changed_files_is_refused(build: Build, tmp_path: Path) -> None:
     small = build()
     kept = tmp_path / "kept.json"
-    assert bundle("lock", small.manifest, "-o", kept, env=small.environment).returncode == 0
+    assert run_bundle("lock", small.manifest, "-o", kept, env=small.environment).returncode == 0
     (small.manifest.parent / "vendor" / "config.json").write_text("[]")
-    done = bundle(
+    done = run_bundle(
         "build", "--no-rehearse", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment
     )
     assert (done.returncode, "the files of m are not those of the lock" in done.stderr) == (6, True)
     small.manifest.write_text(small.manifest.read_text() + "# a word more\n")
-    done = bundle(
+    done = run_bundle(
         "build", "--no-rehearse", small.manifest, "--lock", kept, "-o", tmp_path / "x.tar", env=small.environment
     )
     assert (done.returncode, "the lock was made from another text of this manifest" in done.stderr) == (3, True)
     assert not (tmp_path / "x.tar").exists()
 
 
-def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Build, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    assert far("install", build("1").path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", build("1").path, "--prefix", prefix).returncode == 0
     second = build("2", files={"config.json": b"{}", "a.bin": b"a" * 9000, "b.bin": b"b" * 9000}).path
     with archive.open_bundle(second) as carried:
         where = {member.name: member.content_offset for member in carried.layout.iter_artifacts()}
@@ -53,7 +53,7 @@ def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Bu
         data[where[name] + 5] ^= 0xFF
     second.write_bytes(data)
     for verb in (["verify", second], ["install", second, "--prefix", prefix]):
-        done = far(*verb, "--json")
+        done = run_installer(*verb, "--json")
         assert done.returncode == 6
         error = json.loads(done.stdout)["error"]
         assert all(name in error["message"] for name in ("a.bin", "b.bin", "beta-2.0"))
@@ -61,16 +61,16 @@ def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Bu
         assert {damage["member"] for damage in error["detail"]["damages"]} == damaged
         assert {"models/m/config.json", "wheels/alpha-1.0-py3-none-any.whl"} <= set(error["detail"]["whole"])
         assert not damaged & set(error["detail"]["whole"])
-    assert live(prefix).startswith("1-")
+    assert get_live_release(prefix).startswith("1-")
     assert len(list((prefix / "releases").iterdir())) == 1
     assert len(list((prefix / "models").iterdir())) == 1
 
 
-def test_a_truncated_bundle(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_truncated_bundle(build: Build, run_installer: Far, tmp_path: Path) -> None:
     small = build()
     data = small.path.read_bytes()
     small.path.write_bytes(data[: len(data) - 60_000])
-    done = far("install", small.path, "--prefix", tmp_path / "opt")
+    done = run_installer("install", small.path, "--prefix", tmp_path / "opt")
     assert (done.returncode, "models/m/weights.bin" in done.stderr, "ends" in done.stderr) == (6, True, True)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "opt" / "current").exists()
@@ -90,9 +90,9 @@ def test_a_truncated_bundle(build: Build, far: Far, tmp_path: Path) -> None:
     ],
 )
 def test_a_bundle_for_another_host(
-    pack_for: Callable[[str], Path], far: Far, tmp_path: Path, old: str, new: str, message: str
+    pack_for: Callable[[str], Path], run_installer: Far, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    done = far("install", pack_for(MANIFEST.replace(old, new)), "--prefix", tmp_path / "opt")
+    done = run_installer("install", pack_for(MANIFEST.replace(old, new)), "--prefix", tmp_path / "opt")
     assert (done.returncode, message in done.stderr) == (9, True), done.stderr
     assert "what to do:" in done.stderr
     assert not (tmp_path / "opt").exists()
@@ -113,17 +113,17 @@ def pack_for(tmp_path: Path) -> Callable[[str], Path]:
             (tmp_path / name).write_bytes(data)
         path = tmp_path / "other.tar"
         archive.write_bundle(
-            path, lock_of(SMALL, target=target), lambda artifact: tmp_path / artifact.path, RecordingReporter()
+            path, make_lock(SMALL, target=target), lambda artifact: tmp_path / artifact.path, RecordingReporter()
         )
         return path
 
     return packed
 
 
-def test_a_prefix_that_can_not_be_written(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_prefix_that_can_not_be_written(build: Build, run_installer: Far, tmp_path: Path) -> None:
     small = build()
     (tmp_path / "file").write_text("")
-    done = far("install", small.path, "--prefix", tmp_path / "file" / "opt")
+    done = run_installer("install", small.path, "--prefix", tmp_path / "file" / "opt")
     assert (
         done.returncode,
         "the prefix can't be written" in done.stderr,
@@ -131,7 +131,7 @@ def test_a_prefix_that_can_not_be_written(build: Build, far: Far, tmp_path: Path
     ) == (9, True, True)
 
 
-def test_a_disk_that_is_too_small(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small(build: Build, run_installer: Far, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can mount a small disk")
     small = build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(30 << 20)})
@@ -139,45 +139,45 @@ def test_a_disk_that_is_too_small(build: Build, far: Far, tmp_path: Path) -> Non
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", mount], check=True)
     try:
-        done = far("install", small.path, "--prefix", mount / "opt")
+        done = run_installer("install", small.path, "--prefix", mount / "opt")
         assert (done.returncode, "the disk is too small: installing needs" in done.stderr) == (9, True), done.stderr
         assert "place:" not in done.stderr, "no work had begun"
-        kept = bundle("build", "--no-rehearse", small.manifest, "-o", mount / "x.tar", env=small.environment)
+        kept = run_bundle("build", "--no-rehearse", small.manifest, "-o", mount / "x.tar", env=small.environment)
         assert (kept.returncode, "the disk is too small: the bundle needs" in kept.stderr) == (9, True), kept.stderr
         assert [path.name for path in mount.iterdir()] == ["opt"]
     finally:
         subprocess.run(["umount", mount], check=True)
 
 
-def test_a_second_install_in_the_same_prefix(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_second_install_in_the_same_prefix(build: Build, run_installer: Far, tmp_path: Path) -> None:
     small = build()
     with releases.lock_prefix(tmp_path / "opt"):
-        done = far("install", small.path, "--prefix", tmp_path / "opt")
+        done = run_installer("install", small.path, "--prefix", tmp_path / "opt")
     assert (done.returncode, "another run is working in this prefix" in done.stderr) == (13, True)
 
 
-def test_a_smoke_load_that_fails_leaves_the_live_release(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_smoke_load_that_fails_leaves_the_live_release(build: Build, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    assert far("install", build("1").path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", build("1").path, "--prefix", prefix).returncode == 0
     text = MANIFEST.replace("loader: files", "loader: sentence-transformers")
     files = {
         "modules.json": b'[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]',
         "config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"",
     }  # fmt: skip
-    done = far("install", build("2", files, text).path, "--prefix", prefix, "--json")
+    done = run_installer("install", build("2", files, text).path, "--prefix", prefix, "--json")
     assert done.returncode == 11, done.stderr
-    assert "1 of 1 model failed the smoke load" in str(told(done)["error"])
-    assert live(prefix).startswith("1-")
+    assert "1 of 1 model failed the smoke load" in str(read_result(done)["error"])
+    assert get_live_release(prefix).startswith("1-")
     assert [path.name[:2] for path in (prefix / "releases").iterdir()] == ["1-"]
 
 
-def test_killed_in_the_middle_and_run_again(build: Build, far: Far, tmp_path: Path, installer: Path) -> None:
+def test_killed_in_the_middle_and_run_again(build: Build, run_installer: Far, tmp_path: Path, installer: Path) -> None:
     prefix, small = (
         tmp_path / "opt",
         build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(64 << 20)}),
     )
     child = subprocess.Popen(
-        [tool("python3.11"), "-I", installer, "install", small.path, "--prefix", prefix, "--quiet"]
+        [require_tool("python3.11"), "-I", installer, "install", small.path, "--prefix", prefix, "--quiet"]
     )
     deadline = time.monotonic() + 60
     while not (prefix / "releases").exists() and time.monotonic() < deadline:
@@ -185,19 +185,19 @@ def test_killed_in_the_middle_and_run_again(build: Build, far: Far, tmp_path: Pa
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (prefix / "current").exists()
-    done = far("install", small.path, "--prefix", prefix)
+    done = run_installer("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (prefix / "models").iterdir()] == [next((prefix / "models").glob("m-*")).name]
 
 
-def test_interrupted_and_run_again(build: Build, far: Far, tmp_path: Path, installer: Path) -> None:
+def test_interrupted_and_run_again(build: Build, run_installer: Far, tmp_path: Path, installer: Path) -> None:
     """Through a pipe that has more to come: the install is at work, and can't end before it is interrupted."""
     prefix, small = (
         tmp_path / "opt",
         build(files={"config.json": b"{}", "weights.bin": random.Random(1).randbytes(64 << 20)}),
     )
     child = subprocess.Popen(
-        [tool("python3.11"), "-I", installer, "install", "-", "--prefix", prefix],
+        [require_tool("python3.11"), "-I", installer, "install", "-", "--prefix", prefix],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -216,42 +216,42 @@ def test_interrupted_and_run_again(build: Build, far: Far, tmp_path: Path, insta
     child.stderr.close()
     assert b"Traceback" not in said
     assert not (prefix / "current").exists()
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
 
 
-def test_a_damaged_shared_model_is_mended(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_damaged_shared_model_is_mended(build: Build, run_installer: Far, tmp_path: Path) -> None:
     prefix, small = tmp_path / "opt", build()
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     home = next((prefix / "models").iterdir())
     (home / "weights.bin").write_bytes(b"rotten")
     (home / "adapter_config.json").write_text("{}")
-    done = far("install", small.path, "--prefix", prefix)
+    done = run_installer("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert "adapter_config.json, which is in no bundle" in done.stderr
     assert sorted(path.name for path in home.iterdir()) == ["config.json", "weights.bin"]
     assert (home / "weights.bin").read_bytes() == b"w" * 100_000
 
 
-def test_links_among_the_placed_models_are_refused(build: Build, far: Far, tmp_path: Path) -> None:
+def test_links_among_the_placed_models_are_refused(build: Build, run_installer: Far, tmp_path: Path) -> None:
     prefix, small = tmp_path / "opt", build(files={"config.json": b"{}", "sub/weights.bin": b"w"})
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     home = next((prefix / "models").iterdir())
     elsewhere = tmp_path / "elsewhere"
     (home / "sub").rename(elsewhere)
     (home / "sub").symlink_to(elsewhere)
     (elsewhere / "notes.md").write_text("mine")
-    done = far("install", small.path, "--prefix", prefix)
+    done = run_installer("install", small.path, "--prefix", prefix)
     assert (done.returncode, "this must be a folder, but is a link" in done.stderr) == (8, True), done.stderr
     assert sorted(path.name for path in elsewhere.iterdir()) == ["notes.md", "weights.bin"]
 
 
-def test_a_prefix_that_no_environment_file_could_name(build: Build, far: Far, tmp_path: Path) -> None:
-    done = far("install", build().path, "--prefix", tmp_path / "a$b")
+def test_a_prefix_that_no_environment_file_could_name(build: Build, run_installer: Far, tmp_path: Path) -> None:
+    done = run_installer("install", build().path, "--prefix", tmp_path / "a$b")
     assert (done.returncode, "the prefix holds '$'" in done.stderr) == (9, True)
     assert not (tmp_path / "a$b").exists()
 
 
-def test_a_wheel_damaged_in_its_table_of_contents(build: Build, far: Far, tmp_path: Path) -> None:
+def test_a_wheel_damaged_in_its_table_of_contents(build: Build, run_installer: Far, tmp_path: Path) -> None:
     small = build()
     with archive.open_bundle(small.path) as carried:
         member = next(m for m in carried.layout.iter_artifacts() if m.name.startswith("wheels/beta"))
@@ -259,14 +259,14 @@ def test_a_wheel_damaged_in_its_table_of_contents(build: Build, far: Far, tmp_pa
     at = data.index(b"PK\x01\x02", member.content_offset)
     data[at + 10] = 99  # a compression that no program knows
     small.path.write_bytes(data)
-    done = far("install", small.path, "--prefix", tmp_path / "opt")
+    done = run_installer("install", small.path, "--prefix", tmp_path / "opt")
     assert (done.returncode, "wheels/beta-2.0-py3-none-any.whl" in done.stderr) == (6, True), done.stderr
 
 
 def test_an_output_folder_that_is_not_there(build: Build, tmp_path: Path) -> None:
     small = build()
     for place in (tmp_path / "stick" / "x.tar", f"{tmp_path}/stick/"):
-        done = bundle("build", "--no-rehearse", small.manifest, "-o", place, env=small.environment)
+        done = run_bundle("build", "--no-rehearse", small.manifest, "-o", place, env=small.environment)
         assert (done.returncode, "there is no such folder" in done.stderr) == (9, True)
     assert not (tmp_path / "stick").exists()
 
@@ -278,7 +278,7 @@ def test_a_secret_does_not_show_even_when_debugging(build: Build) -> None:
         "PIP_INDEX_URL": "http://user:hun/t@er2@127.0.0.1:9/simple?token=hush",
     }
     told |= {"PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
-    done = bundle("lock", small.manifest, "--debug", env=told)
+    done = run_bundle("lock", small.manifest, "--debug", env=told)
     assert done.returncode == 4, done.stderr
     assert "Traceback" in done.stderr
     assert not [word for word in ("hun/t", "er2", "hush") if word in done.stdout + done.stderr]

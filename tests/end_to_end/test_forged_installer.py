@@ -11,8 +11,8 @@ from pathlib import Path
 from bundler.format.signing import signature_envelope
 from bundler.format.signing.signature_envelope import Envelope, Signature
 from bundler.format.tar import archive
-from tests.support.bundles import SMALL, Packed
-from tests.support.programs import tool
+from tests.support.bundles import SMALL, PackedBundle
+from tests.support.programs import require_tool
 from tests.support.signing import Pair
 
 WEIGHTS = "models/m/w.bin"
@@ -37,37 +37,37 @@ def forged_installer(true: Path) -> bytes:
 
 
 def test_a_forged_bundle_with_its_own_installer(
-    pack: Callable[..., Packed], builder: Pair, installer: Path, tmp_path: Path,
-    far: Callable[..., subprocess.CompletedProcess[str]],
+    pack: Callable[..., PackedBundle], builder: Pair, installer: Path, tmp_path: Path,
+    run_installer: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:  # fmt: skip
     """What its builder signed, with other weights, another installer, and the signature's name on it."""
     true = pack(SMALL | {"bundle.pyz": installer.read_bytes()}, "true.tar")
     archive.rewrite_head(true.path, true.lock, signature_envelope.sign_lock(true.lock, [builder.signer]))
-    assert far("install", true.path, "--prefix", tmp_path / "true", "--trust", builder.public).returncode == 0
+    assert run_installer("install", true.path, "--prefix", tmp_path / "true", "--trust", builder.public).returncode == 0
 
     evil = pack(SMALL | {"bundle.pyz": forged_installer(installer), WEIGHTS: b"evil" * 1250}, "forged.tar")
     statement = signature_envelope.make_statement(evil.lock)
     forged = Envelope(statement, (Signature(builder.fingerprint, bytes(range(64))),))
     archive.rewrite_head(evil.path, evil.lock, forged.canonical_bytes)
-    subprocess.run([tool("tar"), "xf", evil.path, "-C", tmp_path, "bundle.pyz"], check=True)
+    subprocess.run([require_tool("tar"), "xf", evil.path, "-C", tmp_path, "bundle.pyz"], check=True)
 
     # by what the bundle brings along: trusted, and installed
-    fooled = far("verify", evil.path, "--trust", builder.public, program=tmp_path / "bundle.pyz")
+    fooled = run_installer("verify", evil.path, "--trust", builder.public, program=tmp_path / "bundle.pyz")
     assert (fooled.returncode, f"signed by  {builder.fingerprint}  (trusted, the signature is valid)" in fooled.stdout) == (
         0, True,
     ), fooled.stderr  # fmt: skip
     prefix = tmp_path / "fooled"
-    fooled = far("install", evil.path, "--prefix", prefix, "--trust", builder.public, program=tmp_path / "bundle.pyz")
+    fooled = run_installer("install", evil.path, "--prefix", prefix, "--trust", builder.public, program=tmp_path / "bundle.pyz")
     assert fooled.returncode == 0, fooled.stderr
     assert (prefix / "current" / WEIGHTS).read_bytes() == b"evil" * 1250
 
     # by the installer that came another way: refused, and nothing is made
     message = f"a signature names the key {builder.fingerprint} and is not by it"
     for verb in (["verify", evil.path], ["install", evil.path, "--prefix", tmp_path / "opt"]):
-        refused = far(*verb, "--trust", builder.public)
+        refused = run_installer(*verb, "--trust", builder.public)
         assert (refused.returncode, message in refused.stderr) == (7, True), refused.stderr
     assert not (tmp_path / "opt").exists()
 
     # a host without keys gets a warning
-    told = far("verify", evil.path)
+    told = run_installer("verify", evil.path)
     assert (told.returncode, "warning: signature not checked" in told.stderr) == (0, True)

@@ -10,8 +10,8 @@ import pytest
 
 from bundler.format.hashing import compute_sha256
 from bundler.format.lock import entries, lockfile
-from tests.support.bundles import bytes_of, lock_of
-from tests.support.programs import Run, bundle
+from tests.support.bundles import make_bundle_bytes, make_lock
+from tests.support.programs import Run, run_bundle
 from tests.support.wheelmaking import make_wheel
 
 EVIL = "import pathlib; pathlib.Path({victim!r}).write_text('ran')\n"
@@ -27,14 +27,14 @@ def carrying(wheel: Path) -> bytes:
     """A bundle that holds a wheel, whole and consistent from its lock down."""
     name, data = f"wheels/{wheel.name}", wheel.read_bytes()
     python = entries.PythonEnvironment(packages=(entries.Package(name="alpha", version="1.0", wheel=name),))
-    first = lock_of({"bundle.pyz": b"x"})
+    first = make_lock({"bundle.pyz": b"x"})
     artifact = entries.Artifact(path=name, kind="wheel", size=len(data), sha256=compute_sha256(data), origin="a test")
     text = lockfile.format_requirements(python, [artifact])
     listed = entries.Artifact(
         path="requirements.txt", kind="requirements", size=len(text), sha256=compute_sha256(text), origin="a test"
     )
     locked = lockfile.replace_fields(first, python=python, artifacts=(first.artifacts[0], listed, artifact))
-    return bytes_of(locked, {"bundle.pyz": b"x", "requirements.txt": text, name: data})
+    return make_bundle_bytes(locked, {"bundle.pyz": b"x", "requirements.txt": text, name: data})
 
 
 def test_the_installer_refuses_before_anything_opens_it(run: Run, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_installer_refuses_before_anything_opens_it(run: Run, tmp_path: Path
     assert not (prefix / "current").is_symlink()
 
 
-def test_the_builder_refuses_too(wheels: Path, online: dict[str, str], tmp_path: Path) -> None:
+def test_the_builder_refuses_too(wheels: Path, builder_env: dict[str, str], tmp_path: Path) -> None:
     made = tmp_path / "made"
     good = make_wheel(made, "alpha", "1.0")
     with zipfile.ZipFile(good) as packed:
@@ -71,7 +71,7 @@ def test_the_builder_refuses_too(wheels: Path, online: dict[str, str], tmp_path:
         "python: {requirements: [alpha]}\n"
     )
     out = tmp_path / "x.tar"
-    done = bundle("build", "--no-rehearse", manifest, "-o", out, env=online | {"PIP_FIND_LINKS": made.as_uri()})
+    done = run_bundle("build", "--no-rehearse", manifest, "-o", out, env=builder_env | {"PIP_FIND_LINKS": made.as_uri()})
     assert (done.returncode, "'alpha/__init__.py' differs from RECORD" in done.stderr) == (8, True), done.stderr
     assert not out.exists()
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from bundler.format.lock import lockfile
-from tests.support.programs import bundle
-from tests.support.servers.hub_server import hub_running, of_the_hub
+from tests.support.programs import run_bundle
+from tests.support.servers.hub_server import serve_hub, make_hub_env
 
 MODULES = b'[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
 FILES = {
@@ -19,25 +19,25 @@ FILES = {
 CODE = 'from sentence_transformers import SentenceTransformer\nmodel = SentenceTransformer("all-tiny-v1")\n'
 
 
-def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> None:
+def test_a_project_is_ready_to_lock(builder_env: dict[str, str], tmp_path: Path) -> None:
     project, kept = tmp_path / "My project", tmp_path / "kept.json"
     (project / "src").mkdir(parents=True)
     (project / "requirements.txt").write_text("alpha==1.0\n")
     (project / "src" / "app.py").write_text(CODE)
     (project / "Dockerfile").write_text("FROM python:3.11-slim\n")
     (project / ".env").write_text("EMBEDDING_MODEL=org/other\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwx\n")
-    done = bundle("init", project)
+    done = run_bundle("init", project)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "  repo sentence-transformers/all-tiny-v1: src/app.py:2 SentenceTransformer" in lines
     assert "  repo org/other: .env:1 EMBEDDING_MODEL" in lines
     assert lines[-1] == f"next: bundle lock '{project}/bundle.yaml'"
     assert "hf_abc" not in (project / "bundle.yaml").read_text() + done.stdout + done.stderr
-    with hub_running() as hub:
+    with serve_hub() as hub:
         commits = [
             hub.repository(name, FILES).refs["main"] for name in ("org/other", "sentence-transformers/all-tiny-v1")
         ]
-        done = bundle("lock", project / "bundle.yaml", "-o", kept, env=of_the_hub(online, hub.url, tmp_path))
+        done = run_bundle("lock", project / "bundle.yaml", "-o", kept, env=make_hub_env(builder_env, hub.url, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
     found = lockfile.read_lock(kept.read_bytes(), "the lock")
@@ -53,7 +53,7 @@ def test_a_project_is_ready_to_lock(online: dict[str, str], tmp_path: Path) -> N
 
 def test_what_init_tells_a_program_and_that_it_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(CODE)
-    told = json.loads(bundle("init", "--json", cwd=tmp_path).stdout)["result"]
+    told = json.loads(run_bundle("init", "--json", cwd=tmp_path).stdout)["result"]
     assert told["models"] == [
         {
             "alias": "all-tiny-v1",
@@ -61,9 +61,9 @@ def test_what_init_tells_a_program_and_that_it_overwrites_nothing(tmp_path: Path
             "found": ["app.py:2 SentenceTransformer"],
         }
     ]
-    again = bundle("init", cwd=tmp_path)
+    again = run_bundle("init", cwd=tmp_path)
     assert (again.returncode, "this file exists already" in again.stderr) == (2, True)
     (tmp_path / "empty").mkdir()
-    nothing = bundle("init", tmp_path / "empty")
+    nothing = run_bundle("init", tmp_path / "empty")
     assert (nothing.returncode, "no packages and no models were found" in nothing.stderr) == (3, True)
     assert not list((tmp_path / "empty").iterdir())

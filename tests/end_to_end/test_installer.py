@@ -13,8 +13,8 @@ import pytest
 
 from bundler.format.hashing import compute_sha256
 from bundler.online import installer as making
-from tests.support.bundles import SMALL, Packed
-from tests.support.programs import Run, bundle, tool
+from tests.support.bundles import SMALL, PackedBundle
+from tests.support.programs import Run, run_bundle, require_tool
 
 
 def interpreter(version: str) -> str:
@@ -69,7 +69,7 @@ def test_the_online_verbs_say_where_they_belong(installer: Path, tmp_path: Path)
 
 
 def test_the_hint_names_nothing_that_a_stranger_could_publish(installer: Path, tmp_path: Path) -> None:
-    command = [tool("python3.11"), "-I", "-S", str(installer), "build", str(tmp_path / "m.yaml"), "--json"]
+    command = [require_tool("python3.11"), "-I", "-S", str(installer), "build", str(tmp_path / "m.yaml"), "--json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     hint = json.loads(done.stdout)["error"]["hint"]
     assert "'pip install .' in this tool's source tree" in hint
@@ -78,7 +78,7 @@ def test_the_hint_names_nothing_that_a_stranger_could_publish(installer: Path, t
 
 def test_the_exported_installer_is_the_one_in_bundles(installer: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.pyz"
-    done = bundle("installer", "-o", again)
+    done = run_bundle("installer", "-o", again)
     assert again.read_bytes() == installer.read_bytes()
     assert os.access(again, os.X_OK)
     assert (
@@ -107,7 +107,7 @@ def test_the_same_installer_is_left_and_said_to_be_there(run: Run, tmp_path: Pat
     before = path.stat()
     code, told = run("installer", "-o", path)
     assert (code, told["result"]["written"], path.stat().st_ino) == (0, False, before.st_ino)
-    assert "already existed with the same content" in bundle("installer", "-o", path).stdout
+    assert "already existed with the same content" in run_bundle("installer", "-o", path).stdout
 
 
 def test_a_folder_that_is_missing_is_named_with_the_line_that_makes_it(run: Run, tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_without_a_name_it_is_not_the_one_that_bundles_hold(
     assert "-o bundle-installer.pyz keeps the two apart" in told["warnings"][0]
 
 
-def test_unpacking_a_bundle_leaves_the_trusted_installer(run: Run, pack: Callable[..., Packed], tmp_path: Path) -> None:
+def test_unpacking_a_bundle_leaves_the_trusted_installer(run: Run, pack: Callable[..., PackedBundle], tmp_path: Path) -> None:
     """In the very folder that it should not be in."""
     packed = pack(SMALL)
     trusted = tmp_path / "bundle-installer.pyz"
     run("installer", "-o", trusted)
     before = trusted.read_bytes()
-    subprocess.run([tool("tar"), "xf", packed.path, "-C", tmp_path], check=True)
+    subprocess.run([require_tool("tar"), "xf", packed.path, "-C", tmp_path], check=True)
     assert (tmp_path / "bundle.pyz").read_bytes() == SMALL["bundle.pyz"]
     assert trusted.read_bytes() == before

@@ -16,7 +16,7 @@ import pytest
 
 from bundler.errors import INTERRUPTED, FetchError
 from tests.support.servers import loopback
-from tests.support.servers.hub_server import Hub, hub_running, of_the_hub
+from tests.support.servers.hub_server import Hub, serve_hub, make_hub_env
 from tests.support.servers.loopback import Handler
 
 WEIGHTS = {f"{name}.safetensors": random.Random(name).randbytes(3 << 20) for name in ("a", "b")}
@@ -57,11 +57,11 @@ class Site:
 
 
 @pytest.fixture
-def site(online: dict[str, str], tmp_path: Path) -> Iterator[Site]:
+def site(builder_env: dict[str, str], tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "m.yaml").write_text("name: cut\nversion: '1'\nmodels: [{repo: org/tiny, loader: files}]\n")
-    with hub_running() as hub:
+    with serve_hub() as hub:
         hub.repository("org/tiny", {"config.json": b"{}", **WEIGHTS})
-        environment = of_the_hub(online, hub.url, tmp_path) | {"PIP_TIMEOUT": str(HANGS)}
+        environment = make_hub_env(builder_env, hub.url, tmp_path) | {"PIP_TIMEOUT": str(HANGS)}
         made = Site(hub, tmp_path, environment)
         hub.storage.faults[hub.lfs("org/tiny", "a.safetensors")] = [made.hang]
         yield made

@@ -14,13 +14,13 @@ import pytest
 
 from bundler.format import hashing
 from bundler.format.tar import archive
-from tests.support.crash_stage import FIRST, SECOND, Stage, damage, staged, works
-from tests.support.killing import Killing, points, spread
-from tests.support.programs import INSTALLER, bundle, tool
-from tests.support.small_bundles import Small, live
-from tests.support.trees import tree
+from tests.support.crash_stage import FIRST, SECOND, Stage, damage_prefix, make_stage, check_works
+from tests.support.killing import Killing, make_point_params, choose_points
+from tests.support.programs import INSTALLER, run_bundle, require_tool
+from tests.support.small_bundles import SmallBundle, get_live_release
+from tests.support.trees import read_tree
 
-Build = Callable[..., Small]
+Build = Callable[..., SmallBundle]
 Far = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -29,96 +29,96 @@ def survives(stage: Stage, most: int, allowed: set[str]) -> None:
     stage.keep()
     with stage.killing.warm(stage.kept.parent, *INSTALLER) as killing:
         total = killing.count(stage.kept.parent)
-        whole = tree(stage.prefix)
-        for point in spread(total, most):
+        whole = read_tree(stage.prefix)
+        for point in choose_points(total, most):
             stage.restore()
             killed = killing.at(point)
             assert killed or point > total - 3, f"point {point} of {total} was not reached"
-            assert live(stage.prefix) in allowed, f"point {point} of {total}"
-            works(stage.prefix)
+            assert get_live_release(stage.prefix) in allowed, f"point {point} of {total}"
+            check_works(stage.prefix)
             assert not killing.at(0), f"point {point} of {total}"
-            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+            assert read_tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", points(4, 12, 200))
-def test_install_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+@pytest.mark.parametrize("most", make_point_params(4, 12, 200))
+def test_install_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
-    stage = staged(installer, tmp_path, "install", second)
-    assert far("install", first, "--prefix", stage.prefix).returncode == 0
-    old = live(stage.prefix)
+    stage = make_stage(installer, tmp_path, "install", second)
+    assert run_installer("install", first, "--prefix", stage.prefix).returncode == 0
+    old = get_live_release(stage.prefix)
     with archive.open_bundle(second) as carried:
         new = carried.lock.release_name
     survives(stage, most, {old, new})
 
 
-@pytest.mark.parametrize("most", points(2, 5, 20))
+@pytest.mark.parametrize("most", make_point_params(2, 5, 20))
 def test_a_first_install_killed_at_any_moment(build: Build, installer: Path, tmp_path: Path, most: int) -> None:
-    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
+    stage = make_stage(installer, tmp_path, "install", build("1", FIRST).path)
     with stage.killing.warm(tmp_path, *INSTALLER) as killing:
         total = killing.count(tmp_path)
-        whole = tree(stage.prefix)
-        for point in spread(total, most):
+        whole = read_tree(stage.prefix)
+        for point in choose_points(total, most):
             shutil.rmtree(stage.prefix)
             killing.at(point)
             if (stage.prefix / "current").is_symlink():
-                works(stage.prefix)
+                check_works(stage.prefix)
             assert not killing.at(0), f"point {point} of {total}"
-            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+            assert read_tree(stage.prefix) == whole, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", points(2, 5, 20))
+@pytest.mark.parametrize("most", make_point_params(2, 5, 20))
 def test_finishing_what_stands_ahead_killed_at_any_moment(
-    build: Build, far: Far, installer: Path, tmp_path: Path, most: int
+    build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int
 ) -> None:
     """The environment and a model were placed ahead; what a killed run leaves beside them stops no next one."""
     bundle = build("1", FIRST).path
-    stage = staged(installer, tmp_path, "install", bundle)
+    stage = make_stage(installer, tmp_path, "install", bundle)
     for part in ("environment", "model:m"):
-        assert far("install", bundle, "--prefix", stage.prefix, "--only", part).returncode == 0
+        assert run_installer("install", bundle, "--prefix", stage.prefix, "--only", part).returncode == 0
     stage.keep()
     left = set()
     with stage.killing.warm(tmp_path, *INSTALLER) as killing:
         total = killing.count(tmp_path)
-        whole = tree(stage.prefix)
-        for point in spread(total, most):
+        whole = read_tree(stage.prefix)
+        for point in choose_points(total, most):
             stage.restore()
             killing.at(point)
             left |= {path.name for path in stage.prefix.glob("releases/*/.*")}
             assert not killing.at(0), f"point {point} of {total}"
-            assert tree(stage.prefix) == whole, f"point {point} of {total}"
+            assert read_tree(stage.prefix) == whole, f"point {point} of {total}"
     assert {".work", ".parts"} <= left or most == 2
 
 
-@pytest.mark.parametrize("most", points(2, 5, 20))
-def test_mending_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
+@pytest.mark.parametrize("most", make_point_params(2, 5, 20))
+def test_mending_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
     """What was sound before stays sound: the live release is never worse than it was."""
-    stage = staged(installer, tmp_path, "install", build("1", FIRST).path)
-    assert far(*stage.killing.command[1:]).returncode == 0
-    sound = tree(stage.prefix)
-    wrong = damage(stage.prefix)
+    stage = make_stage(installer, tmp_path, "install", build("1", FIRST).path)
+    assert run_installer(*stage.killing.command[1:]).returncode == 0
+    sound = read_tree(stage.prefix)
+    wrong = damage_prefix(stage.prefix)
     stage.keep()
     with stage.killing.warm(tmp_path, *INSTALLER) as killing:
         total = killing.count(tmp_path)
-        assert tree(stage.prefix) == sound
-        for point in spread(total, most):
+        assert read_tree(stage.prefix) == sound
+        for point in choose_points(total, most):
             stage.restore()
             killing.at(point)
-            there = tree(stage.prefix)
+            there = read_tree(stage.prefix)
             assert {name for name, content in sound.items() if there.get(name) != content} <= wrong, f"point {point}"
             assert not killing.at(0), f"point {point} of {total}"
-            assert tree(stage.prefix) == sound, f"point {point} of {total}"
+            assert read_tree(stage.prefix) == sound, f"point {point} of {total}"
 
 
-@pytest.mark.parametrize("most", points(2, 5, 10))
-def test_prune_killed_at_any_moment(build: Build, far: Far, installer: Path, tmp_path: Path, most: int) -> None:
-    stage = staged(installer, tmp_path, "prune", "--keep", "1")
+@pytest.mark.parametrize("most", make_point_params(2, 5, 10))
+def test_prune_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
+    stage = make_stage(installer, tmp_path, "prune", "--keep", "1")
     for version, files in (("1", FIRST), ("2", SECOND)):
-        assert far("install", build(version, files).path, "--prefix", stage.prefix).returncode == 0
-    survives(stage, most, {live(stage.prefix)})
+        assert run_installer("install", build(version, files).path, "--prefix", stage.prefix).returncode == 0
+    survives(stage, most, {get_live_release(stage.prefix)})
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-@pytest.mark.parametrize("most", points(2, 6, 100))
+@pytest.mark.parametrize("most", make_point_params(2, 6, 100))
 def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fresh: bool) -> None:
     """Under the bundle's name stands what stood there or the whole bundle, and the next build ends right."""
     small = build("1", FIRST)
@@ -128,7 +128,7 @@ def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fre
     whole, older = hashing.compute_file_sha256(small.path), hashing.compute_sha256(b"older")
     with killing.warm(tmp_path, "bundler.cli", "bundler.online.build") as warm:
         total = warm.count(tmp_path)
-        for point in spread(total, most):
+        for point in choose_points(total, most):
             if fresh:
                 shutil.rmtree(shelf)
                 out.unlink()
@@ -140,31 +140,31 @@ def test_build_killed_at_any_moment(build: Build, tmp_path: Path, most: int, fre
             assert not warm.at(0), f"point {point} of {total}"
             assert hashing.compute_file_sha256(out) == whole, f"point {point} of {total}"
             assert [path.name for path in tmp_path.glob(".*")] == [], "what a killed run left is gone"
-    assert bundle("verify", out).returncode == 0
+    assert run_bundle("verify", out).returncode == 0
 
 
-def test_two_at_once(build: Build, far: Far, installer: Path, tmp_path: Path) -> None:
+def test_two_at_once(build: Build, run_installer: Far, installer: Path, tmp_path: Path) -> None:
     """While one installs, another that would change anything is told so; who only looks is not kept waiting."""
     prefix, bundles = tmp_path / "opt", {version: build(version, FIRST).path for version in ("1", "2")}
-    assert far("install", bundles["1"], "--prefix", prefix).returncode == 0
-    before = live(prefix)
-    command = (tool("python3.11"), "-I", "-S", installer, "install", bundles["2"], "--prefix", prefix, "--quiet")
+    assert run_installer("install", bundles["1"], "--prefix", prefix).returncode == 0
+    before = get_live_release(prefix)
+    command = (require_tool("python3.11"), "-I", "-S", installer, "install", bundles["2"], "--prefix", prefix, "--quiet")
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as first:
         while not list((prefix / "releases").glob("2-*")):
             assert first.poll() is None
         first.send_signal(signal.SIGSTOP)
         busy = [("install", bundles["2"]), ("install", bundles["1"]), ("prune",), ("remove", before), ("rollback",)]
         try:
-            told = [far(*verb, "--prefix", prefix) for verb in busy]
-            looked = [far(verb, "--prefix", prefix) for verb in ("list", "doctor", "smoke")]
+            told = [run_installer(*verb, "--prefix", prefix) for verb in busy]
+            looked = [run_installer(verb, "--prefix", prefix) for verb in ("list", "doctor", "smoke")]
         finally:
             first.send_signal(signal.SIGCONT)
     assert [done.returncode for done in told] == [13] * len(busy)
     assert all("another run is working in this prefix" in done.stderr for done in told)
     assert [done.returncode for done in looked] == [0, 0, 0]
     assert "belongs to no release" in looked[1].stdout
-    assert (first.returncode, live(prefix)[:2]) == (0, "2-")
-    works(prefix)
+    assert (first.returncode, get_live_release(prefix)[:2]) == (0, "2-")
+    check_works(prefix)
 
 
 def test_what_a_killed_run_had_started_ends_with_it(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.programs import bundle, tool
-from tests.support.servers.loopback import serving
+from tests.support.programs import run_bundle, require_tool
+from tests.support.servers.loopback import serve
 
 PUNKT = {"abbrev_types.txt": "dr", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}
 TAGGER = {"weights": '{"bias": {"NN": 1.0}}', "tagdict": '{"the": "DT"}', "classes": '["NN", "DT"]'}
@@ -45,10 +45,10 @@ def packed(files: dict[str, str]) -> bytes:
 
 
 def test_nltk_reads_what_was_asked_for_by_name(
-    online: dict[str, str], far: Callable[..., subprocess.CompletedProcess[str]], libraries: Path, tmp_path: Path
+    builder_env: dict[str, str], run_installer: Callable[..., subprocess.CompletedProcess[str]], libraries: Path, tmp_path: Path
 ) -> None:
     manifest, out, prefix = tmp_path / "m.yaml", tmp_path / "words.tar", tmp_path / "opt"
-    with serving() as server:
+    with serve() as server:
         listed = ""
         for place, files in ARCHIVES.items():
             data = server.files[f"/mirror/packages/{place}.zip"] = packed(files)
@@ -57,11 +57,11 @@ def test_nltk_reads_what_was_asked_for_by_name(
             listed += f'<package id="{name}" subdir="{subdir}" size="{len(data)}" checksum="{md5}" unzip="1"/>'
         server.files["/mirror/index.xml"] = f"<nltk_data><packages>{listed}</packages></nltk_data>".encode()
         manifest.write_text(MANIFEST.format(url=server.url))
-        done = bundle("build", "--no-rehearse", manifest, "-o", out, "--quiet", env=online)
+        done = run_bundle("build", "--no-rehearse", manifest, "-o", out, "--quiet", env=builder_env)
     assert done.returncode == 0, done.stderr
-    assert far("install", out, "--prefix", prefix).returncode == 0
+    assert run_installer("install", out, "--prefix", prefix).returncode == 0
     told = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(libraries), "BUNDLE_GUARD": "strict"}
-    cut = [tool("unshare"), "-rn" if os.getuid() else "-n"]
+    cut = [require_tool("unshare"), "-rn" if os.getuid() else "-n"]
     python = prefix / "current" / "venv" / "bin" / "python"
     found = subprocess.run([*cut, python, "-c", CODE], env=told, check=False, capture_output=True, text=True)
     assert found.stdout == "['Dr. Kim came.', 'She left.'] [('the', 'DT'), ('dog', 'NN')] ['the']\n", found.stderr

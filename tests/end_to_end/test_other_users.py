@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.bundles import Installed
-from tests.support.programs import open_to_all, tool
+from tests.support.bundles import InstalledBundle
+from tests.support.programs import grant_read_access, require_tool
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, and mount a folder")
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 USER = 1234
-AS_USER = (tool("setpriv"), f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+AS_USER = (require_tool("setpriv"), f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 READ_ONLY = (
     'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && ! touch "$1/x" 2>/dev/null && shift && exec "$@"'
 )
@@ -30,12 +30,12 @@ print(json.dumps({{"widths": widths, "cache": os.path.dirname(os.environ["HF_HOM
 """
 
 
-def used(demo: Installed, variables: dict[str, str], *before: str) -> tuple[dict[str, Any], str]:
+def used(demo: InstalledBundle, variables: dict[str, str], *before: str) -> tuple[dict[str, Any], str]:
     """What code says that loads every model by id and by path, from a read-only mount with no network; and standard
     error."""
-    open_to_all(demo.prefix)
+    grant_read_access(demo.prefix)
     paths = [str(path) for path in sorted((demo.current / "models").iterdir())]
-    command = [tool("unshare"), "-mn", "sh", "-c", READ_ONLY, "sh", str(demo.prefix), *before]
+    command = [require_tool("unshare"), "-mn", "sh", "-c", READ_ONLY, "sh", str(demo.prefix), *before]
     done = subprocess.run(
         [*command, str(demo.python), "-c", CODE, *paths],
         check=False, capture_output=True, text=True, cwd="/", env={"PATH": os.environ["PATH"], **variables},
@@ -44,8 +44,8 @@ def used(demo: Installed, variables: dict[str, str], *before: str) -> tuple[dict
     return dict(json.loads(done.stdout)), done.stderr
 
 
-def test_another_user_without_a_home_loads_every_model_by_id_and_by_path(demo: Installed, tmp_path: Path) -> None:
-    open_to_all(tmp_path)
+def test_another_user_without_a_home_loads_every_model_by_id_and_by_path(demo: InstalledBundle, tmp_path: Path) -> None:
+    grant_read_access(tmp_path)
     tmp_path.chmod(0o1777)
     told, said = used(demo, {"TMPDIR": str(tmp_path)}, *AS_USER)
     assert told["widths"] == [384, 384]
@@ -54,12 +54,12 @@ def test_another_user_without_a_home_loads_every_model_by_id_and_by_path(demo: I
     assert "Could not reach the Hub" not in said
 
 
-def test_another_user_with_a_home_and_root_load_from_a_read_only_mount(demo: Installed, tmp_path: Path) -> None:
+def test_another_user_with_a_home_and_root_load_from_a_read_only_mount(demo: InstalledBundle, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     for owner, before in ((USER, AS_USER), (0, ())):
         os.chown(home, owner, owner)
-        open_to_all(home)
+        grant_read_access(home)
         told, _ = used(demo, {"HOME": str(home)}, *before)
         assert told == {"widths": [384, 384], "cache": str(home / ".cache" / "airgap-guard")}
         made = home / ".cache"
@@ -67,11 +67,11 @@ def test_another_user_with_a_home_and_root_load_from_a_read_only_mount(demo: Ins
         made.rename(tmp_path / f"cache of {owner}")
 
 
-def test_doctor_finds_nothing_that_keeps_other_users_from_it(demo: Installed) -> None:
-    open_to_all(demo.prefix)
+def test_doctor_finds_nothing_that_keeps_other_users_from_it(demo: InstalledBundle) -> None:
+    grant_read_access(demo.prefix)
     command = ["-I", "-S", demo.installer, "doctor", "--prefix", demo.prefix, "--json"]
     done = subprocess.run(
-        [tool("python3.11"), *map(str, command)],
+        [require_tool("python3.11"), *map(str, command)],
         check=False,
         capture_output=True,
         text=True,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bundler.format.lock import lockfile
-from tests.support.small_bundles import Small, live, told
+from tests.support.small_bundles import SmallBundle, get_live_release, read_result
 
-Build = Callable[..., Small]
+Build = Callable[..., SmallBundle]
 Far = Callable[..., subprocess.CompletedProcess[str]]
 TEXT = """\
 name: small
@@ -29,7 +29,7 @@ FILES = {"config.json": b"{}", "weights.bin": b"w" * 5000, "sub/same.bin": b"w" 
 
 
 @pytest.fixture
-def small(build: Build) -> Small:
+def small(build: Build) -> SmallBundle:
     return build(text=TEXT, files=FILES)
 
 
@@ -37,11 +37,11 @@ def everything(prefix: Path) -> set[str]:
     return {path.relative_to(prefix).as_posix() for path in prefix.rglob("*")}
 
 
-def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: Small, far: Far, tmp_path: Path) -> None:
+def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    done = far("install", small.path, "--prefix", prefix, "--only", "model:m", "--json", umask=0o077)
+    done = run_installer("install", small.path, "--prefix", prefix, "--only", "model:m", "--json", umask=0o077)
     assert done.returncode == 0, done.stderr
-    home = Path(told(done)["result"]["path"])  # type: ignore[index]
+    home = Path(read_result(done)["result"]["path"])  # type: ignore[index]
     assert home.parent == prefix / "models"
     assert everything(prefix) - {".lock"} == {
         "models",
@@ -53,19 +53,19 @@ def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: Small, f
     assert found == {(lockfile.ZIP_EPOCH, 0o755), (lockfile.ZIP_EPOCH, 0o644)}
 
 
-def test_parts_are_taken_over_by_the_install_that_finishes(small: Small, far: Far, tmp_path: Path) -> None:
+def test_parts_are_taken_over_by_the_install_that_finishes(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     for part in ("model:m", "model:n", "environment", "app"):
-        done = far("install", small.path, "--prefix", prefix, "--only", part)
+        done = run_installer("install", small.path, "--prefix", prefix, "--only", part)
         assert done.returncode == 0, done.stderr
         assert not (prefix / "current").exists()
     (release,) = (prefix / "releases").glob("[!.]*")
     kept = (release / "venv" / "pyvenv.cfg", release / "app" / "main.py", *(prefix / "models").glob("[!.]*"))
     before = {path: path.stat().st_ino for path in kept}
-    done = far("install", small.path, "--prefix", prefix)
+    done = run_installer("install", small.path, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_ino for path in before} == before
-    assert live(prefix) == release.name
+    assert get_live_release(prefix) == release.name
     assert not (release / ".parts").exists()
     assert [*prefix.glob("*/.*.made")] == []
     assert (prefix / "current" / "app" / "main.py").read_bytes() == b"print(1)"
@@ -74,82 +74,82 @@ def test_parts_are_taken_over_by_the_install_that_finishes(small: Small, far: Fa
         subprocess.run([prefix / "current" / "venv" / "bin" / "python", "-c", "import alpha"], check=False).returncode
         == 0
     )
-    assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0, "nothing to do"
-    assert live(prefix) == release.name
+    assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0, "nothing to do"
+    assert get_live_release(prefix) == release.name
 
 
-def test_what_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_path: Path) -> None:
+def test_what_was_placed_ahead_is_looked_at_again(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    assert far("install", small.path, "--prefix", prefix, "--only", "model:n").returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix, "--only", "model:n").returncode == 0
     (weights,) = (prefix / "models").glob("n-*/weights.bin")
     weights.write_bytes(b"v" * 5000)
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     assert weights.read_bytes() == b"w" * 5000
     assert {Path(above).stat().st_mtime for above, _, _ in os.walk(weights.parent)} == {lockfile.ZIP_EPOCH}
 
 
-def test_an_environment_of_another_bundle_is_not_taken_over(small: Small, far: Far, tmp_path: Path) -> None:
+def test_an_environment_of_another_bundle_is_not_taken_over(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
-    assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
     (release,) = (prefix / "releases").glob("[!.]*")
     (release / ".parts").write_text(f"{'0' * 64}\nenvironment")
     (release / "venv" / "stranger").touch()
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     assert not (release / "venv" / "stranger").exists()
 
 
 @pytest.mark.parametrize("part", ["model:x", "application", ""])
-def test_a_part_that_there_is_not(small: Small, far: Far, tmp_path: Path, part: str) -> None:
-    done = far("install", small.path, "--prefix", tmp_path / "opt", "--only", part)
+def test_a_part_that_there_is_not(small: SmallBundle, run_installer: Far, tmp_path: Path, part: str) -> None:
+    done = run_installer("install", small.path, "--prefix", tmp_path / "opt", "--only", part)
     assert done.returncode == 2
     assert f"the bundle has no part {part!r}" in done.stderr
     assert "its parts are: model:m, model:n, environment, app;" in done.stderr
 
 
-def test_an_application_that_was_placed_ahead_is_looked_at_again(small: Small, far: Far, tmp_path: Path) -> None:
+def test_an_application_that_was_placed_ahead_is_looked_at_again(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     for part in ("app", "environment"):  # in any order
-        assert far("install", small.path, "--prefix", prefix, "--only", part).returncode == 0
+        assert run_installer("install", small.path, "--prefix", prefix, "--only", part).returncode == 0
     (release,) = (prefix / "releases").glob("[!.]*")
     (release / "app" / "main.py").write_bytes(b"print(2)")
     untouched = (release / "app" / "weights.bin").stat().st_ino
-    assert far("install", small.path, "--prefix", prefix).returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     assert (release / "app" / "main.py").read_bytes() == b"print(1)"
     assert (release / "app" / "weights.bin").stat().st_ino == untouched
 
 
 def test_an_application_that_fails_leaves_the_environment_that_stood_there(
-    small: Small, far: Far, tmp_path: Path
+    small: SmallBundle, run_installer: Far, tmp_path: Path
 ) -> None:
     prefix = tmp_path / "opt"
-    assert far("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
+    assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
     before = everything(prefix)
     data = small.path.read_bytes()
     at = data.rindex(b"print(1)")
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
-    done = far("install", damaged, "--prefix", prefix, "--only", "app")
+    done = run_installer("install", damaged, "--prefix", prefix, "--only", "app")
     assert (done.returncode, "main.py" in done.stderr) == (6, True), done.stderr
     assert everything(prefix) == before
 
 
-def test_an_environment_that_fails_leaves_nothing(small: Small, far: Far, tmp_path: Path) -> None:
+def test_an_environment_that_fails_leaves_nothing(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     data = small.path.read_bytes()
     at = data.index(b"alpha/__init__.py")
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
     prefix = tmp_path / "opt"
-    done = far("install", damaged, "--prefix", prefix, "--only", "environment")
+    done = run_installer("install", damaged, "--prefix", prefix, "--only", "environment")
     assert (done.returncode, "damaged" in done.stderr) == (6, True), done.stderr
     assert not [name for name in everything(prefix) if name.startswith("releases/")]
 
 
-def test_a_model_that_fails_leaves_nothing(small: Small, far: Far, tmp_path: Path) -> None:
+def test_a_model_that_fails_leaves_nothing(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
     data = small.path.read_bytes()
     at = data.index(b"w" * 5000)
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
     prefix = tmp_path / "opt"
-    done = far("install", damaged, "--prefix", prefix, "--only", "model:m")
+    done = run_installer("install", damaged, "--prefix", prefix, "--only", "model:m")
     assert (done.returncode, "same.bin" in done.stderr) == (6, True), done.stderr
     assert list((prefix / "models").iterdir()) == []

@@ -25,8 +25,8 @@ from bundler.format.tar import archive
 from bundler.offline import load_progress
 from bundler.output import console
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, lock_of
-from tests.support.programs import bundle
+from tests.support.bundles import SMALL, make_lock
+from tests.support.programs import run_bundle
 from tests.support.small_bundles import MANIFEST
 from tests.support.wheelmaking import make_wheel
 
@@ -64,8 +64,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     packed = folder / "slow.bundle.tar"
-    archive.write_bundle(packed, lock_of(contents), lambda artifact: folder / artifact.path, RecordingReporter())
-    done = bundle("install", packed, "--prefix", folder / "opt", "--no-smoke", "--quiet")
+    archive.write_bundle(packed, make_lock(contents), lambda artifact: folder / artifact.path, RecordingReporter())
+    done = run_bundle("install", packed, "--prefix", folder / "opt", "--no-smoke", "--quiet")
     assert done.returncode == 0, done.stderr
     (folder / "opt" / "current" / "payload" / "probes" / "files.py").write_text(SLOW)
     return folder / "opt"
@@ -176,12 +176,12 @@ def test_an_interruption_stops_the_clock_and_the_load_and_no_line_wraps_on_a_nar
     assert str(prefix.parent / "opt" / "releases") not in running
 
 
-def test_a_rehearsal_says_what_its_installer_does(online: dict[str, str], wheels: Path, tmp_path: Path) -> None:
+def test_a_rehearsal_says_what_its_installer_does(builder_env: dict[str, str], wheels: Path, tmp_path: Path) -> None:
     (tmp_path / "vendor").mkdir()
     (tmp_path / "vendor" / "config.json").write_text("{}")
     (tmp_path / "small.yaml").write_text(MANIFEST.format(version="1", sequence="1"))
     make_wheel(tmp_path / "own", "alpha", "1.1", files={"zz_slow.pth": b"import time; time.sleep(2)\n"})
-    told = online | {"PIP_FIND_LINKS": f"{wheels.as_uri()} {(tmp_path / 'own').as_uri()}"}
+    told = builder_env | {"PIP_FIND_LINKS": f"{wheels.as_uri()} {(tmp_path / 'own').as_uri()}"}
     code, _, frames = on_a_terminal("build", tmp_path / "small.yaml", "-o", tmp_path / "small.tar", environment=told)
     assert code == 0, frames
     assert any("rehearse: environment: " in frame for frame in frames), frames

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.programs import bundle
-from tests.support.small_bundles import Small
+from tests.support.programs import run_bundle
+from tests.support.small_bundles import SmallBundle
 
 SECRET = "correct horse 배터리"
 WATCHED = """
@@ -27,11 +27,11 @@ sys.exit(main())
 
 
 def test_signed_while_it_is_built(
-    build: Callable[..., Small], far: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    build: Callable[..., SmallBundle], run_installer: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     small = build()
     environment = small.environment | {"BUNDLE_KEY_PASSPHRASE": SECRET}
-    told = [bundle("keygen", "-o", tmp_path / name, "--json", env=environment) for name in ("one", "two", "three")]
+    told = [run_bundle("keygen", "-o", tmp_path / name, "--json", env=environment) for name in ("one", "two", "three")]
     fingerprints = [json.loads(done.stdout)["result"]["fingerprint"] for done in told]
     keys = [part for name in ("one", "two", "three") for part in ("--key", str(tmp_path / f"{name}.key"))]
     out, seen = tmp_path / "signed.tar", tmp_path / "children"
@@ -46,18 +46,18 @@ def test_signed_while_it_is_built(
     assert SECRET not in seen.read_text() + done.stdout + done.stderr
     assert not any("BUNDLE_KEY_PASSPHRASE" in known for _, known in children)
     trusted = [part for name in ("one", "two", "three") for part in ("--trust", tmp_path / f"{name}.pub")]
-    checked = far("verify", out, *trusted, "--trust-threshold", 3)
+    checked = run_installer("verify", out, *trusted, "--trust-threshold", 3)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_key_that_does_not_open_is_said_before_anything_is_built(build: Callable[..., Small], tmp_path: Path) -> None:
+def test_a_key_that_does_not_open_is_said_before_anything_is_built(build: Callable[..., SmallBundle], tmp_path: Path) -> None:
     small = build()
     assert (
-        bundle("keygen", "-o", tmp_path / "k", env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "x"}).returncode == 0
+        run_bundle("keygen", "-o", tmp_path / "k", env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "x"}).returncode == 0
     )
     out = tmp_path / "signed.tar"
     command = ["build", small.manifest, "-o", out, "--key", tmp_path / "k.key"]
-    done = bundle(*command, env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "y"})
+    done = run_bundle(*command, env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "y"})
     assert (done.returncode, "the passphrase is wrong for this key" in done.stderr) == (2, True)
     assert "resolve" not in done.stderr
     assert not out.exists()

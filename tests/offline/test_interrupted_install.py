@@ -15,11 +15,11 @@ from bundler.offline.install import InstallOptions
 from bundler.offline.prefix import ownership_markers, releases, removal
 from bundler.offline.prefix.receipts import Receipt
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Packed
+from tests.support.bundles import PackedBundle
 from tests.support.interrupting import Interrupting, interrupt
-from tests.support.trees import tree
+from tests.support.trees import read_tree
 
-Pack = Callable[..., Packed]
+Pack = Callable[..., PackedBundle]
 FILES = {
     "bundle.pyz": b"#!/usr/bin/env python3\n",
     "models/m/config.json": b"{}",
@@ -43,12 +43,12 @@ def partial_of(prefix: Path) -> Path:
 def test_the_same_install_ends_as_if_nothing_had_been(pack: Pack, tmp_path: Path, title: str, begins: bool) -> None:
     bundle, prefix = pack(FILES).path, tmp_path / "opt"
     install.install_bundle(bundle, prefix, InstallOptions(), RecordingReporter())
-    whole = tree(prefix)
+    whole = read_tree(prefix)
     shutil.rmtree(prefix)
     interrupt(bundle, prefix, title, begins=begins)
     assert releases.find_live(prefix) is None
     install.install_bundle(bundle, prefix, InstallOptions(), RecordingReporter())
-    assert tree(prefix) == whole
+    assert read_tree(prefix) == whole
 
 
 def test_what_was_placed_is_not_placed_again(pack: Pack, tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_what_differs_meanwhile_is_placed_again(pack: Pack, tmp_path: Path, titl
 def test_an_upgrade_leaves_the_live_release_and_can_be_given_up(pack: Pack, tmp_path: Path) -> None:
     first, second, prefix = pack(FILES).path, pack(OTHER, "second.tar", sequence=2).path, tmp_path / "opt"
     live = install.install_bundle(first, prefix, InstallOptions(), RecordingReporter()).release
-    before = tree(prefix)
+    before = read_tree(prefix)
     interrupt(second, prefix, "place")
     assert releases.require_live(prefix).name == live
     found = examination.examine_release(prefix, "plain", RecordingReporter())
     assert any("the same install continues from it" in one.hint for one in found.findings if one.check == "leftovers")
     removal.prune_releases(prefix, 1, RecordingReporter())
-    assert tree(prefix) == before
+    assert read_tree(prefix) == before
 
 
 def test_another_bundle_removes_what_was_begun(pack: Pack, tmp_path: Path) -> None:

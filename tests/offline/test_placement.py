@@ -11,7 +11,7 @@ import pytest
 from bundler.format.tar import archive
 from bundler.format.tar.reader import FileReader
 from bundler.offline import placement
-from tests.support.bundles import Packed
+from tests.support.bundles import PackedBundle
 
 WHEEL = "tools/a-1-py3-none-any.whl"
 
@@ -27,7 +27,7 @@ def wheel(count: int) -> bytes:
 
 @pytest.mark.parametrize("count", [100, 60_000])
 def test_a_table_of_contents_that_is_too_large_is_not_read(
-    pack: Callable[..., Packed], monkeypatch: pytest.MonkeyPatch, count: int
+    pack: Callable[..., PackedBundle], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Nothing has hashed it yet: whoever spoiled the medium could have it take all the memory there is."""
     content = wheel(count)

@@ -17,12 +17,12 @@ from bundler.offline.install import InstallOptions
 from bundler.output import host_text, smoke_text
 from bundler.payload.results import load_result
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Packed
+from tests.support.bundles import PackedBundle
 from tests.support.interrupting import Interrupting
 from tests.support.programs import Run
-from tests.support.smoke_results import result_of
+from tests.support.smoke_results import make_smoke_result
 
-Pack = Callable[..., Packed]
+Pack = Callable[..., PackedBundle]
 AGAIN = InstallOptions(with_smoke=False)
 
 SMOKE_DAMAGES = {
@@ -183,7 +183,7 @@ def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
 
 
 def test_many_changes_are_counted_in_words() -> None:
-    result = result_of(proven_at="2026-01-02T03:04:05Z", changed_since=tuple(f"f{n}" for n in range(9)))
+    result = make_smoke_result(proven_at="2026-01-02T03:04:05Z", changed_since=tuple(f"f{n}" for n in range(9)))
     assert smoke_text.format_proof_age([result]) == "smoke loads of 2026-01-02T03:04:05Z, 9 changes since"
 
 

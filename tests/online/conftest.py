@@ -14,9 +14,9 @@ from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
-from tests.support.resolving import Bench
-from tests.support.servers.loopback import Loopback, serving
-from tests.support.watched_download import DATA, DIGEST, NAME, Watched
+from tests.support.resolving import ResolverHarness
+from tests.support.servers.loopback import Loopback, serve
+from tests.support.watched_download import DATA, DIGEST, NAME, WatchedDownload
 
 _TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -42,29 +42,29 @@ def _untold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uv_cache: Path) -> 
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with serving() as place:
+    with serve() as place:
         yield place
 
 
 @pytest.fixture
 def other_server() -> Iterator[Loopback]:
-    with serving() as place:
+    with serve() as place:
         yield place
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileCache:
+def cache(tmp_path: Path) -> FileCache:
     return FileCache(tmp_path / "shelf")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: FileCache) -> Bench:
+def harness(tmp_path: Path, server: Loopback, other_server: Loopback, cache: FileCache) -> ResolverHarness:
     config = PipConfig(
         index_url=f"{server.url}/simple", find_links=((tmp_path / "find links, here").as_uri(),), retries=0, timeout=10
     )
-    return Bench(
+    return ResolverHarness(
         made=tmp_path / "made",
-        store=store,
+        store=cache,
         index=server,
         pytorch=other_server,
         report=RecordingReporter(),
@@ -73,14 +73,14 @@ def bench(tmp_path: Path, server: Loopback, other_server: Loopback, store: FileC
 
 
 @pytest.fixture
-def watched() -> Watched:
-    return Watched()
+def watched_download() -> WatchedDownload:
+    return WatchedDownload()
 
 
 @pytest.fixture
-def fetch(store: FileCache, watched: Watched) -> Any:
+def fetch(cache: FileCache, watched_download: WatchedDownload) -> Any:
     def fetched(*wanted: DownloadRequest, config: PipConfig | None = None, **options: Any) -> Any:
-        return download.fetch(wanted, store, config or PipConfig(), watched, retry_policy=watched.patience, **options)
+        return download.fetch(wanted, cache, config or PipConfig(), watched_download, retry_policy=watched_download.patience, **options)
 
     return fetched
 

@@ -15,17 +15,17 @@ from bundler.online import build
 from bundler.online.build import BuildOptions, BuiltBundle
 from bundler.online.transfer.context import BuildContext
 from bundler.output import lock_text
-from tests.support.resolving import Bench
-from tests.support.sourcemaking import backend_of, make_source
+from tests.support.resolving import ResolverHarness
+from tests.support.sourcemaking import make_backend, make_source
 
 HERE = detect_target()
 
 
 @pytest.fixture
-def shop(bench: Bench) -> BuildContext:
-    bench.wheel("pip", "90.0")
-    bench.wheel("uv", "90.0")
-    return BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
+def context(harness: ResolverHarness) -> BuildContext:
+    harness.wheel("pip", "90.0")
+    harness.wheel("uv", "90.0")
+    return BuildContext(cache=harness.store, config=harness.config, reporter=harness.report)
 
 
 def locked(tmp_path: Path, shop: BuildContext, python: str) -> tuple[Path, Path, Lock]:
@@ -47,93 +47,93 @@ def wheel_of(found: Lock) -> Artifact:
     return wheel
 
 
-def test_what_the_target_leaves_out_is_said(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    bench.wheel("one", "1.0")
-    locked(tmp_path, shop, "requirements: [one]")
-    (said,) = [one for one in bench.report.warnings if "libc" in one]
+def test_what_the_target_leaves_out_is_said(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    harness.wheel("one", "1.0")
+    locked(tmp_path, context, "requirements: [one]")
+    (said,) = [one for one in harness.report.warnings if "libc" in one]
     assert said.startswith(
         f"target.libc is left out, so hosts need this machine's C library or a newer one: {HERE.libc};"
     )
     assert said.endswith("target: {libc: glibc-2.28}")
     taken = f"python {HERE.python}, platform {HERE.platform}, accelerator cpu"
-    assert f"the manifest leaves these fields of its target to this machine: {taken}" in bench.report.notes
+    assert f"the manifest leaves these fields of its target to this machine: {taken}" in harness.report.notes
     (tmp_path / "m.yaml").write_text(
         f"name: t\nversion: '1'\ntarget: {{python: '{HERE.python}', platform: {HERE.platform}, libc: {HERE.libc}, accelerator: cpu}}\n"
     )
-    before = len(bench.report.warnings), len(bench.report.notes)
-    build.make_lock(tmp_path / "m.yaml", shop)
-    found = [*bench.report.warnings[before[0] :], *bench.report.notes[before[1] :]]
+    before = len(harness.report.warnings), len(harness.report.notes)
+    build.make_lock(tmp_path / "m.yaml", context)
+    found = [*harness.report.warnings[before[0] :], *harness.report.notes[before[1] :]]
     assert not [one for one in found if "left out" in one or "leaves out" in one]
 
 
 @pytest.mark.parametrize("resolver", ["uv", "pip-tools"])
-def test_the_lock_says_who_resolved(bench: Bench, shop: BuildContext, tmp_path: Path, resolver: str) -> None:
-    bench.wheel("one", "1.0")
-    *_, found = locked(tmp_path, shop, f"requirements: [one], resolver: {resolver}")
+def test_the_lock_says_who_resolved(harness: ResolverHarness, context: BuildContext, tmp_path: Path, resolver: str) -> None:
+    harness.wheel("one", "1.0")
+    *_, found = locked(tmp_path, context, f"requirements: [one], resolver: {resolver}")
     assert found.python.resolver == resolver
-    assert any(f"resolved by {resolver} " in note for note in bench.report.notes)
+    assert any(f"resolved by {resolver} " in note for note in harness.report.notes)
 
 
-def test_a_built_wheel_and_its_source_code_in_the_lock(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    source = make_source(bench.made, "sourced", "1.0")
-    bench.index.offer(source)
-    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+def test_a_built_wheel_and_its_source_code_in_the_lock(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    source = make_source(harness.made, "sourced", "1.0")
+    harness.index.offer(source)
+    path, kept, found = locked(tmp_path, context, "requirements: [sourced], build_from_source: [sourced]")
     sha256 = compute_file_sha256(source)[1]
     wheel = wheel_of(found)
-    address = f"{bench.index.url}/simple/files/{source.name}"
+    address = f"{harness.index.url}/simple/files/{source.name}"
     assert wheel.path == "wheels/sourced-1.0-py3-none-any.whl"
     assert wheel.origin == f"built here from {address}#sha256={sha256}"
-    published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=bench.index.host)
+    published = Upstream(algorithm="sha256 of the source code", digest=sha256, publisher=harness.index.host)
     assert wheel.upstream == (published,)
     assert "built from source code by the builder: sourced-1.0-py3-none-any.whl" in lock_text.format_lock(found)
-    first = built(path, tmp_path / "a.tar", kept, shop)
-    bench.store.remove(wheel.sha256)
-    again = built(path, tmp_path / "b.tar", kept, shop)
+    first = built(path, tmp_path / "a.tar", kept, context)
+    harness.store.remove(wheel.sha256)
+    again = built(path, tmp_path / "b.tar", kept, context)
     assert compute_file_sha256(first.path) == compute_file_sha256(again.path)
 
 
-def test_source_code_of_find_links_is_built_again(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    source = make_source(bench.links, "sourced", "1.0")
-    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
+def test_source_code_of_find_links_is_built_again(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    source = make_source(harness.links, "sourced", "1.0")
+    path, kept, found = locked(tmp_path, context, "requirements: [sourced], build_from_source: [sourced]")
     wheel = wheel_of(found)
     assert wheel.origin == f"built here from find-links:{source.name}#sha256={compute_file_sha256(source)[1]}"
     assert wheel.upstream == ()
-    bench.store.remove(wheel.sha256)
-    bench.link("sourced", "1.0")  # a wheel of it by now is not what the lock has
-    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts
+    harness.store.remove(wheel.sha256)
+    harness.link("sourced", "1.0")  # a wheel of it by now is not what the lock has
+    assert built(path, tmp_path / "a.tar", kept, context).lock.artifacts == found.artifacts
 
 
-def test_a_build_that_gives_other_bytes_each_time(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    backend = backend_of("sourced", "1.0").replace("% VERSION).encode()", "% os.urandom(8)).encode()")
+def test_a_build_that_gives_other_bytes_each_time(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    backend = make_backend("sourced", "1.0").replace("% VERSION).encode()", "% os.urandom(8)).encode()")
     assert "urandom" in backend
-    bench.index.offer(make_source(bench.made, "sourced", "1.0", backend=backend))
-    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
-    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts, "the shelf has it"
-    bench.store.remove(wheel_of(found).sha256)
+    harness.index.offer(make_source(harness.made, "sourced", "1.0", backend=backend))
+    path, kept, found = locked(tmp_path, context, "requirements: [sourced], build_from_source: [sourced]")
+    assert built(path, tmp_path / "a.tar", kept, context).lock.artifacts == found.artifacts, "the shelf has it"
+    harness.store.remove(wheel_of(found).sha256)
     with pytest.raises(IntegrityError, match="wheels built again from source code differ from the lock") as caught:
-        built(path, tmp_path / "b.tar", kept, shop)
+        built(path, tmp_path / "b.tar", kept, context)
     assert "sourced-1.0-py3-none-any.whl" in str(caught.value)
     assert "run 'bundle lock' again" in caught.value.hint
     assert not (tmp_path / "b.tar").exists()
 
 
-def test_source_code_that_changed_since_is_not_run(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    source = make_source(bench.links, "sourced", "1.0")
-    path, kept, found = locked(tmp_path, shop, "requirements: [sourced], build_from_source: [sourced]")
-    bench.store.remove(wheel_of(found).sha256)
+def test_source_code_that_changed_since_is_not_run(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    source = make_source(harness.links, "sourced", "1.0")
+    path, kept, found = locked(tmp_path, context, "requirements: [sourced], build_from_source: [sourced]")
+    harness.store.remove(wheel_of(found).sha256)
     source.unlink()
-    make_source(bench.links, "sourced", "1.0", mark=tmp_path / "runs")
+    make_source(harness.links, "sourced", "1.0", mark=tmp_path / "runs")
     with pytest.raises(ResolveError, match="no source code of sourced has an allowed digest") as caught:
-        built(path, tmp_path / "a.tar", kept, shop)
+        built(path, tmp_path / "a.tar", kept, context)
     assert "lock again" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_index_with_a_password_has_it_built_again(bench: Bench, shop: BuildContext, tmp_path: Path) -> None:
-    bench.index.logins["/own"] = "user:secret"
-    bench.index.offer(make_source(bench.made, "sourced", "1.0"), "/own")
-    index = f"indexes: [{{url: '{bench.index.with_login('user:secret')}/own', packages: [sourced]}}]"
-    path, kept, found = locked(tmp_path, shop, f"requirements: [sourced], build_from_source: [sourced], {index}")
+def test_an_index_with_a_password_has_it_built_again(harness: ResolverHarness, context: BuildContext, tmp_path: Path) -> None:
+    harness.index.logins["/own"] = "user:secret"
+    harness.index.offer(make_source(harness.made, "sourced", "1.0"), "/own")
+    index = f"indexes: [{{url: '{harness.index.with_login('user:secret')}/own', packages: [sourced]}}]"
+    path, kept, found = locked(tmp_path, context, f"requirements: [sourced], build_from_source: [sourced], {index}")
     assert "secret" not in str(found)
-    bench.store.remove(wheel_of(found).sha256)
-    assert built(path, tmp_path / "a.tar", kept, shop).lock.artifacts == found.artifacts
+    harness.store.remove(wheel_of(found).sha256)
+    assert built(path, tmp_path / "a.tar", kept, context).lock.artifacts == found.artifacts

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import Packed
-from tests.support.programs import bundle, tool
+from tests.support.bundles import PackedBundle
+from tests.support.programs import run_bundle, require_tool
 from tests.support.signing import Pair
 
 SECRET = "correct horse 배터리"
@@ -25,12 +25,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def openssl(*arguments: object) -> str:
-    done = subprocess.run([tool("openssl"), *map(str, arguments)], check=True, capture_output=True, text=True)
+    done = subprocess.run([require_tool("openssl"), *map(str, arguments)], check=True, capture_output=True, text=True)
     return done.stdout
 
 
 def test_keygen_writes_two_files_and_says_the_fingerprint(tmp_path: Path) -> None:
-    done = bundle("keygen", "-o", tmp_path / "k", "--json", umask=0)
+    done = run_bundle("keygen", "-o", tmp_path / "k", "--json", umask=0)
     told = json.loads(done.stdout)
     private, public = tmp_path / "k.key", tmp_path / "k.pub"
     assert told["result"] == {
@@ -44,9 +44,9 @@ def test_keygen_writes_two_files_and_says_the_fingerprint(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("there", ["k.key", "k.pub"])
-def test_nothing_is_overwritten(here: Run, tmp_path: Path, there: str) -> None:
+def test_nothing_is_overwritten(run_in_process: Run, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
-    done = here("keygen", "-o", tmp_path / "k")
+    done = run_in_process("keygen", "-o", tmp_path / "k")
     assert (done.returncode, "there is already a file of this name" in done.stderr, there in done.stderr) == (
         9, True, True,
     )  # fmt: skip
@@ -54,30 +54,30 @@ def test_nothing_is_overwritten(here: Run, tmp_path: Path, there: str) -> None:
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_a_link_in_the_way_is_not_followed(here: Run, tmp_path: Path) -> None:
+def test_a_link_in_the_way_is_not_followed(run_in_process: Run, tmp_path: Path) -> None:
     (tmp_path / "k.key").symlink_to(tmp_path / "elsewhere")
-    assert here("keygen", "-o", tmp_path / "k").returncode == 9
+    assert run_in_process("keygen", "-o", tmp_path / "k").returncode == 9
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_keys_of_openssl_sign_here(here: Run, small: Packed, tmp_path: Path) -> None:
+def test_keys_of_openssl_sign_here(run_in_process: Run, small: PackedBundle, tmp_path: Path) -> None:
     private, public = tmp_path / "o.pem", tmp_path / "o.pub"
     openssl("genpkey", "-algorithm", "ed25519", "-out", private)
     private.chmod(0o600)
     public.write_text(openssl("pkey", "-in", private, "-pubout"))
-    assert here("sign", small.path, "--key", private).returncode == 0
-    assert here("verify", small.path, "--trust", public).returncode == 0
+    assert run_in_process("sign", small.path, "--key", private).returncode == 0
+    assert run_in_process("verify", small.path, "--trust", public).returncode == 0
 
 
-def test_encrypted_keys_of_openssl_sign_here(here: Run, small: Packed, tmp_path: Path) -> None:
+def test_encrypted_keys_of_openssl_sign_here(run_in_process: Run, small: PackedBundle, tmp_path: Path) -> None:
     private, passphrase = tmp_path / "o.pem", tmp_path / "pass"
     passphrase.write_text(SECRET + "\n")
     openssl("genpkey", "-algorithm", "ed25519", "-aes256", "-pass", f"file:{passphrase}", "-out", private)
-    assert here("sign", small.path, "--key", private, "--passphrase-file", passphrase).returncode == 0
+    assert run_in_process("sign", small.path, "--key", private, "--passphrase-file", passphrase).returncode == 0
 
 
 def test_openssl_reads_an_encrypted_key_of_ours(tmp_path: Path) -> None:
-    done = bundle("keygen", "-o", tmp_path / "k", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
+    done = run_bundle("keygen", "-o", tmp_path / "k", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "k.key").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     (tmp_path / "pass").write_text(SECRET)
@@ -88,31 +88,31 @@ def test_openssl_reads_an_encrypted_key_of_ours(tmp_path: Path) -> None:
 @pytest.fixture
 def locked(tmp_path: Path) -> Pair:
     """A pair whose private key is encrypted."""
-    done = bundle("keygen", "-o", tmp_path / "locked", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
+    done = run_bundle("keygen", "-o", tmp_path / "locked", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
     assert done.returncode == 0
     return Pair(tmp_path / "locked.key", tmp_path / "locked.pub")
 
 
 def test_a_passphrase_that_is_missing_or_wrong_is_said_in_words_and_never_shown(
-    small: Packed, locked: Pair, tmp_path: Path
+    small: PackedBundle, locked: Pair, tmp_path: Path
 ) -> None:
     before = small.path.read_bytes()
     command = ["sign", small.path, "--key", locked.private, "--debug"]
-    missing = bundle(*command, env=PLAIN, stdin=subprocess.DEVNULL)
+    missing = run_bundle(*command, env=PLAIN, stdin=subprocess.DEVNULL)
     assert (missing.returncode, "this key is encrypted and no passphrase is given" in missing.stderr) == (2, True)
-    wrong = bundle(*command, env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": "open sesame"})
+    wrong = run_bundle(*command, env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": "open sesame"})
     assert (wrong.returncode, "the passphrase is wrong for this key" in wrong.stderr) == (2, True)
     assert "open sesame" not in wrong.stdout + wrong.stderr
     assert small.path.read_bytes() == before
     for bad in ("", "\n", "two\nlines\n", "x" * 1024):
         (tmp_path / "pass").write_text(bad)
-        done = bundle(*command, "--passphrase-file", tmp_path / "pass", env=PLAIN)
+        done = run_bundle(*command, "--passphrase-file", tmp_path / "pass", env=PLAIN)
         assert (done.returncode, "a passphrase is one line of 1 to 1023 bytes" in done.stderr) == (2, True)
 
 
-def test_no_secret_is_shown_or_handed_on(small: Packed, locked: Pair) -> None:
+def test_no_secret_is_shown_or_handed_on(small: PackedBundle, locked: Pair) -> None:
     """strace would see argument lists too; sign runs no program at all, and takes the variable out of its own."""
-    done = bundle("sign", small.path, "--key", locked.private, "--debug", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
+    done = run_bundle("sign", small.path, "--key", locked.private, "--debug", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
     said = done.stdout + done.stderr
     assert done.returncode == 0
     assert SECRET not in said
@@ -153,7 +153,7 @@ def typed(command: list[str], answers: list[str]) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown.decode()
 
 
-def test_a_passphrase_is_asked_for_at_a_terminal(small: Packed, tmp_path: Path) -> None:
+def test_a_passphrase_is_asked_for_at_a_terminal(small: PackedBundle, tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("bundle"))
     code, shown = typed([program, "keygen", "-o", str(tmp_path / "k")], ["sesame", "sesame"])
     assert (code, "sesame" in shown) == (0, False), shown
@@ -164,9 +164,9 @@ def test_a_passphrase_is_asked_for_at_a_terminal(small: Packed, tmp_path: Path) 
     assert (code, "is not encrypted" in shown) == (0, True), shown
 
 
-def test_a_key_that_others_can_read_is_warned_about(here: Run, small: Packed, builder: Pair) -> None:
+def test_a_key_that_others_can_read_is_warned_about(run_in_process: Run, small: PackedBundle, builder: Pair) -> None:
     builder.private.chmod(0o644)
-    done = here("sign", small.path, "--key", builder.private)
+    done = run_in_process("sign", small.path, "--key", builder.private)
     assert (done.returncode, "other users of this machine may use this private key: chmod 600" in done.stderr) == (
         0, True,
     )  # fmt: skip
@@ -187,11 +187,11 @@ def test_a_key_that_others_can_read_is_warned_about(here: Run, small: Packed, bu
     ids=["no key", "cut short", "a public key", "another algorithm", "not there"],
 )
 def test_what_is_no_private_key(
-    here: Run, small: Packed, builder: Pair, tmp_path: Path, make: object, message: str
+    run_in_process: Run, small: PackedBundle, builder: Pair, tmp_path: Path, make: object, message: str
 ) -> None:
     assert callable(make)
     make(tmp_path / "odd", builder)
-    done = here("sign", small.path, "--key", tmp_path / "odd", "--debug")
+    done = run_in_process("sign", small.path, "--key", tmp_path / "odd", "--debug")
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not [line for line in builder.private.read_text().splitlines()[1:-1] if line[:20] in done.stderr]
 
@@ -211,16 +211,16 @@ def test_what_is_no_private_key(
     ids=["no key", "two keys", "too large", "a private key", "bad base64", "another algorithm", "not there", "no keys"],
 )
 def test_what_is_no_key_to_trust(
-    here: Run, signed: Packed, builder: Pair, tmp_path: Path, make: object, message: str
+    run_in_process: Run, signed: PackedBundle, builder: Pair, tmp_path: Path, make: object, message: str
 ) -> None:
     assert callable(make)
     make(tmp_path / "odd", builder)
-    done = here("verify", signed.path, "--trust", tmp_path / "odd", "--trust", builder.public)
+    done = run_in_process("verify", signed.path, "--trust", tmp_path / "odd", "--trust", builder.public)
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not [line for line in builder.private.read_text().splitlines()[1:-1] if line[:20] in done.stderr]
 
 
 def of_another_algorithm() -> str:
-    private = subprocess.run([tool("openssl"), "genpkey", "-algorithm", "x25519"], check=True, capture_output=True)
-    command = [tool("openssl"), "pkey", "-pubout"]
+    private = subprocess.run([require_tool("openssl"), "genpkey", "-algorithm", "x25519"], check=True, capture_output=True)
+    command = [require_tool("openssl"), "pkey", "-pubout"]
     return subprocess.run(command, input=private.stdout, check=True, capture_output=True).stdout.decode()

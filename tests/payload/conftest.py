@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.models.tensors import Weights
 from tests.support.paths import MODELS
 from tests.support.programs import run_scripts
@@ -22,53 +22,53 @@ from tests.support.smoke_loads import (
     Ask,
     Result,
     User,
-    _make_flagged,
-    answered,
-    asked_of,
-    proved,
-    served,
+    make_flag_bundle,
+    run_smoke_load,
+    start_worker,
+    load_in_worker,
+    serve_user_code,
 )
 
 
 @pytest.fixture(scope="session")
-def flag_models(payload_python: str, offline: dict[str, str], tiny: Path, shared: Shared) -> Path:
+def flag_models(payload_python: str, offline: dict[str, str], tiny_models: Path, shared: Shared) -> Path:
     """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
     script = MODELS / "tiny_flag.py"
-    return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny / "words")))
+    return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny_models / "words")))
 
 
 @pytest.fixture(scope="session")
-def sources(flag_models: Path, tiny: Path) -> dict[str, Path]:
+def sources(flag_models: Path, tiny_models: Path) -> dict[str, Path]:
     """The folders that the models of `flagged` were made in."""
-    return {name: next(one / name for one in (flag_models, tiny) if (one / name).is_dir()) for name in LOADED_AS}
+    return {name: next(one / name for one in (flag_models, tiny_models) if (one / name).is_dir()) for name in LOADED_AS}
 
 
 @pytest.fixture(scope="session")
-def flagged(sources: dict[str, Path], shared: Shared) -> Installed:
+def flagged(sources: dict[str, Path], shared: Shared) -> InstalledBundle:
     """A bundle with a model for each loader, from a hub, and the packages of a manifest to copy from; installed."""
-    folder = shared.made("flag", partial(_make_flagged, sources))
+    folder = shared.made("flag", partial(make_flag_bundle, sources))
     told = json.loads((folder / "told.json").read_bytes())
-    return Installed(folder / "flag.bundle.tar", folder / "bundle.pyz", folder / "prefix", told)
+    return InstalledBundle(folder / "flag.bundle.tar", folder / "bundle.pyz", folder / "prefix", told)
 
 
 @pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Callable[[str], Path]:
+def copy_model(tiny_models: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a tiny model for this test to break."""
 
     def make(name: str = "good") -> Path:
-        return Path(shutil.copytree(tiny / name, tmp_path / f"{name}-copy"))
+        return Path(shutil.copytree(tiny_models / name, tmp_path / f"{name}-copy"))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def minilm(demo: Installed) -> Path:
+def minilm(demo: InstalledBundle) -> Path:
     """The folder of the demo's real model, as it was placed."""
     return (demo.current / "models" / "all-MiniLM-L6-v2").resolve()
 
 
 @pytest.fixture
-def linked(minilm: Path, tmp_path: Path) -> Path:
+def linked_minilm(minilm: Path, tmp_path: Path) -> Path:
     """A folder of links to the real model's files, to take some away."""
     for path in minilm.rglob("*"):
         if path.is_file():
@@ -81,7 +81,7 @@ def linked(minilm: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def run(payload_python: str, offline: dict[str, str], tmp_path: Path) -> Callable[..., Answer]:
     """One model through the real command line."""
-    return partial(answered, payload_python, offline, tmp_path)
+    return partial(run_smoke_load, payload_python, offline, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -91,42 +91,42 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ask(
+def ask_worker(
     payload_python: str, offline: dict[str, str], hub_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ask]:
     """Asks one long-lived process, and returns the text of its result."""
-    with asked_of(payload_python, offline | {"HF_HUB_CACHE": str(hub_cache)}, tmp_path_factory.mktemp("worker")) as put:
+    with start_worker(payload_python, offline | {"HF_HUB_CACHE": str(hub_cache)}, tmp_path_factory.mktemp("worker")) as put:
         yield put
 
 
 @pytest.fixture(scope="session")
-def ask_flagged(flagged: Installed, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+def ask_flagged_worker(flagged: InstalledBundle, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """The same in an environment that has FlagEmbedding."""
-    with asked_of(str(flagged.python), offline, tmp_path_factory.mktemp("worker")) as put:
+    with start_worker(str(flagged.python), offline, tmp_path_factory.mktemp("worker")) as put:
         yield put
 
 
 @pytest.fixture(scope="session")
 def user(payload_python: str, offline: dict[str, str]) -> Iterator[User]:
     """Plain code of a user in the demo's environment."""
-    with served([payload_python, "-I"], "sentence_transformers", "transformers", env=offline) as ask:
+    with serve_user_code([payload_python, "-I"], "sentence_transformers", "transformers", env=offline) as ask:
         yield ask
 
 
 @pytest.fixture
-def prove(ask: Ask, tmp_path: Path) -> Callable[..., Result]:
+def smoke_load(ask_worker: Ask, tmp_path: Path) -> Callable[..., Result]:
     """One model through the same code as the command line, without starting a process for it."""
-    return partial(proved, ask, tmp_path)
+    return partial(load_in_worker, ask_worker, tmp_path)
 
 
 @pytest.fixture
-def case(ask: Callable[[str, str], str]) -> Callable[[str], str]:
+def case(ask_worker: Callable[[str, str], str]) -> Callable[[str], str]:
     """The fault that a named case of worker.py runs into."""
-    return lambda line: ask("case", line)
+    return lambda line: ask_worker("case", line)
 
 
 @pytest.fixture
-def edit() -> Callable[..., None]:
+def edit_weights() -> Callable[..., None]:
     """Changes the one safetensors file of a folder: fill, drop, rename or add a tensor."""
 
     def change(folder: Path, verb: str, name: str, *details: Any) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from tests.payload.test_broken_models import change, fault
 from tests.payload.test_goldens import turn_round
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.models.tensors import Weights
-from tests.support.smoke_loads import LOADED_AS, TEXTS, Ask, Result, answered, proved
+from tests.support.smoke_loads import LOADED_AS, TEXTS, Ask, Result, run_smoke_load, load_in_worker
 
 pytestmark = pytest.mark.long
 
@@ -28,8 +28,8 @@ Copy = Callable[[str], Path]
 
 
 @pytest.fixture
-def prove(ask_flagged: Ask, tmp_path: Path) -> Prove:
-    return partial(proved, ask_flagged, tmp_path)
+def smoke_load(ask_flagged_worker: Ask, tmp_path: Path) -> Prove:
+    return partial(load_in_worker, ask_flagged_worker, tmp_path)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def copied(flag_models: Path, tmp_path: Path) -> Copy:
     return lambda name: Path(shutil.copytree(flag_models / name, tmp_path / f"{name}-copy"))
 
 
-def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
+def test_all_were_proved_as_they_were_installed(flagged: InstalledBundle) -> None:
     proofs = {each["alias"]: each for each in json.loads((flagged.current / "smoke.json").read_bytes())}
     assert {alias: each["loader"] for alias, each in proofs.items()} == LOADED_AS
     assert all(each["ok"] for each in proofs.values())
@@ -54,18 +54,18 @@ def test_all_were_proved_as_they_were_installed(flagged: Installed) -> None:
 
 @EACH
 def test_long_texts_by_the_command_line(
-    flagged: Installed, offline: dict[str, str], flag_models: Path, tmp_path: Path, name: str, loader: str
+    flagged: InstalledBundle, offline: dict[str, str], flag_models: Path, tmp_path: Path, name: str, loader: str
 ) -> None:
     texts = ["The cat sat. " * 400, "The dog sat. " * 400]
-    answer = answered(str(flagged.python), offline, tmp_path, flag_models / name, loader=loader, texts=texts)
+    answer = run_smoke_load(str(flagged.python), offline, tmp_path, flag_models / name, loader=loader, texts=texts)
     assert answer.code == 0, answer.result
 
 
 @EACH
-def test_triples_one_way_round_and_the_other(prove: Prove, flag_models: Path, name: str, loader: str) -> None:
+def test_triples_one_way_round_and_the_other(smoke_load: Prove, flag_models: Path, name: str, loader: str) -> None:
     ways = (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))
     good, wrong = sorted(
-        (prove(flag_models / name, loader=loader, closer=[way]) for way in ways), key=lambda each: not each["ok"]
+        (smoke_load(flag_models / name, loader=loader, closer=[way]) for way in ways), key=lambda each: not each["ok"]
     )
     assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
     fault(wrong, "should")
@@ -73,7 +73,7 @@ def test_triples_one_way_round_and_the_other(prove: Prove, flag_models: Path, na
 
 @pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
 @pytest.mark.parametrize("way", ["missing", "dangling", "cut short"])
-def test_a_head_that_is_not_there(prove: Prove, copied: Copy, head: str, way: str) -> None:
+def test_a_head_that_is_not_there(smoke_load: Prove, copied: Copy, head: str, way: str) -> None:
     path = copied("m3") / head
     content = path.read_bytes()
     path.unlink()
@@ -84,31 +84,31 @@ def test_a_head_that_is_not_there(prove: Prove, copied: Copy, head: str, way: st
     if way == "cut short":
         path.write_bytes(content[:-100])
         says = f"{head} is cut short"
-    fault(prove(path.parent, loader="flag-embedding-m3"), says)
+    fault(smoke_load(path.parent, loader="flag-embedding-m3"), says)
 
 
-def test_a_head_of_another_model(prove: Prove, copied: Copy) -> None:
+def test_a_head_of_another_model(smoke_load: Prove, copied: Copy) -> None:
     folder = copied("m3")
     shutil.copy(folder / "sparse_linear.pt", folder / "colbert_linear.pt")
-    fault(prove(folder, loader="flag-embedding-m3"), "another shape")
+    fault(smoke_load(folder, loader="flag-embedding-m3"), "another shape")
 
 
-def test_a_library_that_draws_a_head_anew(ask_flagged: Ask, flag_models: Path) -> None:
-    found = ask_flagged("case", f"redrawn-head {flag_models / 'm3'}")
+def test_a_library_that_draws_a_head_anew(ask_flagged_worker: Ask, flag_models: Path) -> None:
+    found = ask_flagged_worker("case", f"redrawn-head {flag_models / 'm3'}")
     assert "colbert_linear does not have the values of colbert_linear.pt: weight, bias" in found
 
 
 @pytest.fixture
-def change_head(ask_flagged: Ask) -> Callable[..., None]:
+def change_head(ask_flagged_worker: Ask) -> Callable[..., None]:
     """Gives a head other values of the same shape, as another revision would have."""
 
     def change(path: Path, verb: str, number: float = 0.0) -> None:
-        assert ask_flagged("case", f"changed-head {json.dumps([str(path), verb, number])}") == ""
+        assert ask_flagged_worker("case", f"changed-head {json.dumps([str(path), verb, number])}") == ""
 
     return change
 
 
-def golden_of(flagged: Installed, alias: str) -> dict[str, Any]:
+def golden_of(flagged: InstalledBundle, alias: str) -> dict[str, Any]:
     """What the model gave when it was installed, for the texts of the bundle."""
     (found,) = (each for each in json.loads((flagged.current / "goldens.json").read_bytes()) if each["alias"] == alias)
     return dict(found)
@@ -127,7 +127,7 @@ INSTALLED_WITH = ("The cat sat on the mat.", "Green rain on a river!")
     ],
 )
 def test_the_golden_outputs_see_each_head(
-    flagged: Installed, prove: Prove, copied: Copy, change_head: Callable[..., None], changed: str, says: str
+    flagged: InstalledBundle, smoke_load: Prove, copied: Copy, change_head: Callable[..., None], changed: str, says: str
 ) -> None:
     folder = copied("m3")
     if changed.endswith(".pt"):
@@ -137,20 +137,20 @@ def test_the_golden_outputs_see_each_head(
         turn_round(weights, changed)
         weights.write()
     golden = golden_of(flagged, "m3")
-    found = prove(folder, loader="flag-embedding-m3", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
+    found = smoke_load(folder, loader="flag-embedding-m3", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
     assert found["ok"] is (not says), found["fault"]
     assert found["fault"].startswith(says)
     others = {"The sparse": ("colbert", "dense"), "The colbert": ("sparse", "dense")}.get(says[: says.find(" of")], ())
     assert not [other for other in others if f"{other} (" in found["fault"]], "only the head that was changed"
 
 
-def test_the_golden_score_of_a_reranker(flagged: Installed, prove: Prove, copied: Copy) -> None:
+def test_the_golden_score_of_a_reranker(flagged: InstalledBundle, smoke_load: Prove, copied: Copy) -> None:
     folder = copied("flag-reranker")
     weights = Weights(folder / "model.safetensors")
     turn_round(weights, "classifier.out_proj.weight")
     weights.write()
     golden = golden_of(flagged, "flag-reranker")
-    found = prove(folder, loader="flag-reranker", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
+    found = smoke_load(folder, loader="flag-reranker", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
     assert found["fault"].startswith("The score of “The cat sat on the mat.")
     assert "these are not the weights of the rehearsal" in found["fault"]
 
@@ -162,11 +162,11 @@ def weights_of(found: dict[str, Any]) -> list[float]:
 
 
 def test_a_token_at_the_edge_of_having_a_weight_may_come_and_go(
-    flagged: Installed, prove: Prove, copied: Copy, change_head: Callable[..., None]
+    flagged: InstalledBundle, smoke_load: Prove, copied: Copy, change_head: Callable[..., None]
 ) -> None:
     """On another processor a weight of nearly none is none, and the library leaves that token out."""
     folder, edge = copied("m3"), 1e-5
-    ask = partial(prove, folder, loader="flag-embedding-m3", texts=INSTALLED_WITH)
+    ask = partial(smoke_load, folder, loader="flag-embedding-m3", texts=INSTALLED_WITH)
     least = min(weight for weight in weights_of(golden_of(flagged, "m3")) if weight)
     change_head(folder / "sparse_linear.pt", "less", least - edge)
     golden = ask()
@@ -178,28 +178,28 @@ def test_a_token_at_the_edge_of_having_a_weight_may_come_and_go(
 
 
 @EACH
-def test_a_missing_vocabulary(prove: Prove, copied: Copy, name: str, loader: str) -> None:
+def test_a_missing_vocabulary(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
     (folder / "tokenizer.json").unlink()
-    fault(prove(folder, loader=loader), "vocabulary is missing")
+    fault(smoke_load(folder, loader=loader), "vocabulary is missing")
 
 
 @EACH
-def test_more_layers_than_weights(prove: Prove, copied: Copy, name: str, loader: str) -> None:
+def test_more_layers_than_weights(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
     change(folder / "config.json", num_hidden_layers=3)
-    fault(prove(folder, loader=loader), "are random", "built with 3")
+    fault(smoke_load(folder, loader=loader), "are random", "built with 3")
 
 
-def test_a_reranker_without_its_head(prove: Prove, copied: Copy) -> None:
+def test_a_reranker_without_its_head(smoke_load: Prove, copied: Copy) -> None:
     folder = copied("flag-reranker")
     weights = Weights(folder / "model.safetensors")
     weights.drop("classifier.out_proj.weight")
     weights.write()
-    fault(prove(folder, loader="flag-reranker"), "random", "classifier.out_proj.weight")
+    fault(smoke_load(folder, loader="flag-reranker"), "random", "classifier.out_proj.weight")
 
 
-def test_without_the_library_the_package_is_named(ask: Ask, flag_models: Path, tmp_path: Path) -> None:
-    result = proved(ask, tmp_path, flag_models / "m3", loader="flag-embedding-m3")
+def test_without_the_library_the_package_is_named(ask_worker: Ask, flag_models: Path, tmp_path: Path) -> None:
+    result = load_in_worker(ask_worker, tmp_path, flag_models / "m3", loader="flag-embedding-m3")
     fault(result, "FlagEmbedding")
     assert "python: requirements" in result["hint"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.paths import MODELS
-from tests.support.programs import tool
-from tests.support.smoke_loads import LOADED_AS, User, served
+from tests.support.programs import require_tool
+from tests.support.smoke_loads import LOADED_AS, User, serve_user_code
 
 pytestmark = pytest.mark.long
 
@@ -50,20 +50,20 @@ SWITCHES = "HF_HUB_OFFLINE TRANSFORMERS_OFFLINE HF_DATASETS_OFFLINE"
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 
 
-def command(flagged: Installed, unset: str = "") -> list[str]:
+def command(flagged: InstalledBundle, unset: str = "") -> list[str]:
     """Starts a Python under nothing but .env.offline."""
-    return [tool("unshare"), "-rnm" if os.getuid() else "-nm", "sh", "-c", START, "sh", str(flagged.prefix), unset]
+    return [require_tool("unshare"), "-rnm" if os.getuid() else "-nm", "sh", "-c", START, "sh", str(flagged.prefix), unset]
 
 
 @pytest.fixture(scope="module")
-def user(flagged: Installed) -> Iterator[User]:
+def user(flagged: InstalledBundle) -> Iterator[User]:
     """What plain code says of a model from each place."""
     libraries = ("FlagEmbedding", "sentence_transformers", "transformers")
-    with served(command(flagged), *libraries, cwd="/", env=ENVIRONMENT) as ask:
+    with serve_user_code(command(flagged), *libraries, cwd="/", env=ENVIRONMENT) as ask:
         yield ask
 
 
-def run(flagged: Installed, way: str, *places: object, unset: str) -> dict[str, Any]:
+def run(flagged: InstalledBundle, way: str, *places: object, unset: str) -> dict[str, Any]:
     """The same of a process that was started for it."""
     done = subprocess.run(
         [*command(flagged, unset), str(MODELS / "plain_user.py"), way, *map(str, places)],
@@ -85,7 +85,7 @@ def test_calls_are_heard(user: User) -> None:
 
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_by_name_and_by_folder_with_no_network(
-    flagged: Installed, user: User, sources: dict[str, Path], name: str, way: str
+    flagged: InstalledBundle, user: User, sources: dict[str, Path], name: str, way: str
 ) -> None:
     told = user(way, f"org/{name}", flagged.current / "models" / name, sources[name])
     assert told["code"] == 0
@@ -98,21 +98,21 @@ def test_by_name_and_by_folder_with_no_network(
     assert told["writable"] == {"HF_HUB_CACHE": False, "HF_HOME": True}
 
 
-def test_local_files_only_is_enough_without_the_switches(flagged: Installed) -> None:
+def test_local_files_only_is_enough_without_the_switches(flagged: InstalledBundle) -> None:
     """peft, which FlagEmbedding brings, asks for an adapter in spite of it: a marker answers for the hub."""
     told = run(flagged, "careful_encoder", "org/encoder", flagged.current / "models/encoder", unset=SWITCHES)
     assert told["found"][0] == told["found"][1]
     assert told["calls"] == []
 
 
-def test_a_pipeline_without_a_task_says_so_at_once(flagged: Installed, user: User) -> None:
+def test_a_pipeline_without_a_task_says_so_at_once(flagged: InstalledBundle, user: User) -> None:
     told = user("guessing_pipe", "org/encoder", flagged.current / "models/encoder")
     assert all("infer task automatically" in said and "offline" in said for (said,) in told["found"])
     assert told["calls"] == []
 
 
 @pytest.mark.parametrize("name", LOADED_AS)
-def test_the_hub_view_holds_links_refs_and_the_marker_alone(flagged: Installed, name: str) -> None:
+def test_the_hub_view_holds_links_refs_and_the_marker_alone(flagged: InstalledBundle, name: str) -> None:
     repo = flagged.current / "hub" / f"models--org--{name}"
     commit = (repo / "refs" / "main").read_bytes().decode()
     assert len(commit) == 40

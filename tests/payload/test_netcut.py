@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.programs import python_of_anyone
+from tests.support.programs import find_public_python
 from tests.support.smoke_loads import PAYLOAD
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux")
@@ -117,7 +117,7 @@ def test_root_gets_a_namespace() -> None:
 def test_an_ordinary_user_gets_a_namespace() -> None:
     if subprocess.run([*NOBODY, "unshare", "-rn", "true"], check=False, cwd="/", capture_output=True).returncode:
         pytest.skip("this kernel gives ordinary users no namespaces")
-    result = cut(*NOBODY, python=python_of_anyone())
+    result = cut(*NOBODY, python=find_public_python())
     cut_by_the_kernel(result)
     assert result["ids"] == [65534, 65534]
 

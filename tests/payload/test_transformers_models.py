@@ -15,8 +15,8 @@ from bundler.online.inspection import loader_detection
 from bundler.online.inspection.model_files import FileListing
 from tests.payload.test_broken_models import change, fault, shorten
 from tests.payload.test_working_models import KEYS
-from tests.support.programs import bundle
-from tests.support.servers.hub_server import hub_running
+from tests.support.programs import run_bundle
+from tests.support.servers.hub_server import serve_hub
 from tests.support.smoke_loads import TEXTS, Answer, Result, User
 
 Copy = Callable[..., Path]
@@ -47,9 +47,9 @@ LAST_NORM = "encoder.layer.1.output.LayerNorm"
 )
 @pytest.mark.parametrize("texts", [TEXTS, LONG], ids=["short", "long"])
 def test_every_shape_of_model(
-    tiny: Path, prove: Prove, name: str, loader: str, width: int, dtype: str, texts: list[str]
+    tiny_models: Path, smoke_load: Prove, name: str, loader: str, width: int, dtype: str, texts: list[str]
 ) -> None:
-    result = prove(tiny / name, loader=loader, texts=texts)
+    result = smoke_load(tiny_models / name, loader=loader, texts=texts)
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     assert set(result) == KEYS
     assert (result["width"], result["dtype"]) == (width, dtype)
@@ -70,40 +70,40 @@ BESIDE_CLIP = {
 }
 
 
-def test_a_model_of_words_and_pictures_comes_from_the_hub(tiny: Path, tmp_path: Path, user: User) -> None:
+def test_a_model_of_words_and_pictures_comes_from_the_hub(tiny_models: Path, tmp_path: Path, user: User) -> None:
     manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.tar"))
-    before = {one.name: one.read_bytes() for one in (tiny / "clip").iterdir()}
+    before = {one.name: one.read_bytes() for one in (tiny_models / "clip").iterdir()}
     manifest.write_text("name: n\nversion: '1'\nmodels: [{repo: org/clip}]\n")
-    with hub_running() as hub:
+    with serve_hub() as hub:
         hub.repository("org/clip", before | BESIDE_CLIP)
         told = os.environ | {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "hf"),
             "BUNDLE_CACHE": str(tmp_path / "shelf"),
         }
-        done = bundle("lock", manifest, "-o", locked, env=told)
+        done = run_bundle("lock", manifest, "-o", locked, env=told)
         assert "there is no smoke load for its architecture CLIPModel" in done.stderr
         assert "'loader: files' carries any files" in done.stderr
         manifest.write_text(manifest.read_text().replace("org/clip", "org/clip, loader: files"))
-        done = bundle("lock", manifest, "-o", locked, env=told)
+        done = run_bundle("lock", manifest, "-o", locked, env=told)
         assert done.returncode == 0, done.stderr
         document = json.loads(locked.read_text())
         names = [one["path"].removeprefix("models/clip/") for one in document["artifacts"] if one["kind"] == "model"]
         assert names == sorted([*before, "README.md", "preprocessor_config.json"])
         assert document["closure"] == []
         assert hub.storage.seen == []
-        done = bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
+        done = run_bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", packed, env=told)
         assert done.returncode == 0, done.stderr
     subprocess.run(["tar", "xf", packed, "-C", tmp_path, "models"], check=True)
-    said = user("clip", tiny / "clip", tmp_path / "models/clip")
+    said = user("clip", tiny_models / "clip", tmp_path / "models/clip")
     assert said["code"] == 0
     ours, made = said["found"]
     assert ours == made
     assert len(ours) == len(ours[0]) == 2
 
 
-def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> None:
-    folder, name = copy("reranker-folders"), "1_LogitScore/config.json"
+def test_a_reranker_is_missed_what_it_has_in_folders(copy_model: Copy, user: User) -> None:
+    folder, name = copy_model("reranker-folders"), "1_LogitScore/config.json"
     names = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
     files = FileListing(names=names, read_file=lambda one: names[one].read_bytes())
     assert loader_detection.detect_loader("m", files) == "cross-encoder"
@@ -116,27 +116,27 @@ def test_a_reranker_is_missed_what_it_has_in_folders(copy: Copy, user: User) -> 
 
 
 @EACH
-def test_by_the_command_line(tiny: Path, run: Callable[..., Answer], name: str, loader: str) -> None:
-    answer = run(tiny / name, loader=loader)
+def test_by_the_command_line(tiny_models: Path, run: Callable[..., Answer], name: str, loader: str) -> None:
+    answer = run(tiny_models / name, loader=loader)
     assert (answer.code, answer.result.get("fault")) == (0, ""), answer.printed
     assert answer.result["network"]["attempts"] == []
     assert answer.result["warnings"] == []
 
 
-def test_a_prompt_is_continued(tiny: Path, prove: Prove) -> None:
-    checks = prove(tiny / "llama", loader="causal-lm")["checks"]
+def test_a_prompt_is_continued(tiny_models: Path, smoke_load: Prove) -> None:
+    checks = smoke_load(tiny_models / "llama", loader="causal-lm")["checks"]
     assert any("“The cat sat on the mat.” is continued the same way twice, by" in each for each in checks)
 
 
 def test_a_tokenizer_that_gives_more_than_its_model_takes_is_no_fault_and_is_said(
-    copy: Callable[[str], Path], prove: Prove
+    copy_model: Callable[[str], Path], smoke_load: Prove
 ) -> None:
     """As of Polyglot-Ko: ``generate(**tokenizer(text))`` fails, and the pipeline for text generation does not."""
-    folder = copy("llama")
+    folder = copy_model("llama")
     told = json.loads((folder / "tokenizer_config.json").read_text())
     told["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    result = prove(folder, loader="causal-lm")
+    result = smoke_load(folder, loader="causal-lm")
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     (said,) = result["warnings"]
     assert said.startswith("The tokenizer also returns token_type_ids, which generate() refuses")
@@ -146,9 +146,9 @@ def test_a_writer_that_can_not_decide(case: Callable[[str], str]) -> None:
     assert "“The cat” was continued in two different ways" in case("undecided")
 
 
-def test_triples_are_not_asked_of_a_language_model(tiny: Path, prove: Prove) -> None:
+def test_triples_are_not_asked_of_a_language_model(tiny_models: Path, smoke_load: Prove) -> None:
     for triple in (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1])):
-        result = prove(tiny / "llama", loader="causal-lm", closer=[triple])
+        result = smoke_load(tiny_models / "llama", loader="causal-lm", closer=[triple])
         assert result["ok"], result["fault"]
         assert result["closer"] == []
 
@@ -157,8 +157,8 @@ def test_triples_are_not_asked_of_a_language_model(tiny: Path, prove: Prove) -> 
     ("name", "loader", "says"),
     [(*ENCODER, "should be closer to"), (*RERANKER, "should score higher")],
 )
-def test_triples_one_way_round_and_the_other(tiny: Path, prove: Prove, name: str, loader: str, says: str) -> None:
-    results = [prove(tiny / name, loader=loader, closer=[triple]) for triple in (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))]
+def test_triples_one_way_round_and_the_other(tiny_models: Path, smoke_load: Prove, name: str, loader: str, says: str) -> None:
+    results = [smoke_load(tiny_models / name, loader=loader, closer=[triple]) for triple in (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))]
     good, wrong = sorted(results, key=lambda result: not result["ok"])
     assert good["ok"]
     assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
@@ -166,10 +166,10 @@ def test_triples_one_way_round_and_the_other(tiny: Path, prove: Prove, name: str
 
 
 @EACH
-def test_the_hub_view(tiny: Path, prove: Prove, hub_view: Callable[[Path], str], name: str, loader: str) -> None:
-    result = prove(tiny / name, loader=loader, repo_id=hub_view(tiny / name))
+def test_the_hub_view(tiny_models: Path, smoke_load: Prove, hub_view: Callable[[Path], str], name: str, loader: str) -> None:
+    result = smoke_load(tiny_models / name, loader=loader, repo_id=hub_view(tiny_models / name))
     assert result["ok"], result["fault"]
-    fault(prove(tiny / name, loader=loader, repo_id="nobody/nothing"), "not find it offline")
+    fault(smoke_load(tiny_models / name, loader=loader, repo_id="nobody/nothing"), "not find it offline")
 
 
 @EACH
@@ -181,37 +181,37 @@ def test_the_hub_view(tiny: Path, prove: Prove, hub_view: Callable[[Path], str],
         ("tokenizer.json", "vocabulary is missing"),
     ],
 )
-def test_a_missing_file(copy: Copy, prove: Prove, name: str, loader: str, file: str, says: str) -> None:
-    folder = copy(name)
+def test_a_missing_file(copy_model: Copy, smoke_load: Prove, name: str, loader: str, file: str, says: str) -> None:
+    folder = copy_model(name)
     (folder / file).unlink()
     (folder / "vocab.txt").unlink(missing_ok=True)
-    fault(prove(folder, loader=loader), says)
+    fault(smoke_load(folder, loader=loader), says)
 
 
 @EACH
-def test_no_folder(tmp_path: Path, prove: Prove, name: str, loader: str) -> None:
-    fault(prove(tmp_path / name, loader=loader), "does not exist")
+def test_no_folder(tmp_path: Path, smoke_load: Prove, name: str, loader: str) -> None:
+    fault(smoke_load(tmp_path / name, loader=loader), "does not exist")
 
 
 @EACH
-def test_weights_cut_short(copy: Copy, prove: Prove, name: str, loader: str) -> None:
-    path = copy(name) / "model.safetensors"
+def test_weights_cut_short(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
+    path = copy_model(name) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    fault(prove(path.parent, loader=loader), "model.safetensors is cut short")
+    fault(smoke_load(path.parent, loader=loader), "model.safetensors is cut short")
 
 
-def test_a_shard_is_missing(copy: Copy, prove: Prove) -> None:
-    folder = copy("encoder-sharded")
+def test_a_shard_is_missing(copy_model: Copy, smoke_load: Prove) -> None:
+    folder = copy_model("encoder-sharded")
     (folder / "model-00002-of-00004.safetensors").unlink()
-    fault(prove(folder, loader="transformers"), "split over 4 files", "model-00002-of-00004.safetensors")
+    fault(smoke_load(folder, loader="transformers"), "split over 4 files", "model-00002-of-00004.safetensors")
 
 
 @EACH
 @pytest.mark.parametrize(("count", "says"), [(3, "are random"), (1, "leaves out")])
-def test_another_number_of_layers(copy: Copy, prove: Prove, name: str, loader: str, count: int, says: str) -> None:
-    folder = copy(name)
+def test_another_number_of_layers(copy_model: Copy, smoke_load: Prove, name: str, loader: str, count: int, says: str) -> None:
+    folder = copy_model(name)
     change(folder / "config.json", num_hidden_layers=count)
-    fault(prove(folder, loader=loader), says, "hold 2 layers", f"built with {count}")
+    fault(smoke_load(folder, loader=loader), says, "hold 2 layers", f"built with {count}")
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_another_number_of_layers(copy: Copy, prove: Prove, name: str, loader: s
         (*RERANKER, "bert.pooler.dense.weight"),
     ],
 )
-def test_a_weight_is_missing(copy: Copy, prove: Prove, edit: Edit, name: str, loader: str, weight: str) -> None:
-    folder = copy(name)
-    edit(folder, "drop", weight)
-    fault(prove(folder, loader=loader), "files lack 1 weight of", "random", weight)
+def test_a_weight_is_missing(copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str) -> None:
+    folder = copy_model(name)
+    edit_weights(folder, "drop", weight)
+    fault(smoke_load(folder, loader=loader), "files lack 1 weight of", "random", weight)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +240,11 @@ def test_a_weight_is_missing(copy: Copy, prove: Prove, edit: Edit, name: str, lo
 )
 @pytest.mark.parametrize(("number", "says"), [(0.0, "all zero"), (0.5, "one constant, 0.5")])
 def test_a_matrix_that_says_nothing(
-    copy: Copy, prove: Prove, edit: Edit, name: str, loader: str, weight: str, number: float, says: str
+    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str, number: float, says: str
 ) -> None:
-    folder = copy(name)
-    edit(folder, "fill", weight, number)
-    fault(prove(folder, loader=loader), weight, says)
+    folder = copy_model(name)
+    edit_weights(folder, "fill", weight, number)
+    fault(smoke_load(folder, loader=loader), weight, says)
 
 
 @pytest.mark.parametrize(
@@ -256,11 +256,11 @@ def test_a_matrix_that_says_nothing(
     ],
 )
 def test_answers_that_are_no_numbers(
-    copy: Copy, prove: Prove, edit: Edit, name: str, loader: str, weight: str, says: str
+    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str, says: str
 ) -> None:
-    folder = copy(name)
-    edit(folder, "fill", weight, float("nan"))
-    fault(prove(folder, loader=loader), says, "not made of numbers")
+    folder = copy_model(name)
+    edit_weights(folder, "fill", weight, float("nan"))
+    fault(smoke_load(folder, loader=loader), says, "not made of numbers")
 
 
 @pytest.mark.parametrize(
@@ -281,47 +281,47 @@ def test_answers_that_are_no_numbers(
     ],
 )
 def test_answers_that_say_nothing(
-    copy: Copy, prove: Prove, edit: Edit, name: str, loader: str, fills: dict[str, list[float]], says: str
+    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, fills: dict[str, list[float]], says: str
 ) -> None:
-    folder = copy(name)
+    folder = copy_model(name)
     for weight, numbers in fills.items():
-        edit(folder, "fill", weight, *numbers)
-    fault(prove(folder, loader=loader), says)
+        edit_weights(folder, "fill", weight, *numbers)
+    fault(smoke_load(folder, loader=loader), says)
 
 
 @EACH
-def test_tokenizers_of_another_model(copy: Copy, prove: Prove, name: str, loader: str) -> None:
-    folder = copy(name)
+def test_tokenizers_of_another_model(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
+    folder = copy_model(name)
     shorten(folder / "tokenizer.json", 5)
-    fault(prove(folder, loader=loader), "Every token of", "unknown", "holds 5")
+    fault(smoke_load(folder, loader=loader), "Every token of", "unknown", "holds 5")
 
 
 @EACH
-def test_too_few_tokens_for_the_rows(copy: Copy, prove: Prove, name: str, loader: str) -> None:
-    folder = copy(name)
+def test_too_few_tokens_for_the_rows(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
+    folder = copy_model(name)
     shorten(folder / "tokenizer.json", 30)
-    fault(prove(folder, loader=loader, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
+    fault(smoke_load(folder, loader=loader, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
 
 
 @pytest.mark.parametrize(("name", "loader"), [ENCODER, WRITER, RERANKER, ("tied", "causal-lm")])
-def test_another_number_of_rows(copy: Copy, prove: Prove, name: str, loader: str) -> None:
-    folder = copy(name)
+def test_another_number_of_rows(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
+    folder = copy_model(name)
     change(folder / "config.json", vocab_size=72)
-    fault(prove(folder, loader=loader), "another shape than config.json asks for")
+    fault(smoke_load(folder, loader=loader), "another shape than config.json asks for")
 
 
-def test_a_classifier_is_no_reranker(tiny: Path, prove: Prove) -> None:
-    fault(prove(tiny / "classifier", loader="cross-encoder"), "3 numbers for a pair", "classifier")
+def test_a_classifier_is_no_reranker(tiny_models: Path, smoke_load: Prove) -> None:
+    fault(smoke_load(tiny_models / "classifier", loader="cross-encoder"), "3 numbers for a pair", "classifier")
 
 
-def test_an_encoder_is_no_reranker(tiny: Path, prove: Prove) -> None:
-    fault(prove(tiny / "encoder", loader="cross-encoder"), "classifier.weight", "random")
+def test_an_encoder_is_no_reranker(tiny_models: Path, smoke_load: Prove) -> None:
+    fault(smoke_load(tiny_models / "encoder", loader="cross-encoder"), "classifier.weight", "random")
 
 
-def test_two_towers_are_no_encoder(tiny: Path, prove: Prove) -> None:
-    fault(prove(tiny / "raw-t5", loader="transformers"), "encoder with a decoder")
+def test_two_towers_are_no_encoder(tiny_models: Path, smoke_load: Prove) -> None:
+    fault(smoke_load(tiny_models / "raw-t5", loader="transformers"), "encoder with a decoder")
 
 
 @EACH
-def test_more_memory_than_allowed(tiny: Path, prove: Prove, name: str, loader: str) -> None:
-    fault(prove(tiny / name, loader=loader, ram_limit=2**20), "the limit is 1.0 MiB")
+def test_more_memory_than_allowed(tiny_models: Path, smoke_load: Prove, name: str, loader: str) -> None:
+    fault(smoke_load(tiny_models / name, loader=loader, ram_limit=2**20), "the limit is 1.0 MiB")

@@ -32,14 +32,14 @@ def test_code_runs_only_where_it_is_trusted(
     loader: str,
     kind: str,
     trusted: bool,
-    copy: Callable[[str], Path],
-    prove: Callable[..., Result],
+    copy_model: Callable[[str], Path],
+    smoke_load: Callable[..., Result],
     tmp_path: Path,
 ) -> None:
-    folder, mark = copy(name), tmp_path / "ran"
+    folder, mark = copy_model(name), tmp_path / "ran"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "own.Config"}}))
     (folder / "own.py").write_text(OWN.format(kind=kind, mark=str(mark)))
-    result = prove(folder, loader=loader, trust_remote_code=trusted)
+    result = smoke_load(folder, loader=loader, trust_remote_code=trusted)
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     assert mark.exists() is trusted

@@ -19,18 +19,18 @@ TARGET = Target(python="3.11", platform="linux-x86_64", libc="glibc-2.17", accel
 SMALL = {"bundle.pyz": b"#!/usr/bin/env python3\n", "models/m/config.json": b"{}", "models/m/w.bin": b"w" * 5000}
 
 
-def kind_of(path: str) -> entries.ArtifactKind:
+def get_kind(path: str) -> entries.ArtifactKind:
     """What an artifact is, from where it stands."""
     return next(kind for kind, home in entries.KIND_FOLDERS.items() if path == home or path.startswith(home))
 
 
-def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
+def make_lock(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     """A lock over these files, with a model for each folder below ``models/``."""
-    paths = sorted(contents, key=lambda path: list(entries.KIND_FOLDERS).index(kind_of(path)))
+    paths = sorted(contents, key=lambda path: list(entries.KIND_FOLDERS).index(get_kind(path)))
     artifacts = tuple(
         Artifact(
             path=path,
-            kind=kind_of(path),
+            kind=get_kind(path),
             size=len(contents[path]),
             sha256=compute_sha256(contents[path]),
             origin="a test",
@@ -63,7 +63,7 @@ def lock_of(contents: Mapping[str, bytes], **changes: Any) -> Lock:
     return lockfile.replace_fields(first, **({"head_size": head_size} | changes))
 
 
-def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
+def make_bundle_bytes(locked: Lock, contents: Mapping[str, bytes], signature: bytes | None = None) -> bytes:
     """The bundle of a lock, in memory, whether or not the contents are what it says."""
     plan = tar_layout.compute_layout(locked, signature)
     data = bytearray(plan.size)
@@ -76,7 +76,7 @@ def bytes_of(locked: Lock, contents: Mapping[str, bytes], signature: bytes | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedBundle:
     """A bundle that was written, and what it was written from."""
 
     path: Path
@@ -85,7 +85,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledBundle:
     """The demo bundle and a prefix that it was installed into, once for the whole run."""
 
     bundle: Path

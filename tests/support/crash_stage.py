@@ -11,8 +11,8 @@ from bundler.offline.doctor import examination
 from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
 from tests.support.killing import Killing
-from tests.support.programs import tool
-from tests.support.trees import tree
+from tests.support.programs import require_tool
+from tests.support.trees import read_tree
 
 FIRST = {"config.json": b"{}", "weights.bin": b"w" * 100_000, "sub/one.bin": b"1" * 5000}
 
@@ -35,7 +35,7 @@ class Stage:
         shutil.copytree(self.kept, self.prefix, symlinks=True)
 
 
-def works(prefix: Path) -> None:
+def check_works(prefix: Path) -> None:
     """The live release is whole, every byte of it, and its Python imports what was installed."""
     found = examination.examine_release(prefix, "deep", RecordingReporter())
     assert not found.list_findings("critical"), found.list_findings("critical")
@@ -44,15 +44,15 @@ def works(prefix: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def staged(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
+def make_stage(installer: Path, tmp_path: Path, *arguments: object) -> Stage:
     prefix = tmp_path / "opt"
     command = (installer, *arguments, "--prefix", prefix, "--quiet")
-    return Stage(prefix, tmp_path / "kept", Killing((tool("python3.11"), "-I", "-S"), command))
+    return Stage(prefix, tmp_path / "kept", Killing((require_tool("python3.11"), "-I", "-S"), command))
 
 
-def damage(prefix: Path) -> set[str]:
+def damage_prefix(prefix: Path) -> set[str]:
     """Damage a model, a package and the payload of the live release; the names of what is wrong then."""
-    sound = tree(prefix)
+    sound = read_tree(prefix)
     current = prefix / "current"
     damaged = [next((prefix / "models").iterdir()) / "weights.bin"]
     damaged += [
@@ -61,4 +61,4 @@ def damage(prefix: Path) -> set[str]:
     ]
     for path in damaged:
         path.write_bytes(b"rotten")
-    return {name for name, content in tree(prefix).items() if sound.get(name) != content}
+    return {name for name, content in read_tree(prefix).items() if sound.get(name) != content}

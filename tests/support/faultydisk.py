@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 
 NAME = "disk"
 _LOOKUP, _FORGET, _GETATTR, _SETATTR, _OPEN, _READ, _WRITE, _STATFS, _RELEASE = 1, 2, 3, 4, 14, 15, 16, 17, 18
@@ -156,7 +156,7 @@ def _unmount(folder: Path) -> None:
 @contextmanager
 def mounted(image: Path, folder: Path, *options: str) -> Iterator[Path]:
     """The file system in an image, through the kernel's loop driver."""
-    tool("losetup")
+    require_tool("losetup")
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-o", ",".join(["loop", *options]), image, folder], check=True)
     try:
@@ -170,7 +170,7 @@ def make(kind: str, image: Path, size: int) -> None:
     with image.open("wb") as file:
         file.truncate(size)
     options = {"ext4": ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"], "xfs": ["-q"]}
-    subprocess.run([tool(f"mkfs.{kind}"), *options[kind], image], check=True)
+    subprocess.run([require_tool(f"mkfs.{kind}"), *options[kind], image], check=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from bundler.format.lock.entries import Artifact, Model
 from bundler.format.lock.lockfile import Lock
 from bundler.format.tar import tar_layout
 from bundler.format.tar.tar_layout import ALIGNMENT, BLOCK_BYTES
-from tests.support.bundles import SMALL, bytes_of, lock_of
+from tests.support.bundles import SMALL, make_bundle_bytes, make_lock
 
 T = TypeVar("T")
 
 CONTENTS = SMALL | {"models/m/z.txt": b"{}", "assets/words.txt": b"words"}
 """With a hard link: z.txt is config.json again."""
 
-GOOD = bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS)
+GOOD = make_bundle_bytes(make_lock(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS)
 
 
 def unchecked(made_as: type[T], known: T, /, **changes: Any) -> T:
@@ -30,9 +30,9 @@ def unchecked(made_as: type[T], known: T, /, **changes: Any) -> T:
     return made
 
 
-def forged(change: Callable[[list[tuple[str, entries.ArtifactKind, bytes]]], object], **changes: Any) -> bytes:
+def forge_bundle(change: Callable[[list[tuple[str, entries.ArtifactKind, bytes]]], object], **changes: Any) -> bytes:
     """A bundle whose lock, sums, headers and content agree with each other after ``change``."""
-    good = lock_of(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT)
+    good = make_lock(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT)
     files = [(artifact.path, artifact.kind, CONTENTS[artifact.path]) for artifact in good.artifacts]
     change(files)
     artifacts = tuple(
@@ -43,7 +43,7 @@ def forged(change: Callable[[list[tuple[str, entries.ArtifactKind, bytes]]], obj
     digest = lockfile.compute_files_digest(owned)
     models = (unchecked(Model, good.models[0], digest=digest, commit=digest[:40]),)
     told = unchecked(Lock, good, artifacts=artifacts, models=models, **changes)
-    return bytes_of(told, _Contents(files))
+    return make_bundle_bytes(told, _Contents(files))
 
 
 class _Contents(Mapping[str, bytes]):
@@ -62,9 +62,9 @@ class _Contents(Mapping[str, bytes]):
         return len(self._files)
 
 
-def headed(text: bytes, claimed: int | None = None) -> bytes:
+def make_head(text: bytes, claimed: int | None = None) -> bytes:
     """The start of a bundle whose bundle.json is ``text``, or claims to be of another size; then zeros."""
-    good = tar_layout.compute_layout(lock_of(CONTENTS), None).members[0]
+    good = tar_layout.compute_layout(make_lock(CONTENTS), None).members[0]
     size = len(text) if claimed is None else claimed
     header = unchecked(tar_layout.Member, good, size=size).make_header()
     return header + text + bytes(-len(text) % BLOCK_BYTES) + bytes(2 * ALIGNMENT)
@@ -72,18 +72,18 @@ def headed(text: bytes, claimed: int | None = None) -> bytes:
 
 def member(name: str, data: bytes = GOOD) -> tar_layout.Member:
     """A member of a good bundle."""
-    plan = tar_layout.compute_layout(lockfile.read_lock(text_of(data), ""), None)
+    plan = tar_layout.compute_layout(lockfile.read_lock(make_lock_text(data), ""), None)
     return next(one for one in plan.members if one.name == name)
 
 
-def text_of(data: bytes) -> bytes:
+def make_lock_text(data: bytes) -> bytes:
     """The bytes of bundle.json."""
     size = tar_layout.parse_size(data[:ALIGNMENT], lockfile.LOCK_FILE)
     assert size is not None
     return data[ALIGNMENT : ALIGNMENT + size]
 
 
-def reheaded(of: str, /, **fields: bytes) -> bytes:
+def replace_head(of: str, /, **fields: bytes) -> bytes:
     """A good bundle in which one member's ustar block says otherwise, with a checksum that is right."""
     at = member(of).content_offset - BLOCK_BYTES
     block = bytearray(GOOD[at : at + BLOCK_BYTES])
@@ -105,7 +105,7 @@ _FIELDS = {
 }
 
 
-def with_records(name: str, records: bytes, kind: bytes = b"x") -> bytes:
+def add_records(name: str, records: bytes, kind: bytes = b"x") -> bytes:
     """A good bundle in which a header of ``kind`` with these records stands before a member's ustar block."""
     one = member(name)
     at = one.content_offset - BLOCK_BYTES

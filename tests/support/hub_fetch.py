@@ -33,7 +33,7 @@ CARRIED = sorted(set(FILES) - {".gitattributes"})
 
 
 @dataclass
-class Errand:
+class HubFetch:
     """One way to the hub: a shelf, a patience that waits for nothing but remembers, and what was said."""
 
     hub: Hub

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import bundle, tool
+from tests.support.programs import run_bundle, require_tool
 
 SUITE = "bookworm"
 """The release of Debian whose Python is that of the demo's target."""
@@ -43,7 +43,7 @@ def _storage(driver: str, told: dict[str, str], factory: pytest.TempPathFactory)
     conf = folder / "storage.conf"
     conf.write_text(f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n')
     tried = told | {"CONTAINERS_STORAGE_CONF": str(conf)}
-    done = subprocess.run([tool("buildah"), "info"], check=False, capture_output=True, env=tried)
+    done = subprocess.run([require_tool("buildah"), "info"], check=False, capture_output=True, env=tried)
     return folder if done.returncode == 0 else None
 
 
@@ -51,17 +51,17 @@ def _make(kept: Path, work: Path, engine: dict[str, str]) -> None:
     root = work / "root"
     proxy = _said("apt-config", "dump", "--format", "%v", "Acquire::http::Proxy").strip()
     told = os.environ | ({"http_proxy": proxy} if proxy and proxy != "DIRECT" else {})
-    command = [tool("debootstrap"), "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), _mirror()]
+    command = [require_tool("debootstrap"), "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), _mirror()]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=told)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     for litter in ("var/cache/apt/archives", "var/lib/apt/lists"):
         for path in (root / litter).glob("*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    container = buildah(engine, "from", "scratch").strip()
-    buildah(engine, "add", "--quiet", container, str(root), "/")
-    buildah(engine, "commit", "--quiet", "--rm", container, BASE)
+    container = run_buildah(engine, "from", "scratch").strip()
+    run_buildah(engine, "add", "--quiet", container, str(root), "/")
+    run_buildah(engine, "commit", "--quiet", "--rm", container, BASE)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    buildah(engine, "push", "--quiet", BASE, f"oci-archive:{work}/base.tar:{BASE}")
+    run_buildah(engine, "push", "--quiet", BASE, f"oci-archive:{work}/base.tar:{BASE}")
     shutil.rmtree(root)
     shutil.copyfile(work / "base.tar", kept.with_suffix(".partial"))
     kept.with_suffix(".partial").replace(kept)
@@ -83,14 +83,14 @@ def _said(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def buildah(engine: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([tool("buildah"), *arguments], check=False, capture_output=True, text=True, env=engine)
+def run_buildah(engine: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([require_tool("buildah"), *arguments], check=False, capture_output=True, text=True, env=engine)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
-class Bakery:
+class ImageBundles:
     """Builds small bundles whose base comes from a registry on loopback, and bakes them."""
 
     folder: Path
@@ -101,6 +101,6 @@ class Bakery:
         path = self.folder / f"small-{version}.bundle.tar"
         manifest = self.folder / "small.yaml"
         manifest.write_text(MANIFEST.format(version=version, alpha=alpha, base=self.base))
-        done = bundle("build", "--no-rehearse", manifest, "-o", path, env=self.online)
+        done = run_bundle("build", "--no-rehearse", manifest, "-o", path, env=self.online)
         assert done.returncode == 0, done.stderr
         return path

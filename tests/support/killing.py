@@ -137,13 +137,13 @@ class _Warm(Killing):
         return subprocess.CompletedProcess([], code, "", self.said.read_text())
 
 
-def points(few: int, more: int, most: int) -> list[Any]:
+def make_point_params(few: int, more: int, most: int) -> list[Any]:
     """How many points are tried: in every run of the tests, in the proofs of CI, and where there is time for all."""
     exhaustive = (pytest.mark.long, pytest.mark.exhaustive)
     return [few, pytest.param(more, marks=pytest.mark.long), pytest.param(most, marks=exhaustive)]
 
 
-def spread(total: int, most: int) -> list[int]:
+def choose_points(total: int, most: int) -> list[int]:
     """At most that many points of ``total``, from the first to the last, evenly."""
     if total <= most:
         return list(range(1, total + 1))

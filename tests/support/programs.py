@@ -19,7 +19,7 @@ INSTALLER = ("bundler.cli", "bundler.offline.install", "bundler.offline.prefix.r
 """Modules of ``bundle.pyz`` that its runs import; they are compiled each time that they come from a zip."""
 
 
-def tool(name: str) -> str:
+def require_tool(name: str) -> str:
     """A program that a test needs; fails where it is missing, since CI installs it."""
     found = shutil.which(name)
     if found is None:
@@ -27,22 +27,22 @@ def tool(name: str) -> str:
     return found
 
 
-def as_nobody() -> tuple[str, ...]:
+def make_nobody_command() -> tuple[str, ...]:
     """What goes before a command to run it as a user without rights; nothing where the tests run as one."""
-    return (tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    return (require_tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
 
 
-def python_of_anyone() -> str:
+def find_public_python() -> str:
     """A Python 3.11 that every user may run; .ci/run installs the system's."""
     for place in (shutil.which("python3.11"), "/usr/bin/python3.11"):
         # setpriv itself may still start what that user may not: a shell of the user's own asks
-        asked = [*as_nobody(), "sh", "-c", '"$0" -c ""', str(place)]
+        asked = [*make_nobody_command(), "sh", "-c", '"$0" -c ""', str(place)]
         if place and not subprocess.run(asked, check=False, capture_output=True).returncode:
             return place
     pytest.fail("no Python 3.11 here can be run by other users; .ci/run installs the system's")
 
 
-def open_to_all(*files: Path) -> None:
+def grant_read_access(*files: Path) -> None:
     """Let other users reach these files through the folders above them."""
     for path in {parent for file in files for parent in [file, *file.parents]} - {Path("/")}:
         path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
@@ -55,7 +55,7 @@ _BUNDLE = Program(
 )
 
 
-def bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_bundle(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person does."""
     return _BUNDLE.run(*arguments, **options)
 

@@ -11,7 +11,7 @@ from bundler.offline.prefix import ownership_markers, receipts, releases
 DIGEST = "d" * 64
 
 
-def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()) -> None:
+def finish_release(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()) -> None:
     before = releases.find_live(release.prefix)
     receipt = receipts.Receipt(
         release=release.name,
@@ -35,7 +35,7 @@ def finish(release: releases.Release, ordinal: int, models: tuple[str, ...] = ()
     json_files.write(release.receipt_path, receipt)
 
 
-def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
+def install_release(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ()) -> None:
     with releases.begin_release(prefix, name, DIGEST) as release:
         for model in models:
             ownership_markers.add_marker(release.shared_models / f"{model}-{'1' * 12}")
@@ -45,7 +45,7 @@ def install(prefix: Path, name: str, ordinal: int, models: tuple[str, ...] = ())
             (release.path / "models").mkdir(exist_ok=True)
             if not (release.path / "models" / model).exists():
                 (release.path / "models" / model).symlink_to(f"../../../models/{home.name}")
-        finish(release, ordinal, models)
+        finish_release(release, ordinal, models)
 
 
 THEIRS = (

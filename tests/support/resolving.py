@@ -27,7 +27,7 @@ ON_LINUX = "cp311-cp311-manylinux_2_28_x86_64"
 
 
 @dataclasses.dataclass
-class Bench:
+class ResolverHarness:
     """Everything that resolving takes, with an index of each kind."""
 
     made: Path
@@ -77,7 +77,7 @@ class Bench:
         return caught.value
 
 
-def sdist(folder: Path, name: str, version: str) -> Path:
+def make_sdist(folder: Path, name: str, version: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}.tar.gz"
     with tarfile.open(path, "w:gz") as archive:

@@ -16,7 +16,7 @@ from bundler.format.signing.public_key import PublicKey
 from bundler.online import private_keys
 from bundler.online.private_keys import PrivateKey
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, Packed
+from tests.support.bundles import SMALL, PackedBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Callable[[str], Pair]:
+def make_key_pair(tmp_path: Path) -> Callable[[str], Pair]:
     """Makes a key pair of a name."""
 
     def made(name: str) -> Pair:
@@ -51,24 +51,24 @@ def pair(tmp_path: Path) -> Callable[[str], Pair]:
 
 
 @pytest.fixture
-def builder(pair: Callable[[str], Pair]) -> Pair:
-    return pair("builder")
+def builder(make_key_pair: Callable[[str], Pair]) -> Pair:
+    return make_key_pair("builder")
 
 
 @pytest.fixture
-def small(pack: Callable[..., Packed]) -> Packed:
+def small(pack: Callable[..., PackedBundle]) -> PackedBundle:
     return pack(SMALL)
 
 
 @pytest.fixture
-def signed(small: Packed, builder: Pair) -> Packed:
+def signed(small: PackedBundle, builder: Pair) -> PackedBundle:
     """A bundle that the builder signed."""
     sign_in_place.sign_bundle(small.path, sign_in_place.sign_with([builder.signer]))
     return small
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line in this process: what a start of Python costs is not what most tests are about."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ sequence: {sequence}
 
 
 @dataclass(frozen=True, slots=True)
-class Small:
+class SmallBundle:
     """A small bundle and everything that it was built from."""
 
     path: Path
@@ -27,9 +27,9 @@ class Small:
     environment: dict[str, str]
 
 
-def live(prefix: Path) -> str:
+def get_live_release(prefix: Path) -> str:
     return (prefix / "current").readlink().name
 
 
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+def read_result(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     return dict(json.loads(done.stdout))

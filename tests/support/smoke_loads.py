@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support.paths import MODELS, ROOT
-from tests.support.programs import bundle
-from tests.support.servers.hub_server import hub_running
+from tests.support.programs import run_bundle
+from tests.support.servers.hub_server import serve_hub
 
 PAYLOAD = ROOT / "bundler" / "payload"
 
@@ -53,7 +53,7 @@ class Answer:
     printed: str
 
 
-def _make_flagged(sources: dict[str, Path], folder: Path) -> None:
+def make_flag_bundle(sources: dict[str, Path], folder: Path) -> None:
     lines = (ROOT / "manifests" / "ragtrace.yaml").read_text(encoding="utf-8").splitlines()
     packages = next(line for line in lines if "FlagEmbedding==" in line and "requirements:" in line).strip()
     models = ", ".join(f"{{repo: org/{name}{_TOLD.get(name, '')}}}" for name in LOADED_AS)
@@ -66,25 +66,25 @@ def _make_flagged(sources: dict[str, Path], folder: Path) -> None:
         'smoke: {texts: ["The cat sat on the mat.", "Green rain on a river!"]}\n',
         encoding="utf-8",
     )
-    with hub_running() as hub:
+    with serve_hub() as hub:
         for name, source in sources.items():
             files = {str(one.relative_to(source)): one.read_bytes() for one in source.rglob("*") if one.is_file()}
             hub.repository(f"org/{name}", files)
         env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
-        built = bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=env)
+        built = run_bundle("build", "--no-rehearse", manifest, "-o", packed, "--quiet", env=env)
     assert built.returncode == 0, built.stderr
-    done = bundle("install", packed, "--prefix", folder / "prefix", "--json")
+    done = run_bundle("install", packed, "--prefix", folder / "prefix", "--json")
     assert done.returncode == 0, done.stderr
     (folder / "told.json").write_text(done.stdout, encoding="utf-8")
 
 
-def asked(folder: Path, **more: object) -> dict[str, object]:
+def make_request(folder: Path, **more: object) -> dict[str, object]:
     """A request for the model in `folder`."""
     defaults = {"alias": "tiny", "loader": "sentence-transformers", "repo_id": "", "device": "cpu", "texts": TEXTS}
     return {**defaults, "path": str(folder), "closer": [], "ram_limit": 0, **more}
 
 
-def answered(
+def run_smoke_load(
     python: str,
     offline: dict[str, str],
     place: Path,
@@ -95,7 +95,7 @@ def answered(
 ) -> Answer:
     """What the real command line says, under `python`, of the model in `folder`; files of its own go to `place`."""
     request, result = place / "request.json", place / "result.json"
-    request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+    request.write_text(json.dumps(make_request(folder, **more)), encoding="utf-8")
     done = subprocess.run(
         [python, "-I", str(payload), str(request), str(result)],
         env=offline,
@@ -114,7 +114,7 @@ Ask = Callable[[str, str], str]
 
 
 @contextmanager
-def asked_of(python: str, environment: dict[str, str], folder: Path) -> Iterator[Ask]:
+def start_worker(python: str, environment: dict[str, str], folder: Path) -> Iterator[Ask]:
     """A process of ``worker.py``, which imports the libraries once; files of its own go to ``folder``."""
     with (
         (folder / "noise").open("w+", encoding="utf-8") as noise,
@@ -148,7 +148,7 @@ User = Callable[..., dict[str, Any]]
 
 
 @contextmanager
-def served(command: Sequence[str | Path], *modules: str, **options: Any) -> Iterator[User]:
+def serve_user_code(command: Sequence[str | Path], *modules: str, **options: Any) -> Iterator[User]:
     """Plain code of a user, each run a fork of one process that has imported ``modules``; ``command`` is its Python.
 
     What a run gives is what it told, with its exit code.
@@ -177,9 +177,9 @@ def served(command: Sequence[str | Path], *modules: str, **options: Any) -> Iter
         process.stdin.close()
 
 
-def proved(ask: Ask, place: Path, folder: Path, **more: object) -> Result:
+def load_in_worker(ask: Ask, place: Path, folder: Path, **more: object) -> Result:
     """What a long-lived process says of the model in ``folder``; the request goes to ``place``."""
     request = place / "asked.json"
-    request.write_text(json.dumps(asked(folder, **more)), encoding="utf-8")
+    request.write_text(json.dumps(make_request(folder, **more)), encoding="utf-8")
     result: Result = json.loads(ask("load", str(request)))
     return result

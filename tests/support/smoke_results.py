@@ -25,6 +25,6 @@ _LEAST = SmokeResult(
 )
 
 
-def result_of(**changes: Any) -> SmokeResult:
+def make_smoke_result(**changes: Any) -> SmokeResult:
     """A result with other values in some fields."""
     return dataclasses.replace(_LEAST, **changes)

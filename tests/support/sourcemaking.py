@@ -52,7 +52,7 @@ PyMODINIT_FUNC PyInit__{name}(void) {{ return PyModule_Create(&module); }}
 """
 
 
-def backend_of(
+def make_backend(
     name: str,
     version: str,
     *,
@@ -93,7 +93,7 @@ def make_source(
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         "pyproject.toml": "\n".join(lines),
         "backend.py": backend
-        or backend_of(name, version, requires=requires, compiled=compiled, libraries=libraries, mark=mark),
+        or make_backend(name, version, requires=requires, compiled=compiled, libraries=libraries, mark=mark),
         "ext.c": _EXTENSION.format(name=name, code=code, answer=answer),
     }
     folder.mkdir(parents=True, exist_ok=True)

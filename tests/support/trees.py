@@ -14,7 +14,7 @@ _MEASURED = ("receipt.json", "smoke.json")
 """Files that hold what one run measured."""
 
 
-def tree(root: Path) -> dict[str, str]:
+def read_tree(root: Path) -> dict[str, str]:
     """Every file, link and folder below ``root``: its mode and its content, less what differs from run to run."""
     return dict(_entries(root))
 

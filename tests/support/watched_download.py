@@ -20,7 +20,7 @@ NAME = "/file.bin"
 
 
 @dataclass
-class Watched(AbstractContextManager["Watched"]):
+class WatchedDownload(AbstractContextManager["Watched"]):
     """A report that keeps everything, and a patience that waits for nothing but remembers."""
 
     notes: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Watched(AbstractContextManager["Watched"]):
     moved: int = 0
     lock: Any = field(default_factory=threading.Lock)
 
-    def stage(self, title: str, total: int = 0) -> Watched:
+    def stage(self, title: str, total: int = 0) -> WatchedDownload:
         assert title == "fetch"
         self.total = total
         return self
@@ -55,7 +55,7 @@ class Watched(AbstractContextManager["Watched"]):
         return RetryPolicy(max_tries=3, wait=lambda _, seconds: self.waits.append(seconds))
 
 
-def begun(store: FileCache, wanted: DownloadRequest, data: bytes = DATA[:1000], validator: str = "") -> Path:
+def write_partial(store: FileCache, wanted: DownloadRequest, data: bytes = DATA[:1000], validator: str = "") -> Path:
     """What an earlier run left of a download."""
     partial = store.get_partial_path(wanted.sha256 or compute_sha256(wanted.url.encode()))
     partial.write_bytes(data)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bundler.online.transfer.cache import FileCache
-from tests.support.images import BASE, KEPT, Bakery, _make, _storage, buildah
-from tests.support.programs import tool
+from tests.support.images import BASE, KEPT, ImageBundles, _make, _storage, run_buildah
+from tests.support.programs import require_tool
 from tests.support.servers import registries
 from tests.support.wheelmaking import make_wheel
 
@@ -28,7 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     yield told | {"CONTAINERS_STORAGE_CONF": str(folder / "storage.conf")}
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for place in reversed([one for one in mounted if Path(one).is_relative_to(folder)]):
-        subprocess.run([tool("umount"), place], check=True)
+        subprocess.run([require_tool("umount"), place], check=True)
     shutil.rmtree(folder)
 
 
@@ -38,15 +38,15 @@ def base(engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> st
     kept = FileCache.from_environment().root / KEPT
     if not kept.exists():
         _make(kept, tmp_path_factory.mktemp("base"), engine)
-    buildah(engine, "pull", "--quiet", f"oci-archive:{kept}")
-    buildah(engine, "inspect", "--type", "image", BASE)
+    run_buildah(engine, "pull", "--quiet", f"oci-archive:{kept}")
+    run_buildah(engine, "inspect", "--type", "image", BASE)
     return BASE
 
 
 @pytest.fixture(scope="session")
-def bakery(
-    base: str, engine: dict[str, str], tools: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bakery]:
+def image_bundles(
+    base: str, engine: dict[str, str], tool_wheels: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ImageBundles]:
     folder = tmp_path_factory.mktemp("bakery")
     files = {"vendor/w.bin": b"w" * 300_000, "vendor/config.json": b"{}", "vendor/sub/w.bin": b"w" * 300_000}
     files |= {
@@ -56,12 +56,12 @@ def bakery(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     wheels = folder / "wheels"
-    shutil.copytree(tools, wheels)
+    shutil.copytree(tool_wheels, wheels)
     for version in ("1.0", "1.1"):
         make_wheel(wheels, "alpha", version)
     told = {name: value for name, value in engine.items() if not name.startswith(("PIP_", "UV_"))}
     told |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri()}
     told |= {"BUNDLE_CACHE": str(folder / "shelf")}
     with registries.real(folder / "registry") as host:
-        buildah(engine, "push", "--quiet", "--tls-verify=false", base, f"docker://{host}/team/base:1")
-        yield Bakery(folder, f"{host}/team/base:1", told)
+        run_buildah(engine, "push", "--quiet", "--tls-verify=false", base, f"docker://{host}/team/base:1")
+        yield ImageBundles(folder, f"{host}/team/base:1", told)

@@ -14,16 +14,16 @@ from bundler.format.lock import lockfile
 from bundler.format.tar import archive
 from bundler.offline.container.engines.buildah import Buildah
 from bundler.offline.container.engines.engine import ContainerRun
-from tests.support.bundles import Installed
-from tests.support.images import BASE, Bakery, buildah
-from tests.support.programs import bundle, tool
+from tests.support.bundles import InstalledBundle
+from tests.support.images import BASE, ImageBundles, run_buildah
+from tests.support.programs import run_bundle, require_tool
 
 pytestmark = pytest.mark.long
 Baked = dict[str, Any]
 
 
 def bake(engine: dict[str, str], *arguments: object) -> Baked:
-    done = bundle("image", *arguments, "--engine", "buildah", "--json", env=engine)
+    done = run_bundle("image", *arguments, "--engine", "buildah", "--json", env=engine)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout)["result"])
 
@@ -43,29 +43,29 @@ def step(baked: Baked, words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def first(bakery: Bakery, engine: dict[str, str]) -> tuple[Path, Baked]:
-    path = bakery.build("1", "1.0")
-    saved = bakery.folder / "small.oci.tar"
-    latest = bakery.folder / "latest.bundle.tar"
+def first(image_bundles: ImageBundles, engine: dict[str, str]) -> tuple[Path, Baked]:
+    path = image_bundles.build("1", "1.0")
+    saved = image_bundles.folder / "small.oci.tar"
+    latest = image_bundles.folder / "latest.bundle.tar"
     latest.symlink_to(path.name)  # inside the bake a link leads nowhere
     return path, bake(engine, latest, "--output", f"oci-archive:{saved}")
 
 
 def test_the_base_came_with_the_bundle_and_is_what_the_registry_has(
-    first: tuple[Path, Baked], bakery: Bakery, engine: dict[str, str]
+    first: tuple[Path, Baked], image_bundles: ImageBundles, engine: dict[str, str]
 ) -> None:
     with archive.open_bundle(first[0]) as carried:
         locked = carried.lock
-    assert locked.image.base == bakery.base
+    assert locked.image.base == image_bundles.base
     assert first[1]["base"] == locked.image.loaded_name
-    told = json.loads(buildah(engine, "inspect", "--type", "image", locked.image.loaded_name))
+    told = json.loads(run_buildah(engine, "inspect", "--type", "image", locked.image.loaded_name))
     assert told["FromImageDigest"] == locked.image.digest
 
 
 def test_another_requirement_leaves_the_layers_of_the_models_as_they_were(
-    first: tuple[Path, Baked], bakery: Bakery, engine: dict[str, str]
+    first: tuple[Path, Baked], image_bundles: ImageBundles, engine: dict[str, str]
 ) -> None:
-    second = bake(engine, bakery.build("2", "1.1"))
+    second = bake(engine, image_bundles.build("2", "1.1"))
     for part in ("--only model:m", "--only model:n"):
         assert step(second, part) == step(first[1], part)
     assert step(second, "--only environment") != step(first[1], "--only environment")
@@ -129,7 +129,7 @@ def test_the_application_runs_as_anybody_and_can_write_nothing(
 
 def test_the_image_s_own_start_runs_the_application(first: tuple[Path, Baked], engine: dict[str, str]) -> None:
     """With exactly the variables, the folder and the program that the image gives, as an engine starts it."""
-    told = json.loads(buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
+    told = json.loads(run_buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
     start = 'cd "$0" && exec env -i HOME=/tmp "$@"'
     argv = ["sh", "-c", start, told["WorkingDir"], *told["Env"], *told["Entrypoint"]]
     done = inside(engine, str(first[1]["image"]), *argv)
@@ -149,7 +149,7 @@ def test_a_saved_image_has_its_name_and_what_runs_it_beside(first: tuple[Path, B
 
 
 def test_the_health_check_of_the_image_says_that_it_is_well(first: tuple[Path, Baked], engine: dict[str, str]) -> None:
-    told = json.loads(buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
+    told = json.loads(run_buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
     assert told["Healthcheck"]["Test"][0] == "CMD"
     done = inside(engine, str(first[1]["image"]), *told["Healthcheck"]["Test"][1:])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -167,14 +167,14 @@ def test_a_network_that_is_left_on_ends_the_bake(
     lax.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
     lax.chmod(0o755)
     told = engine | {"PATH": f"{tmp_path}:{engine['PATH']}", "BUILDAH_ISOLATION": "chroot"}
-    done = bundle("image", first[0], "--engine", "buildah", env=told)
+    done = run_bundle("image", first[0], "--engine", "buildah", env=told)
     assert done.returncode == 9, done.stderr
     assert "the network is not cut during the build: [" in done.stderr
-    assert not buildah(engine, "containers", "--quiet"), "what a failed bake began is left"
+    assert not run_buildah(engine, "containers", "--quiet"), "what a failed bake began is left"
 
 
 def test_a_base_that_is_not_there_and_what_to_do(first: tuple[Path, Baked], engine: dict[str, str]) -> None:
-    done = bundle("image", first[0], "--engine", "buildah", "--base", "registry.example/x:1", env=engine)
+    done = run_bundle("image", first[0], "--engine", "buildah", "--base", "registry.example/x:1", env=engine)
     assert (done.returncode, "registry.example/x:1 is not loaded in buildah" in done.stderr) == (9, True), done.stderr
     assert "buildah pull registry.example/x:1" in done.stderr
 
@@ -185,21 +185,21 @@ def test_a_prefix_stands_for_the_bundle_that_it_came_from(
     carried = tmp_path / first[0].name
     carried.hardlink_to(first[0])
     prefix = tmp_path / "opt"
-    done = bundle("install", carried, "--prefix", prefix)
+    done = run_bundle("install", carried, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
-    done = bundle("image", "--prefix", prefix, "--engine", "buildah", "--base", "registry.example/x:1", env=engine)
+    done = run_bundle("image", "--prefix", prefix, "--engine", "buildah", "--base", "registry.example/x:1", env=engine)
     assert (done.returncode, "registry.example/x:1 is not loaded" in done.stderr) == (9, True), done.stderr
     carried.unlink()
-    done = bundle("image", "--prefix", prefix, env=engine)
+    done = run_bundle("image", "--prefix", prefix, env=engine)
     assert (done.returncode, "is not there any more" in done.stderr) == (2, True), done.stderr
 
 
-def test_the_demo_embeds_inside_its_image(demo: Installed, base: str, engine: dict[str, str]) -> None:
+def test_the_demo_embeds_inside_its_image(demo: InstalledBundle, base: str, engine: dict[str, str]) -> None:
     baked = bake(engine, demo.bundle, "--base", base)
     (proof,) = baked["smoke"]
     assert (proof["ok"], proof["width"], proof["network"]["interfaces"]) == (True, 384, ["lo"])
     assert all(one["nearer"] > one["farther"] for one in proof["closer"])
     assert baked["base"] == BASE
     assert not subprocess.run(
-        [tool("buildah"), "rmi", baked["image"]], check=False, env=engine, capture_output=True
+        [require_tool("buildah"), "rmi", baked["image"]], check=False, env=engine, capture_output=True
     ).returncode

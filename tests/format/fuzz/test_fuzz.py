@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bundler.format.lock import lockfile
 from bundler.format.tar import tar_layout
 from tests.format.fuzz import harness
-from tests.support.forging import GOOD, headed, member, text_of
+from tests.support.forging import GOOD, make_head, member, make_lock_text
 from tests.support.paths import ROOT
 from tests.support.wheelmaking import make_wheel
 
@@ -27,7 +27,7 @@ MOST_MEMORY = 64 << 20
 """Bytes that reading may take, for bundles of a tenth of a megabyte."""
 
 BOUNDED = settings(max_examples=120, deadline=None)
-PLAN = tar_layout.compute_layout(lockfile.read_lock(text_of(GOOD), ""), None)
+PLAN = tar_layout.compute_layout(lockfile.read_lock(make_lock_text(GOOD), ""), None)
 OFFSETS = st.one_of(
     st.integers(0, len(GOOD)),
     st.sampled_from([at for one in PLAN.members for at in (one.header_offset, one.content_offset, one.end)]),
@@ -94,9 +94,9 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(places(json.loads(text_of(GOOD)))[1:]), JSON)
+@given(st.sampled_from(places(json.loads(make_lock_text(GOOD)))[1:]), JSON)
 def test_a_field_of_the_lock_is_another(place: tuple[Any, ...], value: object) -> None:
-    document = json.loads(text_of(GOOD))
+    document = json.loads(make_lock_text(GOOD))
     at: Any = document
     for key in place[:-1]:
         at = at[key]
@@ -104,7 +104,7 @@ def test_a_field_of_the_lock_is_another(place: tuple[Any, ...], value: object) -
     text = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     data = text.encode("utf-8", "surrogatepass") + b"\n"
     harness.read_lock(data)
-    harness.read(headed(data))
+    harness.read(make_head(data))
 
 
 @BOUNDED
@@ -143,7 +143,7 @@ def test_guided_by_coverage(wheel: bytes, tmp_path: Path, record_property: Calla
     short = GOOD[: member("models/m/w.bin").content_offset + 600]
     for name, seed in {
         "bundle": b"\0" + GOOD, "cut": b"\0" + short, "head": b"\0" + GOOD[:9000],
-        "lock": b"\1" + text_of(GOOD), "wheel": b"\2" + wheel,
+        "lock": b"\1" + make_lock_text(GOOD), "wheel": b"\2" + wheel,
     }.items():  # fmt: skip
         (corpus / name).write_bytes(seed)
     seconds = int(os.environ.get("FUZZ_SECONDS", "90"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bundler.errors import IntegrityError, UnsafeError
 from bundler.format import documents, hashing, paths
 from bundler.format.lock import entries, goldens, lockfile
-from tests.support.bundles import SMALL, lock_of
+from tests.support.bundles import SMALL, make_lock
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
@@ -29,14 +29,14 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
     sequence=st.integers(0, 2**53 - 1),
 )
 def test_a_lock_survives_its_own_bytes(files: dict[str, bytes], texts: list[str], sequence: int) -> None:
-    known = lock_of({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.SmokeSettings(texts=tuple(texts)))
+    known = make_lock({"bundle.pyz": b"x", **files}, sequence=sequence, smoke=entries.SmokeSettings(texts=tuple(texts)))
     again = lockfile.read_lock(known.canonical_bytes, "here")
     assert again == known
     assert again.canonical_bytes == known.canonical_bytes
 
 
 def test_the_bytes_are_canonical_json() -> None:
-    data = lock_of(SMALL).canonical_bytes
+    data = make_lock(SMALL).canonical_bytes
     assert data == rfc8785.dumps(json.loads(data)) + b"\n"
 
 
@@ -56,7 +56,7 @@ def test_canonical_json_is_that_of_rfc_8785(document: Any) -> None:
 
 
 def test_an_integer_that_is_not_exact_in_every_language_is_refused() -> None:
-    data = lock_of(SMALL).canonical_bytes.replace(b'"size":5000', b'"size":9007199254740992')
+    data = make_lock(SMALL).canonical_bytes.replace(b'"size":5000', b'"size":9007199254740992')
     with pytest.raises(IntegrityError, match=r"artifacts\[2\]\.size: must be at most 9007199254740991"):
         lockfile.read_lock(data, "here")
 
@@ -71,7 +71,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     digest = hashing.Sha256(draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)))
     origin = draw(st.from_regex(r"[a-z]{1,9}", fullmatch=True))
     extra = entries.Artifact(path=path, kind="asset", size=draw(st.integers(0, 99)), sha256=digest, origin=origin)
-    base = lock_of(SMALL)
+    base = make_lock(SMALL)
     model = dataclasses.replace(base.models[0], trust_remote_code=True, loader=origin, licence=origin)
     known: dict[str, Any] = {
         "name": origin,
@@ -102,7 +102,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
     changed: dict[str, Any], why: str, rehearsed: bool
 ) -> None:
-    known = lock_of(SMALL)
+    known = make_lock(SMALL)
     golden = goldens.Golden(alias="m", device="cpu", dtype=why, machine="x", versions={}, outputs=())
     added = {"rehearsed": True, "goldens": (golden,)} if rehearsed else {"unrehearsed": why}
     sealed = lockfile.replace_fields(known, **added)
@@ -115,7 +115,7 @@ def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
 
 
 def broken(change: Any) -> bytes:
-    document = documents.encode(lock_of(SMALL))
+    document = documents.encode(make_lock(SMALL))
     change(document)
     return lockfile.encode_canonical_json(document)
 
@@ -175,7 +175,7 @@ def test_what_is_no_lock_is_refused(data: bytes) -> None:
 
 
 def test_another_spelling_of_the_same_lock_is_refused() -> None:
-    known = lock_of(SMALL).canonical_bytes
+    known = make_lock(SMALL).canonical_bytes
     for other in (known[:-1], known + b"\n", known.replace(b'{"', b'{ "', 1)):
         with pytest.raises(IntegrityError):
             lockfile.read_lock(other, "there")
@@ -240,7 +240,7 @@ def test_words_that_would_deceive_their_reader_are_refused(change: Any) -> None:
 
 
 def test_a_lone_surrogate_is_refused() -> None:
-    data = lock_of(SMALL).canonical_bytes.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
+    data = make_lock(SMALL).canonical_bytes.replace(b'"created_by":"a test"', b'"created_by":"\\ud800"')
     with pytest.raises(IntegrityError, match="is not printable"):
         lockfile.read_lock(data, "there")
 
@@ -249,21 +249,21 @@ def test_a_deep_or_crowded_lock_is_refused_at_once() -> None:
     assert "folders deep" in paths.find_path_problem("/".join("a" * 40))
     many = {f"models/m{n}/x": b"" for n in range(lockfile.MAX_MODELS + 1)}
     with pytest.raises(documents.InvalidValueError, match="more than 1000 models"):
-        lock_of({"bundle.pyz": b"x", **many})
+        make_lock({"bundle.pyz": b"x", **many})
 
 
 def test_two_ids_of_one_hub_folder_are_refused() -> None:
     contents = {"bundle.pyz": b"x", "models/a/x": b"1", "models/b/x": b"2"}
-    first, second = lock_of(contents).models
+    first, second = make_lock(contents).models
     models = (dataclasses.replace(first, repo_id="a/b--c"), dataclasses.replace(second, repo_id="a--b/c"))
     with pytest.raises(documents.InvalidValueError, match="is listed twice"):
-        lock_of(contents, models=models)
+        make_lock(contents, models=models)
 
 
 def carried(name: str, digest: str) -> lockfile.Lock:
     """A lock with one blob of a base image."""
     image = entries.Image(base="python", digest=f"sha256:{digest}")
-    return lock_of({"bundle.pyz": b"x", f"{entries.BLOBS_FOLDER}{name}": b"{}"}, image=image)
+    return make_lock({"bundle.pyz": b"x", f"{entries.BLOBS_FOLDER}{name}": b"{}"}, image=image)
 
 
 def test_a_carried_base_holds_the_manifest_that_is_pinned_and_blobs_by_their_digests() -> None:

@@ -17,7 +17,7 @@ from bundler.errors import UnsafeError
 from bundler.format.scan import strict_zip, wheel_check
 from bundler.format.scan.wheel_check import WheelFile
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.wheelmaking import make_wheel
 
 Members = dict[str, bytes]
@@ -346,15 +346,15 @@ def test_a_wheel_that_claims_to_unpack_to_far_more_than_it_is(tmp_path: Path, mo
     assert "it would unpack to 4,194," in said
 
 
-def test_no_real_wheel_is_refused(demo: Installed, tmp_path: Path) -> None:
+def test_no_real_wheel_is_refused(demo: InstalledBundle, tmp_path: Path) -> None:
     """Those of the demo, torch among them, and those that CPython brings."""
     import subprocess
 
-    from tests.support.programs import tool
+    from tests.support.programs import require_tool
 
-    listed = subprocess.run([tool("tar"), "tf", demo.bundle], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run([require_tool("tar"), "tf", demo.bundle], check=True, capture_output=True, text=True).stdout
     names = [name for name in listed.splitlines() if name.endswith(".whl")]
-    subprocess.run([tool("tar"), "xf", demo.bundle, "-C", tmp_path, *names], check=True)
+    subprocess.run([require_tool("tar"), "xf", demo.bundle, "-C", tmp_path, *names], check=True)
     places = [tmp_path, Path(sys.base_prefix), Path("/usr/share/python-wheels")]
     wheels = sorted(path for place in places if place.is_dir() for path in place.rglob("*.whl"))
     assert len(wheels) >= 45

@@ -17,7 +17,7 @@ from bundler.format.lock import lockfile
 from bundler.format.lock.lockfile import Lock
 from bundler.format.signing import public_key, signature_envelope
 from bundler.format.signing.signature_envelope import Envelope, Signature
-from tests.support.bundles import Packed
+from tests.support.bundles import PackedBundle
 from tests.support.paths import ROOT
 from tests.support.signing import Pair
 
@@ -58,7 +58,7 @@ def test_the_example_is_in_the_form_that_follows_from_a_lock() -> None:
     assert f"1 to {signature_envelope.MAX_SIGNATURES} of them" in SECTION
 
 
-def test_a_bundle_is_checked_as_the_page_says(signed: Packed, builder: Pair, tmp_path: Path) -> None:
+def test_a_bundle_is_checked_as_the_page_says(signed: PackedBundle, builder: Pair, tmp_path: Path) -> None:
     folder = tmp_path / "by hand"
     folder.mkdir()
     (folder / "B").symlink_to(signed.path)

@@ -28,8 +28,8 @@ from bundler.format.signing.public_key import PublicKey
 from bundler.format.tar import archive, tar_layout
 from bundler.offline.trust import trusted_keys, verification
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, Packed, lock_of
-from tests.support.programs import bundle, tool
+from tests.support.bundles import SMALL, PackedBundle, make_lock
+from tests.support.programs import run_bundle, require_tool
 from tests.support.signing import Pair
 
 PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
@@ -37,10 +37,10 @@ PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 
 def envelope_in(path: Path) -> bytes:
     """``bundle.sig`` by GNU tar."""
-    return subprocess.run([tool("tar"), "xOf", path, lockfile.SIGNATURE_FILE], check=True, capture_output=True).stdout
+    return subprocess.run([require_tool("tar"), "xOf", path, lockfile.SIGNATURE_FILE], check=True, capture_output=True).stdout
 
 
-def test_any_dsse_verifier_can_check_it(signed: Packed, builder: Pair) -> None:
+def test_any_dsse_verifier_can_check_it(signed: PackedBundle, builder: Pair) -> None:
     """securesystemslib's own DSSE with cryptography's Ed25519: neither is what this program verifies with."""
     found = Dsse.from_dict(json.loads(envelope_in(signed.path)))
     public = load_pem_public_key(builder.public.read_bytes())
@@ -56,12 +56,12 @@ def test_any_dsse_verifier_can_check_it(signed: Packed, builder: Pair) -> None:
     }
 
 
-def test_openssl_can_check_it(signed: Packed, builder: Pair, tmp_path: Path) -> None:
+def test_openssl_can_check_it(signed: PackedBundle, builder: Pair, tmp_path: Path) -> None:
     document = json.loads(envelope_in(signed.path))
     payload = base64.b64decode(document["payload"])
     (tmp_path / "message").write_bytes(b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload) + payload)
     (tmp_path / "sig").write_bytes(base64.b64decode(document["signatures"][0]["sig"]))
-    command = [tool("openssl"), "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(builder.public)]
+    command = [require_tool("openssl"), "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(builder.public)]
     command += ["-in", str(tmp_path / "message"), "-sigfile", str(tmp_path / "sig")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "Signature Verified Successfully\n")
@@ -69,16 +69,16 @@ def test_openssl_can_check_it(signed: Packed, builder: Pair, tmp_path: Path) -> 
 
 def test_the_fingerprint_is_what_openssl_gives(builder: Pair) -> None:
     der = subprocess.run(
-        [tool("openssl"), "pkey", "-pubin", "-in", builder.public, "-outform", "DER"], check=True, capture_output=True
+        [require_tool("openssl"), "pkey", "-pubin", "-in", builder.public, "-outform", "DER"], check=True, capture_output=True
     ).stdout
     assert builder.fingerprint == hashlib.sha256(der).hexdigest()
 
 
-def test_signing_again_gives_the_same_bytes(small: Packed, pair: Callable[[str], Pair]) -> None:
-    one, two = pair("one"), pair("two")
-    assert bundle("sign", small.path, "--key", one.private, "--key", two.private).returncode == 0
+def test_signing_again_gives_the_same_bytes(small: PackedBundle, make_key_pair: Callable[[str], Pair]) -> None:
+    one, two = make_key_pair("one"), make_key_pair("two")
+    assert run_bundle("sign", small.path, "--key", one.private, "--key", two.private).returncode == 0
     once = small.path.read_bytes()
-    assert bundle("sign", small.path, "--key", two.private, "--key", one.private).returncode == 0
+    assert run_bundle("sign", small.path, "--key", two.private, "--key", one.private).returncode == 0
     assert small.path.read_bytes() == once
     assert len(json.loads(envelope_in(small.path))["signatures"]) == 2
 
@@ -159,7 +159,7 @@ STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("strangely", STRANGE)
-def test_what_is_strangely_signed_is_refused(signed: Packed, builder: Pair, strangely: str) -> None:
+def test_what_is_strangely_signed_is_refused(signed: PackedBundle, builder: Pair, strangely: str) -> None:
     change, message = STRANGE[strangely]
     data = signature_envelope.sign_lock(signed.lock, [builder.signer])
     assert data is not None
@@ -175,21 +175,21 @@ def test_what_is_strangely_signed_is_refused(signed: Packed, builder: Pair, stra
         assert (caught.value.code, caught.value.where) == (7, str(signed.path))
 
 
-def test_a_strange_signature_is_shown_by_inspect_alone(signed: Packed, builder: Pair) -> None:
+def test_a_strange_signature_is_shown_by_inspect_alone(signed: PackedBundle, builder: Pair) -> None:
     archive.rewrite_head(signed.path, signed.lock, b"signature")
     message = "bundle.sig is malformed: it is not JSON in the form of this format"
     for arguments in (["--trust", builder.public], []):
-        done = bundle("verify", signed.path, *arguments)
+        done = run_bundle("verify", signed.path, *arguments)
         assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (7, True, False), done.stderr
-    shown = bundle("inspect", signed.path, "--json")
+    shown = run_bundle("inspect", signed.path, "--json")
     assert (shown.returncode, json.loads(shown.stdout)["result"]["signed_by"]) == (0, [])
     assert message in json.loads(shown.stdout)["warnings"][0]
 
 
-def test_the_signature_of_another_bundle_is_refused(signed: Packed, builder: Pair, pack: Callable[..., Packed]) -> None:
+def test_the_signature_of_another_bundle_is_refused(signed: PackedBundle, builder: Pair, pack: Callable[..., PackedBundle]) -> None:
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
     archive.rewrite_head(other.path, other.lock, envelope_in(signed.path))
-    done = bundle("verify", other.path, "--trust", builder.public)
+    done = run_bundle("verify", other.path, "--trust", builder.public)
     assert (done.returncode, "is not about this bundle" in done.stderr) == (7, True)
 
 
@@ -255,7 +255,7 @@ def test_a_signature_with_a_bad_point_is_refused(builder: Pair, point: bytes) ->
     assert not builder.key.has_signed(b"message", point + bytes(32))
 
 
-def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pair) -> None:
+def test_a_signature_turned_into_another_is_refused(signed: PackedBundle, builder: Pair) -> None:
     """S + L is the same scalar, and many verifiers took it: RFC 8032 says that S must be below L."""
     document = json.loads(envelope_in(signed.path))
     good = base64.b64decode(document["signatures"][0]["sig"])
@@ -266,7 +266,7 @@ def test_a_signature_turned_into_another_is_refused(signed: Packed, builder: Pai
     archive.rewrite_head(
         signed.path, signed.lock, resigned(envelope_in(signed.path), sig=base64.b64encode(other).decode())
     )
-    done = bundle("verify", signed.path, "--trust", builder.public)
+    done = run_bundle("verify", signed.path, "--trust", builder.public)
     said = f"a signature names the key {builder.fingerprint} and is not by it"
     assert (done.returncode, said in done.stderr) == (7, True), done.stderr
 
@@ -280,12 +280,12 @@ def test_a_signature_of_another_size_does_not_hold(builder: Pair, size: int) -> 
 
 
 def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
-    small: Packed, pair: Callable[[str], Pair]
+    small: PackedBundle, make_key_pair: Callable[[str], Pair]
 ) -> None:
-    three = [pair(name) for name in ("one", "two", "three")]
+    three = [make_key_pair(name) for name in ("one", "two", "three")]
     command = [part for one in three for part in ("--key", one.private)]
-    assert bundle("sign", small.path, *command).returncode == 0
-    done = bundle("verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public)))
+    assert run_bundle("sign", small.path, *command).returncode == 0
+    done = run_bundle("verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public)))
     assert done.returncode == 0, done.stderr
     envelope = signature_envelope.Envelope(signature_envelope.make_statement(small.lock))
     for number in range(signature_envelope.MAX_SIGNATURES):
@@ -295,23 +295,23 @@ def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
     archive.rewrite_head(small.path, small.lock, envelope.canonical_bytes)
     before = small.path.read_bytes()
     assert signature_envelope.parse_envelope(envelope.canonical_bytes, small.lock, "") == envelope
-    done = bundle("sign", small.path, "--key", three[0].private)
+    done = run_bundle("sign", small.path, "--key", three[0].private)
     assert (done.returncode, "the bundle has no space for another signature" in done.stderr) == (2, True)
     assert small.path.read_bytes() == before
 
 
-def test_a_head_without_room_is_said_in_words(pack: Callable[..., Packed], builder: Pair) -> None:
+def test_a_head_without_room_is_said_in_words(pack: Callable[..., PackedBundle], builder: Pair) -> None:
     """A lock that leaves no slack: padded by its own words up to where another member does not fit."""
     full = next(
         locked
         for size in range(30_000, 66_000, 500)
-        if (locked := lock_of(SMALL, head_size=65536, env={"WORDS": "w" * size}))
+        if (locked := make_lock(SMALL, head_size=65536, env={"WORDS": "w" * size}))
         and not fits(locked, b"s" * 900)
         and fits(locked, None)
     )
     packed = pack(SMALL, head_size=65536, env=dict(full.env))
     before = packed.path.read_bytes()
-    done = bundle("sign", packed.path, "--key", builder.private)
+    done = run_bundle("sign", packed.path, "--key", builder.private)
     assert (done.returncode, "the bundle has no space for another signature" in done.stderr) == (2, True), done.stderr
     assert packed.path.read_bytes() == before
 

@@ -20,11 +20,11 @@ from bundler.format.hashing import Sha256
 from bundler.format.lock import entries, lockfile
 from bundler.format.tar import archive, tar_layout
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, Packed, lock_of
+from tests.support.bundles import SMALL, PackedBundle, make_lock
 from tests.support.paths import ROOT
-from tests.support.programs import as_nobody, open_to_all, python_of_anyone, tool
+from tests.support.programs import make_nobody_command, grant_read_access, find_public_python, require_tool
 
-Pack = Callable[..., Packed]
+Pack = Callable[..., PackedBundle]
 
 ODD = SMALL | {
     "models/k/한글 모델/가중치.bin": os.urandom(10_000),
@@ -55,13 +55,13 @@ def test_any_tar_reads_it_and_sha256sum_checks_it(pack: Pack, tmp_path: Path, re
     folder = tmp_path / "unpacked"
     folder.mkdir()
     command = [part.format(bundle=packed.path, folder=folder) for part in READERS[reader]]
-    done = subprocess.run([tool(command[0]), *command[1:]], check=False, capture_output=True, text=True)
+    done = subprocess.run([require_tool(command[0]), *command[1:]], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
         *ODD, lockfile.LOCK_FILE, lockfile.SUMS_FILE, *([lockfile.SIGNATURE_FILE] if signed else []),
     }  # fmt: skip
     checked = subprocess.run(
-        [tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"],
+        [require_tool("sha256sum"), "--check", "--strict", "--quiet", "SHA256SUMS"],
         check=False,
         cwd=folder,
         capture_output=True,
@@ -117,7 +117,7 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
     elsewhere = tmp_path / "한 folder"
     elsewhere.mkdir(mode=0o777)
     elsewhere.chmod(0o777)
-    open_to_all(kept, *(path for path in packed.contents.rglob("*")))
+    grant_read_access(kept, *(path for path in packed.contents.rglob("*")))
     again = elsewhere / "again.tar"
     environment = {
         "TZ": "Asia/Seoul",
@@ -126,7 +126,7 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
         "LC_ALL": "C",
     }
     subprocess.run(
-        [*as_nobody(), python_of_anyone(), "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
+        [*make_nobody_command(), find_public_python(), "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
         check=True,
         env=environment,
     )
@@ -215,10 +215,10 @@ def test_a_tar_packed_by_hand_is_not_a_bundle(pack: Pack, tmp_path: Path) -> Non
     packed = pack(SMALL)
     folder = tmp_path / "by hand"
     folder.mkdir()
-    subprocess.run([tool("tar"), "xf", packed.path, "-C", folder], check=True)
+    subprocess.run([require_tool("tar"), "xf", packed.path, "-C", folder], check=True)
     again = tmp_path / "by-hand.tar"
     subprocess.run(
-        [tool("tar"), "cf", again, "-C", folder, lockfile.LOCK_FILE, lockfile.SUMS_FILE, "bundle.pyz", "models"],
+        [require_tool("tar"), "cf", again, "-C", folder, lockfile.LOCK_FILE, lockfile.SUMS_FILE, "bundle.pyz", "models"],
         check=True,
     )
     with pytest.raises(IntegrityError, match="this is not a bundle"), archive.open_bundle(again):
@@ -248,7 +248,7 @@ def test_seal_refuses_what_does_not_fit(pack: Pack) -> None:
     with pytest.raises(InvalidValueError, match="does not match this head"):
         archive.rewrite_head(packed.path, packed.lock, b"s" * packed.lock.head_size)
     with pytest.raises(IntegrityError, match="about another bundle"):
-        archive.rewrite_head(packed.path, lock_of({"bundle.pyz": b"other"}), None)
+        archive.rewrite_head(packed.path, make_lock({"bundle.pyz": b"other"}), None)
     with archive.open_bundle(packed.path) as carried:
         assert carried.check_content(RecordingReporter()).damages == ()
 
@@ -268,7 +268,7 @@ def test_content_that_changed_since_it_was_locked_is_not_packed(pack: Pack, tmp_
 
 def test_eight_gibibytes_are_named_in_both_ways() -> None:
     size = 9 << 30
-    big = lock_of({"bundle.pyz": b"x", "assets/big": b""})
+    big = make_lock({"bundle.pyz": b"x", "assets/big": b""})
     artifact = entries.Artifact(path="assets/big", kind="asset", size=size, sha256=Sha256("1" * 64), origin="a test")
     plan = tar_layout.compute_layout(lockfile.replace_fields(big, artifacts=(big.artifacts[0], artifact)), None)
     header = plan.members[-1].make_header()
@@ -283,7 +283,7 @@ def test_eight_gibibytes_are_named_in_both_ways() -> None:
 def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> None:
     """A sparse file stands for the content, and the member after it must still be found."""
     size = 9 << 30
-    small = lock_of({"bundle.pyz": b"x", "assets/big": b"", "assets/z": b"after"})
+    small = make_lock({"bundle.pyz": b"x", "assets/big": b"", "assets/z": b"after"})
     artifacts = tuple(
         entries.Artifact(path=a.path, kind=a.kind, size=size, sha256=Sha256("1" * 64), origin="a test")
         if a.path == "assets/big"
@@ -309,5 +309,5 @@ def test_eight_gibibytes_are_read_by_any_tar(tmp_path: Path, reader: str) -> Non
         ],
     }
     command = commands[reader]
-    done = subprocess.run([tool(str(command[0])), *command[1:]], check=True, capture_output=True)
+    done = subprocess.run([require_tool(str(command[0])), *command[1:]], check=True, capture_output=True)
     assert done.stdout == b"after"

@@ -16,7 +16,7 @@ from bundler.format.lock import lockfile
 from bundler.format.tar import archive, tar_layout
 from bundler.format.tar.damage import DamagedError, DamageReport
 from bundler.progress import RecordingReporter
-from tests.support.bundles import bytes_of, lock_of
+from tests.support.bundles import make_bundle_bytes, make_lock
 
 CONTENTS = {
     "bundle.pyz": b"#!/usr/bin/env python3\n",
@@ -33,7 +33,7 @@ Wrong = tuple[int, int, str]
 
 
 def small(*, signed: bool) -> bytes:
-    return bytes_of(lock_of(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS, SIGNATURE if signed else None)
+    return make_bundle_bytes(make_lock(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS, SIGNATURE if signed else None)
 
 
 def survey_of(data: bytes) -> DamageReport | str:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bundler.format.lock import entries, lockfile
-from tests.support.bundles import bytes_of, lock_of
-from tests.support.forging import CONTENTS, GOOD, forged, headed, member, record, reheaded, text_of, with_records
+from tests.support.bundles import make_bundle_bytes, make_lock
+from tests.support.forging import CONTENTS, GOOD, forge_bundle, make_head, member, record, replace_head, make_lock_text, add_records
 from tests.support.programs import Run
 
 Files = list[tuple[str, entries.ArtifactKind, bytes]]
@@ -51,7 +51,7 @@ def test_the_bundle_that_the_lies_are_told_in_is_good(run: Run, tmp_path: Path) 
     path = tmp_path / "good.tar"
     path.write_bytes(GOOD)
     assert run("verify", path)[0] == 0
-    assert run("verify", "-", stdin=forged(lambda files: None))[0] == 0
+    assert run("verify", "-", stdin=forge_bundle(lambda files: None))[0] == 0
 
 
 def putting(*added: tuple[str, entries.ArtifactKind, bytes]) -> Callable[[Files], object]:
@@ -104,7 +104,7 @@ def asset(path: str) -> Callable[[Files], object]:
 def test_paths_that_a_forged_lock_names(
     run: Run, tmp_path: Path, change: Callable[[Files], object], code: int, message: str
 ) -> None:
-    data = forged(change)
+    data = forge_bundle(change)
     if code == 0:  # the forger tells the truth: what is refused above is refused for the lie alone
         assert run("verify", "-", stdin=data)[0] == 0
     else:
@@ -133,73 +133,73 @@ def test_values_that_a_forged_lock_holds(
     run: Run, tmp_path: Path, change: Callable[[Files], object], changes: dict[str, Any], message: str
 ) -> None:
     if changes.get("head_size") or changes.get("source_date_epoch"):
-        text = lockfile.encode_canonical_json(json.loads(text_of(GOOD)) | changes)
-        refused(run, tmp_path, headed(text), 6, message)
+        text = lockfile.encode_canonical_json(json.loads(make_lock_text(GOOD)) | changes)
+        refused(run, tmp_path, make_head(text), 6, message)
     else:
-        refused(run, tmp_path, forged(change, **changes), 6, message)
+        refused(run, tmp_path, forge_bundle(change, **changes), 6, message)
 
 
 def crowd(count: int) -> bytes:
-    document = json.loads(text_of(GOOD))
+    document = json.loads(make_lock_text(GOOD))
     document["artifacts"] = document["artifacts"][:1] * count
     return lockfile.encode_canonical_json(document)
 
 
 def text(old: str, new: str) -> bytes:
-    known = text_of(GOOD)
+    known = make_lock_text(GOOD)
     assert old.encode() in known
     return known.replace(old.encode(), new.encode("utf-8", "surrogatepass"), 1)
 
 
 HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "claims 33 MiB": (lambda: headed(b"{}", 33 << 20), "bundle.json states 34,603,008 bytes"),
-    "claims nothing": (lambda: headed(b"", 0), "bundle.json states 0 bytes"),
-    "claims more than there is": (lambda: headed(b"{}", 1 << 20), "ends at byte"),
-    "100,001 artifacts": (lambda: headed(crowd(100_001)), "has 100,001 files; at most 100,000 are allowed"),
-    "millions of lists": (lambda: headed(b'{"a":[' + b"[]," * 500_000 + b"[]]}\n"), "is not JSON"),
-    "nested 100,000 deep": (lambda: headed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n"), "is not JSON"),
+    "claims 33 MiB": (lambda: make_head(b"{}", 33 << 20), "bundle.json states 34,603,008 bytes"),
+    "claims nothing": (lambda: make_head(b"", 0), "bundle.json states 0 bytes"),
+    "claims more than there is": (lambda: make_head(b"{}", 1 << 20), "ends at byte"),
+    "100,001 artifacts": (lambda: make_head(crowd(100_001)), "has 100,001 files; at most 100,000 are allowed"),
+    "millions of lists": (lambda: make_head(b'{"a":[' + b"[]," * 500_000 + b"[]]}\n"), "is not JSON"),
+    "nested 100,000 deep": (lambda: make_head(b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n"), "is not JSON"),
     "an integer of a million digits": (
-        lambda: headed(text('"sequence":1', '"sequence":' + "9" * 1_000_000)),
+        lambda: make_head(text('"sequence":1', '"sequence":' + "9" * 1_000_000)),
         "is not JSON",
     ),
-    "an integer of 20 digits": (lambda: headed(text('"sequence":1', '"sequence":' + "9" * 20)), "sequence"),
-    "NaN": (lambda: headed(text('"sequence":1', '"sequence":NaN')), "is not JSON"),
-    "Infinity": (lambda: headed(text('"sequence":1', '"sequence":Infinity')), "is not JSON"),
-    "a float": (lambda: headed(text('"sequence":1', '"sequence":1.0')), "is not JSON"),
-    "an exponent": (lambda: headed(text('"sequence":1', '"sequence":1e999999999')), "is not JSON"),
-    "a key twice": (lambda: headed(text('"sequence":1', '"sequence":1,"sequence":1')), "not in canonical form"),
-    "a space": (lambda: headed(text('"sequence":1', '"sequence": 1')), "not in canonical form"),
-    "escapes": (lambda: headed(text('"a test"', '"\\u0061 test"')), "not in canonical form"),
-    "no line end": (lambda: headed(text_of(GOOD)[:-1]), "not in canonical form"),
-    "two line ends": (lambda: headed(text_of(GOOD) + b"\n"), "its header does not match the lock"),
+    "an integer of 20 digits": (lambda: make_head(text('"sequence":1', '"sequence":' + "9" * 20)), "sequence"),
+    "NaN": (lambda: make_head(text('"sequence":1', '"sequence":NaN')), "is not JSON"),
+    "Infinity": (lambda: make_head(text('"sequence":1', '"sequence":Infinity')), "is not JSON"),
+    "a float": (lambda: make_head(text('"sequence":1', '"sequence":1.0')), "is not JSON"),
+    "an exponent": (lambda: make_head(text('"sequence":1', '"sequence":1e999999999')), "is not JSON"),
+    "a key twice": (lambda: make_head(text('"sequence":1', '"sequence":1,"sequence":1')), "not in canonical form"),
+    "a space": (lambda: make_head(text('"sequence":1', '"sequence": 1')), "not in canonical form"),
+    "escapes": (lambda: make_head(text('"a test"', '"\\u0061 test"')), "not in canonical form"),
+    "no line end": (lambda: make_head(make_lock_text(GOOD)[:-1]), "not in canonical form"),
+    "two line ends": (lambda: make_head(make_lock_text(GOOD) + b"\n"), "its header does not match the lock"),
     "keys in another order": (
-        lambda: headed(json.dumps(dict(reversed(json.loads(text_of(GOOD)).items()))).encode() + b"\n"),
+        lambda: make_head(json.dumps(dict(reversed(json.loads(make_lock_text(GOOD)).items()))).encode() + b"\n"),
         "not in canonical form",
     ),
-    "invalid UTF-8": (lambda: headed(text_of(GOOD).replace(b"a test", b"a \xff\xfe st", 1)), "is not JSON"),
-    "a lone surrogate": (lambda: headed(text('"a test"', '"\\ud800"')), "is not printable"),
+    "invalid UTF-8": (lambda: make_head(make_lock_text(GOOD).replace(b"a test", b"a \xff\xfe st", 1)), "is not JSON"),
+    "a lone surrogate": (lambda: make_head(text('"a test"', '"\\ud800"')), "is not printable"),
     "a lone surrogate where any text may stand": (
-        lambda: headed(text('"texts":[]', '"texts":["\\ud800"]')),
+        lambda: make_head(text('"texts":[]', '"texts":["\\ud800"]')),
         "not in canonical form",
     ),
-    "a surrogate as bytes": (lambda: headed(text('"a test"', '"\ud800"')), "is not JSON"),
-    "UTF-16": (lambda: headed(text_of(GOOD).decode().encode("utf-16")), "is not JSON"),
-    "a byte order mark": (lambda: headed(b"\xef\xbb\xbf" + text_of(GOOD)), "is not JSON"),
-    "a list": (lambda: headed(b"[]\n"), "this version does not read format None"),
-    "artifacts that are a number": (lambda: headed(text('"artifacts":[', '"artifacts":1,"x":[')), "breaks the format"),
-    "format 2": (lambda: headed(text('"format":1', '"format":2')), "this version does not read format 2"),
-    "format true": (lambda: headed(text('"format":1', '"format":true')), "format"),
-    "an unknown field": (lambda: headed(text('"format":1', '"extra":1,"format":1')), "unknown key"),
-    "a megabyte of key": (lambda: headed(text('"format":1', f'"{"k" * 2**20}":1,"format":1')), "breaks the format"),
+    "a surrogate as bytes": (lambda: make_head(text('"a test"', '"\ud800"')), "is not JSON"),
+    "UTF-16": (lambda: make_head(make_lock_text(GOOD).decode().encode("utf-16")), "is not JSON"),
+    "a byte order mark": (lambda: make_head(b"\xef\xbb\xbf" + make_lock_text(GOOD)), "is not JSON"),
+    "a list": (lambda: make_head(b"[]\n"), "this version does not read format None"),
+    "artifacts that are a number": (lambda: make_head(text('"artifacts":[', '"artifacts":1,"x":[')), "breaks the format"),
+    "format 2": (lambda: make_head(text('"format":1', '"format":2')), "this version does not read format 2"),
+    "format true": (lambda: make_head(text('"format":1', '"format":true')), "format"),
+    "an unknown field": (lambda: make_head(text('"format":1', '"extra":1,"format":1')), "unknown key"),
+    "a megabyte of key": (lambda: make_head(text('"format":1', f'"{"k" * 2**20}":1,"format":1')), "breaks the format"),
     "a head of 256 MiB": (
-        lambda: headed(text('"head_size":65536', f'"head_size":{256 << 20}')),
+        lambda: make_head(text('"head_size":65536', f'"head_size":{256 << 20}')),
         "the head claims 268,435,456 bytes",
     ),
     "content of an exabyte": (
-        lambda: headed(text('"size":5000', f'"size":{(1 << 53) - 1}')),
+        lambda: make_head(text('"size":5000', f'"size":{(1 << 53) - 1}')),
         "have more bytes than a file can have",
     ),
-    "a negative size": (lambda: headed(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
+    "a negative size": (lambda: make_head(text('"size":5000', '"size":-5000')), "must be a number of bytes"),
     "no bundle at all": (lambda: b"PK\3\4" + bytes(10_000), "this is not a bundle"),
     "nothing": (lambda: b"", "the bundle is empty: it has 0 bytes"),
     "one zero": (lambda: b"\0", "this is not a bundle"),
@@ -242,39 +242,39 @@ HEADER = "its header does not match the lock"
 BEHIND = "there are bytes after the end"
 
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "a symbolic link out": (lambda: reheaded(W, type=b"2", link=b"/etc/passwd", size=b"0" * 11), HEADER),
-    "a symbolic link, then a file through it": (lambda: reheaded(FIRST, type=b"2", link=b"../../.."), HEADER),
-    "a hard link to nothing": (lambda: reheaded(LINK, link=b"models/m/none"), HEADER),
-    "a hard link forward": (lambda: reheaded(FIRST, type=b"1", link=W.encode()), HEADER),
-    "a hard link out": (lambda: reheaded(LINK, link=b"../../../etc/passwd"), HEADER),
-    "a hard link to itself": (lambda: reheaded(LINK, link=LINK.encode()), HEADER),
-    "a hard link that has content": (lambda: reheaded(LINK, size=b"00000000002"), HEADER),
-    "a character device": (lambda: reheaded(W, type=b"3"), HEADER),
-    "a block device": (lambda: reheaded(W, type=b"4"), HEADER),
-    "a folder": (lambda: reheaded(W, type=b"5"), HEADER),
-    "a FIFO": (lambda: reheaded(W, type=b"6"), HEADER),
-    "a contiguous file": (lambda: reheaded(W, type=b"7"), HEADER),
-    "GNU sparse": (lambda: reheaded(W, type=b"S"), HEADER),
-    "an old regular file": (lambda: reheaded(W, type=b"\0"), HEADER),
-    "setuid": (lambda: reheaded(W, mode=b"0004755\0"), HEADER),
-    "traversal in a header": (lambda: reheaded(W, name=b"../../evil"), HEADER),
-    "an absolute path in a header": (lambda: reheaded(W, name=b"/tmp/evil"), HEADER),
-    "traversal in a prefix": (lambda: reheaded(W, prefix=b"../.."), HEADER),
-    "a size that is smaller": (lambda: reheaded(W, size=b"%011o" % 100), HEADER),
-    "a size that is larger": (lambda: reheaded(W, size=b"%011o" % 100_000), HEADER),
-    "8 GiB in base-256": (lambda: reheaded(W, size=b"\x80" + (8 << 30).to_bytes(11, "big")), HEADER),
-    "a negative size in base-256": (lambda: reheaded(W, size=b"\xff" * 12), HEADER),
-    "a size that is no number": (lambda: reheaded(W, size=b"9" * 11), HEADER),
+    "a symbolic link out": (lambda: replace_head(W, type=b"2", link=b"/etc/passwd", size=b"0" * 11), HEADER),
+    "a symbolic link, then a file through it": (lambda: replace_head(FIRST, type=b"2", link=b"../../.."), HEADER),
+    "a hard link to nothing": (lambda: replace_head(LINK, link=b"models/m/none"), HEADER),
+    "a hard link forward": (lambda: replace_head(FIRST, type=b"1", link=W.encode()), HEADER),
+    "a hard link out": (lambda: replace_head(LINK, link=b"../../../etc/passwd"), HEADER),
+    "a hard link to itself": (lambda: replace_head(LINK, link=LINK.encode()), HEADER),
+    "a hard link that has content": (lambda: replace_head(LINK, size=b"00000000002"), HEADER),
+    "a character device": (lambda: replace_head(W, type=b"3"), HEADER),
+    "a block device": (lambda: replace_head(W, type=b"4"), HEADER),
+    "a folder": (lambda: replace_head(W, type=b"5"), HEADER),
+    "a FIFO": (lambda: replace_head(W, type=b"6"), HEADER),
+    "a contiguous file": (lambda: replace_head(W, type=b"7"), HEADER),
+    "GNU sparse": (lambda: replace_head(W, type=b"S"), HEADER),
+    "an old regular file": (lambda: replace_head(W, type=b"\0"), HEADER),
+    "setuid": (lambda: replace_head(W, mode=b"0004755\0"), HEADER),
+    "traversal in a header": (lambda: replace_head(W, name=b"../../evil"), HEADER),
+    "an absolute path in a header": (lambda: replace_head(W, name=b"/tmp/evil"), HEADER),
+    "traversal in a prefix": (lambda: replace_head(W, prefix=b"../.."), HEADER),
+    "a size that is smaller": (lambda: replace_head(W, size=b"%011o" % 100), HEADER),
+    "a size that is larger": (lambda: replace_head(W, size=b"%011o" % 100_000), HEADER),
+    "8 GiB in base-256": (lambda: replace_head(W, size=b"\x80" + (8 << 30).to_bytes(11, "big")), HEADER),
+    "a negative size in base-256": (lambda: replace_head(W, size=b"\xff" * 12), HEADER),
+    "a size that is no number": (lambda: replace_head(W, size=b"9" * 11), HEADER),
     "another order": (swapped, HEADER),
     "a member that is missing": (lambda: without(W), "the bundle is cut short"),
     "a member that nobody named": (extra, "what the lock says"),
-    "a pax record that renames": (lambda: with_records(W, record(b"path", b"../../evil")), HEADER),
-    "a pax record that resizes": (lambda: with_records(W, record(b"size", b"10")), HEADER),
-    "a pax record that links": (lambda: with_records(LINK, record(b"linkpath", b"/etc/passwd")), HEADER),
-    "a pax record for sparse files": (lambda: with_records(W, record(b"GNU.sparse.realsize", b"9")), HEADER),
-    "pax records for all that follows": (lambda: with_records(W, record(b"path", b"evil"), b"g"), HEADER),
-    "a GNU long name": (lambda: with_records(W, b"../../evil\0", b"L"), HEADER),
-    "a GNU long link": (lambda: with_records(LINK, b"/etc/passwd\0", b"K"), HEADER),
+    "a pax record that renames": (lambda: add_records(W, record(b"path", b"../../evil")), HEADER),
+    "a pax record that resizes": (lambda: add_records(W, record(b"size", b"10")), HEADER),
+    "a pax record that links": (lambda: add_records(LINK, record(b"linkpath", b"/etc/passwd")), HEADER),
+    "a pax record for sparse files": (lambda: add_records(W, record(b"GNU.sparse.realsize", b"9")), HEADER),
+    "pax records for all that follows": (lambda: add_records(W, record(b"path", b"evil"), b"g"), HEADER),
+    "a GNU long name": (lambda: add_records(W, b"../../evil\0", b"L"), HEADER),
+    "a GNU long link": (lambda: add_records(LINK, b"/etc/passwd\0", b"K"), HEADER),
     "a second tar behind": (lambda: GOOD + GOOD, BEHIND),
     "a member behind the end": (lambda: GOOD + GOOD[member(W).header_offset :], BEHIND),
     "one byte behind": (lambda: GOOD + b"\0", BEHIND),
@@ -287,8 +287,8 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a byte of content": (lambda: GOOD.replace(b"w" * 100, b"w" * 99 + b"v", 1), "content differs"),
     "sums of another": (lambda: GOOD.replace(b"  models/m/w.bin\n", b"  models/m/W.bin\n", 1), "SHA256SUMS"),
-    "a header for bundle.pyz": (lambda: reheaded("bundle.pyz", type=b"2", link=b"/bin/sh"), HEADER),
-    "a header for the lock": (lambda: reheaded("bundle.json", type=b"2", link=b"/etc/passwd"), HEADER),
+    "a header for bundle.pyz": (lambda: replace_head("bundle.pyz", type=b"2", link=b"/bin/sh"), HEADER),
+    "a header for the lock": (lambda: replace_head("bundle.json", type=b"2", link=b"/etc/passwd"), HEADER),
 }
 
 
@@ -299,7 +299,7 @@ def test_tars_that_say_other_than_their_lock(run: Run, tmp_path: Path, lie: str)
 
 
 def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
-    signed = bytes_of(lock_of(CONTENTS, head_size=2 * lockfile.HEAD_ALIGNMENT), CONTENTS, b"s" * 100)
+    signed = make_bundle_bytes(make_lock(CONTENTS, head_size=2 * lockfile.HEAD_ALIGNMENT), CONTENTS, b"s" * 100)
     at = signed.index(b"bundle.sig\0")
     block = bytearray(signed[at : at + 512])
     block[124:136] = b"%011o\0" % (2 << 20)

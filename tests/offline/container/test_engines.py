@@ -21,8 +21,8 @@ from bundler.offline.container.engines.podman import Podman
 from bundler.offline.container.image_build import ImageOptions
 from bundler.offline.trust.verification import VerifiedLock
 from bundler.online import installer
-from tests.support.bundles import SMALL, lock_of
-from tests.support.programs import tool
+from tests.support.bundles import SMALL, make_lock
+from tests.support.programs import require_tool
 
 BAKE = ImageBuild(
     context=Path("/c"),
@@ -176,7 +176,7 @@ def test_what_an_engine_says_means_something(host: Callable[..., None], printed:
 
 
 def test_a_disk_that_is_too_small_for_the_layers(host: Callable[..., None], tmp_path: Path) -> None:
-    locked = lock_of(SMALL)
+    locked = make_lock(SMALL)
     large = tuple(dataclasses.replace(one, size=1 << 50) if one.kind == "model" else one for one in locked.artifacts)
     huge = VerifiedLock(lockfile.replace_fields(locked, artifacts=large))
     host("docker", f"{tmp_path}\nvfs")
@@ -209,7 +209,7 @@ def test_a_file_of_the_folder_is_all_that_an_engine_needs(tmp_path: Path, monkey
 def test_the_engines_are_found_inside_the_installer_too(tmp_path: Path) -> None:
     program = tmp_path / "bundle.pyz"
     program.write_bytes(installer.build_installer())
-    command = [str(tool("python3.11")), "-I", "-S", str(program), "image", "--engine", "none"]
+    command = [str(require_tool("python3.11")), "-I", "-S", str(program), "image", "--engine", "none"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert "'none' is not one of 'docker', 'podman', 'buildah'" in done.stderr
 

@@ -23,10 +23,10 @@ from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Installed, lock_of
-from tests.support.programs import tool
+from tests.support.bundles import InstalledBundle, make_lock
+from tests.support.programs import require_tool
 
-LOCK = lock_of({"bundle.pyz": b"x", "models/m/config.json": b"{}"})
+LOCK = make_lock({"bundle.pyz": b"x", "models/m/config.json": b"{}"})
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DISABLE_SAFETENSORS_CONVERSION")
 
 
@@ -273,8 +273,8 @@ for reach in (lambda: socket.socket().connect(("elsewhere", 80)), lambda: socket
 def test_a_name_of_this_machine_that_leads_to_another_one_leads_nowhere(release: Release, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost\n192.0.2.9 elsewhere\n")
-    named = f'{tool("mount")} --bind "{hosts}" /etc/hosts && {tool("hostname")} elsewhere && exec "$@"'
-    before = (tool("unshare"), "-nmu" if os.getuid() == 0 else "-rnmu", "sh", "-c", named, "sh")
+    named = f'{require_tool("mount")} --bind "{hosts}" /etc/hosts && {require_tool("hostname")} elsewhere && exec "$@"'
+    before = (require_tool("unshare"), "-nmu" if os.getuid() == 0 else "-rnmu", "sh", "-c", named, "sh")
     done, found = strictly(release, LED_AWAY, tmp_path, *before)
     assert done.stdout.split() == [
         "192.0.2.9",
@@ -335,7 +335,7 @@ if __name__ == "__main__":
 def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: Release, tmp_path: Path) -> None:
     code = "import socket\nfor host in ('192.0.2.1', 'tracker.example'):\n    try:\n        socket.create_connection((host, 443), timeout=0.2)\n    except OSError as error:\n        print(type(error).__name__, error)\n"
     done, found = strictly(
-        release, code, tmp_path, tool("unshare"), "-rn" if os.getuid() else "-n",
+        release, code, tmp_path, require_tool("unshare"), "-rn" if os.getuid() else "-n",
         BUNDLE_GUARD_ALLOW="192.0.2.1", BUNDLE_GUARD_TOLERATE="tracker.example",
     )  # fmt: skip
     passed, tolerated = done.stdout.splitlines()
@@ -405,7 +405,7 @@ except Exception as error:
 
 @pytest.mark.parametrize(("offline", "error"), [("1", "LocalEntryNotFoundError"), ("0", "ConnectionBlockedError")])
 def test_the_hub_s_client_fails_at_once_and_is_seen_offline_too(
-    demo: Installed, tmp_path: Path, offline: str, error: str
+    demo: InstalledBundle, tmp_path: Path, offline: str, error: str
 ) -> None:
     """Offline it refuses by itself, with no connection to see; online it would try for half a minute."""
     live = Release(prefix=demo.prefix, name=demo.current.readlink().name)

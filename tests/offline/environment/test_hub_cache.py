@@ -15,8 +15,8 @@ import pytest
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.environment import hub_cache
 from bundler.offline.prefix.releases import Release
-from tests.support.bundles import lock_of
-from tests.support.programs import install_packages, tool
+from tests.support.bundles import make_lock
+from tests.support.programs import install_packages, require_tool
 from tests.support.shared import Shared
 
 BUILD = "build/torch-cpu"
@@ -37,9 +37,9 @@ KERNEL = "from kernels import get_kernel; print(get_kernel('org/flash', version=
 
 def lock_with(same: str) -> Lock:
     """A kernel, and a model that answers to another id."""
-    flash, other = lock_of(CONTENTS).models
+    flash, other = make_lock(CONTENTS).models
     flash = dataclasses.replace(flash, source="kernel:org/flash@x", repo_id="org/flash", revisions=("v1",))
-    return lock_of(CONTENTS, models=(flash, dataclasses.replace(other, repo_id=same)))
+    return make_lock(CONTENTS, models=(flash, dataclasses.replace(other, repo_id=same)))
 
 
 def installed(folder: Path, locked: Lock) -> Release:
@@ -67,7 +67,7 @@ def kernels(shared: Shared) -> Path:
 
 def run(release: Release, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run code with this environment's client of the hub, the network cut and the view as its cache."""
-    cut = [tool("unshare"), "-rn" if os.getuid() else "-n"]
+    cut = [require_tool("unshare"), "-rn" if os.getuid() else "-n"]
     told = {"PATH": os.environ["PATH"], "HF_HUB_CACHE": str(release.path / "hub"), "HF_HUB_OFFLINE": "1"} | variables
     command = [*cut, sys.executable, "-c", code, *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=told)

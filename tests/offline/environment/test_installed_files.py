@@ -14,7 +14,7 @@ from bundler.format.lock.lockfile import Lock
 from bundler.offline.environment import installed_files
 from bundler.offline.prefix.releases import Release
 from bundler.progress import RecordingReporter
-from tests.support.bundles import SMALL, lock_of
+from tests.support.bundles import SMALL, make_lock
 
 SITE = "releases/1-a/venv/lib/python3.11/site-packages"
 
@@ -31,7 +31,7 @@ def locked(*names: str) -> Lock:
         for path, data in wheels.items()
     )
     of = tuple(entries.Package(name=name, version="1", wheel=path) for name, path in zip(names, wheels, strict=True))
-    first = lock_of(SMALL)
+    first = make_lock(SMALL)
     return lockfile.replace_fields(
         first,
         python=entries.PythonEnvironment(packages=of),

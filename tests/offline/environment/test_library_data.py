@@ -23,10 +23,10 @@ from bundler.offline import smoke
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
 from bundler.online.assets import tiktoken
-from tests.support.bundles import lock_of
-from tests.support.programs import tool
+from tests.support.bundles import make_lock
+from tests.support.programs import require_tool
 
-LOCK = lock_of({"bundle.pyz": b"x"})
+LOCK = make_lock({"bundle.pyz": b"x"})
 RANKS = b"".join(base64.b64encode(bytes([n])) + b" %d\n" % n for n in range(256))
 PLUGIN = """\
 from tiktoken.load import load_tiktoken_bpe
@@ -86,7 +86,7 @@ def test_tiktoken_finds_the_encoding_that_was_carried(
     release: Release, libraries: Path, origin: str, tmp_path: Path
 ) -> None:
     folder = plugin(tmp_path, origin)
-    cut = (tool("unshare"), "-rn" if os.getuid() else "-n")
+    cut = (require_tool("unshare"), "-rn" if os.getuid() else "-n")
     without = run(release, ENCODE, libraries, folder, before=cut)
     assert without.returncode == 1
     assert "ConnectionError" in without.stderr

@@ -18,15 +18,15 @@ from bundler.offline import smoke
 from bundler.offline.environment import guard, hub_cache
 from bundler.offline.prefix.releases import Release
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Installed, lock_of
+from tests.support.bundles import InstalledBundle, make_lock
 
 CODEBOOK = "org/codebook"
-PLAIN = lock_of({"bundle.pyz": b"x", "models/codebook/config.json": b"{}"})
+PLAIN = make_lock({"bundle.pyz": b"x", "models/codebook/config.json": b"{}"})
 LOCK = lockfile.replace_fields(PLAIN, models=(dataclasses.replace(PLAIN.models[0], repo_id=CODEBOOK),))
 
 
 @pytest.fixture(scope="module")
-def release(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> Release:
+def release(demo: InstalledBundle, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """One that carries org/codebook without its table.json, and borrows the libraries of the demo."""
     release = Release(prefix=tmp_path_factory.mktemp("opt"), name=LOCK.release_name)
     release.path.mkdir(parents=True)

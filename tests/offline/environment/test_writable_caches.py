@@ -18,10 +18,10 @@ from bundler.offline.doctor import release_checks
 from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
-from tests.support.bundles import lock_of
-from tests.support.programs import as_nobody, open_to_all, python_of_anyone, tool
+from tests.support.bundles import make_lock
+from tests.support.programs import make_nobody_command, grant_read_access, find_public_python, require_tool
 
-LOCK = lock_of({"bundle.pyz": b"x"})
+LOCK = make_lock({"bundle.pyz": b"x"})
 NOBODY = 65534
 TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, and mount a folder")
@@ -43,10 +43,10 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     release.path.mkdir(parents=True)
     release.writable_folder.mkdir()
     release.live_path.symlink_to(release.path)
-    subprocess.run([python_of_anyone(), "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
+    subprocess.run([find_public_python(), "-I", "-m", "venv", "--without-pip", release.path / "venv"], check=True)
     smoke.write_payload(release)
     guard.write_files(release, LOCK)
-    open_to_all(*release.prefix.rglob("*"))
+    grant_read_access(*release.prefix.rglob("*"))
     return release
 
 
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
     """The home of the user ``nobody`` where root runs this, else of this user."""
     folder = tmp_path / "home"
     folder.mkdir()
-    open_to_all(folder)
+    grant_read_access(folder)
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
     return folder
@@ -66,14 +66,14 @@ def temporary(tmp_path: Path) -> Path:
     """A folder for temporary files that all share, as /tmp is."""
     folder = tmp_path / "temporary"
     folder.mkdir()
-    open_to_all(folder)
+    grant_read_access(folder)
     folder.chmod(0o1777)
     return folder
 
 
 def caches(release: Release, variables: Mapping[str, object], *before: object, code: str = TELL) -> dict[str, str]:
     """The variables that a start of Python by another user has."""
-    command = [*map(str, before), *as_nobody(), str(release.python), "-c", code]
+    command = [*map(str, before), *make_nobody_command(), str(release.python), "-c", code]
     told = {"PATH": os.environ["PATH"], **{name: str(value) for name, value in variables.items()}}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=told, cwd="/")
     assert (done.returncode, done.stderr) == (0, "")
@@ -196,7 +196,7 @@ def read_only_but(folder: Path) -> tuple[object, ...]:
         'mount --bind "$1" "$1" && mount -o remount,ro,bind / && for one in /tmp /var/tmp; do '
         'mount --rbind $one $one && mount -o remount,ro,bind $one || exit 9; done; shift; exec "$@"'
     )
-    return (tool("unshare"), "-m", "sh", "-c", mounted, "sh", folder)
+    return (require_tool("unshare"), "-m", "sh", "-c", mounted, "sh", folder)
 
 
 @root_only
@@ -250,7 +250,7 @@ def test_doctor_tells_of_a_python_that_other_users_can_not_start(tmp_path: Path)
     interpreter.touch()
     interpreter.chmod(0o755)
     release.python.symlink_to(interpreter)
-    open_to_all(interpreter)
+    grant_read_access(interpreter)
     assert release_checks._check_interpreter_access(release) == []
     (tmp_path / "home").chmod(0o700)
     (told,) = release_checks._check_interpreter_access(release)

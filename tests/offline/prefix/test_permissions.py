@@ -16,7 +16,7 @@ from bundler.errors import UnsafeError
 from bundler.format import disk
 from bundler.offline.prefix import permissions
 from tests.support.forging import GOOD
-from tests.support.programs import Run, bundle
+from tests.support.programs import Run, run_bundle
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("made")
     path, prefix = folder / "good.tar", folder / "opt"
     path.write_bytes(GOOD)
-    done = bundle("install", path, "--prefix", prefix, "--quiet", umask=0)
+    done = run_bundle("install", path, "--prefix", prefix, "--quiet", umask=0)
     assert done.returncode == 0, done.stderr
     return path, prefix
 

@@ -11,19 +11,19 @@ import pytest
 from bundler.errors import BusyError, HostError, IntegrityError, UnsafeError, UsageError
 from bundler.offline.prefix import ownership_markers, releases, removal, rollback
 from bundler.progress import RecordingReporter
-from tests.support.releases import DIGEST, THEIRS, finish, install
+from tests.support.releases import DIGEST, THEIRS, finish_release, install_release
 
 
 def test_a_release_is_live_once_its_block_is_left(tmp_path: Path) -> None:
     with releases.begin_release(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert releases.find_live(tmp_path) is None
-        finish(release, 1)
+        finish_release(release, 1)
     assert (tmp_path / "current").readlink() == Path("releases/1-aaaaaaaa")
     assert releases.require_live(tmp_path).name == "1-aaaaaaaa"
 
 
 def test_a_release_that_fails_leaves_the_live_one_and_nothing_of_itself(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
     held = tmp_path / "models" / "m-111111111111"
     held.mkdir(parents=True)
     (tmp_path / "releases" / "1-aaaaaaaa" / "models").mkdir()
@@ -60,8 +60,8 @@ def test_what_was_never_of_this_program_is_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         fail()
-    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
-    install(tmp_path, "2-bbbbbbbb", 2)
+    install_release(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install_release(tmp_path, "2-bbbbbbbb", 2)
     removal.prune_releases(tmp_path, 1, RecordingReporter())
     assert releases.find_unknown_files(tmp_path) == sorted(theirs)
     assert [
@@ -92,15 +92,15 @@ def test_a_mark_stands_until_a_receipt_speaks_and_from_before_it_goes(tmp_path: 
     with releases.begin_release(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert ownership_markers.has_marker(release.path)
         (tmp_path / "models").mkdir()
-        finish(release, 1)
+        finish_release(release, 1)
         assert ownership_markers.has_marker(release.path)
     assert not ownership_markers.has_marker(release.path)
-    install(tmp_path, "2-bbbbbbbb", 2, models=("m",))
+    install_release(tmp_path, "2-bbbbbbbb", 2, models=("m",))
     assert [
         *ownership_markers.iter_marked(tmp_path / "models"),
         *ownership_markers.iter_marked(tmp_path / "releases"),
     ] == []
-    install(tmp_path, "3-cccccccc", 3)
+    install_release(tmp_path, "3-cccccccc", 3)
     releases.discard_release(releases.Release(prefix=tmp_path, name="2-bbbbbbbb"))
     assert [path.name for path in ownership_markers.iter_marked(tmp_path / "models")] == ["m-111111111111"]
     assert releases.find_unused_models(tmp_path) == [tmp_path / "models" / "m-111111111111"]
@@ -117,7 +117,7 @@ def test_what_an_older_version_was_killed_at_is_known_by_what_is_in_it(tmp_path:
 
 
 def test_marks_of_what_is_gone_or_finished_go(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install_release(tmp_path, "1-aaaaaaaa", 1, models=("m",))
     for name in ("releases/1-aaaaaaaa", "releases/9-eeeeeeee", "models/m-111111111111", "models/m-999999999999"):
         ownership_markers.add_marker(tmp_path / name)
     releases.discard_unfinished(tmp_path)
@@ -137,7 +137,7 @@ def test_what_a_killed_run_left_beside_parts_stops_no_next_one(tmp_path: Path) -
         assert list(release.work_folder.iterdir()) == []
         assert release.venv.is_dir()
         releases.clear_work(release)
-        finish(release, 1)
+        finish_release(release, 1)
     assert releases.require_live(tmp_path).name == release.name
     assert not ownership_markers.has_marker(release.path)
 
@@ -154,7 +154,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / left / "venv").mkdir(parents=True)
     with releases.begin_release(tmp_path, "1-aaaaaaaa", DIGEST) as release:
         assert not (release.path / "venv").exists()
-        finish(release, 1)
+        finish_release(release, 1)
     assert [path.name for path in (tmp_path / "releases").iterdir()] == ["1-aaaaaaaa"]
     assert not list((tmp_path / "models").iterdir())
 
@@ -162,7 +162,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{"])
 def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp_path: Path, text: str) -> None:
     """Its receipt was there before the switch, so that it was lost or damaged since; services go on using the rest."""
-    install(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
     kept = tmp_path / "current" / "kept"
     kept.write_text("venv")
     (tmp_path / "current" / "receipt.json").unlink()
@@ -181,12 +181,12 @@ def test_a_live_release_without_a_receipt_stays_where_it_is_whatever_happens(tmp
         with pytest.raises(RuntimeError):
             fail(name)
         assert kept.read_text() == "venv"
-    install(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
     assert (kept.read_text(), releases.read_receipts(tmp_path)[0].release) == ("venv", "1-aaaaaaaa")
 
 
 def test_another_bundle_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
     with (
         pytest.raises(UnsafeError, match="another bundle is installed under the name 1-aaaaaaaa"),
         releases.begin_release(tmp_path, "1-aaaaaaaa", "e" * 64),
@@ -212,44 +212,44 @@ DAMAGES = [b"{", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000, b'{"release": "
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_receipt_stops_only_what_needs_it(tmp_path: Path, damage: bytes) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
-    install(tmp_path, "2-bbbbbbbb", 2)
+    install_release(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install_release(tmp_path, "2-bbbbbbbb", 2)
     (tmp_path / "releases" / "1-aaaaaaaa" / "receipt.json").write_bytes(damage)
     assert [receipt.release for receipt in releases.read_receipts(tmp_path)] == ["2-bbbbbbbb"]
     assert [*releases.find_damaged_releases(tmp_path)] == ["1-aaaaaaaa"]
     with pytest.raises(IntegrityError, match="the receipt of a release is damaged") as caught:
         rollback.roll_back(tmp_path)
     assert "install its bundle again" in caught.value.hint
-    install(tmp_path, "3-cccccccc", 3)
+    install_release(tmp_path, "3-cccccccc", 3)
     assert (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m" / "w").exists(), "nothing of it is touched"
     assert rollback.roll_back(tmp_path)[1] == "2-bbbbbbbb"
-    install(tmp_path, "1-aaaaaaaa", 4, models=("m",))
+    install_release(tmp_path, "1-aaaaaaaa", 4, models=("m",))
     assert not releases.find_damaged_releases(tmp_path)
 
 
 def test_a_receipt_of_another_release_is_none(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1)
-    install(tmp_path, "2-bbbbbbbb", 2)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "2-bbbbbbbb", 2)
     there = tmp_path / "releases"
     (there / "1-aaaaaaaa" / "receipt.json").write_bytes((there / "2-bbbbbbbb" / "receipt.json").read_bytes())
     assert [*releases.find_damaged_releases(tmp_path)] == ["1-aaaaaaaa"]
 
 
 def test_a_model_whose_link_was_lost_is_still_held(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1, models=("m",))
+    install_release(tmp_path, "1-aaaaaaaa", 1, models=("m",))
     (tmp_path / "releases" / "1-aaaaaaaa" / "models" / "m").unlink()
-    install(tmp_path, "2-bbbbbbbb", 2)
+    install_release(tmp_path, "2-bbbbbbbb", 2)
     assert (tmp_path / "models" / "m-111111111111" / "w").exists()
 
 
 def test_rollback_goes_to_what_was_live_before(tmp_path: Path) -> None:
-    install(tmp_path, "1-aaaaaaaa", 1)
-    install(tmp_path, "2-bbbbbbbb", 2)
+    install_release(tmp_path, "1-aaaaaaaa", 1)
+    install_release(tmp_path, "2-bbbbbbbb", 2)
     now, then = rollback.roll_back(tmp_path)
     assert (now, then, releases.require_live(tmp_path).name) == ("2-bbbbbbbb", "1-aaaaaaaa", "1-aaaaaaaa")
     with pytest.raises(UsageError, match="no release was live before 1-aaaaaaaa was installed"):
         rollback.roll_back(tmp_path)
-    install(tmp_path, "3-cccccccc", 3)
+    install_release(tmp_path, "3-cccccccc", 3)
     assert rollback.roll_back(tmp_path)[1] == "1-aaaaaaaa", "not the one that was abandoned"
 
 

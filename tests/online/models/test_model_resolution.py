@@ -18,7 +18,7 @@ from bundler.online.manifest.schema import Manifest, ModelSpec
 from bundler.online.models import model_resolution, safetensors_conversion
 from bundler.online.models.model_resolution import ResolvedModel
 from bundler.online.transfer.context import BuildContext
-from tests.support.resolving import LINUX, Bench
+from tests.support.resolving import LINUX, ResolverHarness
 
 M3 = {
     "config.json": json.dumps({"architectures": ["XLMRobertaModel"], "vocab_size": 9}).encode(),
@@ -31,7 +31,7 @@ M3 = {
 }
 
 
-def in_folder(bench: Bench) -> dict[str, str]:
+def in_folder(bench: ResolverHarness) -> dict[str, str]:
     folder = bench.made / "m3"
     folder.mkdir(parents=True)
     for name, data in M3.items():
@@ -39,7 +39,7 @@ def in_folder(bench: Bench) -> dict[str, str]:
     return {"path": "m3"}
 
 
-def in_archive(bench: Bench) -> dict[str, str]:
+def in_archive(bench: ResolverHarness) -> dict[str, str]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, data in M3.items():
@@ -48,12 +48,12 @@ def in_archive(bench: Bench) -> dict[str, str]:
     return {"url": f"{bench.index.url}/m3.zip", "sha256": hashlib.sha256(packed.getvalue()).hexdigest()}
 
 
-def in_wheel(bench: Bench) -> dict[str, str]:
+def in_wheel(bench: ResolverHarness) -> dict[str, str]:
     bench.wheel("carrier", "1.0", files={f"carrier/m3/{name}": data for name, data in M3.items()})
     return {"wheel": "carrier"}
 
 
-def carried(bench: Bench, **asked: Any) -> ResolvedModel:
+def carried(bench: ResolverHarness, **asked: Any) -> ResolvedModel:
     wanted = ModelSpec(alias="m", **asked)
     whole = LoadedManifest(
         manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256=Sha256("0" * 64)
@@ -66,12 +66,12 @@ def carried(bench: Bench, **asked: Any) -> ResolvedModel:
 
 @pytest.mark.parametrize("source", [in_folder, in_archive, in_wheel])
 def test_what_a_pattern_removes_is_missed_wherever_a_model_comes_from(
-    bench: Bench, source: Callable[[Bench], dict[str, str]]
+    harness: ResolverHarness, source: Callable[[ResolverHarness], dict[str, str]]
 ) -> None:
-    place = source(bench)
+    place = source(harness)
     for patterns in ({"exclude": ("*.pt",)}, {"include": ("*.json", "*.safetensors")}):
         with pytest.raises(ResolveError, match=r"removes colbert_linear\.pt and sparse_linear\.pt"):
-            carried(bench, **place, **patterns)
-        assert carried(bench, **place, **patterns, loader="sentence-transformers").model.loader
+            carried(harness, **place, **patterns)
+        assert carried(harness, **place, **patterns, loader="sentence-transformers").model.loader
     with pytest.raises(ResolveError, match=r"m lacks files that flag-embedding-m3 needs: tokenizer_config\.json \("):
-        carried(bench, **place, exclude=("tokenizer_config.json",))
+        carried(harness, **place, exclude=("tokenizer_config.json",))

@@ -23,7 +23,7 @@ from bundler.online.transfer.cache import FileCache
 from bundler.online.transfer.context import BuildContext
 from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
-from tests.support.bundles import Installed
+from tests.support.bundles import InstalledBundle
 from tests.support.paths import ROOT
 
 CASES = """
@@ -68,7 +68,7 @@ print(json.dumps(said))
 
 
 @pytest.fixture(scope="module")
-def said(demo: Installed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def said(demo: InstalledBundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program says of every case, in one process with the real torch; and the folder that it worked in."""
     out = tmp_path_factory.mktemp("tensors")
     program = ROOT / "bundler" / "online" / "models" / "safetensors_worker.py"

@@ -12,7 +12,7 @@ from bundler.online.manifest import loading
 from bundler.online.models import model_resolution
 from bundler.online.models.safetensors_conversion import ConversionContext
 from bundler.online.transfer.context import BuildContext
-from tests.support.hub_fetch import Errand
+from tests.support.hub_fetch import HubFetch
 
 FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
 
@@ -20,14 +20,14 @@ FILES = {"config.json": b"{}", "table.json": b'{"scale": 2}'}
 @pytest.mark.parametrize(("kind", "folder"), [("repo", "models"), ("dataset", "datasets")])
 @pytest.mark.parametrize("revision", ["main", "2.0"])
 def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
-    errand: Errand, tmp_path: Path, kind: str, folder: str, revision: str
+    hub_fetch: HubFetch, tmp_path: Path, kind: str, folder: str, revision: str
 ) -> None:
     """Its config.json names no model, and its revision reads as a number."""
-    repository = errand.hub.repository("org/codebook", FILES, kind=folder)
+    repository = hub_fetch.hub.repository("org/codebook", FILES, kind=folder)
     repository.refs["2.0"] = repository.refs["main"]
     call = BlockedRequest(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
     asked = loading.parse_manifest(f"name: n\nversion: '1'\n{call.fix}\n".encode(), tmp_path / "m.yaml")
-    shop = BuildContext(cache=errand.store, config=errand.config, reporter=errand.report)
+    shop = BuildContext(cache=hub_fetch.store, config=hub_fetch.config, reporter=hub_fetch.report)
     bench = ConversionContext(target=detect_target(), packages=[], context=shop)
     (found,) = (model_resolution.resolve_model(one, asked, shop, bench) for one in asked.manifest.models)
     assert found.model.loader == "files"

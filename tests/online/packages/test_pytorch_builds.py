@@ -13,109 +13,109 @@ from bundler.online.packages.simple_index import IndexClient, IndexFile
 from bundler.online.transfer import http_session
 from bundler.online.transfer.http import RetryPolicy
 from bundler.online.transfer.pip_config import PipConfig
-from tests.support.resolving import LINUX, MACOS, ON_LINUX, Bench
+from tests.support.resolving import LINUX, MACOS, ON_LINUX, ResolverHarness
 from tests.support.wheelmaking import make_wheel
 
 
-def test_builds_that_pips_configuration_offers_are_taken(bench: Bench) -> None:
-    bench.wheel("torch", "9.0", tag=ON_LINUX)
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    bench.link("torch", "2.1+cpu", tag=ON_LINUX)
-    bench.link("torch", "2.2+cu126", tag=ON_LINUX)
-    bench.link("torch", "2.3+cpu", tag="cp311-cp311-win_amd64")
-    bench.wheel("top", "1.0", requires=["torch>=1.11"])
-    bench.build("torch", "2.4")
+def test_builds_that_pips_configuration_offers_are_taken(harness: ResolverHarness) -> None:
+    harness.wheel("torch", "9.0", tag=ON_LINUX)
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    harness.link("torch", "2.1+cpu", tag=ON_LINUX)
+    harness.link("torch", "2.2+cu126", tag=ON_LINUX)
+    harness.link("torch", "2.3+cpu", tag="cp311-cp311-win_amd64")
+    harness.wheel("top", "1.0", requires=["torch>=1.11"])
+    harness.build("torch", "2.4")
     for asked in (("top",), ("torch",), ("top", "torch<3")):
-        found = bench.resolve(*asked)["torch"]
+        found = harness.resolve(*asked)["torch"]
         assert (found.version, found.publisher, found.is_digest_published) == ("2.1+cpu", "find-links", False)
-    assert bench.versions("torch<2.1") == {"torch": "2.0+cpu"}
-    assert bench.pytorch.seen == []
-    assert "torch comes from find-links, which pip's configuration names" in bench.report.notes[0]
+    assert harness.versions("torch<2.1") == {"torch": "2.0+cpu"}
+    assert harness.pytorch.seen == []
+    assert "torch comes from find-links, which pip's configuration names" in harness.report.notes[0]
 
 
-def test_builds_on_an_index_of_the_house_are_taken(bench: Bench) -> None:
-    bench.wheel("torch", "9.0", tag=ON_LINUX)
-    wheel = bench.wheel("torch", "2.0+cpu", tag=ON_LINUX, requires=["base"])
-    bench.wheel("base", "1.0")
-    bench.index.logins["/simple"] = "user:secret"
-    bench.config = dataclasses.replace(bench.config, index_url=f"{bench.index.with_login('user:secret')}/simple")
-    found = bench.resolve("torch")
+def test_builds_on_an_index_of_the_house_are_taken(harness: ResolverHarness) -> None:
+    harness.wheel("torch", "9.0", tag=ON_LINUX)
+    wheel = harness.wheel("torch", "2.0+cpu", tag=ON_LINUX, requires=["base"])
+    harness.wheel("base", "1.0")
+    harness.index.logins["/simple"] = "user:secret"
+    harness.config = dataclasses.replace(harness.config, index_url=f"{harness.index.with_login('user:secret')}/simple")
+    found = harness.resolve("torch")
     assert list(found) == ["base", "torch"]
-    assert (found["torch"].publisher, found["torch"].is_digest_published) == (bench.index.host, True)
+    assert (found["torch"].publisher, found["torch"].is_digest_published) == (harness.index.host, True)
     assert (found["torch"].size, found["torch"].sha256) == compute_file_sha256(wheel)
-    assert "secret" not in f"{found} {bench.report}"
-    assert bench.pytorch.seen == []
+    assert "secret" not in f"{found} {harness.report}"
+    assert harness.pytorch.seen == []
 
 
-def test_without_an_index_the_builds_of_find_links_are_taken(bench: Bench) -> None:
-    bench.link("torch", "9.0", tag=ON_LINUX)
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    bench.link("top", "1.0", requires=["torch"])
-    bench.config = dataclasses.replace(bench.config, no_index=True)
-    assert bench.versions("top") == {"top": "1.0", "torch": "2.0+cpu"}
-    assert bench.index.seen == bench.pytorch.seen == []
+def test_without_an_index_the_builds_of_find_links_are_taken(harness: ResolverHarness) -> None:
+    harness.link("torch", "9.0", tag=ON_LINUX)
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    harness.link("top", "1.0", requires=["torch"])
+    harness.config = dataclasses.replace(harness.config, no_index=True)
+    assert harness.versions("top") == {"top": "1.0", "torch": "2.0+cpu"}
+    assert harness.index.seen == harness.pytorch.seen == []
 
 
 @pytest.mark.parametrize("asked", [("torch",), ("top",), ("top", "torch>=2")])
-def test_else_pytorchs_own_index_is_asked_for_them_alone(bench: Bench, asked: tuple[str, ...]) -> None:
-    bench.wheel("torch", "9.0", tag=ON_LINUX)
-    bench.wheel("top", "1.0", requires=["torch", "torchvision", "base"])
-    bench.wheel("torchvision", "0.9", tag=ON_LINUX)
-    bench.wheel("base", "1.0")
-    bench.build("torch", "2.0", requires=["base"])
-    bench.build("torchvision", "0.1", requires=["torch==2.0"])
-    bench.build("base", "7.0")
-    found = bench.resolve(*asked)
-    assert (found["torch"].version, found["torch"].publisher) == ("2.0+cpu", bench.pytorch.host)
+def test_else_pytorchs_own_index_is_asked_for_them_alone(harness: ResolverHarness, asked: tuple[str, ...]) -> None:
+    harness.wheel("torch", "9.0", tag=ON_LINUX)
+    harness.wheel("top", "1.0", requires=["torch", "torchvision", "base"])
+    harness.wheel("torchvision", "0.9", tag=ON_LINUX)
+    harness.wheel("base", "1.0")
+    harness.build("torch", "2.0", requires=["base"])
+    harness.build("torchvision", "0.1", requires=["torch==2.0"])
+    harness.build("base", "7.0")
+    found = harness.resolve(*asked)
+    assert (found["torch"].version, found["torch"].publisher) == ("2.0+cpu", harness.pytorch.host)
     assert found["base"].version == "1.0"
-    assert found.get("torchvision", found["torch"]).publisher == bench.pytorch.host
-    assert not [path for path in bench.pytorch.asked() if "base" in path]
-    assert "pip's configuration offers no build for cpu" in bench.report.notes[0]
+    assert found.get("torchvision", found["torch"]).publisher == harness.pytorch.host
+    assert not [path for path in harness.pytorch.asked() if "base" in path]
+    assert "pip's configuration offers no build for cpu" in harness.report.notes[0]
 
 
-def test_the_accelerator_picks_the_build(bench: Bench) -> None:
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    bench.build("torch", "2.0", "cu126", requires=["nvidia-thing"])
-    bench.wheel("nvidia-thing", "1.0")
+def test_the_accelerator_picks_the_build(harness: ResolverHarness) -> None:
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    harness.build("torch", "2.0", "cu126", requires=["nvidia-thing"])
+    harness.wheel("nvidia-thing", "1.0")
     target = dataclasses.replace(LINUX, accelerator="cu126")
-    assert bench.versions("torch", target=target) == {"torch": "2.0+cu126", "nvidia-thing": "1.0"}
+    assert harness.versions("torch", target=target) == {"torch": "2.0+cu126", "nvidia-thing": "1.0"}
 
 
-def test_what_a_build_alone_needs_comes_from_there_too(bench: Bench) -> None:
-    bench.build("torch", "2.0", "rocm6.4", requires=["pytorch-triton-rocm==3.0"])
-    bench.pytorch.offer(make_wheel(bench.made, "pytorch_triton_rocm", "3.0", tag=ON_LINUX), "/whl/rocm6.4")
+def test_what_a_build_alone_needs_comes_from_there_too(harness: ResolverHarness) -> None:
+    harness.build("torch", "2.0", "rocm6.4", requires=["pytorch-triton-rocm==3.0"])
+    harness.pytorch.offer(make_wheel(harness.made, "pytorch_triton_rocm", "3.0", tag=ON_LINUX), "/whl/rocm6.4")
     target = dataclasses.replace(LINUX, accelerator="rocm6.4")
-    assert bench.versions("torch", target=target) == {"torch": "2.0+rocm6.4", "pytorch-triton-rocm": "3.0"}
+    assert harness.versions("torch", target=target) == {"torch": "2.0+rocm6.4", "pytorch-triton-rocm": "3.0"}
 
 
-def test_a_build_that_no_other_index_has_can_be_needed(bench: Bench) -> None:
-    bench.wheel("top", "1.0", requires=["torch==2.0"])
-    bench.wheel("torch", "1.0", tag=ON_LINUX)
-    bench.build("torch", "2.0")
-    assert bench.versions("top") == {"top": "1.0", "torch": "2.0+cpu"}
+def test_a_build_that_no_other_index_has_can_be_needed(harness: ResolverHarness) -> None:
+    harness.wheel("top", "1.0", requires=["torch==2.0"])
+    harness.wheel("torch", "1.0", tag=ON_LINUX)
+    harness.build("torch", "2.0")
+    assert harness.versions("top") == {"top": "1.0", "torch": "2.0+cpu"}
 
 
-def test_a_build_for_another_platform_is_no_offer(bench: Bench) -> None:
-    bench.link("torch", "2.0+cpu", tag="cp311-cp311-win_amd64")
-    bench.build("torch", "1.0")
-    assert bench.versions("torch") == {"torch": "1.0+cpu"}
+def test_a_build_for_another_platform_is_no_offer(harness: ResolverHarness) -> None:
+    harness.link("torch", "2.0+cpu", tag="cp311-cp311-win_amd64")
+    harness.build("torch", "1.0")
+    assert harness.versions("torch") == {"torch": "1.0+cpu"}
 
 
-def test_pypi_is_not_asked_for_builds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pypi_is_not_asked_for_builds(harness: ResolverHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simple_index, "PYPI_HOST", "127.0.0.1")
-    bench.wheel("torch", "9.0", tag=ON_LINUX)
-    bench.build("torch", "1.0")
-    assert bench.versions("torch") == {"torch": "1.0+cpu"}
-    assert bench.index.asked() == []
+    harness.wheel("torch", "9.0", tag=ON_LINUX)
+    harness.build("torch", "1.0")
+    assert harness.versions("torch") == {"torch": "1.0+cpu"}
+    assert harness.index.asked() == []
 
 
-def test_what_the_first_round_found_does_not_bind_the_second(bench: Bench) -> None:
-    bench.wheel("top", "1.0", requires=["torch", "base"])
-    bench.wheel("torch", "9.0", tag=ON_LINUX, requires=["base<2"])
-    bench.build("torch", "2.0", requires=["base"])
+def test_what_the_first_round_found_does_not_bind_the_second(harness: ResolverHarness) -> None:
+    harness.wheel("top", "1.0", requires=["torch", "base"])
+    harness.wheel("torch", "9.0", tag=ON_LINUX, requires=["base<2"])
+    harness.build("torch", "2.0", requires=["base"])
     for version in ("1.0", "2.0"):
-        bench.wheel("base", version)
-    assert bench.versions("top") == {"top": "1.0", "torch": "2.0+cpu", "base": "2.0"}
+        harness.wheel("base", version)
+    assert harness.versions("top") == {"top": "1.0", "torch": "2.0+cpu", "base": "2.0"}
 
 
 def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) -> None:
@@ -135,52 +135,52 @@ def test_an_index_of_chosen_wheels_says_of_them_what_was_said(tmp_path: Path) ->
         assert shelf.find_wheels("one") == tuple(dataclasses.replace(one, publisher="local index") for one in offers)
 
 
-def test_on_macos_any_build_is_right(bench: Bench) -> None:
-    bench.wheel("torch", "9.0", tag="cp311-none-macosx_11_0_arm64")
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    assert bench.versions("torch", target=MACOS) == {"torch": "9.0"}
-    assert bench.pytorch.seen == []
+def test_on_macos_any_build_is_right(harness: ResolverHarness) -> None:
+    harness.wheel("torch", "9.0", tag="cp311-none-macosx_11_0_arm64")
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    assert harness.versions("torch", target=MACOS) == {"torch": "9.0"}
+    assert harness.pytorch.seen == []
 
 
-def test_a_torch_for_another_platform_is_no_torch(bench: Bench) -> None:
-    bench.wheel("one", "1.0", requires=["torch; sys_platform == 'darwin'"])
-    assert bench.versions("one", "torch; sys_platform == 'darwin'") == {"one": "1.0"}
-    assert bench.pytorch.seen == []
+def test_a_torch_for_another_platform_is_no_torch(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0", requires=["torch; sys_platform == 'darwin'"])
+    assert harness.versions("one", "torch; sys_platform == 'darwin'") == {"one": "1.0"}
+    assert harness.pytorch.seen == []
 
 
-def test_the_manifests_own_index_wins(bench: Bench) -> None:
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    bench.wheel("top", "1.0", requires=["torch", "Private_Thing"])
-    bench.wheel("private-thing", "9.0")
+def test_the_manifests_own_index_wins(harness: ResolverHarness) -> None:
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    harness.wheel("top", "1.0", requires=["torch", "Private_Thing"])
+    harness.wheel("private-thing", "9.0")
     for name, version in (("torch", "1.5"), ("private_thing", "1.0")):
-        bench.index.offer(make_wheel(bench.made, name, version), "/own")
-    indexes = ((f"{bench.index.url}/own", ("torch", "private.thing")),)
-    found = bench.resolve("top", index_assignments=indexes)
+        harness.index.offer(make_wheel(harness.made, name, version), "/own")
+    indexes = ((f"{harness.index.url}/own", ("torch", "private.thing")),)
+    found = harness.resolve("top", index_assignments=indexes)
     assert {name: one.version for name, one in found.items()} == {"private-thing": "1.0", "top": "1.0", "torch": "1.5"}
     assert found["private-thing"].is_digest_published
-    assert bench.pytorch.seen == []
+    assert harness.pytorch.seen == []
 
 
-def test_no_build_that_is_asked_for(bench: Bench) -> None:
-    bench.link("torch", "2.0+cpu", tag=ON_LINUX)
-    error = bench.refused("torch==1.0")
+def test_no_build_that_is_asked_for(harness: ResolverHarness) -> None:
+    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
+    error = harness.refused("torch==1.0")
     assert "torch==1.0" in str(error)
     assert "torch comes from find-links, which pip's configuration names and which has builds for cpu" in error.hint
 
 
-def test_pytorchs_index_that_can_not_be_reached(bench: Bench) -> None:
-    bench.wheel("top", "1.0", requires=["torch"])
-    bench.wheel("torch", "9.0", tag=ON_LINUX)
-    bench.pytorch.url = "http://127.0.0.1:9"
-    error = bench.refused("top")
+def test_pytorchs_index_that_can_not_be_reached(harness: ResolverHarness) -> None:
+    harness.wheel("top", "1.0", requires=["torch"])
+    harness.wheel("torch", "9.0", tag=ON_LINUX)
+    harness.pytorch.url = "http://127.0.0.1:9"
+    error = harness.refused("top")
     assert "127.0.0.1 can't be reached" in str(error)
     assert "pip's configuration offers no build for cpu" in error.hint
 
 
-def test_an_index_that_is_no_index(bench: Bench) -> None:
-    bench.index.faults["/simple/torch/"] = [
+def test_an_index_that_is_no_index(harness: ResolverHarness) -> None:
+    harness.index.faults["/simple/torch/"] = [
         lambda handler, _: handler.answer(200, b"{", {"Content-Type": "text/plain"})
     ]
-    error = bench.refused("torch")
+    error = harness.refused("torch")
     assert "is not a page of a package index" in str(error)
-    assert error.where == f"{bench.index.url}/simple/torch/"
+    assert error.where == f"{harness.index.url}/simple/torch/"

@@ -16,78 +16,78 @@ from bundler.format.hashing import compute_file_sha256
 from bundler.format.lock.target import Target
 from bundler.online.packages import resolution, simple_index, uv_compile
 from bundler.online.packages.resolution import ResolvedWheel
-from tests.support.resolving import LINUX, MACOS, ON_LINUX, WINDOWS, Bench, sdist
+from tests.support.resolving import LINUX, MACOS, ON_LINUX, WINDOWS, ResolverHarness, make_sdist
 from tests.support.wheelmaking import make_wheel
 
 
-def test_a_package_and_what_it_needs(bench: Bench) -> None:
-    bench.wheel("one", "1.0", requires=["two>=2"])
-    wheel = bench.wheel("two", "2.0")
-    bench.wheel("two", "1.0")
-    found = bench.resolve("one")
+def test_a_package_and_what_it_needs(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0", requires=["two>=2"])
+    wheel = harness.wheel("two", "2.0")
+    harness.wheel("two", "1.0")
+    found = harness.resolve("one")
     assert {name: one.version for name, one in found.items()} == {"one": "1.0", "two": "2.0"}
     size, sha256 = compute_file_sha256(wheel)
     assert found["two"] == ResolvedWheel(
         name="two",
         version="2.0",
         filename=wheel.name,
-        origin=f"{bench.index.url}/simple/files/{wheel.name}",
+        origin=f"{harness.index.url}/simple/files/{wheel.name}",
         size=size,
         sha256=sha256,
-        publisher=bench.index.host,
+        publisher=harness.index.host,
         is_digest_published=True,
     )
-    assert bench.pytorch.seen == []
+    assert harness.pytorch.seen == []
 
 
-def test_nothing_asked_is_nothing_found(bench: Bench) -> None:
-    assert bench.resolve() == {}
-    assert bench.index.seen == []
+def test_nothing_asked_is_nothing_found(harness: ResolverHarness) -> None:
+    assert harness.resolve() == {}
+    assert harness.index.seen == []
 
 
-def test_files_and_constraints(bench: Bench, tmp_path: Path) -> None:
+def test_files_and_constraints(harness: ResolverHarness, tmp_path: Path) -> None:
     for version in ("1.0", "2.0", "3.0"):
-        bench.wheel("one", version, requires=["two"])
-        bench.wheel("two", version)
+        harness.wheel("one", version, requires=["two"])
+        harness.wheel("two", version)
     (tmp_path / "r.txt").write_text("one<3\n")
     (tmp_path / "c.txt").write_text("two<2\n")
-    found = bench.versions(requirements_files=(tmp_path / "r.txt",), constraints=(tmp_path / "c.txt",))
+    found = harness.versions(requirements_files=(tmp_path / "r.txt",), constraints=(tmp_path / "c.txt",))
     assert found == {"one": "2.0", "two": "1.0"}
 
 
-def test_constraints_of_pips_configuration_count(bench: Bench, tmp_path: Path) -> None:
-    bench.wheel("one", "1.0")
-    bench.wheel("one", "2.0")
+def test_constraints_of_pips_configuration_count(harness: ResolverHarness, tmp_path: Path) -> None:
+    harness.wheel("one", "1.0")
+    harness.wheel("one", "2.0")
     (tmp_path / "c.txt").write_text("one<2\n")
-    bench.config = dataclasses.replace(bench.config, constraints=((tmp_path / "c.txt").as_uri(),))
-    assert bench.versions("one") == {"one": "1.0"}
+    harness.config = dataclasses.replace(harness.config, constraints=((tmp_path / "c.txt").as_uri(),))
+    assert harness.versions("one") == {"one": "1.0"}
 
 
-def test_markers_are_evaluated_on_the_target(bench: Bench) -> None:
-    bench.wheel("top", "1.0", requires=["winonly; sys_platform == 'win32'", "new; python_version >= '3.12'"])
-    bench.wheel("winonly", "1.0", tag="cp311-cp311-win_amd64")
-    bench.wheel("new", "1.0")
-    assert bench.versions("top") == {"top": "1.0"}
-    assert bench.versions("top", target=WINDOWS) == {"top": "1.0", "winonly": "1.0"}
-    assert bench.versions("top", target=dataclasses.replace(LINUX, python="3.12")) == {"top": "1.0", "new": "1.0"}
+def test_markers_are_evaluated_on_the_target(harness: ResolverHarness) -> None:
+    harness.wheel("top", "1.0", requires=["winonly; sys_platform == 'win32'", "new; python_version >= '3.12'"])
+    harness.wheel("winonly", "1.0", tag="cp311-cp311-win_amd64")
+    harness.wheel("new", "1.0")
+    assert harness.versions("top") == {"top": "1.0"}
+    assert harness.versions("top", target=WINDOWS) == {"top": "1.0", "winonly": "1.0"}
+    assert harness.versions("top", target=dataclasses.replace(LINUX, python="3.12")) == {"top": "1.0", "new": "1.0"}
 
 
-def test_the_best_wheel_is_taken(bench: Bench) -> None:
+def test_the_best_wheel_is_taken(harness: ResolverHarness) -> None:
     for tag in ("py3-none-any", "cp311-cp311-manylinux_2_17_x86_64", ON_LINUX, "cp311-cp311-manylinux_2_39_x86_64"):
-        bench.wheel("one", "1.0", tag=tag)
-    bench.wheel("one", "1.0", tag="cp311-cp311-macosx_14_0_arm64")
-    bench.wheel("one", "1.0", tag="cp311-cp311-win_amd64")
-    assert bench.resolve("one")["one"].filename.endswith(f"{ON_LINUX}.whl")
+        harness.wheel("one", "1.0", tag=tag)
+    harness.wheel("one", "1.0", tag="cp311-cp311-macosx_14_0_arm64")
+    harness.wheel("one", "1.0", tag="cp311-cp311-win_amd64")
+    assert harness.resolve("one")["one"].filename.endswith(f"{ON_LINUX}.whl")
     for target, tag in ((MACOS, "macosx_14_0_arm64"), (WINDOWS, "win_amd64")):
-        assert bench.resolve("one", target=target)["one"].filename.endswith(f"{tag}.whl")
+        assert harness.resolve("one", target=target)["one"].filename.endswith(f"{tag}.whl")
     musl = dataclasses.replace(LINUX, libc="musl-1.2")
-    assert bench.resolve("one", target=musl)["one"].filename.endswith("none-any.whl")
+    assert harness.resolve("one", target=musl)["one"].filename.endswith("none-any.whl")
 
 
-def test_of_equal_wheels_the_later_build(bench: Bench) -> None:
+def test_of_equal_wheels_the_later_build(harness: ResolverHarness) -> None:
     for build in ("1", "2", "10"):
-        bench.index.offer(make_wheel(bench.made, "one", "1.0", tag=f"{build}-{ON_LINUX}"))
-    assert bench.resolve("one")["one"].filename.startswith("one-1.0-10-")
+        harness.index.offer(make_wheel(harness.made, "one", "1.0", tag=f"{build}-{ON_LINUX}"))
+    assert harness.resolve("one")["one"].filename.startswith("one-1.0-10-")
 
 
 @pytest.mark.parametrize(
@@ -107,41 +107,41 @@ def test_what_uv_calls_a_platform(platform: str, libc: str, name: str) -> None:
     assert uv_compile.get_uv_platform(Target(python="3.11", platform=platform, libc=libc, accelerator="cpu")) == name
 
 
-def test_a_c_library_that_is_too_old(bench: Bench) -> None:
-    bench.wheel("one", "1.0")
-    error = bench.refused("one", target=dataclasses.replace(LINUX, libc="glibc-2.12"))
+def test_a_c_library_that_is_too_old(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0")
+    error = harness.refused("one", target=dataclasses.replace(LINUX, libc="glibc-2.12"))
     assert "can't be resolved for glibc-2.12" in str(error)
     assert "2.17" in error.hint
 
 
-def test_find_links_with_a_space_and_a_comma(bench: Bench) -> None:
-    wheel = bench.link("one", "1.0")
-    bench.config = dataclasses.replace(bench.config, no_index=True)
-    found = bench.resolve("one")["one"]
+def test_find_links_with_a_space_and_a_comma(harness: ResolverHarness) -> None:
+    wheel = harness.link("one", "1.0")
+    harness.config = dataclasses.replace(harness.config, no_index=True)
+    found = harness.resolve("one")["one"]
     assert (found.publisher, found.is_digest_published) == ("find-links", False)
     assert (found.size, found.sha256) == compute_file_sha256(wheel)
-    assert bench.index.seen == []
+    assert harness.index.seen == []
 
 
-def test_find_links_pages(bench: Bench, tmp_path: Path) -> None:
+def test_find_links_pages(harness: ResolverHarness, tmp_path: Path) -> None:
     one, two = (make_wheel(tmp_path / "pages", name, "1.0") for name in ("one", "two"))
     (tmp_path / "pages" / "links.html").write_text(f'<a href="{one.name}">{one.name}</a>')
-    bench.index.files["/links/"] = f'<a href="/{two.name}#sha256={compute_file_sha256(two)[1]}">two</a>'.encode()
-    bench.index.files[f"/{two.name}"] = two.read_bytes()
-    links = ((tmp_path / "pages" / "links.html").as_uri(), f"{bench.index.url}/links/")
-    bench.config = dataclasses.replace(bench.config, find_links=links)
-    found = bench.resolve("one", "two")
+    harness.index.files["/links/"] = f'<a href="/{two.name}#sha256={compute_file_sha256(two)[1]}">two</a>'.encode()
+    harness.index.files[f"/{two.name}"] = two.read_bytes()
+    links = ((tmp_path / "pages" / "links.html").as_uri(), f"{harness.index.url}/links/")
+    harness.config = dataclasses.replace(harness.config, find_links=links)
+    found = harness.resolve("one", "two")
     assert (found["one"].publisher, found["one"].is_digest_published) == ("find-links", False)
-    assert (found["two"].publisher, found["two"].is_digest_published) == (bench.index.host, True)
+    assert (found["two"].publisher, found["two"].is_digest_published) == (harness.index.host, True)
 
 
-def test_a_folder_laid_out_as_an_index(bench: Bench, tmp_path: Path) -> None:
+def test_a_folder_laid_out_as_an_index(harness: ResolverHarness, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "files", "one", "1.0")
     page = tmp_path / "simple" / "one" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text(f'<a href="../../files/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}">{wheel.name}</a>')
-    bench.config = dataclasses.replace(bench.config, extra_index_urls=((tmp_path / "simple").as_uri(),))
-    found = bench.resolve("one")["one"]
+    harness.config = dataclasses.replace(harness.config, extra_index_urls=((tmp_path / "simple").as_uri(),))
+    found = harness.resolve("one")["one"]
     assert (found.publisher, found.is_digest_published, found.origin) == ("local index", True, wheel.as_uri())
 
 
@@ -152,61 +152,61 @@ def test_a_files_name_has_no_folders_in_it() -> None:
     )
 
 
-def test_the_newest_of_all_indexes(bench: Bench) -> None:
-    bench.index.offer(make_wheel(bench.made, "one", "1.0"), "/extra")
-    bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
-    bench.wheel("one", "2.0")
-    assert bench.versions("one") == {"one": "2.0"}
+def test_the_newest_of_all_indexes(harness: ResolverHarness) -> None:
+    harness.index.offer(make_wheel(harness.made, "one", "1.0"), "/extra")
+    harness.config = dataclasses.replace(harness.config, extra_index_urls=(f"{harness.index.url}/extra",))
+    harness.wheel("one", "2.0")
+    assert harness.versions("one") == {"one": "2.0"}
 
 
-def test_a_version_whose_wheels_are_on_several_indexes(bench: Bench) -> None:
-    bench.index.offer(make_wheel(bench.made, "one", "1.0", tag="cp311-cp311-win_amd64"), "/extra")
-    bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
-    bench.wheel("one", "1.0", tag=ON_LINUX)
-    assert bench.resolve("one")["one"].filename.endswith(f"{ON_LINUX}.whl")
+def test_a_version_whose_wheels_are_on_several_indexes(harness: ResolverHarness) -> None:
+    harness.index.offer(make_wheel(harness.made, "one", "1.0", tag="cp311-cp311-win_amd64"), "/extra")
+    harness.config = dataclasses.replace(harness.config, extra_index_urls=(f"{harness.index.url}/extra",))
+    harness.wheel("one", "1.0", tag=ON_LINUX)
+    assert harness.resolve("one")["one"].filename.endswith(f"{ON_LINUX}.whl")
 
 
-def test_a_version_that_is_source_code_on_every_index(bench: Bench) -> None:
-    bench.index.offer(sdist(bench.made, "one", "2.0"))
-    bench.index.offer(make_wheel(bench.made, "one", "1.0"), "/extra")
-    bench.config = dataclasses.replace(bench.config, extra_index_urls=(f"{bench.index.url}/extra",))
-    assert "there is no wheel of one" in str(bench.refused("one==2.0"))
+def test_a_version_that_is_source_code_on_every_index(harness: ResolverHarness) -> None:
+    harness.index.offer(make_sdist(harness.made, "one", "2.0"))
+    harness.index.offer(make_wheel(harness.made, "one", "1.0"), "/extra")
+    harness.config = dataclasses.replace(harness.config, extra_index_urls=(f"{harness.index.url}/extra",))
+    assert "there is no wheel of one" in str(harness.refused("one==2.0"))
 
 
-def test_what_has_no_digest_is_hashed_here(bench: Bench) -> None:
-    wheel = make_wheel(bench.made, "one", "1.0")
-    bench.index.offer(wheel, digest="")
-    found = bench.resolve("one")["one"]
+def test_what_has_no_digest_is_hashed_here(harness: ResolverHarness) -> None:
+    wheel = make_wheel(harness.made, "one", "1.0")
+    harness.index.offer(wheel, digest="")
+    found = harness.resolve("one")["one"]
     assert ((found.size, found.sha256), found.is_digest_published) == (compute_file_sha256(wheel), False)
 
 
-def test_another_digest_than_sha256_is_not_enough(bench: Bench) -> None:
-    wheel = make_wheel(bench.made, "one", "1.0")
-    bench.index.offer(wheel, digest="sha512")
+def test_another_digest_than_sha256_is_not_enough(harness: ResolverHarness) -> None:
+    wheel = make_wheel(harness.made, "one", "1.0")
+    harness.index.offer(wheel, digest="sha512")
     page = "/simple/one/"
-    bench.index.files[page] = bench.index.files[page].replace(compute_file_sha256(wheel)[1].encode(), b"0" * 128)
-    found = bench.resolve("one")["one"]
+    harness.index.files[page] = harness.index.files[page].replace(compute_file_sha256(wheel)[1].encode(), b"0" * 128)
+    found = harness.resolve("one")["one"]
     assert ((found.size, found.sha256), found.is_digest_published) == (compute_file_sha256(wheel), False)
 
 
-def test_a_digest_that_is_demanded(bench: Bench, tmp_path: Path) -> None:
-    wheel = bench.wheel("one", "1.0")
+def test_a_digest_that_is_demanded(harness: ResolverHarness, tmp_path: Path) -> None:
+    wheel = harness.wheel("one", "1.0")
     path = tmp_path / "r.txt"
     path.write_text(f"one==1.0 --hash=sha256:{compute_file_sha256(wheel)[1]}\n")
-    assert bench.versions(requirements_files=(path,)) == {"one": "1.0"}
+    assert harness.versions(requirements_files=(path,)) == {"one": "1.0"}
     path.write_text(f"one==1.0 --hash=sha256:{'0' * 64}\n")
-    assert "no wheel of one 1.0 has an allowed digest" in str(bench.refused(requirements_files=(path,)))
+    assert "no wheel of one 1.0 has an allowed digest" in str(harness.refused(requirements_files=(path,)))
 
 
-def test_a_wheel_by_its_address(bench: Bench) -> None:
-    wheel = make_wheel(bench.made, "one", "1.0", requires=["two"])
-    bench.index.files[f"/{wheel.name}"] = wheel.read_bytes()
-    bench.wheel("two", "1.0")
-    found = bench.resolve(f"one @ {bench.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
+def test_a_wheel_by_its_address(harness: ResolverHarness) -> None:
+    wheel = make_wheel(harness.made, "one", "1.0", requires=["two"])
+    harness.index.files[f"/{wheel.name}"] = wheel.read_bytes()
+    harness.wheel("two", "1.0")
+    found = harness.resolve(f"one @ {harness.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
     assert list(found) == ["one", "two"]
     assert (found["one"].publisher, found["one"].is_digest_published) == ("manifest", True)
-    assert not bench.resolve(f"one @ {bench.index.url}/{wheel.name}")["one"].is_digest_published
-    local = bench.resolve(str(wheel))["one"]
+    assert not harness.resolve(f"one @ {harness.index.url}/{wheel.name}")["one"].is_digest_published
+    local = harness.resolve(str(wheel))["one"]
     assert (local.origin, local.sha256, local.is_digest_published) == (
         wheel.as_uri(),
         compute_file_sha256(wheel)[1],
@@ -214,83 +214,83 @@ def test_a_wheel_by_its_address(bench: Bench) -> None:
     )
 
 
-def test_a_wheel_by_its_address_must_fit_too(bench: Bench) -> None:
-    wheel = make_wheel(bench.made, "one", "1.0", tag="cp311-cp311-win_amd64")
-    assert "there is no wheel of one 1.0 for linux-x86_64-glibc-2.28-py3.11-cpu" in str(bench.refused(str(wheel)))
+def test_a_wheel_by_its_address_must_fit_too(harness: ResolverHarness) -> None:
+    wheel = make_wheel(harness.made, "one", "1.0", tag="cp311-cp311-win_amd64")
+    assert "there is no wheel of one 1.0 for linux-x86_64-glibc-2.28-py3.11-cpu" in str(harness.refused(str(wheel)))
 
 
-def test_a_warning_of_uv_is_passed_on(bench: Bench) -> None:
-    bench.wheel("one", "1.0")
-    assert bench.versions("one[extra]") == {"one": "1.0"}
-    assert "does not have an extra named `extra`" in bench.report.warnings[0]
+def test_a_warning_of_uv_is_passed_on(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0")
+    assert harness.versions("one[extra]") == {"one": "1.0"}
+    assert "does not have an extra named `extra`" in harness.report.warnings[0]
 
 
-def test_wheels_are_brought_home_once(bench: Bench) -> None:
-    bench.wheel("one", "1.0", requires=["two"])
-    bench.link("two", "1.0")
-    found = list(bench.resolve("one").values())
-    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
+def test_wheels_are_brought_home_once(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0", requires=["two"])
+    harness.link("two", "1.0")
+    found = list(harness.resolve("one").values())
+    resolution.fetch_wheels(found, harness.store, harness.config, harness.report)
     for wheel in found:
-        assert compute_file_sha256(bench.store.require(wheel.sha256)) == (wheel.size, wheel.sha256)
-    bench.index.seen.clear()
-    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
-    assert bench.index.seen == []
+        assert compute_file_sha256(harness.store.require(wheel.sha256)) == (wheel.size, wheel.sha256)
+    harness.index.seen.clear()
+    resolution.fetch_wheels(found, harness.store, harness.config, harness.report)
+    assert harness.index.seen == []
 
 
-def test_a_wheel_that_changed_meanwhile(bench: Bench) -> None:
-    path = bench.wheel("one", "1.0")
-    found = bench.resolve("one")["one"]
-    bench.index.files[f"/simple/files/{path.name}"] = b"x" * found.size
+def test_a_wheel_that_changed_meanwhile(harness: ResolverHarness) -> None:
+    path = harness.wheel("one", "1.0")
+    found = harness.resolve("one")["one"]
+    harness.index.files[f"/simple/files/{path.name}"] = b"x" * found.size
     with pytest.raises(IntegrityError, match=found.sha256):
-        resolution.fetch_wheels([found], bench.store, bench.config, bench.report)
+        resolution.fetch_wheels([found], harness.store, harness.config, harness.report)
 
 
-def test_a_wheel_that_is_gone(bench: Bench) -> None:
-    found = bench.link("one", "1.0")
-    wheel = bench.resolve("one")["one"]
+def test_a_wheel_that_is_gone(harness: ResolverHarness) -> None:
+    found = harness.link("one", "1.0")
+    wheel = harness.resolve("one")["one"]
     found.unlink()
     with pytest.raises(FetchError, match="No such file"):
-        resolution.fetch_wheels([wheel], bench.store, bench.config, bench.report)
+        resolution.fetch_wheels([wheel], harness.store, harness.config, harness.report)
 
 
-def test_the_tools_of_the_far_side(bench: Bench) -> None:
-    bench.wheel("pip", "26.0")
-    bench.wheel("uv", "0.13", tag="py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64")
-    bench.wheel("uv", "0.13", tag="py3-none-win_amd64")
-    found = resolution.resolve_without_dependencies(["pip", "uv"], WINDOWS, bench.config, bench.store, bench.report)
+def test_the_tools_of_the_far_side(harness: ResolverHarness) -> None:
+    harness.wheel("pip", "26.0")
+    harness.wheel("uv", "0.13", tag="py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64")
+    harness.wheel("uv", "0.13", tag="py3-none-win_amd64")
+    found = resolution.resolve_without_dependencies(["pip", "uv"], WINDOWS, harness.config, harness.store, harness.report)
     assert [wheel.filename for wheel in found] == ["pip-26.0-py3-none-any.whl", "uv-0.13-py3-none-win_amd64.whl"]
 
 
-def test_a_wheel_that_carries_something(bench: Bench) -> None:
-    bench.wheel("carrier", "1.0", requires=["torch"])
+def test_a_wheel_that_carries_something(harness: ResolverHarness) -> None:
+    harness.wheel("carrier", "1.0", requires=["torch"])
     assert (
-        resolution.resolve_without_dependencies(["carrier>=1"], LINUX, bench.config, bench.store, bench.report)[
+        resolution.resolve_without_dependencies(["carrier>=1"], LINUX, harness.config, harness.store, harness.report)[
             0
         ].version
         == "1.0"
     )
     with pytest.raises(ResolveError, match="not every requirement applies"):
         resolution.resolve_without_dependencies(
-            ["carrier; sys_platform == 'win32'"], LINUX, bench.config, bench.store, bench.report
+            ["carrier; sys_platform == 'win32'"], LINUX, harness.config, harness.store, harness.report
         )
 
 
-def test_what_uv_was_told_by_itself_does_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.wheel("one", "1.0")
+def test_what_uv_was_told_by_itself_does_not_count(harness: ResolverHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.wheel("one", "1.0")
     monkeypatch.setenv("UV_INDEX", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("UV_OFFLINE", "1")
-    assert bench.versions("one") == {"one": "1.0"}
+    assert harness.versions("one") == {"one": "1.0"}
 
 
 @pytest.fixture
-def installed(bench: Bench, tmp_path: Path) -> Callable[[list[ResolvedWheel]], str]:
+def installed(harness: ResolverHarness, tmp_path: Path) -> Callable[[list[ResolvedWheel]], str]:
     """Installs wheels from the shelf with real pip and says what it did."""
 
     def install(found: list[ResolvedWheel]) -> str:
         folder = tmp_path / "carried"
         folder.mkdir()
         for wheel in found:
-            os.link(bench.store.require(wheel.sha256), folder / wheel.filename)
+            os.link(harness.store.require(wheel.sha256), folder / wheel.filename)
         pip: list[str | Path] = [sys.executable, "-I", "-m", "pip", "install", "--no-index", "--find-links", folder]
         names = [f"{wheel.name}=={wheel.version}" for wheel in found]
         return process.run([*pip, "--target", tmp_path / "site", "--no-cache-dir", *names]).stdout
@@ -298,9 +298,9 @@ def installed(bench: Bench, tmp_path: Path) -> Callable[[list[ResolvedWheel]], s
     return install
 
 
-def test_pip_installs_what_was_brought(bench: Bench, installed: Callable[[list[ResolvedWheel]], str]) -> None:
-    bench.wheel("one", "1.0", requires=["two-parts"])
-    bench.wheel("two-parts", "1.0")
-    found = list(bench.resolve("one").values())
-    resolution.fetch_wheels(found, bench.store, bench.config, bench.report)
+def test_pip_installs_what_was_brought(harness: ResolverHarness, installed: Callable[[list[ResolvedWheel]], str]) -> None:
+    harness.wheel("one", "1.0", requires=["two-parts"])
+    harness.wheel("two-parts", "1.0")
+    found = list(harness.resolve("one").values())
+    resolution.fetch_wheels(found, harness.store, harness.config, harness.report)
     assert "Successfully installed one-1.0 two-parts-1.0" in installed(found)

@@ -20,9 +20,9 @@ from bundler.online.packages import resolution, source_build
 from bundler.online.packages.resolution import PackageRequest
 from bundler.online.packages.source_build import Sdist
 from bundler.online.transfer.cache import FileCache
-from tests.support.programs import tool
-from tests.support.resolving import LINUX, WINDOWS, Bench
-from tests.support.sourcemaking import backend_of, make_source
+from tests.support.programs import require_tool
+from tests.support.resolving import LINUX, WINDOWS, ResolverHarness
+from tests.support.sourcemaking import make_backend, make_source
 from tests.support.wheelmaking import make_wheel
 
 HERE = detect_target()
@@ -38,57 +38,57 @@ def runs(mark: Path) -> set[str]:
     return set(mark.read_text().split()) if mark.exists() else set()
 
 
-def offer(bench: Bench, name: str, version: str, **options: Any) -> Path:
+def offer(bench: ResolverHarness, name: str, version: str, **options: Any) -> Path:
     path = make_source(bench.made, name, version, **options)
     bench.index.offer(path)
     return path
 
 
 @pytest.mark.parametrize("target", [LINUX, WINDOWS, dataclasses.replace(LINUX, python="3.12")])
-def test_a_package_of_source_code_alone(bench: Bench, mark: Path, target: Any) -> None:
+def test_a_package_of_source_code_alone(harness: ResolverHarness, mark: Path, target: Any) -> None:
     """A pure wheel fits any target; what it needs is resolved with the rest."""
-    source = offer(bench, "sourced", "1.0", requires=["base<2", "winonly; sys_platform == 'win32'"], mark=mark)
+    source = offer(harness, "sourced", "1.0", requires=["base<2", "winonly; sys_platform == 'win32'"], mark=mark)
     for version in ("1.0", "2.0"):
-        bench.wheel("base", version)
-    bench.wheel("winonly", "1.0")
-    bench.wheel("top", "1.0", requires=["sourced"])
-    found = bench.resolve("top", target=target, build_from_source=("Sourced",))
+        harness.wheel("base", version)
+    harness.wheel("winonly", "1.0")
+    harness.wheel("top", "1.0", requires=["sourced"])
+    found = harness.resolve("top", target=target, build_from_source=("Sourced",))
     one = found["sourced"]
     assert found["base"].version == "1.0"
     assert ("winonly" in found) == (target is WINDOWS)
     assert (one.filename, one.version) == ("sourced-1.0-py3-none-any.whl", "1.0")
-    assert one.origin == f"{bench.index.url}/simple/files/{source.name}"
-    assert (one.publisher, one.is_digest_published) == (bench.index.host, True)
+    assert one.origin == f"{harness.index.url}/simple/files/{source.name}"
+    assert (one.publisher, one.is_digest_published) == (harness.index.host, True)
     assert one.sdist_sha256 == compute_file_sha256(source)[1]
-    assert compute_file_sha256(bench.store.require(one.sha256)) == (one.size, one.sha256)
+    assert compute_file_sha256(harness.store.require(one.sha256)) == (one.size, one.sha256)
     assert runs(mark) == {"sourced"}
-    assert "building sourced 1.0 from source code" in " ".join(bench.report.notes)
-    resolution.fetch_wheels(list(found.values()), bench.store, bench.config, bench.report)
+    assert "building sourced 1.0 from source code" in " ".join(harness.report.notes)
+    resolution.fetch_wheels(list(found.values()), harness.store, harness.config, harness.report)
 
 
-def test_the_same_bytes_each_time(bench: Bench, mark: Path, tmp_path: Path) -> None:
-    offer(bench, "sourced", "1.0", compiled=True, mark=mark)
-    tool("gcc")
-    first = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
+def test_the_same_bytes_each_time(harness: ResolverHarness, mark: Path, tmp_path: Path) -> None:
+    offer(harness, "sourced", "1.0", compiled=True, mark=mark)
+    require_tool("gcc")
+    first = harness.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
     mark.unlink()
-    assert bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"] == first
-    bench.store = FileCache(tmp_path / "another shelf")
-    again = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
+    assert harness.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"] == first
+    harness.store = FileCache(tmp_path / "another shelf")
+    again = harness.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
     assert again == first
-    with zipfile.ZipFile(bench.store.require(first.sha256)) as packed:
+    with zipfile.ZipFile(harness.store.require(first.sha256)) as packed:
         infos = packed.infolist()
     assert {(info.date_time, info.compress_type) for info in infos} == {((1980, 1, 1, 0, 0, 0), zipfile.ZIP_STORED)}
     assert infos[-1].filename == "sourced-1.0.dist-info/RECORD"
 
 
-def test_a_compiled_wheel_says_how_old_a_c_library_will_do(bench: Bench, tmp_path: Path) -> None:
-    tool("gcc")
-    offer(bench, "sourced", "1.0", compiled=True)
-    found = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
+def test_a_compiled_wheel_says_how_old_a_c_library_will_do(harness: ResolverHarness, tmp_path: Path) -> None:
+    require_tool("gcc")
+    offer(harness, "sourced", "1.0", compiled=True)
+    found = harness.resolve("sourced", target=HERE, build_from_source=("sourced",))["sourced"]
     assert "-manylinux_2_" in found.filename
-    assert bench.resolve("sourced", target=LINUX, build_from_source=("sourced",))["sourced"] == found
+    assert harness.resolve("sourced", target=LINUX, build_from_source=("sourced",))["sourced"] == found
     carried = tmp_path / found.filename
-    carried.write_bytes(bench.store.require(found.sha256).read_bytes())
+    carried.write_bytes(harness.store.require(found.sha256).read_bytes())
     site = tmp_path / "site"
     pip: list[str | Path] = [
         sys.executable,
@@ -107,16 +107,16 @@ def test_a_compiled_wheel_says_how_old_a_c_library_will_do(bench: Bench, tmp_pat
     assert done.stdout == "42\n"
 
 
-def test_a_compiled_wheel_that_needs_a_newer_c_library(bench: Bench) -> None:
+def test_a_compiled_wheel_that_needs_a_newer_c_library(harness: ResolverHarness) -> None:
     """This machine's C library has a newer version of pow than the target's floor."""
-    tool("gcc")
+    require_tool("gcc")
     code = "#include <math.h>\nvolatile double two = 2.0;"
-    offer(bench, "sourced", "1.0", compiled=True, code=code, answer="(long)pow(two, 3.0)", libraries=["-lm"])
-    error = bench.refused("sourced", target=LINUX, build_from_source=("sourced",))
+    offer(harness, "sourced", "1.0", compiled=True, code=code, answer="(long)pow(two, 3.0)", libraries=["-lm"])
+    error = harness.refused("sourced", target=LINUX, build_from_source=("sourced",))
     assert "the one that was built here from its source code, sourced-1.0-" in str(error)
     assert re.search(r"does not fit there: it needs glibc 2\.\d\d; the target's C library is glibc-2\.28, ", str(error))
     assert "on a machine like the target" in error.hint
-    assert bench.resolve("sourced", target=HERE, build_from_source=("sourced",))
+    assert harness.resolve("sourced", target=HERE, build_from_source=("sourced",))
 
 
 @pytest.mark.parametrize(
@@ -127,63 +127,63 @@ def test_a_compiled_wheel_that_needs_a_newer_c_library(bench: Bench) -> None:
         ({"libc": "musl-1.2"}, "the target's C library is musl-1.2"),
     ],
 )
-def test_a_compiled_wheel_for_another_machine(bench: Bench, change: dict[str, str], words: str) -> None:
-    tool("gcc")
-    offer(bench, "sourced", "1.0", compiled=True)
-    error = bench.refused("sourced", target=dataclasses.replace(HERE, **change), build_from_source=("sourced",))
+def test_a_compiled_wheel_for_another_machine(harness: ResolverHarness, change: dict[str, str], words: str) -> None:
+    require_tool("gcc")
+    offer(harness, "sourced", "1.0", compiled=True)
+    error = harness.refused("sourced", target=dataclasses.replace(HERE, **change), build_from_source=("sourced",))
     assert words in str(error)
     assert "does not fit there" in str(error)
 
 
-def test_a_compiled_wheel_that_needs_a_library_of_this_machine(bench: Bench) -> None:
-    tool("gcc")
-    own = bench.made / "libown.so"
+def test_a_compiled_wheel_that_needs_a_library_of_this_machine(harness: ResolverHarness) -> None:
+    require_tool("gcc")
+    own = harness.made / "libown.so"
     own.parent.mkdir(parents=True, exist_ok=True)
-    (bench.made / "own.c").write_text("long own(void) { return 7; }")
-    subprocess.run([tool("gcc"), "-shared", "-fPIC", "-o", own, bench.made / "own.c"], check=True)
-    libraries = [str(own), f"-Wl,-rpath,{bench.made}"]
-    offer(bench, "sourced", "1.0", compiled=True, code="long own(void);", answer="own()", libraries=libraries)
-    error = bench.refused("sourced", target=HERE, build_from_source=("sourced",))
+    (harness.made / "own.c").write_text("long own(void) { return 7; }")
+    subprocess.run([require_tool("gcc"), "-shared", "-fPIC", "-o", own, harness.made / "own.c"], check=True)
+    libraries = [str(own), f"-Wl,-rpath,{harness.made}"]
+    offer(harness, "sourced", "1.0", compiled=True, code="long own(void);", answer="own()", libraries=libraries)
+    error = harness.refused("sourced", target=HERE, build_from_source=("sourced",))
     assert "the wheel that was built from sourced 1.0 needs libown.so of this machine" in str(error)
     assert "auditwheel repair" in error.hint
 
 
-def test_source_code_that_is_not_named_is_not_run(bench: Bench, mark: Path) -> None:
-    offer(bench, "sourced", "1.0", mark=mark)
-    offer(bench, "other", "1.0", mark=mark)
-    bench.wheel("top", "1.0", requires=["sourced", "other"])
-    error = bench.refused("top", build_from_source=("sourced",))
+def test_source_code_that_is_not_named_is_not_run(harness: ResolverHarness, mark: Path) -> None:
+    offer(harness, "sourced", "1.0", mark=mark)
+    offer(harness, "other", "1.0", mark=mark)
+    harness.wheel("top", "1.0", requires=["sourced", "other"])
+    error = harness.refused("top", build_from_source=("sourced",))
     assert "there is no wheel of other" in str(error)
     assert "python: {build_from_source: [other]}" in error.hint
     assert "other" not in runs(mark)
 
 
-def test_a_build_runs_no_other_source_code(bench: Bench, mark: Path) -> None:
-    offer(bench, "tools", "1.0", mark=mark)
-    offer(bench, "sourced", "1.0", build_requires=["tools"], mark=mark)
+def test_a_build_runs_no_other_source_code(harness: ResolverHarness, mark: Path) -> None:
+    offer(harness, "tools", "1.0", mark=mark)
+    offer(harness, "sourced", "1.0", build_requires=["tools"], mark=mark)
     with pytest.raises(ProgramError, match=r"can't build a wheel of sourced==1\.0"):
-        bench.resolve("sourced", build_from_source=("sourced",))
+        harness.resolve("sourced", build_from_source=("sourced",))
     assert runs(mark) == set()
 
 
-def test_what_a_build_needs_comes_from_where_pip_looks(bench: Bench) -> None:
-    bench.link("tools", "1.0")
-    backend = "import tools\n" + backend_of("sourced", "1.0")
-    offer(bench, "sourced", "1.0", build_requires=["tools"], backend=backend)
-    assert bench.resolve("sourced", build_from_source=("sourced",))["sourced"].sdist_sha256
+def test_what_a_build_needs_comes_from_where_pip_looks(harness: ResolverHarness) -> None:
+    harness.link("tools", "1.0")
+    backend = "import tools\n" + make_backend("sourced", "1.0")
+    offer(harness, "sourced", "1.0", build_requires=["tools"], backend=backend)
+    assert harness.resolve("sourced", build_from_source=("sourced",))["sourced"].sdist_sha256
 
 
-def test_a_build_that_fails(bench: Bench) -> None:
+def test_a_build_that_fails(harness: ResolverHarness) -> None:
     words = "raise SystemExit('the header xyz.h is missing')"
-    offer(bench, "sourced", "1.0", backend=f"def build_wheel(*_, **__):\n    {words}\n")
+    offer(harness, "sourced", "1.0", backend=f"def build_wheel(*_, **__):\n    {words}\n")
     with pytest.raises(ProgramError, match=r"(?s)can't build a wheel of sourced==1\.0.*xyz\.h") as caught:
-        bench.resolve("sourced", build_from_source=("sourced",))
+        harness.resolve("sourced", build_from_source=("sourced",))
     assert "compiler or headers are missing" in caught.value.hint
     with pytest.raises(ProgramError, match=r"(?s)can't build a wheel.*xyz\.h"):
-        bench.resolve("sourced", target=HERE, resolver="pip-tools", build_from_source=("sourced",))
+        harness.resolve("sourced", target=HERE, resolver="pip-tools", build_from_source=("sourced",))
 
 
-def test_a_build_that_fails_when_metadata_did_not(bench: Bench) -> None:
+def test_a_build_that_fails_when_metadata_did_not(harness: ResolverHarness) -> None:
     backend = (
         "import os\n"
         "def prepare_metadata_for_build_wheel(folder, config_settings=None):\n"
@@ -194,102 +194,102 @@ def test_a_build_that_fails_when_metadata_did_not(bench: Bench) -> None:
         "def build_wheel(*_, **__):\n"
         "    raise SystemExit('cc: no such program')\n"
     )
-    offer(bench, "sourced", "1.0", backend=backend)
+    offer(harness, "sourced", "1.0", backend=backend)
     with pytest.raises(ProgramError, match=r"(?s)can't build a wheel of sourced 1\.0.*cc: no such program") as caught:
-        bench.resolve("sourced", build_from_source=("sourced",))
+        harness.resolve("sourced", build_from_source=("sourced",))
     assert caught.value.code == 10
-    assert not list(bench.store.root.rglob("built-wheel-*"))
+    assert not list(harness.store.root.rglob("built-wheel-*"))
 
 
 @pytest.mark.parametrize("built", [("another", "1.0"), ("sourced", "1.1")])
-def test_a_build_that_gives_another_package(bench: Bench, tmp_path: Path, built: tuple[str, str]) -> None:
-    path = make_source(tmp_path, "sourced", "1.0", backend=backend_of(*built))
-    source = Sdist(name="sourced", version="1.0", filename=path.name, sha256=bench.store.copy_in(path)[1])
+def test_a_build_that_gives_another_package(harness: ResolverHarness, tmp_path: Path, built: tuple[str, str]) -> None:
+    path = make_source(tmp_path, "sourced", "1.0", backend=make_backend(*built))
+    source = Sdist(name="sourced", version="1.0", filename=path.name, sha256=harness.store.copy_in(path)[1])
     with pytest.raises(UnsafeError, match=f"the source code of sourced 1.0 builds {'-'.join(built)}-py3"):
-        source_build.build_wheel(source, HERE, bench.config, bench.store, bench.report)
+        source_build.build_wheel(source, HERE, harness.config, harness.store, harness.report)
 
 
-def test_a_wheel_is_preferred(bench: Bench, mark: Path) -> None:
-    offer(bench, "sourced", "2.0", mark=mark)
-    wheel = bench.wheel("sourced", "2.0")
-    found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
+def test_a_wheel_is_preferred(harness: ResolverHarness, mark: Path) -> None:
+    offer(harness, "sourced", "2.0", mark=mark)
+    wheel = harness.wheel("sourced", "2.0")
+    found = harness.resolve("sourced", build_from_source=("sourced",))["sourced"]
     assert (found.filename, found.sdist_sha256) == (wheel.name, "")
     assert runs(mark) == set()
-    assert bench.report.warnings == ["python.build_from_source names sourced, which has a wheel: the wheel is used"]
+    assert harness.report.warnings == ["python.build_from_source names sourced, which has a wheel: the wheel is used"]
 
 
-def test_a_version_without_a_wheel_is_built_where_it_is_asked_for(bench: Bench) -> None:
-    bench.wheel("sourced", "1.0")
-    offer(bench, "sourced", "2.0")
-    assert bench.versions("sourced", build_from_source=("sourced",)) == {"sourced": "1.0"}
-    found = bench.resolve("sourced>=2", build_from_source=("sourced",))["sourced"]
+def test_a_version_without_a_wheel_is_built_where_it_is_asked_for(harness: ResolverHarness) -> None:
+    harness.wheel("sourced", "1.0")
+    offer(harness, "sourced", "2.0")
+    assert harness.versions("sourced", build_from_source=("sourced",)) == {"sourced": "1.0"}
+    found = harness.resolve("sourced>=2", build_from_source=("sourced",))["sourced"]
     assert (found.version, bool(found.sdist_sha256)) == ("2.0", True)
 
 
-def test_a_name_that_nothing_asks_for(bench: Bench) -> None:
-    bench.wheel("one", "1.0")
-    assert bench.versions("one", build_from_source=("elsewhere",)) == {"one": "1.0"}
-    assert bench.report.warnings == ["python.build_from_source names elsewhere, which is not among the packages"]
+def test_a_name_that_nothing_asks_for(harness: ResolverHarness) -> None:
+    harness.wheel("one", "1.0")
+    assert harness.versions("one", build_from_source=("elsewhere",)) == {"one": "1.0"}
+    assert harness.report.warnings == ["python.build_from_source names elsewhere, which is not among the packages"]
 
 
-def test_both_resolvers_build_alike(bench: Bench) -> None:
-    offer(bench, "sourced", "1.0", requires=["base"])
-    bench.wheel("base", "1.0")
-    by_uv = bench.resolve("sourced", target=HERE, build_from_source=("sourced",))
-    by_pip = bench.resolve("sourced", target=HERE, resolver="pip-tools", build_from_source=("sourced",))
+def test_both_resolvers_build_alike(harness: ResolverHarness) -> None:
+    offer(harness, "sourced", "1.0", requires=["base"])
+    harness.wheel("base", "1.0")
+    by_uv = harness.resolve("sourced", target=HERE, build_from_source=("sourced",))
+    by_pip = harness.resolve("sourced", target=HERE, resolver="pip-tools", build_from_source=("sourced",))
     assert by_pip == by_uv
 
 
-def test_source_code_in_a_find_links_folder(bench: Bench) -> None:
-    source = make_source(bench.links, "sourced", "1.0")
-    found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
+def test_source_code_in_a_find_links_folder(harness: ResolverHarness) -> None:
+    source = make_source(harness.links, "sourced", "1.0")
+    found = harness.resolve("sourced", build_from_source=("sourced",))["sourced"]
     assert (found.publisher, found.is_digest_published) == ("find-links", False)
     assert found.sdist_sha256 == compute_file_sha256(source)[1]
 
 
-def test_source_code_that_is_not_what_was_published(bench: Bench, mark: Path) -> None:
-    source = offer(bench, "sourced", "1.0")
-    other = make_source(bench.made / "other", "sourced", "1.0", mark=mark)
-    bench.index.files[f"/simple/files/{source.name}"] = other.read_bytes()
+def test_source_code_that_is_not_what_was_published(harness: ResolverHarness, mark: Path) -> None:
+    source = offer(harness, "sourced", "1.0")
+    other = make_source(harness.made / "other", "sourced", "1.0", mark=mark)
+    harness.index.files[f"/simple/files/{source.name}"] = other.read_bytes()
     with pytest.raises(
         IntegrityError, match=r"the source code of sourced==1\.0 has another digest than its index states"
     ) as caught:
-        bench.resolve("sourced", build_from_source=("sourced",))
+        harness.resolve("sourced", build_from_source=("sourced",))
     assert compute_file_sha256(source)[1] in str(caught.value)
     assert runs(mark) == set()
 
 
 @pytest.mark.parametrize("resolver", ["uv", "pip-tools"])
 def test_source_code_with_another_digest_than_is_demanded_is_not_run(
-    bench: Bench, tmp_path: Path, mark: Path, resolver: Resolver
+    harness: ResolverHarness, tmp_path: Path, mark: Path, resolver: Resolver
 ) -> None:
-    good = make_source(bench.links, "sourced", "1.0")
-    offer(bench, "sourced", "1.0", mark=mark)
+    good = make_source(harness.links, "sourced", "1.0")
+    offer(harness, "sourced", "1.0", mark=mark)
     path = tmp_path / "r.txt"
     wanted = PackageRequest(requirements_files=(path,), build_from_source=("sourced",), resolver=resolver)
     path.write_text(f"sourced==1.0 --hash=sha256:{compute_file_sha256(good)[1]}\n")
-    (found,) = resolution.resolve_packages(wanted, HERE, bench.config, bench.store, bench.report)
+    (found,) = resolution.resolve_packages(wanted, HERE, harness.config, harness.store, harness.report)
     assert (found.sdist_sha256, found.publisher) == (compute_file_sha256(good)[1], "find-links")
     path.write_text(f"sourced==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(ResolveError, match="no source code of sourced has an allowed digest"):
-        resolution.resolve_packages(wanted, HERE, bench.config, bench.store, bench.report)
+        resolution.resolve_packages(wanted, HERE, harness.config, harness.store, harness.report)
     assert runs(mark) == set()
 
 
-def test_a_note_of_a_build_that_is_damaged(bench: Bench) -> None:
-    offer(bench, "sourced", "1.0")
-    found = bench.resolve("sourced", build_from_source=("sourced",))
-    (note,) = bench.store.root.rglob("built-wheel-*")
-    kept = bench.store.find(note.read_text())
+def test_a_note_of_a_build_that_is_damaged(harness: ResolverHarness) -> None:
+    offer(harness, "sourced", "1.0")
+    found = harness.resolve("sourced", build_from_source=("sourced",))
+    (note,) = harness.store.root.rglob("built-wheel-*")
+    kept = harness.store.find(note.read_text())
     assert kept
     kept.chmod(0o644)
     kept.write_bytes(b"{}")
-    assert bench.resolve("sourced", build_from_source=("sourced",)) == found
+    assert harness.resolve("sourced", build_from_source=("sourced",)) == found
 
 
-def test_a_local_wheel_of_another_machine_is_none(bench: Bench) -> None:
-    bench.index.offer(make_wheel(bench.made, "sourced", "1.0", tag="cp311-cp311-win_amd64"))
-    offer(bench, "sourced", "1.0")
-    found = bench.resolve("sourced", build_from_source=("sourced",))["sourced"]
+def test_a_local_wheel_of_another_machine_is_none(harness: ResolverHarness) -> None:
+    harness.index.offer(make_wheel(harness.made, "sourced", "1.0", tag="cp311-cp311-win_amd64"))
+    offer(harness, "sourced", "1.0")
+    found = harness.resolve("sourced", build_from_source=("sourced",))["sourced"]
     assert found.filename == "sourced-1.0-py3-none-any.whl"
     assert found.sdist_sha256

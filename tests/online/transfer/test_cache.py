@@ -21,105 +21,105 @@ def left_over(store: FileCache) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file() and "files" not in path.parts]
 
 
-def test_what_is_put_here_is_found_by_its_digest(store: FileCache) -> None:
-    assert store.put_bytes(DATA) == DIGEST
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert store.find(DIGEST, len(DATA)) == store.require(DIGEST)
-    assert left_over(store) == []
+def test_what_is_put_here_is_found_by_its_digest(cache: FileCache) -> None:
+    assert cache.put_bytes(DATA) == DIGEST
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert cache.find(DIGEST, len(DATA)) == cache.require(DIGEST)
+    assert left_over(cache) == []
 
 
-def test_what_is_not_here_is_not_found(store: FileCache) -> None:
-    assert store.find(DIGEST) is None
+def test_what_is_not_here_is_not_found(cache: FileCache) -> None:
+    assert cache.find(DIGEST) is None
     with pytest.raises(FetchError, match=DIGEST):
-        store.require(DIGEST)
+        cache.require(DIGEST)
 
 
-def test_files_are_read_only(store: FileCache) -> None:
-    store.put_bytes(DATA)
-    assert stat.S_IMODE(store.require(DIGEST).stat().st_mode) == 0o444
+def test_files_are_read_only(cache: FileCache) -> None:
+    cache.put_bytes(DATA)
+    assert stat.S_IMODE(cache.require(DIGEST).stat().st_mode) == 0o444
 
 
-def test_an_empty_file_has_a_place_too(store: FileCache) -> None:
-    assert store.require(store.put_bytes(b"")).read_bytes() == b""
+def test_an_empty_file_has_a_place_too(cache: FileCache) -> None:
+    assert cache.require(cache.put_bytes(b"")).read_bytes() == b""
 
 
-def test_a_file_that_a_crash_emptied_does_not_count(store: FileCache) -> None:
-    store.put_bytes(DATA)
-    place = store.require(DIGEST)
+def test_a_file_that_a_crash_emptied_does_not_count(cache: FileCache) -> None:
+    cache.put_bytes(DATA)
+    place = cache.require(DIGEST)
     place.chmod(0o644)
     place.write_bytes(b"")
-    assert store.find(DIGEST) is None
-    store.put_bytes(DATA)
-    assert store.require(DIGEST).read_bytes() == DATA
+    assert cache.find(DIGEST) is None
+    cache.put_bytes(DATA)
+    assert cache.require(DIGEST).read_bytes() == DATA
 
 
-def test_a_file_of_another_size_does_not_count(store: FileCache) -> None:
-    store.put_bytes(DATA)
-    assert store.find(DIGEST, len(DATA) + 1) is None
+def test_a_file_of_another_size_does_not_count(cache: FileCache) -> None:
+    cache.put_bytes(DATA)
+    assert cache.find(DIGEST, len(DATA) + 1) is None
 
 
-def test_adopt_hashes_and_moves(store: FileCache) -> None:
-    with store.temporary_path() as path:
+def test_adopt_hashes_and_moves(cache: FileCache) -> None:
+    with cache.temporary_path() as path:
         path.write_bytes(DATA)
-        assert store.move_in(path) == (len(DATA), DIGEST)
+        assert cache.move_in(path) == (len(DATA), DIGEST)
         assert not path.exists()
-    assert store.require(DIGEST).read_bytes() == DATA
+    assert cache.require(DIGEST).read_bytes() == DATA
 
 
-def test_adopting_what_is_here_already_takes_it_away(store: FileCache) -> None:
-    store.put_bytes(DATA)
-    with store.temporary_path() as path:
+def test_adopting_what_is_here_already_takes_it_away(cache: FileCache) -> None:
+    cache.put_bytes(DATA)
+    with cache.temporary_path() as path:
         path.write_bytes(DATA)
-        assert store.move_in(path) == (len(DATA), DIGEST)
-    assert left_over(store) == []
+        assert cache.move_in(path) == (len(DATA), DIGEST)
+    assert left_over(cache) == []
 
 
-def test_copy_in_leaves_the_source(store: FileCache, tmp_path: Path) -> None:
+def test_copy_in_leaves_the_source(cache: FileCache, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(DATA)
-    assert store.copy_in(source) == (len(DATA), DIGEST)
+    assert cache.copy_in(source) == (len(DATA), DIGEST)
     assert source.read_bytes() == DATA
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert left_over(store) == []
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert left_over(cache) == []
 
 
-def test_a_copy_that_fails_leaves_nothing(store: FileCache, tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_nothing(cache: FileCache, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        store.copy_in(tmp_path / "nothing")
-    assert left_over(store) == []
+        cache.copy_in(tmp_path / "nothing")
+    assert left_over(cache) == []
 
 
-def test_drop(store: FileCache) -> None:
-    store.put_bytes(DATA)
-    store.remove(DIGEST)
-    store.remove(DIGEST)
-    assert store.find(DIGEST) is None
+def test_drop(cache: FileCache) -> None:
+    cache.put_bytes(DATA)
+    cache.remove(DIGEST)
+    cache.remove(DIGEST)
+    assert cache.find(DIGEST) is None
 
 
-def test_a_fresh_name_is_free_and_gone_afterwards(store: FileCache) -> None:
-    with store.temporary_path() as one, store.temporary_path() as other:
+def test_a_fresh_name_is_free_and_gone_afterwards(cache: FileCache) -> None:
+    with cache.temporary_path() as one, cache.temporary_path() as other:
         assert one != other
         assert not one.exists()
         one.write_bytes(DATA)
-    assert left_over(store) == []
+    assert left_over(cache) == []
 
 
-def test_several_that_put_the_same_do_not_harm_one_another(store: FileCache) -> None:
+def test_several_that_put_the_same_do_not_harm_one_another(cache: FileCache) -> None:
     together = threading.Barrier(8)
 
     def put() -> str:
         together.wait()
-        return store.put_bytes(DATA)
+        return cache.put_bytes(DATA)
 
     with ThreadPoolExecutor(8) as pool:
         assert {one.result() for one in [pool.submit(put) for _ in range(8)]} == {DIGEST}
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert left_over(store) == []
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert left_over(cache) == []
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", DIGEST.upper(), DIGEST[:-1], DIGEST + "/x"])
-def test_only_digests_are_names(store: FileCache, name: str) -> None:
-    for ask in (store.find, store.remove, store.get_partial_path):
+def test_only_digests_are_names(cache: FileCache, name: str) -> None:
+    for ask in (cache.find, cache.remove, cache.get_partial_path):
         with pytest.raises(ValueError, match="64 lower-case"):
             ask(name)
 

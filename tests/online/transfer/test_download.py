@@ -18,31 +18,31 @@ from bundler.online.transfer.download import DownloadRequest
 from bundler.online.transfer.pip_config import PipConfig
 from tests.support.servers import loopback
 from tests.support.servers.loopback import Loopback
-from tests.support.watched_download import DATA, DIGEST, NAME, Watched
+from tests.support.watched_download import DATA, DIGEST, NAME, WatchedDownload
 
 
-def test_a_file_comes_home(fetch: Any, file: DownloadRequest, store: FileCache, watched: Watched) -> None:
+def test_a_file_comes_home(fetch: Any, file: DownloadRequest, cache: FileCache, watched_download: WatchedDownload) -> None:
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert watched.total == watched.moved == len(DATA)
-    assert watched.notes == []
-    assert [path.suffix for path in store.get_partial_path(DIGEST).parent.iterdir() if path.suffix != ".lock"] == []
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert watched_download.total == watched_download.moved == len(DATA)
+    assert watched_download.notes == []
+    assert [path.suffix for path in cache.get_partial_path(DIGEST).parent.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_size_and_digest_need_not_be_known(
-    fetch: Any, file: DownloadRequest, store: FileCache, watched: Watched
+    fetch: Any, file: DownloadRequest, cache: FileCache, watched_download: WatchedDownload
 ) -> None:
     assert fetch(DownloadRequest(url=file.url)) == ((len(DATA), DIGEST),)
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert (watched.total, watched.moved) == (0, len(DATA))
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert (watched_download.total, watched_download.moved) == (0, len(DATA))
 
 
-def test_many_come_in_the_order_that_was_asked(fetch: Any, server: Loopback, store: FileCache) -> None:
+def test_many_come_in_the_order_that_was_asked(fetch: Any, server: Loopback, cache: FileCache) -> None:
     contents = [bytes([n]) * (n + 1) for n in range(30)]
     server.files |= {f"/{n}": data for n, data in enumerate(contents)}
     found = fetch(*(DownloadRequest(url=f"{server.url}/{n}") for n in range(30)))
     assert found == tuple((len(data), compute_sha256(data)) for data in contents)
-    assert all(store.require(compute_sha256(data)).read_bytes() == data for data in contents)
+    assert all(cache.require(compute_sha256(data)).read_bytes() == data for data in contents)
 
 
 def test_the_same_file_twice(fetch: Any, file: DownloadRequest, server: Loopback) -> None:
@@ -53,47 +53,47 @@ def test_the_same_file_twice(fetch: Any, file: DownloadRequest, server: Loopback
 
 
 def test_what_is_on_the_shelf_is_not_asked_for(
-    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
+    fetch: Any, file: DownloadRequest, server: Loopback, cache: FileCache
 ) -> None:
-    store.put_bytes(DATA)
+    cache.put_bytes(DATA)
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert server.seen == []
 
 
 def test_a_connection_that_is_reset_is_tried_again(
-    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched
+    fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload
 ) -> None:
     server.faults[NAME] = [loopback.reset]
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert watched.waits == [1]
+    assert watched_download.waits == [1]
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
 def test_an_error_that_may_pass_is_tried_again(
-    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched, code: int
+    fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload, code: int
 ) -> None:
     server.faults[NAME] = [loopback.status(code), loopback.status(code)]
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert watched.waits == [1, 2]
-    assert f"the server answers {code}" in watched.notes[0]
+    assert watched_download.waits == [1, 2]
+    assert f"the server answers {code}" in watched_download.notes[0]
 
 
 @pytest.mark.parametrize(("stated", "waited"), [("7", 7), ("86400", 300), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)])
 def test_the_server_says_when(
-    fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched, stated: str, waited: float
+    fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload, stated: str, waited: float
 ) -> None:
     server.faults[NAME] = [loopback.status(429, Retry_After=stated)]
     assert fetch(file) == ((len(DATA), DIGEST),)
-    assert watched.waits == [waited]
+    assert watched_download.waits == [waited]
 
 
-def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, server: Loopback, watched: Watched) -> None:
+def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload) -> None:
     server.faults[NAME] = [loopback.status(503)] * 3
     with pytest.raises(FetchError, match="gave up after 3 tries: the server answers 503") as caught:
         fetch(file)
     assert caught.value.where == file.url
     assert "proxy" in caught.value.hint
-    assert watched.waits == [1, 2]
+    assert watched_download.waits == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_other_bytes_are_fetched_once_more(fetch: Any, file: DownloadRequest, se
 
 
 def test_other_bytes_for_good_are_refused(
-    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
+    fetch: Any, file: DownloadRequest, server: Loopback, cache: FileCache
 ) -> None:
     server.files[NAME] = DATA[::-1]
     with pytest.raises(IntegrityError) as caught:
@@ -136,8 +136,8 @@ def test_other_bytes_for_good_are_refused(
     assert compute_sha256(DATA[::-1]) in str(caught.value)
     assert caught.value.where == file.url
     assert len(server.seen) == 2
-    assert not store.get_partial_path(DIGEST).exists()
-    assert store.find(compute_sha256(DATA[::-1])) is None
+    assert not cache.get_partial_path(DIGEST).exists()
+    assert cache.find(compute_sha256(DATA[::-1])) is None
 
 
 @pytest.mark.parametrize("other", [b"<html>log in first</html>", DATA + b"x"])
@@ -150,10 +150,10 @@ def test_a_file_of_another_size_is_not_fetched_to_its_end(
 
 
 def test_a_page_in_place_of_the_rest_leaves_what_had_come(
-    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache
+    fetch: Any, file: DownloadRequest, server: Loopback, cache: FileCache
 ) -> None:
     """Such as a login page, once: what had come may be days of a slow line."""
-    store.get_partial_path(DIGEST).write_bytes(DATA[:400_000])
+    cache.get_partial_path(DIGEST).write_bytes(DATA[:400_000])
     server.faults[NAME] = [lambda handler, _: handler.answer(200, b"<html>log in first</html>")]
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert [one.headers.get("Range") for one in server.seen] == ["bytes=400000-"] * 2
@@ -177,15 +177,15 @@ def test_no_length_is_no_fault(fetch: Any, file: DownloadRequest, server: Loopba
     assert fetch(DownloadRequest(url=file.url)) == ((len(DATA), DIGEST),)
 
 
-def test_files_and_paths_are_copied(fetch: Any, store: FileCache, tmp_path: Path, watched: Watched) -> None:
+def test_files_and_paths_are_copied(fetch: Any, cache: FileCache, tmp_path: Path, watched_download: WatchedDownload) -> None:
     path = tmp_path / "a file, with + and %41"
     path.write_bytes(DATA)
     assert (
         fetch(DownloadRequest(url=path.as_uri(), sha256=DIGEST), DownloadRequest(url=str(path)))
         == ((len(DATA), DIGEST),) * 2
     )
-    assert store.require(DIGEST).read_bytes() == DATA
-    assert watched.moved == 2 * len(DATA)
+    assert cache.require(DIGEST).read_bytes() == DATA
+    assert watched_download.moved == 2 * len(DATA)
 
 
 def test_a_path_that_is_not_there(fetch: Any, tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_a_path_with_other_bytes(fetch: Any, tmp_path: Path) -> None:
         fetch(DownloadRequest(url=(tmp_path / "other").as_uri(), sha256=DIGEST))
 
 
-def test_a_shelf_that_can_not_be_written(file: DownloadRequest, tmp_path: Path, watched: Watched) -> None:
+def test_a_shelf_that_can_not_be_written(file: DownloadRequest, tmp_path: Path, watched_download: WatchedDownload) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FetchError, match="the cache can't be read or written: Not a directory") as caught:
-        download.fetch([file], FileCache(tmp_path / "file"), PipConfig(), watched)
+        download.fetch([file], FileCache(tmp_path / "file"), PipConfig(), watched_download)
     assert "BUNDLE_CACHE" in caught.value.hint
 
 
@@ -217,14 +217,14 @@ def test_credentials_of_the_index_go_to_its_host_alone(fetch: Any, server: Loopb
     assert "Authorization" not in other_server.seen[0].headers
 
 
-def test_credentials_of_an_address_are_used_and_not_told(fetch: Any, server: Loopback, watched: Watched) -> None:
+def test_credentials_of_an_address_are_used_and_not_told(fetch: Any, server: Loopback, watched_download: WatchedDownload) -> None:
     server.files[NAME] = DATA
     server.logins["/"] = "user:secret"
     server.faults[NAME] = [loopback.status(503), loopback.status(404)]
     with pytest.raises(FetchError) as caught:
         fetch(DownloadRequest(url=server.with_login("user:secret") + NAME))
     assert "Authorization" in server.seen[0].headers
-    assert "secret" not in f"{watched.notes} {caught.value} {caught.value.where} {caught.value.hint}"
+    assert "secret" not in f"{watched_download.notes} {caught.value} {caught.value.where} {caught.value.hint}"
 
 
 def test_a_redirect_to_another_host_carries_no_credentials(
@@ -254,7 +254,7 @@ def test_the_first_failure_stops_the_rest(fetch: Any, server: Loopback) -> None:
 
 
 def test_nobody_waits_for_a_line_that_hangs(
-    fetch: Any, file: DownloadRequest, server: Loopback, store: FileCache, watched: Watched
+    fetch: Any, file: DownloadRequest, server: Loopback, cache: FileCache, watched_download: WatchedDownload
 ) -> None:
     hangs, over = threading.Event(), threading.Event()
 
@@ -269,7 +269,7 @@ def test_nobody_waits_for_a_line_that_hangs(
 
     def missing(handler: loopback.Handler, _: bytes) -> None:
         hangs.wait(10)
-        while download.get_file_size(store.get_partial_path(DIGEST)) < 290_000:
+        while download.get_file_size(cache.get_partial_path(DIGEST)) < 290_000:
             time.sleep(0.01)
         handler.answer(404, b"")
 
@@ -281,12 +281,12 @@ def test_nobody_waits_for_a_line_that_hangs(
     assert fetch(file) == ((len(DATA), DIGEST),)
     over.set()
     assert int(server.seen[-1].headers["Range"].strip("bytes=-")) >= 290_000
-    assert watched.notes == [], "it neither tried again nor held the file against the next one"
+    assert watched_download.notes == [], "it neither tried again nor held the file against the next one"
 
 
-def test_a_pause_ends_when_another_file_fails(server: Loopback, store: FileCache, watched: Watched) -> None:
+def test_a_pause_ends_when_another_file_fails(server: Loopback, cache: FileCache, watched_download: WatchedDownload) -> None:
     def missing(handler: loopback.Handler, _: bytes) -> None:
-        while not watched.notes:
+        while not watched_download.notes:
             time.sleep(0.01)
         handler.answer(404, b"")
 
@@ -294,15 +294,15 @@ def test_a_pause_ends_when_another_file_fails(server: Loopback, store: FileCache
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
         download.fetch(
-            [DownloadRequest(url=f"{server.url}/{name}") for name in ("busy", "missing")], store, PipConfig(), watched
+            [DownloadRequest(url=f"{server.url}/{name}") for name in ("busy", "missing")], cache, PipConfig(), watched_download
         )
     assert time.monotonic() - started < 5
     assert server.asked().count("/busy") == 1
-    assert len(watched.notes) == 1
+    assert len(watched_download.notes) == 1
 
 
 def test_a_run_waits_for_another_that_fetches_the_same(
-    file: DownloadRequest, server: Loopback, store: FileCache
+    file: DownloadRequest, server: Loopback, cache: FileCache
 ) -> None:
     holds, may_go_on = threading.Event(), threading.Event()
 
@@ -312,11 +312,11 @@ def test_a_run_waits_for_another_that_fetches_the_same(
         handler.serve(data)
 
     server.faults[NAME] = [held]
-    first, second = Watched(), Watched()
+    first, second = WatchedDownload(), WatchedDownload()
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(download.fetch, [file], store, PipConfig(), first)
+        one = pool.submit(download.fetch, [file], cache, PipConfig(), first)
         assert holds.wait(10)
-        other = pool.submit(download.fetch, [file], store, PipConfig(), second)
+        other = pool.submit(download.fetch, [file], cache, PipConfig(), second)
         while not second.notes:
             assert not other.done()
         may_go_on.set()

@@ -24,7 +24,7 @@ from bundler.online.transfer.pip_config import PipConfig
 from bundler.progress import RecordingReporter
 from tests.support.resolving import LINUX
 from tests.support.servers.loopback import Handler, Loopback, status, without_length
-from tests.support.watched_download import NAME, Watched
+from tests.support.watched_download import NAME, WatchedDownload
 
 DATA = b"weights" * 1000
 
@@ -35,8 +35,8 @@ def vast(handler: Handler, _: bytes) -> None:
 
 
 @pytest.fixture
-def shop(store: FileCache) -> BuildContext:
-    return BuildContext(cache=store, config=PipConfig(retries=0), reporter=RecordingReporter())
+def context(cache: FileCache) -> BuildContext:
+    return BuildContext(cache=cache, config=PipConfig(retries=0), reporter=RecordingReporter())
 
 
 def asked(tmp_path: Path, text: str) -> loading.LoadedManifest:
@@ -51,44 +51,44 @@ def of_a_model(tmp_path: Path, server: Loopback) -> loading.LoadedManifest:
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(
-    tmp_path: Path, server: Loopback, shop: BuildContext
+    tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [vast]
     with pytest.raises(HostError, match=r"the disk is too small: fetching http://127.*/m\.gguf needs") as caught:
-        model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, shop)
+        model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
     assert "free" in caught.value.hint
     assert server.asked("GET") == []
 
 
 def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
-    tmp_path: Path, server: Loopback, shop: BuildContext
+    tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
     wanted = asked(tmp_path, f"assets: [{{url: '{server.url}/a', sha256: {compute_sha256(DATA)}, path: a}}]")
     server.files["/a"] = DATA
     server.faults["/a"] = [vast]
     with pytest.raises(HostError, match="the disk is too small"):
-        collect.fetch_assets(wanted.manifest.assets, shop)
+        collect.fetch_assets(wanted.manifest.assets, context)
     assert server.asked("GET") == []
 
 
-def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, shop: BuildContext) -> None:
+def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, context: BuildContext) -> None:
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [without_length, without_length]
-    found = model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, shop)
+    found = model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
     assert [file.size for file in found.files] == [len(DATA)]
     asked_before = len(server.seen)
-    model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, shop)
+    model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
     assert len(server.seen) == asked_before, "what is on the shelf is asked of nobody"
 
 
 def test_what_is_not_there_is_said_before_anything_is_fetched(
-    tmp_path: Path, server: Loopback, shop: BuildContext
+    tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
     wanted = of_a_model(tmp_path, server)
     server.faults["/m.gguf"] = [status(404), status(404)]
     with pytest.raises(FetchError, match="404"):
-        model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, shop)
+        model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
 
 
 def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -> None:
@@ -103,21 +103,21 @@ def test_sizes_are_asked_for_and_not_fetched(server: Loopback, tmp_path: Path) -
     assert ("GET", NAME) not in [(one.method, one.path) for one in server.seen]
 
 
-def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched: Watched) -> None:
+def test_a_size_that_can_not_be_had(server: Loopback, tmp_path: Path, watched_download: WatchedDownload) -> None:
     server.faults[NAME] = [status(503)] * 9
     with http_session.open_session(PipConfig()) as session:
         with pytest.raises(FetchError, match="the server answers 404"):
             remote_sizes.fetch_sizes([f"{server.url}/missing"], session)
         with pytest.raises(FetchError, match="gave up after 3 tries"):
-            remote_sizes.fetch_sizes([server.url + NAME], session, watched.patience)
+            remote_sizes.fetch_sizes([server.url + NAME], session, watched_download.patience)
         with pytest.raises(FetchError, match="No such file"):
             remote_sizes.fetch_sizes([str(tmp_path / "nothing")], session)
-    assert os.environ["HOME"] not in str(watched.notes)
+    assert os.environ["HOME"] not in str(watched_download.notes)
 
 
-def test_a_known_size_is_not_asked_for(server: Loopback, shop: BuildContext) -> None:
+def test_a_known_size_is_not_asked_for(server: Loopback, context: BuildContext) -> None:
     server.files[NAME] = DATA
-    shop.fetch_missing(
+    context.fetch_missing(
         [DownloadRequest(url=server.url + NAME, sha256=compute_sha256(DATA), size=len(DATA))], title="fetch"
     )
     assert server.asked("HEAD") == []
@@ -131,7 +131,7 @@ def test_a_shelf_that_can_not_be_read_is_said_in_words(server: Loopback, tmp_pat
     assert "BUNDLE_CACHE" in caught.value.hint
 
 
-def test_nobody_waits_for_a_server_that_tells_no_size(server: Loopback, shop: BuildContext) -> None:
+def test_nobody_waits_for_a_server_that_tells_no_size(server: Loopback, context: BuildContext) -> None:
     asked, over = threading.Event(), threading.Event()
 
     def held(handler: Handler, _: bytes) -> None:
@@ -147,7 +147,7 @@ def test_nobody_waits_for_a_server_that_tells_no_size(server: Loopback, shop: Bu
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
         remote_sizes.require_free_space(
-            [DownloadRequest(url=f"{server.url}/{name}") for name in ("held", "missing")], shop.cache, shop.config
+            [DownloadRequest(url=f"{server.url}/{name}") for name in ("held", "missing")], context.cache, context.config
         )
     assert time.monotonic() - started < 5
     over.set()
@@ -160,11 +160,11 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 def test_what_has_come_needs_no_room_and_what_is_wanted_twice_needs_it_once(
-    server: Loopback, shop: BuildContext, monkeypatch: pytest.MonkeyPatch
+    server: Loopback, context: BuildContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files |= {"/a": DATA, "/again": DATA, "/b": b"b" * 5000}
     sha256, other = compute_sha256(DATA), compute_sha256(b"b" * 5000)
-    shop.cache.get_partial_path(sha256).write_bytes(DATA[:4000])
+    context.cache.get_partial_path(sha256).write_bytes(DATA[:4000])
     wanted = [
         DownloadRequest(url=f"{server.url}/a", sha256=sha256),
         DownloadRequest(url=f"{server.url}/again", sha256=sha256),
@@ -172,8 +172,8 @@ def test_what_has_come_needs_no_room_and_what_is_wanted_twice_needs_it_once(
     ]
     free(monkeypatch, 7999)
     with pytest.raises(HostError, match="needs 67,116,864 bytes"):
-        shop.fetch_missing(wanted, title="fetch")
+        context.fetch_missing(wanted, title="fetch")
     assert server.asked("GET") == []
     free(monkeypatch, 8000)
-    shop.fetch_missing(wanted, title="fetch")
+    context.fetch_missing(wanted, title="fetch")
     assert len(server.asked("GET")) == 2

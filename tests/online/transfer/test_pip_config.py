@@ -16,7 +16,7 @@ from bundler.errors import ProgramError, UsageError
 from bundler.online.transfer import http_session, pip_config
 from bundler.online.transfer.pip_config import PYPI_INDEX, PipConfig
 from tests.support.servers.certificates import Certificates, make_certificates
-from tests.support.servers.loopback import Loopback, serving
+from tests.support.servers.loopback import Loopback, serve
 
 ORACLE = """
 import json
@@ -283,7 +283,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def secure(certificates: Certificates) -> Iterator[Loopback]:
-    with serving(certificates.for_a_server()) as place:
+    with serve(certificates.for_a_server()) as place:
         place.files["/x"] = b"x"
         yield place
 
@@ -321,7 +321,7 @@ def test_a_trusted_host_is_not_verified_and_no_other(secure: Loopback) -> None:
 
 
 def test_a_client_shows_its_certificate(certificates: Certificates) -> None:
-    with serving(certificates.for_a_server(asks_back=True)) as place:
+    with serve(certificates.for_a_server(asks_back=True)) as place:
         place.files["/x"] = b"x"
         config = PipConfig(cert=str(certificates.authority), client_cert=str(certificates.leaf))
         assert fetched(config, f"{place.url}/x") == b"x"

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def make_certificates(folder: Path) -> Certificates:
         ["req", *new_key, "-keyout", "leaf.key", "-out", "leaf.csr", "-subj", "/CN=127.0.0.1"],
         ["x509", "-req", "-in", "leaf.csr", *signed, "-out", "leaf.pem"],
     ):
-        subprocess.run([tool("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
+        subprocess.run([require_tool("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
     both = folder / "both.pem"
     both.write_text((folder / "leaf.pem").read_text() + (folder / "leaf.key").read_text())
     return Certificates(folder / "ca.pem", both)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from tests.support.servers.loopback import Handler, Loopback, Seen, serving, sha256
+from tests.support.servers.loopback import Handler, Loopback, Seen, serve, sha256
 
 _LFS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".jpg")
 _HOST = re.compile(r"^http://[^/]+")
@@ -209,16 +209,16 @@ class HubHandler(Handler):
 
 
 @contextlib.contextmanager
-def hub_running(tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
+def serve_hub(tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
     """A hub at 127.0.0.1 and its storage at localhost, for the time of the block."""
-    with serving() as storage:
+    with serve() as storage:
         storage.url = storage.url.replace("127.0.0.1", "localhost")
         hub = Hub(storage=storage)
-        with serving(tls, hub, HubHandler):
+        with serve(tls, hub, HubHandler):
             yield hub
 
 
-def of_the_hub(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
+def make_hub_env(online: dict[str, str], url: str, folder: Path) -> dict[str, str]:
     """The environment of a builder whose hub is at ``url`` and whose cache of it is empty."""
     told = {name: value for name, value in online.items() if not name.startswith("HF_")}
     return told | {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf")}

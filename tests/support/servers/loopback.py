@@ -195,7 +195,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(
+def serve(
     tls: ssl.SSLContext | None = None, place: Loopback | None = None, handler: type[Handler] = Handler
 ) -> Iterator[Loopback]:
     """A server for the time of the block."""

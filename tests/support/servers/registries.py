@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.programs import tool
+from tests.support.programs import require_tool
 
 USER, PASSWORD = "porter", "open sesame"
 BCRYPT = "$2a$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy"
@@ -97,7 +97,7 @@ def real(folder: Path, *, locked: bool = False) -> Iterator[str]:
         settings += f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}\n"
     (folder / "registry.yml").write_text(settings)
     with (folder / "log").open("wb") as log:
-        running = subprocess.Popen([tool("docker-registry"), "serve", folder / "registry.yml"], stdout=log, stderr=log)
+        running = subprocess.Popen([require_tool("docker-registry"), "serve", folder / "registry.yml"], stdout=log, stderr=log)
     try:
         _wait_for(host, running)
         yield host
@@ -118,7 +118,7 @@ def _wait_for(host: str, running: subprocess.Popen[bytes]) -> None:
 
 
 def push(layout: Path, name: str, *options: str) -> None:
-    command = [tool("skopeo"), "copy", "--all", "--preserve-digests", "--dest-tls-verify=false", *options]
+    command = [require_tool("skopeo"), "copy", "--all", "--preserve-digests", "--dest-tls-verify=false", *options]
     subprocess.run([*command, f"oci:{layout}", f"docker://{name}"], check=True, capture_output=True)
 
 
