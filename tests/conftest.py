@@ -23,7 +23,15 @@ from tests.support import forks
 from tests.support.bundles import SMALL, InstalledBundle, PackedBundle, make_lock
 from tests.support.forks import Program
 from tests.support.paths import MODELS, ROOT
-from tests.support.programs import INSTALLER, Run, run_bundle, install_packages, find_public_python, run_scripts, require_tool
+from tests.support.programs import (
+    INSTALLER,
+    Run,
+    find_public_python,
+    install_packages,
+    require_tool,
+    run_bundle,
+    run_scripts,
+)
 from tests.support.shared import Shared
 
 pytest_plugins = ["tests.support.signing"]
@@ -52,7 +60,9 @@ def pytest_unconfigure() -> None:
 def pack(tmp_path: Path) -> Callable[..., PackedBundle]:
     """Writes a bundle of given files and gives it back."""
 
-    def packed(contents: Mapping[str, bytes] | None = None, name: str = "test.bundle.tar", **changes: Any) -> PackedBundle:
+    def packed(
+        contents: Mapping[str, bytes] | None = None, name: str = "test.bundle.tar", **changes: Any
+    ) -> PackedBundle:
         contents = contents or SMALL
         folder = tmp_path / f"contents of {name}"
         for path, data in contents.items():
@@ -72,7 +82,7 @@ def installer(shared: Shared) -> Path:
     def make(folder: Path) -> None:
         assert run_bundle("installer", "-o", folder / "bundle-installer.pyz").returncode == 0
 
-    return shared.made("installer", make) / "bundle-installer.pyz"
+    return shared.get_or_make("installer", make) / "bundle-installer.pyz"
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +131,7 @@ def demo(shared: Shared) -> InstalledBundle:
         assert done.returncode == 0, done.stderr
         (folder / "told.json").write_text(done.stdout, encoding="utf-8")
 
-    folder = shared.made("demo", make)
+    folder = shared.get_or_make("demo", make)
     told = json.loads((folder / "told.json").read_bytes())
     return InstalledBundle(folder / "demo.bundle.tar", folder / "bundle.pyz", folder / "opt 데모", told)
 
@@ -146,7 +156,7 @@ def tiny_models(payload_python: str, offline: dict[str, str], shared: Shared) ->
         scripts = [(MODELS / "tiny_models.py", out), (MODELS / "tiny_plain.py", out, out / "raw")]
         run_scripts(payload_python, offline, *scripts)
 
-    return shared.made("tiny", make)
+    return shared.get_or_make("tiny", make)
 
 
 @pytest.fixture(scope="session")
@@ -157,13 +167,13 @@ def tool_wheels(shared: Shared) -> Path:
         command = ["pip", "download", "--quiet", "--no-deps", "pip", "uv", "--dest", str(folder)]
         subprocess.run([sys.executable, "-m", *command], check=True)
 
-    return shared.made("tools", make)
+    return shared.get_or_make("tools", make)
 
 
 @pytest.fixture(scope="session")
 def libraries(shared: Shared) -> Path:
     """A folder with the real tiktoken and NLTK and what they need."""
-    return shared.made("libraries", partial(install_packages, "tiktoken==0.14.0", "nltk==3.10.4"))
+    return shared.get_or_make("libraries", partial(install_packages, "tiktoken==0.14.0", "nltk==3.10.4"))
 
 
 @pytest.fixture

@@ -83,7 +83,9 @@ def test_no_block_is_left_out_in_silence(page: Path) -> None:
 def test_each_block_parses(page: Path) -> None:
     for block in blocks(page):
         if block.language == "sh":
-            done = subprocess.run([require_tool("bash"), "-n"], input=block.text, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [require_tool("bash"), "-n"], input=block.text, capture_output=True, text=True, check=False
+            )
             assert (done.returncode, done.stderr) == (0, ""), block.text
         elif block.language == "yaml":
             assert yaml.safe_load(block.text)["name"]

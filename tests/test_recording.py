@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 TEXT = "{http://www.w3.org/2000/svg}text"
 
 
-def recorded(out: Path, script: str) -> subprocess.CompletedProcess[str]:
+def run_recorder(out: Path, script: str) -> subprocess.CompletedProcess[str]:
     written = out.with_suffix(".sh")
     written.write_text(script)
     command = [sys.executable, str(ROOT / "demo" / "record.py"), str(out), "sh", str(written)]
@@ -40,7 +40,7 @@ def test_rows(tmp_path: Path) -> None:
         "printf '\\rbar: 100%%\\n'; printf 'gone\\r\\033[K<kept> \\303\\251\\n\\n\\n\\n'; "
         f"printf 'warning: {'w' * 120}\\n'; sleep 0.1; printf '  set in\\n\\033[Aup'"
     )
-    assert recorded(tmp_path / "out.svg", script).returncode == 0
+    assert run_recorder(tmp_path / "out.svg", script).returncode == 0
     said = rows(tmp_path / "out.svg")
     assert said[0][:2] == ("command", f"$ sh {tmp_path}/out.sh")
     assert [row[:2] for row in said[1:]] == [
@@ -58,10 +58,10 @@ def test_rows(tmp_path: Path) -> None:
 
 
 def test_pauses_and_failures(tmp_path: Path) -> None:
-    assert recorded(tmp_path / "out.svg", "echo a; sleep 1.5; echo b").returncode == 0
+    assert run_recorder(tmp_path / "out.svg", "echo a; sleep 1.5; echo b").returncode == 0
     (_, _, first), (_, _, second) = rows(tmp_path / "out.svg")[-2:]
     assert 0.6 < float(second) - float(first) <= 0.71
-    done = recorded(tmp_path / "none.svg", "exit 3")
+    done = run_recorder(tmp_path / "none.svg", "exit 3")
     assert done.returncode == 1
     assert "ended with code 3; nothing was written" in done.stderr
     assert not (tmp_path / "none.svg").exists()

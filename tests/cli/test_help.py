@@ -15,7 +15,7 @@ from bundler import cli
 from bundler.offline.container import engine_registry
 from bundler.verbs import install
 from bundler.verbs.verb import BUILD, CARRY, INSTALL, OPERATE
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 
 SIDES = {
     BUILD: ["init", "lock", "build", "keygen", "installer"],
@@ -27,7 +27,7 @@ NARROW = {**os.environ, "COLUMNS": "80"}
 VERBS = typer.main.get_group(cli.app).commands
 
 
-def sides_of(text: str) -> dict[str, list[str]]:
+def list_sides(text: str) -> dict[str, list[str]]:
     """The verbs that a help text lists below each heading."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -40,7 +40,7 @@ def sides_of(text: str) -> dict[str, list[str]]:
 
 def test_the_help_lists_every_verb_by_side() -> None:
     done = run_bundle("--help", env=NARROW)
-    listed = sides_of(done.stdout.partition("  Shell completion")[0])
+    listed = list_sides(done.stdout.partition("  Shell completion")[0])
     assert list(listed) == list(SIDES)
     assert listed == SIDES
     assert sorted(VERBS) == sorted(name for names in SIDES.values() for name in names)
@@ -49,7 +49,7 @@ def test_the_help_lists_every_verb_by_side() -> None:
 def test_the_installer_lists_what_it_can_run_and_says_where_the_others_are(installer: Path) -> None:
     command = [require_tool("python3.11"), "-I", "-S", installer, "--help"]
     done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, env=NARROW)
-    listed = sides_of(done.stdout.partition("  This file has no online side")[0])
+    listed = list_sides(done.stdout.partition("  This file has no online side")[0])
     assert listed == {side: verbs for side, verbs in SIDES.items() if side != BUILD}
     left_out = " ".join(done.stdout.partition("This file has no online side")[2].split())
     assert all(name in left_out for name in SIDES[BUILD])

@@ -27,7 +27,7 @@ template_files.read("env.offline.j2")
 """Runs the installer, and says how often it opens its own file and what it imports."""
 
 
-def told(installer: Path, *arguments: object) -> tuple[int, list[str]]:
+def list_imports(installer: Path, *arguments: object) -> tuple[int, list[str]]:
     """How often a run of the installer opens its file, and the modules that it imports."""
     command = [require_tool("python3.11"), "-I", "-S", "-c", SAYING, installer, *arguments]
     done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
@@ -37,20 +37,22 @@ def told(installer: Path, *arguments: object) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["install", "--help"]])
 def test_the_help_imports_nothing_that_a_verb_runs(installer: Path, arguments: list[str]) -> None:
-    _, modules = told(installer, *arguments)
+    _, modules = list_imports(installer, *arguments)
     assert "bundler.cli" in modules
     assert not [name for name in modules if name.startswith(LATE)]
 
 
-def test_what_looks_at_a_bundle_does_not_import_the_installer(installer: Path, pack: Callable[..., PackedBundle]) -> None:
-    _, modules = told(installer, "inspect", pack().path)
+def test_what_looks_at_a_bundle_does_not_import_the_installer(
+    installer: Path, pack: Callable[..., PackedBundle]
+) -> None:
+    _, modules = list_imports(installer, "inspect", pack().path)
     assert "bundler.output.lock_text" in modules
     found = [name for name in modules if name.startswith(("bundler.offline.", "tqdm", "jinja2"))]
     assert not found
 
 
 def test_each_module_is_read_once(installer: Path) -> None:
-    opened, modules = told(installer, "--help")
+    opened, modules = list_imports(installer, "--help")
     travelling = ("bundler", "typer", "shellingham", "annotated_doc")
     ours = [name for name in modules if name.partition(".")[0] in travelling]
     assert len(ours) > 40

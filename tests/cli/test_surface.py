@@ -16,12 +16,12 @@ KEPT = json.loads((ROOT / "tests" / "cli" / "surface.json").read_text(encoding="
 ANSWERS = json.loads((ROOT / "tests" / "cli" / "answers.json").read_text(encoding="utf-8"))
 
 
-def shape(value: Any) -> Any:
+def describe_shape(value: Any) -> Any:
     """A document with the type of each value in its place; a list stands for its first member."""
     if isinstance(value, dict):
-        return {name: shape(inner) for name, inner in value.items()}
+        return {name: describe_shape(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [shape(inner) for inner in value[:1]]
+        return [describe_shape(inner) for inner in value[:1]]
     return type(value).__name__
 
 
@@ -66,11 +66,13 @@ def command_lines(folder: Path, packed: PackedBundle) -> dict[str, list[object]]
     }
 
 
-def test_what_it_answers_to_a_program_keeps_its_shape(run: Run, pack: Callable[..., PackedBundle], tmp_path: Path) -> None:
+def test_what_it_answers_to_a_program_keeps_its_shape(
+    run: Run, pack: Callable[..., PackedBundle], tmp_path: Path
+) -> None:
     answers = {}
     for name, arguments in command_lines(tmp_path, pack()).items():
         code, document = run(*arguments)
-        answers[name] = {"exit code": code, "answer": shape(document)}
+        answers[name] = {"exit code": code, "answer": describe_shape(document)}
     assert list(answers) == list(ANSWERS)
     for name, answer in answers.items():
         assert answer == ANSWERS[name], name

@@ -25,7 +25,7 @@ def wheels(tool_wheels: Path, shared: Shared) -> Path:
         make_wheel(folder, "alpha", "1.0", requires=["beta", "never; sys_platform == 'win32'"])
         make_wheel(folder, "beta", "2.0")
 
-    return shared.made("wheels", make)
+    return shared.get_or_make("wheels", make)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def build(builder_env: dict[str, str], shared: Shared, tmp_path: Path) -> Callab
 
         digests = {name: compute_sha256(data) for name, data in files.items()}
         key = compute_sha256(f"{manifest.read_text()} {sorted(digests.items())}".encode())
-        place = shared.made(f"small {key}", make)
+        place = shared.get_or_make(f"small {key}", make)
         path = tmp_path / f"small-{version}.bundle.tar"
         shutil.copyfile(place / "small.tar", path)
         shutil.copytree(place / "shelf", tmp_path / "shelf", copy_function=_link, dirs_exist_ok=True)

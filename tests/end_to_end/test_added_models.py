@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import InstalledBundle
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.servers.hub_server import Hub, serve_hub
 
 MANIFEST = """\

@@ -114,7 +114,7 @@ Change = Callable[[Path, Path], None]
 """Alters the files of a model in a folder, with the Python of an installed release where that needs its libraries."""
 
 
-def turned_round(folder: Path, _python: Path) -> None:
+def reverse_rows(folder: Path, _python: Path) -> None:
     """One matrix in another order: nothing that looks at weights alone can take offence."""
     weights = Weights(folder / "model.safetensors")
     name = "encoder.layer.5.output.dense.weight"
@@ -133,12 +133,12 @@ save_file(kept | moved, sys.argv[1], metadata={"format": "pt"})
 """
 
 
-def another_revision(folder: Path, python: Path) -> None:
+def make_other_revision(folder: Path, python: Path) -> None:
     """As training further changes weights: all of them, each by a little."""
     subprocess.run([python, "-I", "-c", TRAINED, folder / "model.safetensors"], check=True, capture_output=True)
 
 
-def other_tokenizer(folder: Path, _python: Path) -> None:
+def make_other_tokenizer(folder: Path, _python: Path) -> None:
     """Two words have changed places in every file that knows them."""
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def other_tokenizer(folder: Path, _python: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
-def without_a_module(folder: Path, _python: Path) -> None:
+def remove_module(folder: Path, _python: Path) -> None:
     """The last one, which gives each vector its length, is named by nothing but this file."""
     path = folder / "modules.json"
     *kept, last = json.loads(path.read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def without_a_module(folder: Path, _python: Path) -> None:
     path.write_text(json.dumps(kept), encoding="utf-8")
 
 
-def relocked(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
+def replace_lock(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
     """The lock over changed content, as somebody would write it who wants it to be taken for the same."""
     (model,) = known.models
     artifacts = tuple(
@@ -177,17 +177,19 @@ def relocked(known: lockfile.Lock, contents: Path) -> lockfile.Lock:
 @pytest.fixture(scope="module")
 def unpacked(demo: InstalledBundle, shared: Shared) -> Path:
     """The content of the demo bundle, for tests to take links and copies of."""
-    return shared.made("unpacked", lambda folder: subprocess.run(["tar", "xf", demo.bundle, "-C", folder], check=True))
+    return shared.get_or_make(
+        "unpacked", lambda folder: subprocess.run(["tar", "xf", demo.bundle, "-C", folder], check=True)
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (turned_round, "these are not the weights of the rehearsal"),
-        (another_revision, "these are not the weights of the rehearsal"),
-        (other_tokenizer, "The tokenizer is not that of the rehearsal"),
-        (without_a_module, "The vector of “The quick brown fox"),
+        (reverse_rows, "these are not the weights of the rehearsal"),
+        (make_other_revision, "these are not the weights of the rehearsal"),
+        (make_other_tokenizer, "The tokenizer is not that of the rehearsal"),
+        (remove_module, "The vector of “The quick brown fox"),
     ],
 )
 def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_outputs_is_refused(
@@ -209,7 +211,7 @@ def test_a_bundle_that_was_packed_again_with_another_model_and_kept_its_golden_o
     shutil.copytree(unpacked / model.folder, contents / model.folder)
     change(contents / model.folder, demo.python)
     other = tmp_path / "other.tar"
-    archive.write_bundle(other, relocked(known, contents), lambda one: contents / one.path, RecordingReporter())
+    archive.write_bundle(other, replace_lock(known, contents), lambda one: contents / one.path, RecordingReporter())
     done = run_installer("install", other, "--prefix", tmp_path / "opt")
     assert done.returncode == 11, done.stderr
     assert says in done.stderr

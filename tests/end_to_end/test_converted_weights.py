@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import InstalledBundle
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 
 MANIFEST = """\
 name: converted

@@ -16,7 +16,7 @@ from bundler.format.lock import lockfile
 from bundler.offline.findings import REINSTALL_HINT
 from tests.support.bundles import InstalledBundle
 from tests.support.paths import ROOT
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 ALIAS = "all-MiniLM-L6-v2"
@@ -87,7 +87,7 @@ def test_the_hub_view_is_what_the_libraries_look_for(demo: InstalledBundle) -> N
 
 
 def test_the_smoke_load_says_what_it_proved(demo: InstalledBundle) -> None:
-    (proof,) = demo.told["result"]["smoke"]
+    (proof,) = demo.result["result"]["smoke"]
     assert (proof["ok"], proof["alias"], proof["width"]) == (True, ALIAS, 384)
     assert abs(proof["norm"] - 1) < 1e-3
     assert proof["network"]["cut"] == "namespace"
@@ -127,7 +127,7 @@ def test_nothing_of_the_work_is_left(demo: InstalledBundle) -> None:
 def test_the_receipt_and_the_lock_say_what_is_installed(demo: InstalledBundle) -> None:
     receipt = json.loads((demo.current / "receipt.json").read_bytes())
     locked = lockfile.read_lock((demo.current / "bundle.json").read_bytes(), "")
-    assert receipt == demo.told["result"]
+    assert receipt == demo.result["result"]
     assert (receipt["release"], receipt["digest"]) == (locked.release_name, locked.digest)
     assert demo.current.readlink() == Path("releases") / locked.release_name
 
@@ -166,7 +166,16 @@ def test_a_broken_package_has_one_diagnosis(demo: InstalledBundle, tmp_path: Pat
     empty = tmp_path / "empty"
     empty.touch()
     # An empty file takes its place in a mount namespace alone: other tests use the same demo at the same time.
-    hide = [require_tool("unshare"), "-m", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", empty, broken]
+    hide = [
+        require_tool("unshare"),
+        "-m",
+        "sh",
+        "-c",
+        'mount --bind "$1" "$2" && shift 2 && exec "$@"',
+        "sh",
+        empty,
+        broken,
+    ]
     said = {
         verb: subprocess.run(
             [*map(str, hide), require_tool("python3.11"), "-I", demo.installer, verb, "--prefix", demo.prefix],

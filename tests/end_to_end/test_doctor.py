@@ -14,7 +14,7 @@ import pytest
 
 from bundler.offline.findings import REINSTALL_HINT
 from bundler.offline.prefix import ownership_markers, releases
-from tests.support.programs import make_nobody_command, grant_read_access, find_public_python
+from tests.support.programs import find_public_python, grant_read_access, make_nobody_command
 from tests.support.small_bundles import MANIFEST, SmallBundle
 from tests.support.trees import read_tree
 
@@ -48,11 +48,11 @@ def small(build: Build, run_installer: Far, prefix: Path) -> SmallBundle:
     return made
 
 
-def packages_of(prefix: Path) -> Path:
+def get_site_packages(prefix: Path) -> Path:
     return prefix / "current" / "venv" / "lib" / "python3.11" / "site-packages"
 
 
-def findings(done: subprocess.CompletedProcess[str], level: str) -> list[dict[str, Any]]:
+def read_findings(done: subprocess.CompletedProcess[str], level: str) -> list[dict[str, Any]]:
     """What doctor found of one level; how busy the machine of the tests is does not count."""
     found = json.loads(done.stdout)["result"]["findings"]
     return [one for one in found if one["level"] == level and one["check"] not in ("processors", "memory")]
@@ -62,7 +62,9 @@ def findings(done: subprocess.CompletedProcess[str], level: str) -> list[dict[st
 def test_a_sound_release(run_installer: Far, prefix: Path) -> None:
     for depth in ([], ["--quick"], ["--deep"]):
         done = run_installer("doctor", "--prefix", prefix, *depth, "--json")
-        assert (done.returncode, findings(done, "critical"), findings(done, "warning")) == (0, [], []), done.stdout
+        assert (done.returncode, read_findings(done, "critical"), read_findings(done, "warning")) == (0, [], []), (
+            done.stdout
+        )
         told = json.loads(done.stdout)["result"]
         assert told["release"] == releases.require_live(prefix).name
     words = run_installer("doctor", "--prefix", prefix, "--deep").stdout
@@ -77,19 +79,19 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: SmallBundle, run_i
     snapshot = next((current / "hub").glob("*/snapshots/*"))
     (home / "weights.bin").write_bytes(b"w" * 99_999 + b"v")
     (home / "config.json").unlink()
-    beta = packages_of(prefix) / "beta" / "__init__.py"
+    beta = get_site_packages(prefix) / "beta" / "__init__.py"
     beta.write_text("VERSION = '6.6'\n")
-    shutil.rmtree(packages_of(prefix) / "alpha-1.0.dist-info")
-    (packages_of(prefix) / "alpha" / "__init__.py").write_text("import nothing")
+    shutil.rmtree(get_site_packages(prefix) / "alpha-1.0.dist-info")
+    (get_site_packages(prefix) / "alpha" / "__init__.py").write_text("import nothing")
     (snapshot / "config.json").unlink()
     (current / ".env.offline").unlink()
     (current / "payload" / "network" / "netcut.py").write_text("")
     (current / "Dockerfile.offline").write_text("FROM scratch\n")
-    inodes = {path: path.stat().st_ino for path in (packages_of(prefix) / "beta-2.0.dist-info").iterdir()}
+    inodes = {path: path.stat().st_ino for path in (get_site_packages(prefix) / "beta-2.0.dist-info").iterdir()}
     done = run_installer("doctor", "--prefix", prefix, "--deep", "--json")
     assert done.returncode == 14, done.stdout
     assert json.loads(done.stdout)["error"]["code"] == 14
-    critical = {finding["check"]: finding for finding in findings(done, "critical")}
+    critical = {finding["check"]: finding for finding in read_findings(done, "critical")}
     assert set(critical) == {"model m", "packages", "hub view", ".env.offline"}, "one line for each"
     named = {name: {Path(one["path"]).name for one in finding["files"]} for name, finding in critical.items()}
     assert named == {
@@ -98,7 +100,7 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: SmallBundle, run_i
     }  # fmt: skip
     assert "alpha, beta: 2 files are not as installed: RECORD is missing, " in critical["packages"]["message"]
     assert critical["model m"]["where"] == str(home)
-    assert {finding["check"] for finding in findings(done, "warning")} == {"payload", "Dockerfile.offline"}
+    assert {finding["check"] for finding in read_findings(done, "warning")} == {"payload", "Dockerfile.offline"}
     damaged = next(one for one in critical["model m"]["files"] if one["path"] == str(home / "weights.bin"))
     assert "is damaged: sha256 " in damaged["message"]
     quick = run_installer("doctor", "--prefix", prefix, "--quick")
@@ -120,7 +122,9 @@ def test_all_that_is_wrong_is_named_at_once_and_mended(small: SmallBundle, run_i
 
 
 @pytest.mark.parametrize("what", ["bin/python3.11", "pyvenv.cfg", "lib64", "bin"])
-def test_a_broken_interpreter_is_mended_where_it_stands(small: SmallBundle, run_installer: Far, prefix: Path, what: str) -> None:
+def test_a_broken_interpreter_is_mended_where_it_stands(
+    small: SmallBundle, run_installer: Far, prefix: Path, what: str
+) -> None:
     whole, broken = read_tree(prefix), prefix / "current" / "venv" / what
     if broken.is_dir() and not broken.is_symlink():
         shutil.rmtree(broken)
@@ -142,7 +146,7 @@ def test_a_broken_package_is_one_line_and_smoke_says_the_same(run_installer: Far
     """The model is gone, so that its load fails, and with it some files of the package alpha."""
     assert run_installer("install", build().path, "--prefix", prefix).returncode == 0
     grant_read_access(prefix)
-    gone = [path for path in packages_of(prefix).glob("alpha*/*") if path.name != "RECORD" and path.is_file()]
+    gone = [path for path in get_site_packages(prefix).glob("alpha*/*") if path.name != "RECORD" and path.is_file()]
     for path in gone:
         path.unlink()
     for name in ("config.json", "weights.bin"):
@@ -165,7 +169,7 @@ def test_a_broken_package_is_one_line_and_smoke_says_the_same(run_installer: Far
 @pytest.mark.usefixtures("small")
 def test_nothing_live_and_what_is_not_a_release(run_installer: Far, prefix: Path, tmp_path: Path) -> None:
     done = run_installer("doctor", "--prefix", tmp_path / "none", "--json")
-    assert (done.returncode, findings(done, "critical")[0]["message"]) == (14, "nothing is installed here")
+    assert (done.returncode, read_findings(done, "critical")[0]["message"]) == (14, "nothing is installed here")
     assert not (tmp_path / "none").exists()
     (prefix / "current").unlink()
     (prefix / "current").symlink_to("releases/9-z")
@@ -181,14 +185,14 @@ def test_a_lost_receipt_and_a_lock_that_is_another_s(small: SmallBundle, run_ins
     (current / "receipt.json").write_text("{")
     (current / "bundle.json").write_bytes(kept.replace(b'"sequence":1', b'"sequence":2'))
     done = run_installer("doctor", "--prefix", prefix, "--json")
-    damaged, *others = [finding["message"] for finding in findings(done, "critical")]
+    damaged, *others = [finding["message"] for finding in read_findings(done, "critical")]
     assert damaged.startswith("the receipt of a release is damaged: it is not JSON: ")
     assert others == [
         "its lock is that of another bundle",
     ]
     (current / "bundle.json").unlink()
     done = run_installer("doctor", "--prefix", prefix, "--json")
-    assert "its lock can't be read: No such file" in findings(done, "critical")[1]["message"]
+    assert "its lock can't be read: No such file" in read_findings(done, "critical")[1]["message"]
     assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     assert run_installer("doctor", "--prefix", prefix, "--deep").returncode == 0
 
@@ -199,12 +203,15 @@ def test_warnings_alone_are_no_failure(run_installer: Far, prefix: Path) -> None
     ownership_markers.add_marker(prefix / "models" / f"m-{'2' * 12}")
     (prefix / "models" / f".m-{'2' * 12}.partial").mkdir()
     (prefix / "models" / "somebody-s own").mkdir()
-    (packages_of(prefix) / "evil.pth").write_text("import nothing\n")
+    (get_site_packages(prefix) / "evil.pth").write_text("import nothing\n")
     (prefix / "current" / "models" / "m" / "weights.bin").chmod(0o600)
     done = run_installer("doctor", "--prefix", prefix)
     assert done.returncode == 0, done.stdout
     assert "warning   packages: evil.pth belongs to no wheel\n" in done.stdout
-    warnings = [finding["message"] for finding in findings(run_installer("doctor", "--prefix", prefix, "--json"), "warning")]
+    warnings = [
+        finding["message"]
+        for finding in read_findings(run_installer("doctor", "--prefix", prefix, "--json"), "warning")
+    ]
     assert len(warnings) == 5
     assert "somebody-s own was not made by this program" in warnings
     assert [
@@ -228,11 +235,11 @@ def test_quick_as_any_user_on_a_read_only_root_writes_nothing(build: Build, pref
     before = ("unshare", "-m", "sh", "-c", read_only, "sh", prefix.parent, *make_nobody_command())
     command = [*before, *program, "doctor", "--prefix", prefix, "--quick", "--json"]
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
-    assert (done.returncode, findings(done, "critical")) == (0, []), done.stdout + done.stderr
-    assert findings(done, "warning") == [], "nobody need write to var"
+    assert (done.returncode, read_findings(done, "critical")) == (0, []), done.stdout + done.stderr
+    assert read_findings(done, "warning") == [], "nobody need write to var"
     (prefix / "current" / "models" / "m" / "config.json").chmod(0o600)
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
-    assert (done.returncode, findings(done, "critical")[0]["message"]) == (14, "this user can't read config.json")
+    assert (done.returncode, read_findings(done, "critical")[0]["message"]) == (14, "this user can't read config.json")
 
 
 @pytest.mark.usefixtures("small")

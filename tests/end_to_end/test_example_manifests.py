@@ -27,7 +27,7 @@ WRITER = WORDS | {
 }
 
 
-def locked(folder: Path, name: str, files: dict[str, bytes]) -> tuple[Lock, str]:
+def lock_manifest(folder: Path, name: str, files: dict[str, bytes]) -> tuple[Lock, str]:
     """The lock of a manifest whose BGE-M3 is these files, and the commit that it must name."""
     manifest = Path(shutil.copy(ROOT / "manifests" / name, folder))
     with serve_hub() as hub:
@@ -42,7 +42,7 @@ def test_ragtrace_locks_with_a_vendor_s_files_beside_it(tmp_path: Path) -> None:
     for name, data in WRITER.items():
         (tmp_path / "vendor/hcx-005").mkdir(parents=True, exist_ok=True)
         (tmp_path / "vendor/hcx-005" / name).write_bytes(data)
-    found, commit = locked(tmp_path, "ragtrace.yaml", M3)
+    found, commit = lock_manifest(tmp_path, "ragtrace.yaml", M3)
     assert [(model.source, model.loader) for model in found.models] == [
         (f"repo:BAAI/bge-m3@{commit}", "flag-embedding-m3"),
         ("path:hcx-005", "causal-lm"),
@@ -63,7 +63,7 @@ def test_ragtrace_locks_with_a_vendor_s_files_beside_it(tmp_path: Path) -> None:
 
 
 def test_bge_m3_locks_with_both_of_its_heads(tmp_path: Path) -> None:
-    found, commit = locked(tmp_path, "bge-m3.yaml", M3 | {"modules.json": b"[]", "imgs/bm25.jpg": b"j"})
+    found, commit = lock_manifest(tmp_path, "bge-m3.yaml", M3 | {"modules.json": b"[]", "imgs/bm25.jpg": b"j"})
     (model,) = found.models
     assert (model.source, model.loader) == (f"repo:BAAI/bge-m3@{commit}", "flag-embedding-m3")
     carried = {artifact.path.removeprefix("models/bge-m3/") for artifact in found.list_artifacts("model")}

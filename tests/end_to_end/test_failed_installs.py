@@ -17,7 +17,7 @@ from bundler.format.tar import archive
 from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
 from tests.support.bundles import SMALL, make_lock
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.small_bundles import MANIFEST, SmallBundle, get_live_release, read_result
 
 Build = Callable[..., SmallBundle]
@@ -41,7 +41,9 @@ def test_a_lock_of_another_manifest_or_of_changed_files_is_refused(build: Build,
     assert not (tmp_path / "x.tar").exists()
 
 
-def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(build: Build, run_installer: Far, tmp_path: Path) -> None:
+def test_a_damaged_bundle_leaves_the_live_release_and_names_all_damage(
+    build: Build, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     assert run_installer("install", build("1").path, "--prefix", prefix).returncode == 0
     second = build("2", files={"config.json": b"{}", "a.bin": b"a" * 9000, "b.bin": b"b" * 9000}).path

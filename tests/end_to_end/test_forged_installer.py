@@ -57,7 +57,9 @@ def test_a_forged_bundle_with_its_own_installer(
         0, True,
     ), fooled.stderr  # fmt: skip
     prefix = tmp_path / "fooled"
-    fooled = run_installer("install", evil.path, "--prefix", prefix, "--trust", builder.public, program=tmp_path / "bundle.pyz")
+    fooled = run_installer(
+        "install", evil.path, "--prefix", prefix, "--trust", builder.public, program=tmp_path / "bundle.pyz"
+    )
     assert fooled.returncode == 0, fooled.stderr
     assert (prefix / "current" / WEIGHTS).read_bytes() == b"evil" * 1250
 

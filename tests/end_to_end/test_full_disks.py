@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crash_stage import FIRST, SECOND, Stage, make_stage, check_works
-from tests.support.killing import make_point_params, choose_points
+from tests.support.crash_stage import FIRST, SECOND, Stage, check_works, make_stage
+from tests.support.killing import choose_points, make_point_params
 from tests.support.programs import INSTALLER
 from tests.support.small_bundles import SmallBundle, get_live_release
 from tests.support.trees import read_tree
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a 
 
 
 @contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[Path]:
+def mount_small_disk(folder: Path, options: str) -> Iterator[Path]:
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
@@ -33,9 +33,11 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("most", make_point_params(2, 6, 40))
-def test_the_disk_fills_while_installing(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
+def test_the_disk_fills_while_installing(
+    build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
-    with small_disk(tmp_path / "disk", "size=400m") as disk:
+    with mount_small_disk(tmp_path / "disk", "size=400m") as disk:
         told = make_stage(installer, disk, "install", second)
         stage, filler = Stage(told.prefix, tmp_path / "kept", told.killing), disk / "filler"
         assert run_installer("install", first, "--prefix", stage.prefix).returncode == 0
@@ -63,7 +65,7 @@ def test_the_disk_fills_while_installing(build: Build, run_installer: Far, insta
 
 def test_a_disk_without_a_place_for_another_name(build: Build, run_installer: Far, tmp_path: Path) -> None:
     small = build("1", FIRST)
-    with small_disk(tmp_path / "disk", "size=400m,nr_inodes=60") as disk:
+    with mount_small_disk(tmp_path / "disk", "size=400m,nr_inodes=60") as disk:
         done = run_installer("install", small.path, "--prefix", disk / "opt")
         assert (done.returncode, "error: the disk is full: " in done.stderr) == (9, True), done.stderr
         assert not (disk / "opt" / "current").exists()

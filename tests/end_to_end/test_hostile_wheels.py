@@ -17,13 +17,13 @@ from tests.support.wheelmaking import make_wheel
 EVIL = "import pathlib; pathlib.Path({victim!r}).write_text('ran')\n"
 
 
-def lying(folder: Path, victim: Path) -> Path:
+def make_lying_wheel(folder: Path, victim: Path) -> Path:
     """A wheel that would write outside of the environment, and says that it does."""
     files = {"../../../../evil.py": b"evil", "zzz.pth": EVIL.format(victim=str(victim)).encode()}
     return make_wheel(folder, "alpha", "1.0", files=files)
 
 
-def carrying(wheel: Path) -> bytes:
+def make_wheel_bundle(wheel: Path) -> bytes:
     """A bundle that holds a wheel, whole and consistent from its lock down."""
     name, data = f"wheels/{wheel.name}", wheel.read_bytes()
     python = entries.PythonEnvironment(packages=(entries.Package(name="alpha", version="1.0", wheel=name),))
@@ -39,7 +39,7 @@ def carrying(wheel: Path) -> bytes:
 
 def test_the_installer_refuses_before_anything_opens_it(run: Run, tmp_path: Path) -> None:
     victim, prefix = tmp_path / "victim", tmp_path / "opt"
-    data = carrying(lying(tmp_path / "made", victim))
+    data = make_wheel_bundle(make_lying_wheel(tmp_path / "made", victim))
     assert run("verify", "-", stdin=data)[0] == 0  # as a bundle it is whole: what it carries is not
     path = tmp_path / "b.tar"
     path.write_bytes(data)
@@ -71,7 +71,9 @@ def test_the_builder_refuses_too(wheels: Path, builder_env: dict[str, str], tmp_
         "python: {requirements: [alpha]}\n"
     )
     out = tmp_path / "x.tar"
-    done = run_bundle("build", "--no-rehearse", manifest, "-o", out, env=builder_env | {"PIP_FIND_LINKS": made.as_uri()})
+    done = run_bundle(
+        "build", "--no-rehearse", manifest, "-o", out, env=builder_env | {"PIP_FIND_LINKS": made.as_uri()}
+    )
     assert (done.returncode, "'alpha/__init__.py' differs from RECORD" in done.stderr) == (8, True), done.stderr
     assert not out.exists()
 
@@ -80,6 +82,6 @@ def test_the_builder_refuses_too(wheels: Path, builder_env: dict[str, str], tmp_
 def test_code_that_runs_at_each_start_is_told_of(run: Run, tmp_path: Path, hook: bytes) -> None:
     wheel = make_wheel(tmp_path, "alpha", "1.0", files={"hook.pth": hook})
     path = tmp_path / "b.tar"
-    path.write_bytes(carrying(wheel))
+    path.write_bytes(make_wheel_bundle(wheel))
     _, told = run("install", path, "--prefix", tmp_path / "opt")
     assert any("runs code whenever this environment's Python starts: hook.pth" in one for one in told["warnings"])

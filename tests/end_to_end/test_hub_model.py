@@ -22,7 +22,7 @@ from bundler.errors import HostError, IntegrityError, UnsafeError
 from bundler.format.hashing import compute_sha256
 from tests.support.programs import run_bundle
 from tests.support.servers import loopback
-from tests.support.servers.hub_server import serve_hub, make_hub_env
+from tests.support.servers.hub_server import make_hub_env, serve_hub
 from tests.support.servers.loopback import Handler
 from tests.support.wheelmaking import make_wheel
 
@@ -145,7 +145,9 @@ def test_weights_that_turn_out_to_be_a_pickle(
     assert len(hub.storage.seen) == 1
 
 
-def test_weights_that_no_disk_has_room_for_are_locked_and_not_fetched(builder_env: dict[str, str], tmp_path: Path) -> None:
+def test_weights_that_no_disk_has_room_for_are_locked_and_not_fetched(
+    builder_env: dict[str, str], tmp_path: Path
+) -> None:
     manifest, locked, packed = (tmp_path / name for name in ("m.yaml", "m.lock", "m.bundle.tar"))
     manifest.write_text(ALONE)
     with serve_hub() as hub:
@@ -240,7 +242,10 @@ def test_a_build_that_is_killed_goes_on_from_what_had_come(builder_env: dict[str
 
 
 def test_a_branch_that_moved_and_a_newer_wheel_are_what_differs(
-    builder_env: dict[str, str], wheels: Path, tmp_path: Path, run_installer: Callable[..., subprocess.CompletedProcess[str]]
+    builder_env: dict[str, str],
+    wheels: Path,
+    tmp_path: Path,
+    run_installer: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     manifest, first, second = (tmp_path / name for name in ("m.yaml", "first.tar", "second.tar"))
     manifest.write_text(ALONE + "python: {requirements: [alpha]}\n")
@@ -290,7 +295,9 @@ def test_what_a_model_reaches_for_travels_and_is_shown_as_a_tree(
         for name in ("first", "second"):  # the second with an empty shelf
             path = tmp_path / f"{name}.bundle.tar"
             shelf = {"BUNDLE_CACHE": str(tmp_path / name)}
-            done = run_bundle("build", "--no-rehearse", manifest, "--lock", locked, "-o", path, "--quiet", env=told | shelf)
+            done = run_bundle(
+                "build", "--no-rehearse", manifest, "--lock", locked, "-o", path, "--quiet", env=told | shelf
+            )
             assert done.returncode == 0, done.stderr
     assert (tmp_path / "first.bundle.tar").read_bytes() == path.read_bytes()
     tree = "  closure\n    m\n      base  for adapter_config.json: base model of an adapter\n        code  for config.json: "

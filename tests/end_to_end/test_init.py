@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bundler.format.lock import lockfile
 from tests.support.programs import run_bundle
-from tests.support.servers.hub_server import serve_hub, make_hub_env
+from tests.support.servers.hub_server import make_hub_env, serve_hub
 
 MODULES = b'[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
 FILES = {

@@ -21,7 +21,7 @@ from bundler.offline.prefix import releases
 from bundler.progress import RecordingReporter
 from tests.support.bundles import make_lock
 from tests.support.interrupting import interrupt
-from tests.support.programs import make_nobody_command, run_bundle, grant_read_access, find_public_python, require_tool
+from tests.support.programs import find_public_python, grant_read_access, make_nobody_command, require_tool, run_bundle
 from tests.support.small_bundles import SmallBundle, get_live_release
 from tests.support.wheelmaking import make_wheel
 
@@ -96,7 +96,9 @@ def test_two_builds_from_one_lock_are_one_file(build: Build, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     first, second = tmp_path / "first.tar", tmp_path / "elsewhere" / "second.tar"
     assert (
-        run_bundle("build", "--no-rehearse", small.manifest, "--lock", kept, "-o", first, env=small.environment).returncode
+        run_bundle(
+            "build", "--no-rehearse", small.manifest, "--lock", kept, "-o", first, env=small.environment
+        ).returncode
         == 0
     )
     moved = shutil.copytree(small.manifest.parent, tmp_path / "elsewhere" / "한 folder")
@@ -128,7 +130,9 @@ def test_installing_without_root(build: Build, tmp_path: Path, installer: Path) 
     )
 
 
-def test_indexes_that_the_host_is_configured_to_ask_do_not_matter(build: Build, run_installer: Far, tmp_path: Path) -> None:
+def test_indexes_that_the_host_is_configured_to_ask_do_not_matter(
+    build: Build, run_installer: Far, tmp_path: Path
+) -> None:
     """Nobody listens there; uv and pip would take each of these as a reason to stop."""
     home, away = tmp_path / "home", "http://127.0.0.1:9/simple"
     for place, text in {
@@ -216,7 +220,9 @@ def test_where_uv_does_not_run_pip_installs(wheels: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_installing_again_without_a_proof_keeps_the_one_there_is(build: Build, run_installer: Far, tmp_path: Path) -> None:
+def test_installing_again_without_a_proof_keeps_the_one_there_is(
+    build: Build, run_installer: Far, tmp_path: Path
+) -> None:
     prefix, current, small = tmp_path / "opt", tmp_path / "opt" / "current", build()
     assert run_installer("install", small.path, "--prefix", prefix).returncode == 0
     kept = (current / "smoke.json").read_bytes()

@@ -14,7 +14,7 @@ import pytest
 from bundler.format.hashing import compute_sha256
 from bundler.online import installer as making
 from tests.support.bundles import SMALL, PackedBundle
-from tests.support.programs import Run, run_bundle, require_tool
+from tests.support.programs import Run, require_tool, run_bundle
 
 
 def interpreter(version: str) -> str:
@@ -127,7 +127,9 @@ def test_without_a_name_it_is_not_the_one_that_bundles_hold(
     assert "-o bundle-installer.pyz keeps the two apart" in told["warnings"][0]
 
 
-def test_unpacking_a_bundle_leaves_the_trusted_installer(run: Run, pack: Callable[..., PackedBundle], tmp_path: Path) -> None:
+def test_unpacking_a_bundle_leaves_the_trusted_installer(
+    run: Run, pack: Callable[..., PackedBundle], tmp_path: Path
+) -> None:
     """In the very folder that it should not be in."""
     packed = pack(SMALL)
     trusted = tmp_path / "bundle-installer.pyz"

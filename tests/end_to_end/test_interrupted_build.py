@@ -16,7 +16,7 @@ import pytest
 
 from bundler.errors import INTERRUPTED, FetchError
 from tests.support.servers import loopback
-from tests.support.servers.hub_server import Hub, serve_hub, make_hub_env
+from tests.support.servers.hub_server import Hub, make_hub_env, serve_hub
 from tests.support.servers.loopback import Handler
 
 WEIGHTS = {f"{name}.safetensors": random.Random(name).randbytes(3 << 20) for name in ("a", "b")}

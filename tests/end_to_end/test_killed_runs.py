@@ -14,9 +14,9 @@ import pytest
 
 from bundler.format import hashing
 from bundler.format.tar import archive
-from tests.support.crash_stage import FIRST, SECOND, Stage, damage_prefix, make_stage, check_works
-from tests.support.killing import Killing, make_point_params, choose_points
-from tests.support.programs import INSTALLER, run_bundle, require_tool
+from tests.support.crash_stage import FIRST, SECOND, Stage, check_works, damage_prefix, make_stage
+from tests.support.killing import Killing, choose_points, make_point_params
+from tests.support.programs import INSTALLER, require_tool, run_bundle
 from tests.support.small_bundles import SmallBundle, get_live_release
 from tests.support.trees import read_tree
 
@@ -24,7 +24,7 @@ Build = Callable[..., SmallBundle]
 Far = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def survives(stage: Stage, most: int, allowed: set[str]) -> None:
+def check_survives_kills(stage: Stage, most: int, allowed: set[str]) -> None:
     """Kill at so many points; after each the live release is one of those allowed and works, and again ends right."""
     stage.keep()
     with stage.killing.warm(stage.kept.parent, *INSTALLER) as killing:
@@ -41,14 +41,16 @@ def survives(stage: Stage, most: int, allowed: set[str]) -> None:
 
 
 @pytest.mark.parametrize("most", make_point_params(4, 12, 200))
-def test_install_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
+def test_install_killed_at_any_moment(
+    build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
     first, second = build("1", FIRST).path, build("2", SECOND).path
     stage = make_stage(installer, tmp_path, "install", second)
     assert run_installer("install", first, "--prefix", stage.prefix).returncode == 0
     old = get_live_release(stage.prefix)
     with archive.open_bundle(second) as carried:
         new = carried.lock.release_name
-    survives(stage, most, {old, new})
+    check_survives_kills(stage, most, {old, new})
 
 
 @pytest.mark.parametrize("most", make_point_params(2, 5, 20))
@@ -90,7 +92,9 @@ def test_finishing_what_stands_ahead_killed_at_any_moment(
 
 
 @pytest.mark.parametrize("most", make_point_params(2, 5, 20))
-def test_mending_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
+def test_mending_killed_at_any_moment(
+    build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
     """What was sound before stays sound: the live release is never worse than it was."""
     stage = make_stage(installer, tmp_path, "install", build("1", FIRST).path)
     assert run_installer(*stage.killing.command[1:]).returncode == 0
@@ -110,11 +114,13 @@ def test_mending_killed_at_any_moment(build: Build, run_installer: Far, installe
 
 
 @pytest.mark.parametrize("most", make_point_params(2, 5, 10))
-def test_prune_killed_at_any_moment(build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int) -> None:
+def test_prune_killed_at_any_moment(
+    build: Build, run_installer: Far, installer: Path, tmp_path: Path, most: int
+) -> None:
     stage = make_stage(installer, tmp_path, "prune", "--keep", "1")
     for version, files in (("1", FIRST), ("2", SECOND)):
         assert run_installer("install", build(version, files).path, "--prefix", stage.prefix).returncode == 0
-    survives(stage, most, {get_live_release(stage.prefix)})
+    check_survives_kills(stage, most, {get_live_release(stage.prefix)})
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -148,7 +154,17 @@ def test_two_at_once(build: Build, run_installer: Far, installer: Path, tmp_path
     prefix, bundles = tmp_path / "opt", {version: build(version, FIRST).path for version in ("1", "2")}
     assert run_installer("install", bundles["1"], "--prefix", prefix).returncode == 0
     before = get_live_release(prefix)
-    command = (require_tool("python3.11"), "-I", "-S", installer, "install", bundles["2"], "--prefix", prefix, "--quiet")
+    command = (
+        require_tool("python3.11"),
+        "-I",
+        "-S",
+        installer,
+        "install",
+        bundles["2"],
+        "--prefix",
+        prefix,
+        "--quiet",
+    )
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as first:
         while not list((prefix / "releases").glob("2-*")):
             assert first.poll() is None

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.servers.loopback import serve
 
 PUNKT = {"abbrev_types.txt": "dr", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}
@@ -34,7 +34,7 @@ print(nltk.sent_tokenize("Dr. Kim came. She left."), nltk.pos_tag(["the", "dog"]
 """
 
 
-def packed(files: dict[str, str]) -> bytes:
+def pack_archive(files: dict[str, str]) -> bytes:
     """An archive as NLTK's server has them: with an entry for each folder."""
     made = io.BytesIO()
     folders = {f"{parent}/" for name in files for parent in Path(name).parents if parent != Path()}
@@ -45,13 +45,16 @@ def packed(files: dict[str, str]) -> bytes:
 
 
 def test_nltk_reads_what_was_asked_for_by_name(
-    builder_env: dict[str, str], run_installer: Callable[..., subprocess.CompletedProcess[str]], libraries: Path, tmp_path: Path
+    builder_env: dict[str, str],
+    run_installer: Callable[..., subprocess.CompletedProcess[str]],
+    libraries: Path,
+    tmp_path: Path,
 ) -> None:
     manifest, out, prefix = tmp_path / "m.yaml", tmp_path / "words.tar", tmp_path / "opt"
     with serve() as server:
         listed = ""
         for place, files in ARCHIVES.items():
-            data = server.files[f"/mirror/packages/{place}.zip"] = packed(files)
+            data = server.files[f"/mirror/packages/{place}.zip"] = pack_archive(files)
             subdir, _, name = place.partition("/")
             md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
             listed += f'<package id="{name}" subdir="{subdir}" size="{len(data)}" checksum="{md5}" unzip="1"/>'

@@ -33,17 +33,19 @@ def small(build: Build) -> SmallBundle:
     return build(text=TEXT, files=FILES)
 
 
-def everything(prefix: Path) -> set[str]:
+def list_paths(prefix: Path) -> set[str]:
     return {path.relative_to(prefix).as_posix() for path in prefix.rglob("*")}
 
 
-def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
+def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(
+    small: SmallBundle, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     done = run_installer("install", small.path, "--prefix", prefix, "--only", "model:m", "--json", umask=0o077)
     assert done.returncode == 0, done.stderr
     home = Path(read_result(done)["result"]["path"])  # type: ignore[index]
     assert home.parent == prefix / "models"
-    assert everything(prefix) - {".lock"} == {
+    assert list_paths(prefix) - {".lock"} == {
         "models",
         f"models/{home.name}",
         f"models/.{home.name}.made",
@@ -53,7 +55,9 @@ def test_a_model_s_part_is_its_folder_and_its_mark_with_one_time(small: SmallBun
     assert found == {(lockfile.ZIP_EPOCH, 0o755), (lockfile.ZIP_EPOCH, 0o644)}
 
 
-def test_parts_are_taken_over_by_the_install_that_finishes(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
+def test_parts_are_taken_over_by_the_install_that_finishes(
+    small: SmallBundle, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     for part in ("model:m", "model:n", "environment", "app"):
         done = run_installer("install", small.path, "--prefix", prefix, "--only", part)
@@ -74,7 +78,9 @@ def test_parts_are_taken_over_by_the_install_that_finishes(small: SmallBundle, r
         subprocess.run([prefix / "current" / "venv" / "bin" / "python", "-c", "import alpha"], check=False).returncode
         == 0
     )
-    assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0, "nothing to do"
+    assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0, (
+        "nothing to do"
+    )
     assert get_live_release(prefix) == release.name
 
 
@@ -88,7 +94,9 @@ def test_what_was_placed_ahead_is_looked_at_again(small: SmallBundle, run_instal
     assert {Path(above).stat().st_mtime for above, _, _ in os.walk(weights.parent)} == {lockfile.ZIP_EPOCH}
 
 
-def test_an_environment_of_another_bundle_is_not_taken_over(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
+def test_an_environment_of_another_bundle_is_not_taken_over(
+    small: SmallBundle, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
     (release,) = (prefix / "releases").glob("[!.]*")
@@ -106,7 +114,9 @@ def test_a_part_that_there_is_not(small: SmallBundle, run_installer: Far, tmp_pa
     assert "its parts are: model:m, model:n, environment, app;" in done.stderr
 
 
-def test_an_application_that_was_placed_ahead_is_looked_at_again(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
+def test_an_application_that_was_placed_ahead_is_looked_at_again(
+    small: SmallBundle, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     for part in ("app", "environment"):  # in any order
         assert run_installer("install", small.path, "--prefix", prefix, "--only", part).returncode == 0
@@ -123,14 +133,14 @@ def test_an_application_that_fails_leaves_the_environment_that_stood_there(
 ) -> None:
     prefix = tmp_path / "opt"
     assert run_installer("install", small.path, "--prefix", prefix, "--only", "environment").returncode == 0
-    before = everything(prefix)
+    before = list_paths(prefix)
     data = small.path.read_bytes()
     at = data.rindex(b"print(1)")
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes(data[:at] + b"X" + data[at + 1 :])
     done = run_installer("install", damaged, "--prefix", prefix, "--only", "app")
     assert (done.returncode, "main.py" in done.stderr) == (6, True), done.stderr
-    assert everything(prefix) == before
+    assert list_paths(prefix) == before
 
 
 def test_an_environment_that_fails_leaves_nothing(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:
@@ -141,7 +151,7 @@ def test_an_environment_that_fails_leaves_nothing(small: SmallBundle, run_instal
     prefix = tmp_path / "opt"
     done = run_installer("install", damaged, "--prefix", prefix, "--only", "environment")
     assert (done.returncode, "damaged" in done.stderr) == (6, True), done.stderr
-    assert not [name for name in everything(prefix) if name.startswith("releases/")]
+    assert not [name for name in list_paths(prefix) if name.startswith("releases/")]
 
 
 def test_a_model_that_fails_leaves_nothing(small: SmallBundle, run_installer: Far, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_pickles_are_listed_and_refused_on_both_sides(
     assert [(one["path"], one["globals"]) for one in told] == [
         ("models/m/heads/w.pt", ["torch._utils._rebuild_parameter"])
     ]
-    assert "heads/w.pt  suspicious: imports torch._utils._rebuild_parameter" in run_installer("inspect", small.path).stdout
+    assert (
+        "heads/w.pt  suspicious: imports torch._utils._rebuild_parameter" in run_installer("inspect", small.path).stdout
+    )
 
     done = run_installer("install", small.path, "--prefix", tmp_path / "opt", "--no-pickles")
     assert (done.returncode, done.stdout) == (8, "")
@@ -32,7 +34,9 @@ def test_pickles_are_listed_and_refused_on_both_sides(
     assert not (tmp_path / "opt").exists()
 
     out = tmp_path / "out.bundle.tar"
-    done = run_bundle("build", "--no-rehearse", small.manifest, "-o", out, "--no-pickles", "--quiet", env=small.environment)
+    done = run_bundle(
+        "build", "--no-rehearse", small.manifest, "-o", out, "--no-pickles", "--quiet", env=small.environment
+    )
     assert (done.returncode, out.exists()) == (8, False)
     assert "  models/m/heads/w.pt\n  models/m/vocabulary.bin" in done.stderr
     assert run_installer("install", small.path, "--prefix", tmp_path / "opt").returncode == 0

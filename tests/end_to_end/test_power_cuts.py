@@ -13,8 +13,8 @@ import pytest
 
 from bundler.format.tar import archive
 from tests.support import faultydisk
-from tests.support.crash_stage import FIRST, SECOND, damage_prefix, check_works
-from tests.support.killing import make_point_params, choose_points
+from tests.support.crash_stage import FIRST, SECOND, check_works, damage_prefix
+from tests.support.killing import choose_points, make_point_params
 from tests.support.small_bundles import SmallBundle, get_live_release
 from tests.support.trees import read_tree
 
@@ -30,7 +30,9 @@ LAST = 8
 
 @pytest.mark.parametrize("kind", ["ext4", pytest.param("xfs", marks=pytest.mark.long)])
 @pytest.mark.parametrize("most", make_point_params(2, 4, 15))
-def test_the_power_goes_while_installing(build: Build, run_installer: Far, tmp_path: Path, kind: str, most: int) -> None:
+def test_the_power_goes_while_installing(
+    build: Build, run_installer: Far, tmp_path: Path, kind: str, most: int
+) -> None:
     bundles = {version: build(version, files).path for version, files in (("1", FIRST), ("2", SECOND))}
     releases = set()
     for path in bundles.values():

@@ -71,7 +71,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "opt"
 
 
-def on_a_terminal(
+def run_on_terminal(
     *arguments: object, columns: int = 100, environment: Mapping[str, str] | None = None, interrupt_at: str = ""
 ) -> tuple[int, str, list[str]]:
     """Runs the command line with a terminal as standard error: its exit code, its output, all that was drawn."""
@@ -119,7 +119,7 @@ def mebibytes(lines: list[str]) -> list[float]:
 
 
 def test_the_clock_runs_on_a_terminal_and_says_what_is_done(prefix: Path) -> None:
-    code, said, frames = on_a_terminal("smoke", "--prefix", prefix, "--json")
+    code, said, frames = run_on_terminal("smoke", "--prefix", prefix, "--json")
     assert code == 0, frames
     assert json.loads(said)["ok"]
     for phase in ("import", "weights", "first inference"):
@@ -149,7 +149,7 @@ def test_a_log_gets_a_line_now_and_then_with_the_same_words(
 
 
 def test_quiet_says_nothing(prefix: Path) -> None:
-    code, said, frames = on_a_terminal("smoke", "--prefix", prefix, "--json", "--quiet")
+    code, said, frames = run_on_terminal("smoke", "--prefix", prefix, "--json", "--quiet")
     assert (code, json.loads(said)["ok"]) == (0, True)
     assert [frame for frame in frames if not frame.startswith("warning: ")] == []
 
@@ -165,7 +165,7 @@ def test_without_proc_what_was_read_is_left_out(monkeypatch: pytest.MonkeyPatch,
 
 def test_an_interruption_stops_the_clock_and_the_load_and_no_line_wraps_on_a_narrow_terminal(prefix: Path) -> None:
     start = time.monotonic()
-    code, _, frames = on_a_terminal("smoke", "--prefix", prefix, columns=32, interrupt_at="weights")
+    code, _, frames = run_on_terminal("smoke", "--prefix", prefix, columns=32, interrupt_at="weights")
     assert code == INTERRUPTED
     assert time.monotonic() - start < 20
     assert frames[-1] == "interrupted: run the same command again"
@@ -182,7 +182,7 @@ def test_a_rehearsal_says_what_its_installer_does(builder_env: dict[str, str], w
     (tmp_path / "small.yaml").write_text(MANIFEST.format(version="1", sequence="1"))
     make_wheel(tmp_path / "own", "alpha", "1.1", files={"zz_slow.pth": b"import time; time.sleep(2)\n"})
     told = builder_env | {"PIP_FIND_LINKS": f"{wheels.as_uri()} {(tmp_path / 'own').as_uri()}"}
-    code, _, frames = on_a_terminal("build", tmp_path / "small.yaml", "-o", tmp_path / "small.tar", environment=told)
+    code, _, frames = run_on_terminal("build", tmp_path / "small.yaml", "-o", tmp_path / "small.tar", environment=told)
     assert code == 0, frames
     assert any("rehearse: environment: " in frame for frame in frames), frames
     assert len(seconds(frames, "rehearse: smoke load m")) > 1, frames

@@ -25,28 +25,30 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a 
 FILES = {"a.bin": b"a" * 9000, "b.bin": b"b" * (3 << 20), "c.bin": b"c" * 9000, "config.json": b"{}"}
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def read_refusal(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 6, done.stderr
     assert "Traceback" not in done.stderr
     return dict(json.loads(done.stdout)["error"])
 
 
-def place_of(bundle: Path, name: str) -> int:
+def find_offset(bundle: Path, name: str) -> int:
     with archive.open_bundle(bundle) as carried:
         return next(member.content_offset for member in carried.layout.members if member.name == name)
 
 
-def test_a_read_error_in_the_middle_names_the_member_and_the_bytes(build: Build, run_installer: Far, tmp_path: Path) -> None:
+def test_a_read_error_in_the_middle_names_the_member_and_the_bytes(
+    build: Build, run_installer: Far, tmp_path: Path
+) -> None:
     prefix = tmp_path / "opt"
     assert run_installer("install", build("1").path, "--prefix", prefix).returncode == 0
     small = build("2", FILES)
     bad = [
         (at, at + 4096)
-        for at in (place_of(small.path, "models/m/b.bin") + (2 << 20), place_of(small.path, "models/m/a.bin"))
+        for at in (find_offset(small.path, "models/m/b.bin") + (2 << 20), find_offset(small.path, "models/m/a.bin"))
     ]
     with faultydisk.served(small.path, tmp_path / "log", tmp_path / "stick", *bad) as worn:
         for verb in (["verify", worn], ["install", worn, "--prefix", prefix]):
-            error = refused(run_installer(*verb, "--json"))
+            error = read_refusal(run_installer(*verb, "--json"))
             damages = {one["member"]: one for one in error["detail"]["damages"]}
             assert sorted(damages) == ["models/m/a.bin", "models/m/b.bin"]
             for (start, end), name in zip(bad, ("models/m/b.bin", "models/m/a.bin"), strict=True):
@@ -63,14 +65,14 @@ def test_a_read_error_in_the_head_and_through_a_pipe(build: Build, run_installer
     small = build("1", FILES)
     whole = shutil.copyfile(small.path, tmp_path / "whole.tar")
     with faultydisk.served(whole, tmp_path / "log", tmp_path / "stick", (0, 4096)) as worn:
-        error = refused(run_installer("install", worn, "--prefix", tmp_path / "opt", "--json"))
+        error = read_refusal(run_installer("install", worn, "--prefix", tmp_path / "opt", "--json"))
         assert error["message"].startswith("the head of the bundle can't be read (bytes 0-4096): Input/output error")
-    at = place_of(small.path, "models/m/b.bin")
+    at = find_offset(small.path, "models/m/b.bin")
     with (
         faultydisk.served(whole, tmp_path / "log", tmp_path / "stick", (at, at + 4096)) as worn,
         worn.open("rb") as told,
     ):
-        error = refused(run_installer("install", "-", "--prefix", tmp_path / "opt", "--json", stdin=told))
+        error = read_refusal(run_installer("install", "-", "--prefix", tmp_path / "opt", "--json", stdin=told))
         assert "models/m/b.bin (bytes " in error["message"]
     assert not (tmp_path / "opt" / "current").exists()
 

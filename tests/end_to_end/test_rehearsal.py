@@ -43,12 +43,14 @@ def ask_worker(builder_env: dict[str, str], wheels: Path, tmp_path: Path) -> Ask
     return built
 
 
-def nothing_is_left(folder: Path) -> None:
+def check_nothing_left(folder: Path) -> None:
     assert not [path.name for path in folder.iterdir() if path.name.endswith((".tar", ".partial"))]
     assert not list((folder / "shelf" / "rehearsals").iterdir())
 
 
-def test_a_bundle_is_rehearsed_and_says_so_and_a_kept_lock_gives_it_again(ask_worker: Ask, run_installer: Far, tmp_path: Path) -> None:
+def test_a_bundle_is_rehearsed_and_says_so_and_a_kept_lock_gives_it_again(
+    ask_worker: Ask, run_installer: Far, tmp_path: Path
+) -> None:
     left = tmp_path / "shelf" / "rehearsals" / "of a killed run"
     left.mkdir(parents=True)
     left.with_suffix(".lock").touch()
@@ -94,7 +96,12 @@ def test_the_reviewed_digest_is_the_same_from_lock_to_bundle_to_host(
         f"  sha256     {hashing.compute_file_sha256(packed)[1]}\n             of the file, as sha256sum" in built.stdout
     )
     prefix = tmp_path / "opt"
-    said = [built, run_bundle("inspect", packed), run_bundle("verify", packed), run_installer("install", packed, "--prefix", prefix)]
+    said = [
+        built,
+        run_bundle("inspect", packed),
+        run_bundle("verify", packed),
+        run_installer("install", packed, "--prefix", prefix),
+    ]
     for one in (*said, run_installer("list", "--prefix", prefix)):
         assert one.returncode == 0, one.stderr
         assert (f"  digest     {sealed}" in one.stdout, f"  reviewed   {reviewed}" in one.stdout) == (True, True)
@@ -136,7 +143,7 @@ def test_a_package_that_undoes_the_guard_is_found_before_the_bundle_travels(ask_
     assert done.returncode == 11
     assert "the rehearsal failed, so no bundle was written" in done.stderr
     assert "these variables are not what they must be: HF_HUB_OFFLINE" in done.stderr
-    nothing_is_left(tmp_path)
+    check_nothing_left(tmp_path)
 
 
 TRACKER = b"""
@@ -159,7 +166,7 @@ def test_a_call_home_that_loads_survive_fails_the_build_unless_it_is_named(ask_w
     assert "    host      stats.example\n" in error["message"]
     assert 'asked by  alpha/tracker.py:5 in report: socket.create_connection(("stats.example", 443)' in error["message"]
     assert "fix       smoke: {tolerate_calls: [stats.example]}" in error["message"]
-    nothing_is_left(tmp_path)
+    check_nothing_left(tmp_path)
     named = MANIFEST + "smoke: {{tolerate_calls: [stats.example]}}\n"
     done = ask_worker(text=named, files=files)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,10 @@ def test_remove_and_prune(build: Build, run_installer: Far, tmp_path: Path) -> N
     assert (done.returncode, f"{third} is the live release" in done.stderr) == (2, True)
     assert "what to do: make another release live first" in done.stderr
     with releases.lock_prefix(prefix):
-        assert [run_installer(*verb, "--prefix", prefix).returncode for verb in (["remove", first], ["prune"])] == [13, 13]
+        assert [run_installer(*verb, "--prefix", prefix).returncode for verb in (["remove", first], ["prune"])] == [
+            13,
+            13,
+        ]
     done = run_installer("prune", "--prefix", prefix)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"removed: {first}"), done.stderr
     done = run_installer("remove", second, "--prefix", prefix, "--json")
@@ -52,7 +55,9 @@ def test_what_somebody_else_keeps_there_stays(build: Build, run_installer: Far, 
     assert "belongs to no release" not in said
 
 
-def test_a_damaged_receipt_of_another_release_does_not_stop_the_rest(build: Build, run_installer: Far, tmp_path: Path) -> None:
+def test_a_damaged_receipt_of_another_release_does_not_stop_the_rest(
+    build: Build, run_installer: Far, tmp_path: Path
+) -> None:
     prefix, bundles = tmp_path / "opt", {version: build(version).path for version in ("1", "2", "3")}
     for version in ("1", "2"):
         assert run_installer("install", bundles[version], "--prefix", prefix).returncode == 0

@@ -50,10 +50,13 @@ def test_signed_while_it_is_built(
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_key_that_does_not_open_is_said_before_anything_is_built(build: Callable[..., SmallBundle], tmp_path: Path) -> None:
+def test_a_key_that_does_not_open_is_said_before_anything_is_built(
+    build: Callable[..., SmallBundle], tmp_path: Path
+) -> None:
     small = build()
     assert (
-        run_bundle("keygen", "-o", tmp_path / "k", env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "x"}).returncode == 0
+        run_bundle("keygen", "-o", tmp_path / "k", env=small.environment | {"BUNDLE_KEY_PASSPHRASE": "x"}).returncode
+        == 0
     )
     out = tmp_path / "signed.tar"
     command = ["build", small.manifest, "-o", out, "--key", tmp_path / "k.key"]

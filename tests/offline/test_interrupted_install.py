@@ -31,7 +31,7 @@ FILES = {
 OTHER = FILES | {"models/m/w.bin": b"v" * 5000}
 
 
-def partial_of(prefix: Path) -> Path:
+def find_partial(prefix: Path) -> Path:
     (home,) = ownership_markers.iter_marked(prefix / "models")
     return releases.get_partial_path(home)
 
@@ -54,7 +54,9 @@ def test_the_same_install_ends_as_if_nothing_had_been(pack: Pack, tmp_path: Path
 def test_what_was_placed_is_not_placed_again(pack: Pack, tmp_path: Path) -> None:
     bundle, prefix = pack(FILES).path, tmp_path / "opt"
     interrupt(bundle, prefix, "place")
-    placed = {path.relative_to(partial_of(prefix)): path.stat().st_ino for path in partial_of(prefix).rglob("*.bin")}
+    placed = {
+        path.relative_to(find_partial(prefix)): path.stat().st_ino for path in find_partial(prefix).rglob("*.bin")
+    }
     assert len(placed) == 2
     receipt = install.install_bundle(bundle, prefix, InstallOptions(), RecordingReporter())
     home = prefix / "models" / next(iter(receipt.homes))

@@ -45,12 +45,12 @@ def prefix(pack: Pack, tmp_path: Path) -> Path:
     return tmp_path / "opt"
 
 
-def stored(prefix: Path) -> list[dict[str, Any]]:
+def read_stored(prefix: Path) -> list[dict[str, Any]]:
     return list(json.loads((prefix / "current" / "smoke.json").read_bytes()))
 
 
 def test_a_proof_has_its_time(prefix: Path) -> None:
-    (result,) = stored(prefix)
+    (result,) = read_stored(prefix)
     assert (len(result["proven_at"]), result["proven_at"][-1], result["changed_since"]) == (20, "Z", [])
     receipt = json.loads((prefix / "current" / "receipt.json").read_bytes())
     assert (receipt["proof"], receipt["smoke"]) == ("new", [result])
@@ -75,7 +75,7 @@ def test_a_damaged_proof_is_named_and_dropped_before_the_release_goes_live(prefi
         assert (found.level, said in found.message, found.where.endswith("smoke.json")) == ("warning", True, True)
         report = RecordingReporter()
         receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, report)
-        assert (receipt.proof, receipt.smoke, stored(prefix)) == ("none", (), [])
+        assert (receipt.proof, receipt.smoke, read_stored(prefix)) == ("none", (), [])
         assert any("smoke.json" in warning and said in warning for warning in report.warnings)
         assert any("nothing has shown that these models load" in warning for warning in report.warnings)
 
@@ -100,7 +100,7 @@ def test_what_a_newer_version_wrote_besides_is_passed_over(prefix: Path, tmp_pat
 
 
 def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path: Path) -> None:
-    results = stored(prefix)
+    results = read_stored(prefix)
     for one in results:
         del one["proven_at"], one["changed_since"]
     (prefix / "current" / "smoke.json").write_text(json.dumps(results))
@@ -109,7 +109,7 @@ def test_one_of_an_older_version_is_shown_without_a_time(prefix: Path, tmp_path:
 
 
 def test_an_old_proof_is_said_to_be_old_with_all_that_was_changed_since(prefix: Path, tmp_path: Path, run: Run) -> None:
-    bundle, (proven,) = tmp_path / "test.bundle.tar", stored(prefix)
+    bundle, (proven,) = tmp_path / "test.bundle.tar", read_stored(prefix)
     weights = next((prefix / "models").glob("m-*")) / "w.bin"
     inside = weights.relative_to(prefix).as_posix()
     weights.unlink()
@@ -151,7 +151,7 @@ def test_a_proof_claims_nothing_of_what_a_run_changed_that_did_not_end(
         install.install_bundle(tmp_path / "test.bundle.tar", prefix, options, Interrupting("environment", begins=False))
     assert weights.exists()
     changed = [weights.relative_to(prefix).as_posix()]
-    assert [one["changed_since"] for one in stored(prefix)] == [changed]
+    assert [one["changed_since"] for one in read_stored(prefix)] == [changed]
     (row,) = run("list", "--prefix", prefix)[1]["result"]["releases"]
     assert (row["proof"], row["smoke"][0]["changed_since"]) == ("old", changed)
     receipt = install.install_bundle(tmp_path / "test.bundle.tar", prefix, AGAIN, RecordingReporter())

@@ -63,11 +63,11 @@ def harness(tmp_path: Path, server: Loopback, other_server: Loopback, cache: Fil
         index_url=f"{server.url}/simple", find_links=((tmp_path / "find links, here").as_uri(),), retries=0, timeout=10
     )
     return ResolverHarness(
-        made=tmp_path / "made",
-        store=cache,
+        wheel_folder=tmp_path / "made",
+        cache=cache,
         index=server,
         pytorch=other_server,
-        report=RecordingReporter(),
+        reporter=RecordingReporter(),
         config=config,
     )
 
@@ -80,7 +80,9 @@ def watched_download() -> WatchedDownload:
 @pytest.fixture
 def fetch(cache: FileCache, watched_download: WatchedDownload) -> Any:
     def fetched(*wanted: DownloadRequest, config: PipConfig | None = None, **options: Any) -> Any:
-        return download.fetch(wanted, cache, config or PipConfig(), watched_download, retry_policy=watched_download.patience, **options)
+        return download.fetch(
+            wanted, cache, config or PipConfig(), watched_download, retry_policy=watched_download.patience, **options
+        )
 
     return fetched
 

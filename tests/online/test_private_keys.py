@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import PackedBundle
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.signing import Pair
 
 SECRET = "correct horse 배터리"
@@ -112,7 +112,9 @@ def test_a_passphrase_that_is_missing_or_wrong_is_said_in_words_and_never_shown(
 
 def test_no_secret_is_shown_or_handed_on(small: PackedBundle, locked: Pair) -> None:
     """strace would see argument lists too; sign runs no program at all, and takes the variable out of its own."""
-    done = run_bundle("sign", small.path, "--key", locked.private, "--debug", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET})
+    done = run_bundle(
+        "sign", small.path, "--key", locked.private, "--debug", env=PLAIN | {"BUNDLE_KEY_PASSPHRASE": SECRET}
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 0
     assert SECRET not in said
@@ -134,7 +136,7 @@ def test_no_secret_is_shown_or_handed_on(small: PackedBundle, locked: Pair) -> N
     assert SECRET not in shown.stdout
 
 
-def typed(command: list[str], answers: list[str]) -> tuple[int, str]:
+def type_at_terminal(command: list[str], answers: list[str]) -> tuple[int, str]:
     """Run a command at a terminal of its own and type answers; its exit code and what the terminal showed."""
     child, terminal = pty.fork()
     if child == 0:
@@ -155,12 +157,12 @@ def typed(command: list[str], answers: list[str]) -> tuple[int, str]:
 
 def test_a_passphrase_is_asked_for_at_a_terminal(small: PackedBundle, tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("bundle"))
-    code, shown = typed([program, "keygen", "-o", str(tmp_path / "k")], ["sesame", "sesame"])
+    code, shown = type_at_terminal([program, "keygen", "-o", str(tmp_path / "k")], ["sesame", "sesame"])
     assert (code, "sesame" in shown) == (0, False), shown
     assert (tmp_path / "k.key").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
-    code, shown = typed([program, "sign", str(small.path), "--key", str(tmp_path / "k.key")], ["sesame"])
+    code, shown = type_at_terminal([program, "sign", str(small.path), "--key", str(tmp_path / "k.key")], ["sesame"])
     assert (code, "sesame" in shown) == (0, False), shown
-    code, shown = typed([program, "keygen", "-o", str(tmp_path / "none")], [""])
+    code, shown = type_at_terminal([program, "keygen", "-o", str(tmp_path / "none")], [""])
     assert (code, "is not encrypted" in shown) == (0, True), shown
 
 
@@ -204,7 +206,7 @@ def test_what_is_no_private_key(
         (lambda path, pair: path.write_bytes(b"x" * 20_000), "this is not one public key in PEM"),
         (lambda path, pair: path.write_bytes(pair.private.read_bytes()), "this is a private key, which must stay"),
         (lambda path, pair: path.write_text(pair.public.read_text().replace("MCow", "MCo=")), "is damaged"),
-        (lambda path, pair: path.write_text(of_another_algorithm()), "this is not an Ed25519 key"),
+        (lambda path, pair: path.write_text(make_rsa_key()), "this is not an Ed25519 key"),
         (lambda path, pair: None, "the public key can't be read: No such file or directory"),
         (lambda path, pair: path.mkdir(), "this folder holds no keys"),
     ],
@@ -220,7 +222,9 @@ def test_what_is_no_key_to_trust(
     assert not [line for line in builder.private.read_text().splitlines()[1:-1] if line[:20] in done.stderr]
 
 
-def of_another_algorithm() -> str:
-    private = subprocess.run([require_tool("openssl"), "genpkey", "-algorithm", "x25519"], check=True, capture_output=True)
+def make_rsa_key() -> str:
+    private = subprocess.run(
+        [require_tool("openssl"), "genpkey", "-algorithm", "x25519"], check=True, capture_output=True
+    )
     command = [require_tool("openssl"), "pkey", "-pubout"]
     return subprocess.run(command, input=private.stdout, check=True, capture_output=True).stdout.decode()

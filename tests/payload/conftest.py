@@ -22,11 +22,11 @@ from tests.support.smoke_loads import (
     Ask,
     Result,
     User,
+    load_in_worker,
     make_flag_bundle,
     run_smoke_load,
-    start_worker,
-    load_in_worker,
     serve_user_code,
+    start_worker,
 )
 
 
@@ -34,7 +34,9 @@ from tests.support.smoke_loads import (
 def flag_models(payload_python: str, offline: dict[str, str], tiny_models: Path, shared: Shared) -> Path:
     """A folder of good tiny models that FlagEmbedding loads; do not change them, take a copy."""
     script = MODELS / "tiny_flag.py"
-    return shared.made("flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny_models / "words")))
+    return shared.get_or_make(
+        "flag models", lambda out: run_scripts(payload_python, offline, (script, out, tiny_models / "words"))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +48,7 @@ def sources(flag_models: Path, tiny_models: Path) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def flagged(sources: dict[str, Path], shared: Shared) -> InstalledBundle:
     """A bundle with a model for each loader, from a hub, and the packages of a manifest to copy from; installed."""
-    folder = shared.made("flag", partial(make_flag_bundle, sources))
+    folder = shared.get_or_make("flag", partial(make_flag_bundle, sources))
     told = json.loads((folder / "told.json").read_bytes())
     return InstalledBundle(folder / "flag.bundle.tar", folder / "bundle.pyz", folder / "prefix", told)
 
@@ -95,12 +97,16 @@ def ask_worker(
     payload_python: str, offline: dict[str, str], hub_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ask]:
     """Asks one long-lived process, and returns the text of its result."""
-    with start_worker(payload_python, offline | {"HF_HUB_CACHE": str(hub_cache)}, tmp_path_factory.mktemp("worker")) as put:
+    with start_worker(
+        payload_python, offline | {"HF_HUB_CACHE": str(hub_cache)}, tmp_path_factory.mktemp("worker")
+    ) as put:
         yield put
 
 
 @pytest.fixture(scope="session")
-def ask_flagged_worker(flagged: InstalledBundle, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+def ask_flagged_worker(
+    flagged: InstalledBundle, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ask]:
     """The same in an environment that has FlagEmbedding."""
     with start_worker(str(flagged.python), offline, tmp_path_factory.mktemp("worker")) as put:
         yield put

@@ -17,7 +17,7 @@ Prove = Callable[..., Result]
 QUERY = "encoder.layer.1.attention.self.query.weight"
 
 
-def fault(result: Result, *parts: str) -> None:
+def check_failure(result: Result, *parts: str) -> None:
     """The result is a failure whose sentence holds these parts, and which says what to do."""
     assert not result["ok"]
     for part in parts:
@@ -26,12 +26,12 @@ def fault(result: Result, *parts: str) -> None:
     assert result["hint"]
 
 
-def change(path: Path, **values: Any) -> None:
+def set_json_keys(path: Path, **values: Any) -> None:
     """Sets keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-def shorten(path: Path, count: int) -> None:
+def shorten_vocabulary(path: Path, count: int) -> None:
     """Leaves the first tokens of a tokenizer.json."""
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     tokenizer["model"]["vocab"] = {token: n for token, n in tokenizer["model"]["vocab"].items() if n < count}
@@ -43,7 +43,7 @@ def test_a_broken_model_by_the_command_line(copy_model: Copy, run: Callable[...,
     (folder / "modules.json").unlink()
     answer = run(folder)
     assert answer.code == 3
-    fault(answer.result, "modules.json is missing", "mean pooling")
+    check_failure(answer.result, "modules.json is missing", "mean pooling")
     assert answer.result["traceback"] == ""
     assert answer.result["network"]["proof"]
 
@@ -69,17 +69,17 @@ def test_a_missing_file(copy_model: Copy, smoke_load: Prove, model: str, file: s
     folder = copy_model(model)
     for gone in [file, "vocab.txt"] if file == "tokenizer.json" else [file]:
         (folder / gone).unlink(missing_ok=gone == "vocab.txt")
-    fault(smoke_load(folder), *parts)
+    check_failure(smoke_load(folder), *parts)
 
 
 def test_the_real_model_without_a_vocabulary(linked_minilm: Path, smoke_load: Prove) -> None:
     (linked_minilm / "tokenizer.json").unlink()
     (linked_minilm / "vocab.txt").unlink()
-    fault(smoke_load(linked_minilm), "vocabulary is missing")
+    check_failure(smoke_load(linked_minilm), "vocabulary is missing")
 
 
 def test_no_folder(tmp_path: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tmp_path / "nowhere"), "does not exist")
+    check_failure(smoke_load(tmp_path / "nowhere"), "does not exist")
 
 
 # Files that are damaged -----------------------------------------------------------------------------------------------
@@ -89,32 +89,32 @@ def test_no_folder(tmp_path: Path, smoke_load: Prove) -> None:
 def test_a_weight_file_cut_short(copy_model: Copy, smoke_load: Prove, kept: int) -> None:
     path = copy_model() / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    fault(smoke_load(path.parent), "model.safetensors is cut short")
+    check_failure(smoke_load(path.parent), "model.safetensors is cut short")
 
 
 def test_a_pickle_cut_short(copy_model: Copy, smoke_load: Prove) -> None:
     path = copy_model("pickled") / "pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:-200])
-    fault(smoke_load(path.parent), "pytorch_model.bin is cut short")
+    check_failure(smoke_load(path.parent), "pytorch_model.bin is cut short")
 
 
 def test_a_pointer_instead_of_weights(copy_model: Copy, smoke_load: Prove) -> None:
     path = copy_model() / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", encoding="utf-8")
-    fault(smoke_load(path.parent), "Git LFS pointer")
+    check_failure(smoke_load(path.parent), "Git LFS pointer")
 
 
 def test_a_weight_file_of_nothing_but_zero_bytes(copy_model: Copy, smoke_load: Prove) -> None:
     path = copy_model() / "model.safetensors"
     path.write_bytes(bytes(path.stat().st_size))
-    fault(smoke_load(path.parent), "model.safetensors")
+    check_failure(smoke_load(path.parent), "model.safetensors")
 
 
 @pytest.mark.parametrize("file", ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json"])
 def test_a_damaged_json_file(copy_model: Copy, smoke_load: Prove, file: str) -> None:
     path = copy_model() / file
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    fault(smoke_load(path.parents[file.count("/")]), Path(file).name)
+    check_failure(smoke_load(path.parents[file.count("/")]), Path(file).name)
 
 
 # Weights that are not those of the model ------------------------------------------------------------------------------
@@ -122,39 +122,47 @@ def test_a_damaged_json_file(copy_model: Copy, smoke_load: Prove, file: str) -> 
 
 def test_more_layers_than_weights(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config.json", num_hidden_layers=3)
-    fault(smoke_load(folder), "files lack 16 weights", "random", "encoder.layer.2", "hold 2 layers", "built with 3")
+    set_json_keys(folder / "config.json", num_hidden_layers=3)
+    check_failure(
+        smoke_load(folder), "files lack 16 weights", "random", "encoder.layer.2", "hold 2 layers", "built with 3"
+    )
 
 
 def test_fewer_layers_than_weights(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config.json", num_hidden_layers=1)
-    fault(smoke_load(folder), "leaves out 16 weights of its files", "encoder.layer.1", "hold 2 layers", "built with 1")
+    set_json_keys(folder / "config.json", num_hidden_layers=1)
+    check_failure(
+        smoke_load(folder), "leaves out 16 weights of its files", "encoder.layer.1", "hold 2 layers", "built with 1"
+    )
 
 
-def test_a_weight_outside_the_layers_is_missing(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
+def test_a_weight_outside_the_layers_is_missing(
+    copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]
+) -> None:
     folder = copy_model()
     edit_weights(folder, "drop", "embeddings.LayerNorm.weight")
-    fault(smoke_load(folder), "files lack 1 weight of", "random", "embeddings.LayerNorm.weight")
+    check_failure(smoke_load(folder), "files lack 1 weight of", "random", "embeddings.LayerNorm.weight")
 
 
-def test_a_weight_that_the_model_has_no_place_for(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
+def test_a_weight_that_the_model_has_no_place_for(
+    copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]
+) -> None:
     folder = copy_model()
     edit_weights(folder, "add", "encoder.rotary.weight", "embeddings.LayerNorm.weight")
-    fault(smoke_load(folder), "leaves out 1 weight of its files", "encoder.rotary.weight")
+    check_failure(smoke_load(folder), "leaves out 1 weight of its files", "encoder.rotary.weight")
 
 
 def test_a_dense_layer_without_its_bias(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model("dense")
     edit_weights(folder / "2_Dense", "drop", "linear.bias")
-    fault(smoke_load(folder), "Dense", "linear.bias")
+    check_failure(smoke_load(folder), "Dense", "linear.bias")
 
 
 def test_weights_of_another_shape(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config.json", intermediate_size=48)
+    set_json_keys(folder / "config.json", intermediate_size=48)
     result = smoke_load(folder)
-    fault(result, "another shape than config.json asks for")
+    check_failure(result, "another shape than config.json asks for")
     assert "do not belong together" in result["hint"]
     assert "Traceback" in result["traceback"]
 
@@ -165,7 +173,7 @@ def test_all_weights_zero(copy_model: Copy, smoke_load: Prove) -> None:
     for name in weights.bytes:
         weights.fill(name, 0.0)
     weights.write()
-    fault(smoke_load(folder), "all zero", "weight matrix")
+    check_failure(smoke_load(folder), "all zero", "weight matrix")
 
 
 @pytest.mark.parametrize(("number", "says"), [(0.0, "all zero"), (0.5, "one constant, 0.5")])
@@ -174,13 +182,13 @@ def test_one_matrix_that_says_nothing(
 ) -> None:
     folder = copy_model()
     edit_weights(folder, "fill", QUERY, number)
-    fault(smoke_load(folder), QUERY, says)
+    check_failure(smoke_load(folder), QUERY, says)
 
 
 def test_a_weight_that_is_no_number(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model()
     edit_weights(folder, "fill", "pooler.dense.bias", float("nan"))
-    fault(smoke_load(folder), "pooler.dense.bias", "NaN")
+    check_failure(smoke_load(folder), "pooler.dense.bias", "NaN")
 
 
 def test_a_library_that_draws_weights_anew(tiny_models: Path, case: Callable[[str], str]) -> None:
@@ -206,19 +214,22 @@ def test_numbers_of_eight_bits(case: Callable[[str], str]) -> None:
 
 def test_a_vocabulary_of_five(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    shorten(folder / "tokenizer.json", 5)
-    fault(smoke_load(folder), "Every token of", "unknown", "holds 5")
+    shorten_vocabulary(folder / "tokenizer.json", 5)
+    check_failure(smoke_load(folder), "Every token of", "unknown", "holds 5")
 
 
 def test_a_tokenizer_of_another_model(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    shorten(folder / "tokenizer.json", 30)
-    fault(smoke_load(folder, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
+    shorten_vocabulary(folder / "tokenizer.json", 30)
+    check_failure(smoke_load(folder, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
 
 
 def test_texts_that_the_model_does_not_know(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "good", texts=["모델과 패키지", "The cat."]), "Every token of “모델과 패키지” is unknown")
-    fault(smoke_load(tiny_models / "good", texts=["cat 모 델 과", "The 패 키 지 를."]), "7 of 10 tokens")
+    check_failure(
+        smoke_load(tiny_models / "good", texts=["모델과 패키지", "The cat."]),
+        "Every token of “모델과 패키지” is unknown",
+    )
+    check_failure(smoke_load(tiny_models / "good", texts=["cat 모 델 과", "The 패 키 지 를."]), "7 of 10 tokens")
 
 
 # Modules and vectors --------------------------------------------------------------------------------------------------
@@ -226,11 +237,11 @@ def test_texts_that_the_model_does_not_know(tiny_models: Path, smoke_load: Prove
 
 def test_other_modules_than_promised(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config_sentence_transformers.json", model_type="CrossEncoder")
+    set_json_keys(folder / "config_sentence_transformers.json", model_type="CrossEncoder")
     result = smoke_load(folder)
     if result["versions"]["sentence-transformers"].startswith("5."):
         pytest.skip("this version does not look at model_type")
-    fault(result, "modules.json declares Transformer, Pooling, Normalize", "consists of Transformer, Pooling")
+    check_failure(result, "modules.json declares Transformer, Pooling, Normalize", "consists of Transformer, Pooling")
 
 
 def test_a_module_that_does_not_exist(copy_model: Copy, smoke_load: Prove) -> None:
@@ -244,17 +255,17 @@ def test_a_module_that_does_not_exist(copy_model: Copy, smoke_load: Prove) -> No
 
 def test_a_model_that_brings_its_own_code(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config.json", model_type="mystery", auto_map={"AutoConfig": "a.B", "AutoModel": "a.C"})
+    set_json_keys(folder / "config.json", model_type="mystery", auto_map={"AutoConfig": "a.B", "AutoModel": "a.C"})
     result = smoke_load(folder)
-    fault(result, "has Python code of its own")
+    check_failure(result, "has Python code of its own")
     assert "trust_remote_code" in result["traceback"]
 
 
 def test_a_model_of_an_unknown_kind(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
-    change(folder / "config.json", model_type="mystery")
+    set_json_keys(folder / "config.json", model_type="mystery")
     result = smoke_load(folder)
-    fault(result, "mystery")
+    check_failure(result, "mystery")
     assert "newer transformers" in result["hint"]
 
 
@@ -262,34 +273,34 @@ def test_a_wrong_width(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model()
     config = folder / "1_Pooling" / "config.json"
     key = next(key for key in json.loads(config.read_text(encoding="utf-8")) if key.endswith("embedding_dimension"))
-    change(config, **{key: 48})
-    fault(smoke_load(folder), "1_Pooling/config.json declares vectors 48 wide", "32 wide")
+    set_json_keys(config, **{key: 48})
+    check_failure(smoke_load(folder), "1_Pooling/config.json declares vectors 48 wide", "32 wide")
 
 
 def test_zero_vectors(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model("rectified")
     edit_weights(folder / "2_Dense", "fill", "linear.bias", -1e6)
-    fault(smoke_load(folder), "is all zero (16 components)", "“The cat sat on the mat.”")
+    check_failure(smoke_load(folder), "is all zero (16 components)", "“The cat sat on the mat.”")
 
 
 def test_constant_vectors(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model("flat")
     edit_weights(folder / "2_Dense", "fill", "linear.weight", 1e-30, 2e-30)
     edit_weights(folder / "2_Dense", "fill", "linear.bias", 0.5)
-    fault(smoke_load(folder), "is constant", "is 0.5")
+    check_failure(smoke_load(folder), "is constant", "is 0.5")
 
 
 def test_one_vector_for_all_texts(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model("flat")
     edit_weights(folder / "2_Dense", "fill", "linear.weight", 1e-30, 2e-30)
     edit_weights(folder / "2_Dense", "fill", "linear.bias", 0.5, 0.25, 0.125)
-    fault(smoke_load(folder), "get the same vector")
+    check_failure(smoke_load(folder), "get the same vector")
 
 
 def test_vectors_of_nan(copy_model: Copy, smoke_load: Prove, edit_weights: Callable[..., None]) -> None:
     folder = copy_model()
     edit_weights(folder, "fill", "embeddings.LayerNorm.bias", float("nan"))
-    fault(smoke_load(folder), "not made of numbers", "32 of 32")
+    check_failure(smoke_load(folder), "not made of numbers", "32 of 32")
 
 
 def test_closer_the_wrong_way_round(tiny_models: Path, smoke_load: Prove) -> None:
@@ -297,47 +308,47 @@ def test_closer_the_wrong_way_round(tiny_models: Path, smoke_load: Prove) -> Non
     swapped = smoke_load(tiny_models / "good", closer=[[TEXTS[0], TEXTS[2], TEXTS[1]]])
     assert good["ok"] is not swapped["ok"]
     wrong = swapped if good["ok"] else good
-    fault(wrong, "should be closer to", "cosine 0.")
+    check_failure(wrong, "should be closer to", "cosine 0.")
 
 
 # The host -------------------------------------------------------------------------------------------------------------
 
 
 def test_more_memory_than_allowed(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "good", ram_limit=2**20), "MiB", "the limit is 1.0 MiB (1048576 bytes)")
+    check_failure(smoke_load(tiny_models / "good", ram_limit=2**20), "MiB", "the limit is 1.0 MiB (1048576 bytes)")
 
 
 def test_a_gpu_that_is_not_there(tiny_models: Path, smoke_load: Prove) -> None:
     result = smoke_load(tiny_models / "good", device="cuda")
     if result["ok"]:
         pytest.skip("this machine has a GPU")
-    fault(result, "for the device cuda", "no GPU")
+    check_failure(result, "for the device cuda", "no GPU")
 
 
 def test_an_unknown_loader(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "good", loader="clip-art"), "clip-art", "sentence-transformers")
-    fault(smoke_load(tiny_models / "good", loader="../files"), "../files")
+    check_failure(smoke_load(tiny_models / "good", loader="clip-art"), "clip-art", "sentence-transformers")
+    check_failure(smoke_load(tiny_models / "good", loader="../files"), "../files")
 
 
 def test_files_that_are_not_there(tmp_path: Path, smoke_load: Prove) -> None:
     (tmp_path / "empty").mkdir()
-    fault(smoke_load(tmp_path / "empty", loader="files"), "holds no files")
+    check_failure(smoke_load(tmp_path / "empty", loader="files"), "holds no files")
 
 
 def test_no_hub_view(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "good", repo_id="nobody/nothing"), "nobody/nothing", "not find it offline")
+    check_failure(smoke_load(tiny_models / "good", repo_id="nobody/nothing"), "nobody/nothing", "not find it offline")
 
 
 def test_a_hub_view_of_another_model(tiny_models: Path, smoke_load: Prove, hub_view: Callable[[Path], str]) -> None:
     repo_id = hub_view(tiny_models / "half")
-    fault(smoke_load(tiny_models / "good", repo_id=repo_id), f"hub view of {repo_id}", "other files")
+    check_failure(smoke_load(tiny_models / "good", repo_id=repo_id), f"hub view of {repo_id}", "other files")
 
 
 def test_a_hub_view_that_lacks_a_file(copy_model: Copy, smoke_load: Prove, hub_view: Callable[[Path], str]) -> None:
     folder = copy_model()
     repo_id = hub_view(folder)
     (folder / "later.txt").write_text("new", encoding="utf-8")
-    fault(smoke_load(folder, repo_id=repo_id), "lacks later.txt")
+    check_failure(smoke_load(folder, repo_id=repo_id), "lacks later.txt")
 
 
 def test_a_request_that_makes_no_sense(run: Callable[..., Answer], tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.payload.test_broken_models import change, fault
-from tests.payload.test_goldens import turn_round
+from tests.payload.test_broken_models import check_failure, set_json_keys
+from tests.payload.test_goldens import reverse_rows
 from tests.support.bundles import InstalledBundle
 from tests.support.models.tensors import Weights
-from tests.support.smoke_loads import LOADED_AS, TEXTS, Ask, Result, run_smoke_load, load_in_worker
+from tests.support.smoke_loads import LOADED_AS, TEXTS, Ask, Result, load_in_worker, run_smoke_load
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +68,7 @@ def test_triples_one_way_round_and_the_other(smoke_load: Prove, flag_models: Pat
         (smoke_load(flag_models / name, loader=loader, closer=[way]) for way in ways), key=lambda each: not each["ok"]
     )
     assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
-    fault(wrong, "should")
+    check_failure(wrong, "should")
 
 
 @pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
@@ -84,13 +84,13 @@ def test_a_head_that_is_not_there(smoke_load: Prove, copied: Copy, head: str, wa
     if way == "cut short":
         path.write_bytes(content[:-100])
         says = f"{head} is cut short"
-    fault(smoke_load(path.parent, loader="flag-embedding-m3"), says)
+    check_failure(smoke_load(path.parent, loader="flag-embedding-m3"), says)
 
 
 def test_a_head_of_another_model(smoke_load: Prove, copied: Copy) -> None:
     folder = copied("m3")
     shutil.copy(folder / "sparse_linear.pt", folder / "colbert_linear.pt")
-    fault(smoke_load(folder, loader="flag-embedding-m3"), "another shape")
+    check_failure(smoke_load(folder, loader="flag-embedding-m3"), "another shape")
 
 
 def test_a_library_that_draws_a_head_anew(ask_flagged_worker: Ask, flag_models: Path) -> None:
@@ -108,7 +108,7 @@ def change_head(ask_flagged_worker: Ask) -> Callable[..., None]:
     return change
 
 
-def golden_of(flagged: InstalledBundle, alias: str) -> dict[str, Any]:
+def read_golden(flagged: InstalledBundle, alias: str) -> dict[str, Any]:
     """What the model gave when it was installed, for the texts of the bundle."""
     (found,) = (each for each in json.loads((flagged.current / "goldens.json").read_bytes()) if each["alias"] == alias)
     return dict(found)
@@ -134,9 +134,9 @@ def test_the_golden_outputs_see_each_head(
         change_head(folder / changed, "turn round")
     if changed.endswith(".weight"):
         weights = Weights(folder / "model.safetensors")
-        turn_round(weights, changed)
+        reverse_rows(weights, changed)
         weights.write()
-    golden = golden_of(flagged, "m3")
+    golden = read_golden(flagged, "m3")
     found = smoke_load(folder, loader="flag-embedding-m3", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
     assert found["ok"] is (not says), found["fault"]
     assert found["fault"].startswith(says)
@@ -147,15 +147,15 @@ def test_the_golden_outputs_see_each_head(
 def test_the_golden_score_of_a_reranker(flagged: InstalledBundle, smoke_load: Prove, copied: Copy) -> None:
     folder = copied("flag-reranker")
     weights = Weights(folder / "model.safetensors")
-    turn_round(weights, "classifier.out_proj.weight")
+    reverse_rows(weights, "classifier.out_proj.weight")
     weights.write()
-    golden = golden_of(flagged, "flag-reranker")
+    golden = read_golden(flagged, "flag-reranker")
     found = smoke_load(folder, loader="flag-reranker", texts=INSTALLED_WITH, golden=golden, tolerance="0.001")
     assert found["fault"].startswith("The score of “The cat sat on the mat.")
     assert "these are not the weights of the rehearsal" in found["fault"]
 
 
-def weights_of(found: dict[str, Any]) -> list[float]:
+def decode_sparse(found: dict[str, Any]) -> list[float]:
     """The sparse vector of the first text."""
     (kept,) = (each for each in found["outputs"][0]["vectors"] if each["name"] == "sparse")
     return list(struct.unpack(f"<{kept['width']}f", base64.b64decode(kept["values"])))
@@ -167,28 +167,28 @@ def test_a_token_at_the_edge_of_having_a_weight_may_come_and_go(
     """On another processor a weight of nearly none is none, and the library leaves that token out."""
     folder, edge = copied("m3"), 1e-5
     ask = partial(smoke_load, folder, loader="flag-embedding-m3", texts=INSTALLED_WITH)
-    least = min(weight for weight in weights_of(golden_of(flagged, "m3")) if weight)
+    least = min(weight for weight in decode_sparse(read_golden(flagged, "m3")) if weight)
     change_head(folder / "sparse_linear.pt", "less", least - edge)
     golden = ask()
-    assert edge / 2 < min(weight for weight in weights_of(golden) if weight) < 2 * edge
+    assert edge / 2 < min(weight for weight in decode_sparse(golden) if weight) < 2 * edge
     change_head(folder / "sparse_linear.pt", "less", 2 * edge)
     found = ask(golden=golden, tolerance="0.001")
     assert (found["fault"], found["ok"]) == ("", True)
-    assert sum(map(bool, weights_of(found))) == sum(map(bool, weights_of(golden))) - 1
+    assert sum(map(bool, decode_sparse(found))) == sum(map(bool, decode_sparse(golden))) - 1
 
 
 @EACH
 def test_a_missing_vocabulary(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
     (folder / "tokenizer.json").unlink()
-    fault(smoke_load(folder, loader=loader), "vocabulary is missing")
+    check_failure(smoke_load(folder, loader=loader), "vocabulary is missing")
 
 
 @EACH
 def test_more_layers_than_weights(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
-    change(folder / "config.json", num_hidden_layers=3)
-    fault(smoke_load(folder, loader=loader), "are random", "built with 3")
+    set_json_keys(folder / "config.json", num_hidden_layers=3)
+    check_failure(smoke_load(folder, loader=loader), "are random", "built with 3")
 
 
 def test_a_reranker_without_its_head(smoke_load: Prove, copied: Copy) -> None:
@@ -196,10 +196,10 @@ def test_a_reranker_without_its_head(smoke_load: Prove, copied: Copy) -> None:
     weights = Weights(folder / "model.safetensors")
     weights.drop("classifier.out_proj.weight")
     weights.write()
-    fault(smoke_load(folder, loader="flag-reranker"), "random", "classifier.out_proj.weight")
+    check_failure(smoke_load(folder, loader="flag-reranker"), "random", "classifier.out_proj.weight")
 
 
 def test_without_the_library_the_package_is_named(ask_worker: Ask, flag_models: Path, tmp_path: Path) -> None:
     result = load_in_worker(ask_worker, tmp_path, flag_models / "m3", loader="flag-embedding-m3")
-    fault(result, "FlagEmbedding")
+    check_failure(result, "FlagEmbedding")
     assert "python: requirements" in result["hint"]

@@ -52,7 +52,16 @@ ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 
 def command(flagged: InstalledBundle, unset: str = "") -> list[str]:
     """Starts a Python under nothing but .env.offline."""
-    return [require_tool("unshare"), "-rnm" if os.getuid() else "-nm", "sh", "-c", START, "sh", str(flagged.prefix), unset]
+    return [
+        require_tool("unshare"),
+        "-rnm" if os.getuid() else "-nm",
+        "sh",
+        "-c",
+        START,
+        "sh",
+        str(flagged.prefix),
+        unset,
+    ]
 
 
 @pytest.fixture(scope="module")

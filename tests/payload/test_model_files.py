@@ -210,7 +210,7 @@ def module(folder: Path, kind: str, path: str, **config: object) -> dict[str, st
     return {"type": f"sentence_transformers.models.{kind}", "path": path}
 
 
-def promised(folder: Path, *entries: dict[str, str]) -> declared_config.SentenceModelConfig:
+def make_declared_config(folder: Path, *entries: dict[str, str]) -> declared_config.SentenceModelConfig:
     (folder / "modules.json").write_text(json.dumps(entries), encoding="utf-8")
     safetensors(folder / "model.safetensors", {}, b"")
     return declared_config.read_sentence_model(folder)
@@ -236,19 +236,19 @@ def test_width_and_norm_of_a_chain(tmp_path: Path) -> None:
         ((transformer, mean, tokens), 32, False, "1/config.json"),
     ]
     for entries, width, normalised, source in cases:
-        found = promised(tmp_path, *entries)
+        found = make_declared_config(tmp_path, *entries)
         assert (found.width, found.is_normalized, found.width_source) == (width, normalised, source)
 
 
 def test_a_module_outside_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError, match="outside the model's folder"):
-        promised(tmp_path, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"})
+        make_declared_config(tmp_path, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"})
 
 
 def test_a_module_of_an_unknown_kind_needs_its_folder(tmp_path: Path) -> None:
     transformer = module(tmp_path, "Transformer", "", hidden_size=32)
     with pytest.raises(CheckFailedError, match="Whirl in 1_Whirl/, which does not exist"):
-        promised(tmp_path, transformer, {"type": "custom.Whirl", "path": "1_Whirl"})
+        make_declared_config(tmp_path, transformer, {"type": "custom.Whirl", "path": "1_Whirl"})
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ print(json.dumps({
 """
 
 
-def cut(*before: str, python: str = sys.executable, source: str = "", **environment: str) -> dict[str, Any]:
+def run_with_netcut(*before: str, python: str = sys.executable, source: str = "", **environment: str) -> dict[str, Any]:
     """What happened in a process that cut its network; `before` is put before the interpreter."""
     code = (source or (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8")) + TRIALS
     done = subprocess.run(
@@ -107,7 +107,7 @@ def cut_by_the_kernel(result: dict[str, Any]) -> None:
 @LINUX
 @ROOT
 def test_root_gets_a_namespace() -> None:
-    result = cut()
+    result = run_with_netcut()
     cut_by_the_kernel(result)
     assert result["ids"] == [0, 0]
 
@@ -117,13 +117,13 @@ def test_root_gets_a_namespace() -> None:
 def test_an_ordinary_user_gets_a_namespace() -> None:
     if subprocess.run([*NOBODY, "unshare", "-rn", "true"], check=False, cwd="/", capture_output=True).returncode:
         pytest.skip("this kernel gives ordinary users no namespaces")
-    result = cut(*NOBODY, python=find_public_python())
+    result = run_with_netcut(*NOBODY, python=find_public_python())
     cut_by_the_kernel(result)
     assert result["ids"] == [65534, 65534]
 
 
 def test_the_guard() -> None:
-    result = cut(BUNDLE_NETCUT="guard")
+    result = run_with_netcut(BUNDLE_NETCUT="guard")
     network = result["network"]
     assert network["cut"] == "guard"
     assert "192.0.2.1 can not be reached" in network["proof"]
@@ -138,7 +138,9 @@ def test_the_guard() -> None:
 @ROOT
 def test_where_no_network_is_the_guard_says_so() -> None:
     """As in a container without a network, which lets nobody make namespaces."""
-    result = cut("unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$0" "$@"', BUNDLE_NETCUT="guard")
+    result = run_with_netcut(
+        "unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$0" "$@"', BUNDLE_NETCUT="guard"
+    )
     assert result["network"]["interfaces"] == ["lo"]
     assert result["network"]["statement"].startswith("There is no network here: the only interface is lo.")
     assert "A network namespace was not possible" not in result["network"]["statement"]
@@ -149,7 +151,7 @@ def test_a_kernel_that_refuses_leads_to_the_guard() -> None:
     refusing = (
         (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8").replace("libc.unshare(", "libc.no_such_call(")
     )
-    result = cut(source=refusing)
+    result = run_with_netcut(source=refusing)
     assert result["network"]["cut"] == "guard"
     assert "A network namespace was not possible" in result["network"]["statement"]
     assert "no_such_call" in result["network"]["statement"]
@@ -161,11 +163,11 @@ def test_a_namespace_with_another_interface_is_a_failure() -> None:
     more = (PAYLOAD / "network" / "netcut.py").read_text(encoding="utf-8")
     more = more.replace("socket.if_nameindex()", '[*socket.if_nameindex(), (7, "eth0")]')
     with pytest.raises(AssertionError, match="the network is not cut: beside lo"):
-        cut(source=more)
+        run_with_netcut(source=more)
 
 
 def test_proxies_are_forgotten() -> None:
-    result = cut(
+    result = run_with_netcut(
         BUNDLE_NETCUT="guard", http_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9", All_Proxy="socks://x"
     )
     assert result["proxies"] == []

@@ -13,7 +13,7 @@ import pytest
 from bundler.errors import ResolveError
 from bundler.online.inspection import loader_detection
 from bundler.online.inspection.model_files import FileListing
-from tests.payload.test_broken_models import change, fault, shorten
+from tests.payload.test_broken_models import check_failure, set_json_keys, shorten_vocabulary
 from tests.payload.test_working_models import KEYS
 from tests.support.programs import run_bundle
 from tests.support.servers.hub_server import serve_hub
@@ -157,19 +157,26 @@ def test_triples_are_not_asked_of_a_language_model(tiny_models: Path, smoke_load
     ("name", "loader", "says"),
     [(*ENCODER, "should be closer to"), (*RERANKER, "should score higher")],
 )
-def test_triples_one_way_round_and_the_other(tiny_models: Path, smoke_load: Prove, name: str, loader: str, says: str) -> None:
-    results = [smoke_load(tiny_models / name, loader=loader, closer=[triple]) for triple in (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))]
+def test_triples_one_way_round_and_the_other(
+    tiny_models: Path, smoke_load: Prove, name: str, loader: str, says: str
+) -> None:
+    results = [
+        smoke_load(tiny_models / name, loader=loader, closer=[triple])
+        for triple in (TEXTS, (TEXTS[0], TEXTS[2], TEXTS[1]))
+    ]
     good, wrong = sorted(results, key=lambda result: not result["ok"])
     assert good["ok"]
     assert good["closer"][0]["nearer"] > good["closer"][0]["farther"]
-    fault(wrong, says)
+    check_failure(wrong, says)
 
 
 @EACH
-def test_the_hub_view(tiny_models: Path, smoke_load: Prove, hub_view: Callable[[Path], str], name: str, loader: str) -> None:
+def test_the_hub_view(
+    tiny_models: Path, smoke_load: Prove, hub_view: Callable[[Path], str], name: str, loader: str
+) -> None:
     result = smoke_load(tiny_models / name, loader=loader, repo_id=hub_view(tiny_models / name))
     assert result["ok"], result["fault"]
-    fault(smoke_load(tiny_models / name, loader=loader, repo_id="nobody/nothing"), "not find it offline")
+    check_failure(smoke_load(tiny_models / name, loader=loader, repo_id="nobody/nothing"), "not find it offline")
 
 
 @EACH
@@ -185,33 +192,35 @@ def test_a_missing_file(copy_model: Copy, smoke_load: Prove, name: str, loader: 
     folder = copy_model(name)
     (folder / file).unlink()
     (folder / "vocab.txt").unlink(missing_ok=True)
-    fault(smoke_load(folder, loader=loader), says)
+    check_failure(smoke_load(folder, loader=loader), says)
 
 
 @EACH
 def test_no_folder(tmp_path: Path, smoke_load: Prove, name: str, loader: str) -> None:
-    fault(smoke_load(tmp_path / name, loader=loader), "does not exist")
+    check_failure(smoke_load(tmp_path / name, loader=loader), "does not exist")
 
 
 @EACH
 def test_weights_cut_short(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
     path = copy_model(name) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    fault(smoke_load(path.parent, loader=loader), "model.safetensors is cut short")
+    check_failure(smoke_load(path.parent, loader=loader), "model.safetensors is cut short")
 
 
 def test_a_shard_is_missing(copy_model: Copy, smoke_load: Prove) -> None:
     folder = copy_model("encoder-sharded")
     (folder / "model-00002-of-00004.safetensors").unlink()
-    fault(smoke_load(folder, loader="transformers"), "split over 4 files", "model-00002-of-00004.safetensors")
+    check_failure(smoke_load(folder, loader="transformers"), "split over 4 files", "model-00002-of-00004.safetensors")
 
 
 @EACH
 @pytest.mark.parametrize(("count", "says"), [(3, "are random"), (1, "leaves out")])
-def test_another_number_of_layers(copy_model: Copy, smoke_load: Prove, name: str, loader: str, count: int, says: str) -> None:
+def test_another_number_of_layers(
+    copy_model: Copy, smoke_load: Prove, name: str, loader: str, count: int, says: str
+) -> None:
     folder = copy_model(name)
-    change(folder / "config.json", num_hidden_layers=count)
-    fault(smoke_load(folder, loader=loader), says, "hold 2 layers", f"built with {count}")
+    set_json_keys(folder / "config.json", num_hidden_layers=count)
+    check_failure(smoke_load(folder, loader=loader), says, "hold 2 layers", f"built with {count}")
 
 
 @pytest.mark.parametrize(
@@ -224,10 +233,12 @@ def test_another_number_of_layers(copy_model: Copy, smoke_load: Prove, name: str
         (*RERANKER, "bert.pooler.dense.weight"),
     ],
 )
-def test_a_weight_is_missing(copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str) -> None:
+def test_a_weight_is_missing(
+    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str
+) -> None:
     folder = copy_model(name)
     edit_weights(folder, "drop", weight)
-    fault(smoke_load(folder, loader=loader), "files lack 1 weight of", "random", weight)
+    check_failure(smoke_load(folder, loader=loader), "files lack 1 weight of", "random", weight)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +251,18 @@ def test_a_weight_is_missing(copy_model: Copy, smoke_load: Prove, edit_weights: 
 )
 @pytest.mark.parametrize(("number", "says"), [(0.0, "all zero"), (0.5, "one constant, 0.5")])
 def test_a_matrix_that_says_nothing(
-    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, weight: str, number: float, says: str
+    copy_model: Copy,
+    smoke_load: Prove,
+    edit_weights: Edit,
+    name: str,
+    loader: str,
+    weight: str,
+    number: float,
+    says: str,
 ) -> None:
     folder = copy_model(name)
     edit_weights(folder, "fill", weight, number)
-    fault(smoke_load(folder, loader=loader), weight, says)
+    check_failure(smoke_load(folder, loader=loader), weight, says)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +278,7 @@ def test_answers_that_are_no_numbers(
 ) -> None:
     folder = copy_model(name)
     edit_weights(folder, "fill", weight, float("nan"))
-    fault(smoke_load(folder, loader=loader), says, "not made of numbers")
+    check_failure(smoke_load(folder, loader=loader), says, "not made of numbers")
 
 
 @pytest.mark.parametrize(
@@ -281,47 +299,53 @@ def test_answers_that_are_no_numbers(
     ],
 )
 def test_answers_that_say_nothing(
-    copy_model: Copy, smoke_load: Prove, edit_weights: Edit, name: str, loader: str, fills: dict[str, list[float]], says: str
+    copy_model: Copy,
+    smoke_load: Prove,
+    edit_weights: Edit,
+    name: str,
+    loader: str,
+    fills: dict[str, list[float]],
+    says: str,
 ) -> None:
     folder = copy_model(name)
     for weight, numbers in fills.items():
         edit_weights(folder, "fill", weight, *numbers)
-    fault(smoke_load(folder, loader=loader), says)
+    check_failure(smoke_load(folder, loader=loader), says)
 
 
 @EACH
 def test_tokenizers_of_another_model(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
     folder = copy_model(name)
-    shorten(folder / "tokenizer.json", 5)
-    fault(smoke_load(folder, loader=loader), "Every token of", "unknown", "holds 5")
+    shorten_vocabulary(folder / "tokenizer.json", 5)
+    check_failure(smoke_load(folder, loader=loader), "Every token of", "unknown", "holds 5")
 
 
 @EACH
 def test_too_few_tokens_for_the_rows(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
     folder = copy_model(name)
-    shorten(folder / "tokenizer.json", 30)
-    fault(smoke_load(folder, loader=loader, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
+    shorten_vocabulary(folder / "tokenizer.json", 30)
+    check_failure(smoke_load(folder, loader=loader, texts=["a b c", "d e f"]), "knows 30 tokens", "71 rows")
 
 
 @pytest.mark.parametrize(("name", "loader"), [ENCODER, WRITER, RERANKER, ("tied", "causal-lm")])
 def test_another_number_of_rows(copy_model: Copy, smoke_load: Prove, name: str, loader: str) -> None:
     folder = copy_model(name)
-    change(folder / "config.json", vocab_size=72)
-    fault(smoke_load(folder, loader=loader), "another shape than config.json asks for")
+    set_json_keys(folder / "config.json", vocab_size=72)
+    check_failure(smoke_load(folder, loader=loader), "another shape than config.json asks for")
 
 
 def test_a_classifier_is_no_reranker(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "classifier", loader="cross-encoder"), "3 numbers for a pair", "classifier")
+    check_failure(smoke_load(tiny_models / "classifier", loader="cross-encoder"), "3 numbers for a pair", "classifier")
 
 
 def test_an_encoder_is_no_reranker(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "encoder", loader="cross-encoder"), "classifier.weight", "random")
+    check_failure(smoke_load(tiny_models / "encoder", loader="cross-encoder"), "classifier.weight", "random")
 
 
 def test_two_towers_are_no_encoder(tiny_models: Path, smoke_load: Prove) -> None:
-    fault(smoke_load(tiny_models / "raw-t5", loader="transformers"), "encoder with a decoder")
+    check_failure(smoke_load(tiny_models / "raw-t5", loader="transformers"), "encoder with a decoder")
 
 
 @EACH
 def test_more_memory_than_allowed(tiny_models: Path, smoke_load: Prove, name: str, loader: str) -> None:
-    fault(smoke_load(tiny_models / name, loader=loader, ram_limit=2**20), "the limit is 1.0 MiB")
+    check_failure(smoke_load(tiny_models / name, loader=loader, ram_limit=2**20), "the limit is 1.0 MiB")

@@ -70,7 +70,9 @@ def test_a_copy_in_a_folder_with_a_space(minilm: Path, run: Callable[..., Answer
         ("static", 32, "float32"),
     ],
 )
-def test_every_shape_of_model(tiny_models: Path, smoke_load: Callable[..., Result], name: str, width: int, dtype: str) -> None:
+def test_every_shape_of_model(
+    tiny_models: Path, smoke_load: Callable[..., Result], name: str, width: int, dtype: str
+) -> None:
     result = smoke_load(tiny_models / name)
     assert (result["fault"], result["ok"]) == ("", True), result["traceback"]
     assert result["width"] == width
@@ -122,7 +124,9 @@ def test_missing_companions_are_named(copy_model: Callable[[], Path], smoke_load
     }
 
 
-def test_a_transformer_in_a_folder_of_its_own(copy_model: Callable[[], Path], smoke_load: Callable[..., Result]) -> None:
+def test_a_transformer_in_a_folder_of_its_own(
+    copy_model: Callable[[], Path], smoke_load: Callable[..., Result]
+) -> None:
     folder = copy_model()
     inner = folder / "0_Transformer"
     inner.mkdir()
@@ -173,7 +177,9 @@ def test_files_are_not_loaded_and_the_result_says_so(tiny_models: Path, smoke_lo
     assert result["load_seconds"] == 0
 
 
-def test_the_hub_view_is_found(tiny_models: Path, smoke_load: Callable[..., Result], hub_view: Callable[[Path], str]) -> None:
+def test_the_hub_view_is_found(
+    tiny_models: Path, smoke_load: Callable[..., Result], hub_view: Callable[[Path], str]
+) -> None:
     result = smoke_load(tiny_models / "good", repo_id=hub_view(tiny_models / "good"))
     assert result["ok"], result["fault"]
     assert any("found offline" in each for each in result["checks"])

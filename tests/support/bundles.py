@@ -91,7 +91,7 @@ class InstalledBundle:
     bundle: Path
     installer: Path
     prefix: Path
-    told: dict[str, Any]
+    result: dict[str, Any]
 
     @property
     def current(self) -> Path:

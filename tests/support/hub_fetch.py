@@ -37,8 +37,8 @@ class HubFetch:
     """One way to the hub: a shelf, a patience that waits for nothing but remembers, and what was said."""
 
     hub: Hub
-    store: FileCache
-    report: RecordingReporter = field(default_factory=RecordingReporter)
+    cache: FileCache
+    reporter: RecordingReporter = field(default_factory=RecordingReporter)
     config: PipConfig = field(default_factory=lambda: PipConfig(timeout=10))
     waits: list[float] = field(default_factory=list)
 
@@ -52,12 +52,12 @@ class HubFetch:
 
     def run(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> ModelFiles:
         """What a lock is told, and then the files that a build brings."""
-        found = self.locked(commit, vetted=vetted, **asked)
-        shop = BuildContext(cache=self.store, config=self.config, reporter=self.report)
+        found = self.collect(commit, vetted=vetted, **asked)
+        shop = BuildContext(cache=self.cache, config=self.config, reporter=self.reporter)
         shop.fetch_missing([*found.deferred.values()], title="fetch models")
         return found
 
-    def locked(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> ModelFiles:
+    def collect(self, commit: str = "", *, vetted: bool = False, **asked: Any) -> ModelFiles:
         """What a lock is told, and nothing more."""
         from bundler.online.models import hub_download, model_resolution
 
@@ -69,10 +69,10 @@ class HubFetch:
             else lambda *_: None
         )
         return hub_download.collect_files(
-            model, self.store, self.config, self.report, commit=commit, check_selection=vet, retry_policy=patience
+            model, self.cache, self.config, self.reporter, commit=commit, check_selection=vet, retry_policy=patience
         )
 
-    def check(self, found: ModelFiles, files: dict[str, bytes] | None = None) -> None:
+    def check_files(self, found: ModelFiles, files: dict[str, bytes] | None = None) -> None:
         """What was gathered is what the repository holds."""
         wanted = files or {name: FILES[name] for name in CARRIED}
         assert {file.path: file.content.read_bytes() for file in found.files} == wanted

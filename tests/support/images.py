@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 
 SUITE = "bookworm"
 """The release of Debian whose Python is that of the demo's target."""
@@ -84,7 +84,9 @@ def _said(*command: str) -> str:
 
 
 def run_buildah(engine: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([require_tool("buildah"), *arguments], check=False, capture_output=True, text=True, env=engine)
+    done = subprocess.run(
+        [require_tool("buildah"), *arguments], check=False, capture_output=True, text=True, env=engine
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

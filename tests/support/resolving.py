@@ -30,30 +30,32 @@ ON_LINUX = "cp311-cp311-manylinux_2_28_x86_64"
 class ResolverHarness:
     """Everything that resolving takes, with an index of each kind."""
 
-    made: Path
-    store: FileCache
+    wheel_folder: Path
+    cache: FileCache
     index: Loopback
     pytorch: Loopback
-    report: RecordingReporter
+    reporter: RecordingReporter
     config: PipConfig
 
     @property
-    def links(self) -> Path:
-        return self.made.parent / "find links, here"
+    def find_links_folder(self) -> Path:
+        return self.wheel_folder.parent / "find links, here"
 
-    def wheel(self, name: str, version: str, **options: Any) -> Path:
+    def add_to_index(self, name: str, version: str, **options: Any) -> Path:
         """On the index."""
-        path = make_wheel(self.made, name, version, **options)
+        path = make_wheel(self.wheel_folder, name, version, **options)
         self.index.offer(path)
         return path
 
-    def link(self, name: str, version: str, **options: Any) -> Path:
+    def add_to_find_links(self, name: str, version: str, **options: Any) -> Path:
         """In the find-links folder."""
-        return make_wheel(self.links, name, version, **options)
+        return make_wheel(self.find_links_folder, name, version, **options)
 
-    def build(self, name: str, version: str, accelerator: str = "cpu", **options: Any) -> None:
+    def add_pytorch_build(self, name: str, version: str, accelerator: str = "cpu", **options: Any) -> None:
         """On PyTorch's index."""
-        wheel = make_wheel(self.made / accelerator, name, f"{version}+{accelerator}", **{"tag": ON_LINUX} | options)
+        wheel = make_wheel(
+            self.wheel_folder / accelerator, name, f"{version}+{accelerator}", **{"tag": ON_LINUX} | options
+        )
         self.pytorch.offer(wheel, f"/whl/{accelerator}")
 
     def resolve(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, ResolvedWheel]:
@@ -61,17 +63,17 @@ class ResolverHarness:
             PackageRequest(requirements=requirements, **wanted),
             target,
             self.config,
-            self.store,
-            self.report,
+            self.cache,
+            self.reporter,
             pytorch_index=f"{self.pytorch.url}/whl",
         )
         assert [wheel.name for wheel in found] == sorted(wheel.name for wheel in found)
         return {wheel.name: wheel for wheel in found}
 
-    def versions(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, str]:
+    def resolve_versions(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> dict[str, str]:
         return {name: wheel.version for name, wheel in self.resolve(*requirements, target=target, **wanted).items()}
 
-    def refused(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> ResolveError:
+    def get_resolve_error(self, *requirements: str, target: Target = LINUX, **wanted: Any) -> ResolveError:
         with pytest.raises(ResolveError) as caught:
             self.resolve(*requirements, target=target, **wanted)
         return caught.value

@@ -19,7 +19,7 @@ class Shared:
         self.root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
         self.root.mkdir(exist_ok=True)
 
-    def made(self, name: str, make: Callable[[Path], object]) -> Path:
+    def get_or_make(self, name: str, make: Callable[[Path], object]) -> Path:
         """The folder of that name; whoever asks first makes what is in it, and others wait. Nobody may change it.
 
         Where making fails, each process that asks tries again: all tests that need it say why.

@@ -59,8 +59,8 @@ def test_what_is_shared_is_made_once_and_again_where_that_failed(tmp_path_factor
             raise FileNotFoundError
 
     with pytest.raises(FileNotFoundError):
-        shared.made("once", make)
+        shared.get_or_make("once", make)
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: shared.made("once", make), range(4)))
+        made = list(pool.map(lambda _: shared.get_or_make("once", make), range(4)))
     assert (len(asked), len(set(made))) == (2, 1)
     assert (made[0] / "made").exists()

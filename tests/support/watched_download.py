@@ -20,7 +20,7 @@ NAME = "/file.bin"
 
 
 @dataclass
-class WatchedDownload(AbstractContextManager["Watched"]):
+class WatchedDownload(AbstractContextManager["WatchedDownload"]):
     """A report that keeps everything, and a patience that waits for nothing but remembers."""
 
     notes: list[str] = field(default_factory=list)

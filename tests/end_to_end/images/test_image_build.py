@@ -16,19 +16,19 @@ from bundler.offline.container.engines.buildah import Buildah
 from bundler.offline.container.engines.engine import ContainerRun
 from tests.support.bundles import InstalledBundle
 from tests.support.images import BASE, ImageBundles, run_buildah
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 
 pytestmark = pytest.mark.long
 Baked = dict[str, Any]
 
 
-def bake(engine: dict[str, str], *arguments: object) -> Baked:
+def build_image(engine: dict[str, str], *arguments: object) -> Baked:
     done = run_bundle("image", *arguments, "--engine", "buildah", "--json", env=engine)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout)["result"])
 
 
-def inside(engine: dict[str, str], image: str, *argv: str, user: int = 77777) -> subprocess.CompletedProcess[str]:
+def run_inside(engine: dict[str, str], image: str, *argv: str, user: int = 77777) -> subprocess.CompletedProcess[str]:
     """Run a program in an image as ``bundle image`` does."""
     trial = ContainerRun(image=image, user=user, writable_folders=("/tmp",), argv=argv)
     return subprocess.run(
@@ -36,7 +36,7 @@ def inside(engine: dict[str, str], image: str, *argv: str, user: int = 77777) ->
     )
 
 
-def step(baked: Baked, words: str) -> str:
+def find_step(baked: Baked, words: str) -> str:
     """The digest of the layer that a step made."""
     (digest,) = [layer["digest"] for layer in baked["layers"] if words in layer["made_by"]]
     return str(digest)
@@ -48,7 +48,7 @@ def first(image_bundles: ImageBundles, engine: dict[str, str]) -> tuple[Path, Ba
     saved = image_bundles.folder / "small.oci.tar"
     latest = image_bundles.folder / "latest.bundle.tar"
     latest.symlink_to(path.name)  # inside the bake a link leads nowhere
-    return path, bake(engine, latest, "--output", f"oci-archive:{saved}")
+    return path, build_image(engine, latest, "--output", f"oci-archive:{saved}")
 
 
 def test_the_base_came_with_the_bundle_and_is_what_the_registry_has(
@@ -65,10 +65,10 @@ def test_the_base_came_with_the_bundle_and_is_what_the_registry_has(
 def test_another_requirement_leaves_the_layers_of_the_models_as_they_were(
     first: tuple[Path, Baked], image_bundles: ImageBundles, engine: dict[str, str]
 ) -> None:
-    second = bake(engine, image_bundles.build("2", "1.1"))
+    second = build_image(engine, image_bundles.build("2", "1.1"))
     for part in ("--only model:m", "--only model:n"):
-        assert step(second, part) == step(first[1], part)
-    assert step(second, "--only environment") != step(first[1], "--only environment")
+        assert find_step(second, part) == find_step(first[1], part)
+    assert find_step(second, "--only environment") != find_step(first[1], "--only environment")
     parts = [layer["made_by"].partition("--only ")[2].split()[:1] for layer in second["layers"]]
     assert [part for part in parts if part] == [["model:m"], ["model:n"], ["environment"], ["app"]]
 
@@ -120,7 +120,7 @@ def test_the_application_runs_as_anybody_and_can_write_nothing(
         "    try: open(place, 'w'); print('written', place)\n"
         "    except OSError as error: print(error.strerror)\n"
     )
-    done = inside(engine, image, f"{home}/venv/bin/python", "-c", code)
+    done = run_inside(engine, image, f"{home}/venv/bin/python", "-c", code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("alpha 1.0 /m ")
@@ -132,7 +132,7 @@ def test_the_image_s_own_start_runs_the_application(first: tuple[Path, Baked], e
     told = json.loads(run_buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
     start = 'cd "$0" && exec env -i HOME=/tmp "$@"'
     argv = ["sh", "-c", start, told["WorkingDir"], *told["Env"], *told["Entrypoint"]]
-    done = inside(engine, str(first[1]["image"]), *argv)
+    done = run_inside(engine, str(first[1]["image"]), *argv)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["alpha", "1.0", "/opt/small/current/models/m", done.stdout.split()[-1]]
     assert done.stdout.rstrip().endswith("/app"), "Python says where the link of the live release leads"
@@ -151,7 +151,7 @@ def test_a_saved_image_has_its_name_and_what_runs_it_beside(first: tuple[Path, B
 def test_the_health_check_of_the_image_says_that_it_is_well(first: tuple[Path, Baked], engine: dict[str, str]) -> None:
     told = json.loads(run_buildah(engine, "inspect", "--type", "image", str(first[1]["image"])))["Docker"]["config"]
     assert told["Healthcheck"]["Test"][0] == "CMD"
-    done = inside(engine, str(first[1]["image"]), *told["Healthcheck"]["Test"][1:])
+    done = run_inside(engine, str(first[1]["image"]), *told["Healthcheck"]["Test"][1:])
     assert done.returncode == 0, done.stdout + done.stderr
     assert (told["User"], told["Entrypoint"]) == ("1234:0", ["python", "-m", "myapp"])
     assert told["WorkingDir"] == "/opt/small/current/app"
@@ -195,7 +195,7 @@ def test_a_prefix_stands_for_the_bundle_that_it_came_from(
 
 
 def test_the_demo_embeds_inside_its_image(demo: InstalledBundle, base: str, engine: dict[str, str]) -> None:
-    baked = bake(engine, demo.bundle, "--base", base)
+    baked = build_image(engine, demo.bundle, "--base", base)
     (proof,) = baked["smoke"]
     assert (proof["ok"], proof["width"], proof["network"]["interfaces"]) == (True, 384, ["lo"])
     assert all(one["nearer"] > one["farther"] for one in proof["closer"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bundler.format.lock import lockfile
 from bundler.format.tar import tar_layout
 from tests.format.fuzz import harness
-from tests.support.forging import GOOD, make_head, member, make_lock_text
+from tests.support.forging import GOOD, make_head, make_lock_text, member
 from tests.support.paths import ROOT
 from tests.support.wheelmaking import make_wheel
 

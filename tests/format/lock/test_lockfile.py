@@ -114,7 +114,7 @@ def test_the_reviewed_digest_covers_all_but_what_the_rehearsal_adds(
     assert json.loads(other.reviewed_bytes) == left
 
 
-def broken(change: Any) -> bytes:
+def break_lock(change: Any) -> bytes:
     document = documents.encode(make_lock(SMALL))
     change(document)
     return lockfile.encode_canonical_json(document)
@@ -158,7 +158,7 @@ def broken(change: Any) -> bytes:
 )
 def test_what_breaks_the_format_is_refused_by_name(change: Any, message: str) -> None:
     with pytest.raises((IntegrityError, UnsafeError)) as caught:
-        lockfile.read_lock(broken(change), "there")
+        lockfile.read_lock(break_lock(change), "there")
     assert message in str(caught.value)
     assert isinstance(caught.value, UnsafeError) == any(bad in message for bad in ("is absolute", "'..'"))
     assert caught.value.where == "there"
@@ -235,7 +235,7 @@ def test_names_that_do_not_clash() -> None:
 )
 def test_words_that_would_deceive_their_reader_are_refused(change: Any) -> None:
     with pytest.raises(IntegrityError, match="is not printable") as caught:
-        lockfile.read_lock(broken(change), "there")
+        lockfile.read_lock(break_lock(change), "there")
     assert not paths.find_unprintable(str(caught.value).replace("\n", ""))
 
 
@@ -260,7 +260,7 @@ def test_two_ids_of_one_hub_folder_are_refused() -> None:
         make_lock(contents, models=models)
 
 
-def carried(name: str, digest: str) -> lockfile.Lock:
+def make_carried_image(name: str, digest: str) -> lockfile.Lock:
     """A lock with one blob of a base image."""
     image = entries.Image(base="python", digest=f"sha256:{digest}")
     return make_lock({"bundle.pyz": b"x", f"{entries.BLOBS_FOLDER}{name}": b"{}"}, image=image)
@@ -269,13 +269,13 @@ def carried(name: str, digest: str) -> lockfile.Lock:
 def test_a_carried_base_holds_the_manifest_that_is_pinned_and_blobs_by_their_digests() -> None:
     right = hashing.compute_sha256(b"{}")
     assert (
-        lockfile.read_lock(carried(right, right).canonical_bytes, "").image.loaded_name
+        lockfile.read_lock(make_carried_image(right, right).canonical_bytes, "").image.loaded_name
         == f"localhost/bundle-base:{right[:12]}"
     )
     with pytest.raises(documents.InvalidValueError, match=r"must contain the manifest that image\.digest names"):
-        carried(right, "0" * 64)
+        make_carried_image(right, "0" * 64)
     with pytest.raises(documents.InvalidValueError, match="is not named by its digest"):
-        carried("0" * 64, "0" * 64)
+        make_carried_image("0" * 64, "0" * 64)
 
 
 @pytest.mark.parametrize("base", ["host:5000/a/b", "host:5000/a/b:1", "host:5000/a/b:1@sha256:" + "1" * 64])

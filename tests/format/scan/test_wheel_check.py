@@ -30,7 +30,7 @@ def members(folder: Path, files: Mapping[str, bytes] | None = None) -> Members:
         return {name: wheel.read(name) for name in wheel.namelist()}
 
 
-def packed(folder: Path, files: Members, name: str = "alpha-1.0-py3-none-any.whl", method: int = 8) -> Path:
+def pack_zip(folder: Path, files: Members, name: str = "alpha-1.0-py3-none-any.whl", method: int = 8) -> Path:
     path = folder / name
     with zipfile.ZipFile(path, "w", method) as wheel:
         for member, data in files.items():
@@ -38,7 +38,7 @@ def packed(folder: Path, files: Members, name: str = "alpha-1.0-py3-none-any.whl
     return path
 
 
-def told(*paths: Path, package: str = "alpha", contents: bool = True) -> tuple[str, list[str]]:
+def check_wheel_files(*paths: Path, package: str = "alpha", contents: bool = True) -> tuple[str, list[str]]:
     """What is said of these wheels: the refusal, or "", and the warnings."""
     report = RecordingReporter()
     wheels = [WheelFile(path=path, name=f"wheels/{path.name}", package=package, version="1.0") for path in paths]
@@ -49,7 +49,7 @@ def told(*paths: Path, package: str = "alpha", contents: bool = True) -> tuple[s
     return "", report.warnings
 
 
-def renamed(data: Members, old: str, new: str) -> Members:
+def rename_member(data: Members, old: str, new: str) -> Members:
     return {new if name == old else name: text for name, text in data.items()}
 
 
@@ -61,7 +61,7 @@ def test_a_good_wheel_passes(tmp_path: Path) -> None:
         "alpha-1.0.data/purelib/alpha_too.py": b"",
         f"{INFO}/entry_points.txt": b"\n    [console_scripts]\n    alpha-run = alpha:main [more]\n\n[others]\na/b\t= alpha:x..y\n",
     }
-    assert told(packed(tmp_path, members(tmp_path, files))) == ("", [])
+    assert check_wheel_files(pack_zip(tmp_path, members(tmp_path, files))) == ("", [])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_good_wheel_passes(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("contents", [False, True], ids=["far side", "build"])
 def test_names_that_would_be_written_elsewhere(tmp_path: Path, name: str, message: str, contents: bool) -> None:
-    said, _ = told(packed(tmp_path, members(tmp_path, {name: b"evil"})), contents=contents)
+    said, _ = check_wheel_files(pack_zip(tmp_path, members(tmp_path, {name: b"evil"})), contents=contents)
     assert message in said
     assert bool(message) == bool(said)
 
@@ -96,7 +96,7 @@ def test_names_that_differ_only_by_case_are_two_files_on_linux(tmp_path: Path) -
     name, tag = "alpha-1.0-cp311-cp311-manylinux_2_17_x86_64.whl", "cp311-cp311-manylinux_2_17_x86_64"
     with zipfile.ZipFile(make_wheel(tmp_path, "alpha", "1.0", tag=tag, files={"ALPHA/__init__.py": b""})) as wheel:
         files = {one: wheel.read(one) for one in wheel.namelist()}
-    assert told(packed(tmp_path, files, name)) == ("", [])
+    assert check_wheel_files(pack_zip(tmp_path, files, name)) == ("", [])
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,21 @@ def test_names_that_differ_only_by_case_are_two_files_on_linux(tmp_path: Path) -
 def test_what_a_wheel_says_of_itself(tmp_path: Path, spoil: Callable[[Members], object], message: str) -> None:
     files = members(tmp_path)
     spoil(files)
-    said, _ = told(packed(tmp_path, files), contents=False)
+    said, _ = check_wheel_files(pack_zip(tmp_path, files), contents=False)
     assert message in said
 
 
 def test_another_package_than_the_lock_s(tmp_path: Path) -> None:
-    said, _ = told(packed(tmp_path, members(tmp_path)), package="beta", contents=False)
+    said, _ = check_wheel_files(pack_zip(tmp_path, members(tmp_path)), package="beta", contents=False)
     assert "the lock says 'beta' '1.0', its file name alpha 1.0" in said
 
 
 @pytest.mark.parametrize("name", ["../evil", "bin/evil", "python3.11", "a\\b", ""])
 def test_entry_points_that_leave_bin(tmp_path: Path, name: str) -> None:
     text = f"[console_scripts]\n{name} = alpha:main\n".encode()
-    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
+    said, _ = check_wheel_files(
+        pack_zip(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False
+    )
     assert "its entry point" in said
 
 
@@ -151,7 +153,9 @@ def test_entry_points_that_leave_bin(tmp_path: Path, name: str) -> None:
 def test_entry_points_whose_lines_end_for_some_readers_alone(tmp_path: Path, end: str) -> None:
     """Where it ends a line, the next group begins there; where it does not, the name below is a program's."""
     text = f"[console_scripts]\nx = alpha:main{end}[others]\npython3 = alpha:main\n".encode()
-    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
+    said, _ = check_wheel_files(
+        pack_zip(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False
+    )
     assert "a character that some readers take for a line end" in said
 
 
@@ -169,36 +173,40 @@ def test_entry_points_whose_lines_end_for_some_readers_alone(tmp_path: Path, end
 )
 def test_entry_points_of_any_group(tmp_path: Path, text: str) -> None:
     files = {f"{INFO}/entry_points.txt": text.encode()}
-    said, _ = told(packed(tmp_path, members(tmp_path, files)), contents=False)
+    said, _ = check_wheel_files(pack_zip(tmp_path, members(tmp_path, files)), contents=False)
     assert "its entry point" in said
 
 
 def test_entry_points_that_are_no_text(tmp_path: Path) -> None:
     files = {f"{INFO}/entry_points.txt": b"[console_scripts]\nx\xff = alpha:main\n"}
-    said, _ = told(packed(tmp_path, members(tmp_path, files)), contents=False)
+    said, _ = check_wheel_files(pack_zip(tmp_path, members(tmp_path, files)), contents=False)
     assert "its entry points are not UTF-8" in said
 
 
 @pytest.mark.parametrize("line", ["[x = a:b", "a:/../../evil = alpha:main", "; ../evil = alpha:main"])
 def test_entry_points_that_installers_read_in_more_than_one_way(tmp_path: Path, line: str) -> None:
     text = f"[console_scripts]\n{line}\n../../../evil = alpha:main\n".encode()
-    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False)
+    said, _ = check_wheel_files(
+        pack_zip(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": text})), contents=False
+    )
     assert "its entry point" in said
     plain = f"[console_scripts]\n{line}\n".encode()
-    said, _ = told(packed(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": plain})), contents=False)
+    said, _ = check_wheel_files(
+        pack_zip(tmp_path, members(tmp_path, {f"{INFO}/entry_points.txt": plain})), contents=False
+    )
     assert "its entry point" in said
 
 
 def test_content_that_record_does_not_speak_of_is_seen_where_it_is_built(tmp_path: Path) -> None:
     files = members(tmp_path)
     files["alpha/__init__.py"] = files["alpha/__init__.py"].replace(b"1", b"9")
-    path = packed(tmp_path, files)
-    assert "'alpha/__init__.py' differs from RECORD" in told(path)[0]
+    path = pack_zip(tmp_path, files)
+    assert "'alpha/__init__.py' differs from RECORD" in check_wheel_files(path)[0]
 
 
 def test_code_that_runs_at_each_start_is_told_and_not_refused(tmp_path: Path) -> None:
     files = {"alpha-hook.pth": b"import os; os.environ\n", "paths.pth": b"alpha/sub\n", "sitecustomize.py": b""}
-    said, warned = told(packed(tmp_path, members(tmp_path, files)))
+    said, warned = check_wheel_files(pack_zip(tmp_path, members(tmp_path, files)))
     assert said == ""
     assert len(warned) == 1
     assert "runs code whenever this environment's Python starts: alpha-hook.pth, sitecustomize.py" in warned[0]
@@ -223,7 +231,7 @@ def test_the_line_that_each_setuptools_runs_at_start_is_a_note(tmp_path: Path) -
 
 
 def test_files_that_two_wheels_write_differently_are_told(tmp_path: Path) -> None:
-    first = packed(tmp_path, members(tmp_path, {"tests/__init__.py": b"a", "same.py": b""}))
+    first = pack_zip(tmp_path, members(tmp_path, {"tests/__init__.py": b"a", "same.py": b""}))
     second = make_wheel(tmp_path, "beta", "1.0", files={"tests/__init__.py": b"b", "same.py": b""})
     report = RecordingReporter()
     wheel_check.check_wheels([WheelFile(path=p, name=p.name) for p in (first, second)], report, compare_contents=True)
@@ -233,10 +241,10 @@ def test_files_that_two_wheels_write_differently_are_told(tmp_path: Path) -> Non
 
 
 def test_all_faults_of_all_wheels_are_named_at_once(tmp_path: Path) -> None:
-    first = packed(tmp_path, members(tmp_path, {"../a": b"", "/b": b""}))
+    first = pack_zip(tmp_path, members(tmp_path, {"../a": b"", "/b": b""}))
     second = tmp_path / "beta-1.0-py3-none-any.whl"
     second.write_bytes(b"no zip")
-    said, _ = told(first, second)
+    said, _ = check_wheel_files(first, second)
     assert all(
         word in said for word in ("'../a' leads out", "'/b' is absolute", "beta-1.0-py3-none-any.whl: it does not")
     )
@@ -245,7 +253,7 @@ def test_all_faults_of_all_wheels_are_named_at_once(tmp_path: Path) -> None:
 # The zip itself.
 
 
-def found(data: bytes, at: int, new: bytes) -> bytes:
+def replace_bytes(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
 
 
@@ -257,23 +265,23 @@ def central(data: bytes, name: bytes = b"alpha/__init__.py") -> int:
     return data.rindex(name) - 46
 
 
-def moved(data: bytes, by: int) -> bytes:
+def move_table(data: bytes, by: int) -> bytes:
     """The table of contents said to stand elsewhere."""
     at = len(data) - 6
-    return found(data, at, struct.pack("<L", struct.unpack_from("<L", data, at)[0] + by))
+    return replace_bytes(data, at, struct.pack("<L", struct.unpack_from("<L", data, at)[0] + by))
 
 
-def with_link(data: bytes) -> bytes:
-    return found(data, central(data) + 38, struct.pack("<L", (stat.S_IFLNK | 0o777) << 16))
+def make_link(data: bytes) -> bytes:
+    return replace_bytes(data, central(data) + 38, struct.pack("<L", (stat.S_IFLNK | 0o777) << 16))
 
 
-def overlapping(data: bytes) -> bytes:
+def make_overlap(data: bytes) -> bytes:
     """Two names for one content, as a zip bomb has them."""
     at = central(data, b"alpha-1.0.dist-info/WHEEL") + 42
-    return found(data, at, data[central(data) + 42 : central(data) + 46])
+    return replace_bytes(data, at, data[central(data) + 42 : central(data) + 46])
 
 
-def second_table(data: bytes) -> bytes:
+def add_second_table(data: bytes) -> bytes:
     start = data.index(b"PK\1\2")
     return data + data[start:]
 
@@ -284,34 +292,34 @@ def second_table(data: bytes) -> bytes:
         (lambda d: b"", "does not end with the record that ends a zip"),
         (lambda d: d[:-1], "does not end with the record that ends a zip"),
         (lambda d: d + b"\0", "does not end with the record that ends a zip"),
-        (second_table, "its central directory is not where its end record says"),
+        (add_second_table, "its central directory is not where its end record says"),
         (lambda d: b"#!/bin/sh\n" + d, "its central directory is not where its end record says"),
-        (lambda d: moved(d, 7), "its central directory is not where its end record says"),
+        (lambda d: move_table(d, 7), "its central directory is not where its end record says"),
         (lambda d: d[:-2] + b"\1\0x", "does not end with the record that ends a zip"),
-        (with_link, "is a link, a device"),
-        (overlapping, "does not begin where the file before it ends"),
-        (lambda d: found(d, local(d) + 30, b"ALPHA"), "is 'ALPHA/__init__.py' in its local header"),
-        (lambda d: found(d, local(d) + 8, b"\0"), "has another compression in its local header"),
-        (lambda d: found(d, local(d) + 22, b"\xff\xff"), "has other sizes in its local header"),
-        (lambda d: found(d, local(d) + 14, b"\0\0\0\0"), "has other sizes in its local header"),
+        (make_link, "is a link, a device"),
+        (make_overlap, "does not begin where the file before it ends"),
+        (lambda d: replace_bytes(d, local(d) + 30, b"ALPHA"), "is 'ALPHA/__init__.py' in its local header"),
+        (lambda d: replace_bytes(d, local(d) + 8, b"\0"), "has another compression in its local header"),
+        (lambda d: replace_bytes(d, local(d) + 22, b"\xff\xff"), "has other sizes in its local header"),
+        (lambda d: replace_bytes(d, local(d) + 14, b"\0\0\0\0"), "has other sizes in its local header"),
         (
-            lambda d: found(found(d, local(d) + 6, b"\1"), central(d) + 8, b"\1"),
+            lambda d: replace_bytes(replace_bytes(d, local(d) + 6, b"\1"), central(d) + 8, b"\1"),
             "is encrypted",
         ),
         (
-            lambda d: found(found(d, local(d) + 8, b"\x0e"), central(d) + 10, b"\x0e"),
+            lambda d: replace_bytes(replace_bytes(d, local(d) + 8, b"\x0e"), central(d) + 10, b"\x0e"),
             "uses compression method 14",
         ),
-        (lambda d: found(d, len(d) - 10, struct.pack("<L", 1 << 30)), "states 1,073,741,824 bytes"),
-        (lambda d: found(d, central(d), b"PKxx"), "its central directory can't be read"),
-        (lambda d: found(d, local(d), b"PKxx"), "has no local header"),
-        (lambda d: found(found(d, local(d) + 30, b"\0"), central(d) + 46, b"\0"), "has no name"),
+        (lambda d: replace_bytes(d, len(d) - 10, struct.pack("<L", 1 << 30)), "states 1,073,741,824 bytes"),
+        (lambda d: replace_bytes(d, central(d), b"PKxx"), "its central directory can't be read"),
+        (lambda d: replace_bytes(d, local(d), b"PKxx"), "has no local header"),
+        (lambda d: replace_bytes(replace_bytes(d, local(d) + 30, b"\0"), central(d) + 46, b"\0"), "has no name"),
     ],
 )
 def test_a_zip_that_could_be_read_in_two_ways(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
-    path = packed(tmp_path, members(tmp_path))
+    path = pack_zip(tmp_path, members(tmp_path))
     path.write_bytes(spoil(path.read_bytes()))
-    said, _ = told(path, contents=False)
+    said, _ = check_wheel_files(path, contents=False)
     assert message in said
 
 
@@ -319,7 +327,7 @@ def test_a_zip_that_could_be_read_in_two_ways(tmp_path: Path, spoil: Callable[[b
     ("stated", "message"), [(10, "unpacks to more than its stated size"), (10**6, "unpacks to less")]
 )
 def test_a_file_that_unpacks_to_another_size_than_it_states(tmp_path: Path, stated: int, message: str) -> None:
-    path = packed(tmp_path, {"a": bytes(100_000)}, "a.zip")
+    path = pack_zip(tmp_path, {"a": bytes(100_000)}, "a.zip")
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<L", 100_000), struct.pack("<L", stated)))
     (entry,) = strict_zip.read_entries(path)
@@ -342,7 +350,7 @@ def test_what_stands_behind_packed_content_is_seen(tmp_path: Path) -> None:
 
 def test_a_wheel_that_claims_to_unpack_to_far_more_than_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheel_check, "_UNPACK_ALLOWANCE", 1 << 20)
-    said, _ = told(packed(tmp_path, members(tmp_path, {"alpha/zeros": bytes(4 << 20)})), contents=False)
+    said, _ = check_wheel_files(pack_zip(tmp_path, members(tmp_path, {"alpha/zeros": bytes(4 << 20)})), contents=False)
     assert "it would unpack to 4,194," in said
 
 

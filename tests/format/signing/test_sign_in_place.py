@@ -22,7 +22,7 @@ from tests.support.signing import Pair
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def claimed(path: Path) -> set[str]:
+def read_signers(path: Path) -> set[str]:
     with archive.open_bundle(path) as carried:
         assert carried.check_content(RecordingReporter()).damages == ()
         envelope = sign_in_place.read_envelope(carried)
@@ -40,7 +40,7 @@ def test_the_content_is_not_touched_and_others_signatures_stay(
     assert f"signed by  {one.fingerprint}" in done.stdout
     assert f"signed by  {two.fingerprint}" in done.stdout
     assert small.lock.digest in done.stdout
-    assert claimed(small.path) == {one.fingerprint, two.fingerprint}
+    assert read_signers(small.path) == {one.fingerprint, two.fingerprint}
     after = small.path.read_bytes()
     assert after[small.lock.head_size :] == before[small.lock.head_size :]
     assert sorted(path.name for path in small.path.parent.glob(".*")) == []
@@ -52,13 +52,15 @@ def sign_elsewhere(pair: Pair, message: Path, into: Path) -> None:
     subprocess.run([require_tool("openssl"), *command], check=True)
 
 
-def test_signed_elsewhere(run_in_process: Run, small: PackedBundle, make_key_pair: Callable[[str], Pair], tmp_path: Path) -> None:
+def test_signed_elsewhere(
+    run_in_process: Run, small: PackedBundle, make_key_pair: Callable[[str], Pair], tmp_path: Path
+) -> None:
     hsm, other = make_key_pair("hsm"), make_key_pair("other")
     message, raw = tmp_path / "message", tmp_path / "raw"
     told = run_in_process("sign", small.path, "--export", message)
     assert (told.returncode, small.lock.digest in told.stdout) == (0, True)
     assert message.read_bytes().startswith(b"DSSEv1 28 application/vnd.in-toto+json ")
-    assert claimed(small.path) == set()
+    assert read_signers(small.path) == set()
     sign_elsewhere(hsm, message, raw)
     before = small.path.read_bytes()
     wrong = run_in_process("sign", small.path, "--import", raw, "--public", other.public)
@@ -86,7 +88,9 @@ def test_signed_elsewhere_with_the_installer_alone(
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 63, b"x" * 65, b"x" * 3000, base64.b64encode(b"x" * 63), b"=" * 88])
-def test_what_is_no_signature(run_in_process: Run, small: PackedBundle, builder: Pair, tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_signature(
+    run_in_process: Run, small: PackedBundle, builder: Pair, tmp_path: Path, data: bytes
+) -> None:
     (tmp_path / "sig").write_bytes(data)
     done = run_in_process("sign", small.path, "--import", tmp_path / "sig", "--public", builder.public)
     assert (done.returncode, "this is not an Ed25519 signature" in done.stderr) == (2, True), done.stderr
@@ -119,7 +123,7 @@ def test_two_runs_at_once(run_in_process: Run, small: PackedBundle, builder: Pai
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         done = run_in_process("sign", small.path, "--key", builder.private)
     assert (done.returncode, "another run is signing this bundle" in done.stderr) == (13, True)
-    assert claimed(small.path) == set()
+    assert read_signers(small.path) == set()
 
 
 KILLED = """
@@ -142,7 +146,7 @@ sys.exit(main())
 MOMENTS = ["before", "first", "a quarter", "half", "three quarters", "last", "after"]
 
 
-def bytes_until(moment: str, bundle_path: Path, signer: Pair) -> int:
+def count_head_bytes(moment: str, bundle_path: Path, signer: Pair) -> int:
     """Bytes of the new head that are written before the kill: the same lock and keys give the same head."""
     again = bundle_path.with_name("again.tar")
     again.write_bytes(bundle_path.read_bytes())
@@ -164,7 +168,7 @@ def test_killed_while_the_head_is_written(run_in_process: Run,
 ) -> None:  # fmt: skip
     second = make_key_pair("second")
     sign = ["sign", str(signed.path), "--key", str(second.private)]
-    written = bytes_until(moment, signed.path, second)
+    written = count_head_bytes(moment, signed.path, second)
     done = subprocess.run([sys.executable, "-c", KILLED, str(written), *sign], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert journal.get_journal_path(signed.path).exists()
@@ -177,11 +181,13 @@ def test_killed_while_the_head_is_written(run_in_process: Run,
         ), read.stderr  # fmt: skip
     again = run_in_process(*sign)
     assert (again.returncode, again.stderr) == (0, "")
-    assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
+    assert read_signers(signed.path) == {builder.fingerprint, second.fingerprint}
     assert not journal.get_journal_path(signed.path).exists()
 
 
-def test_killed_before_the_journal_is_whole(run_in_process: Run, signed: PackedBundle, make_key_pair: Callable[[str], Pair]) -> None:
+def test_killed_before_the_journal_is_whole(
+    run_in_process: Run, signed: PackedBundle, make_key_pair: Callable[[str], Pair]
+) -> None:
     old = signed.path.read_bytes()
     script = "import os, signal, sys\nfrom bundler.cli import main\n"
     script += "os.write = lambda fd, data: os.kill(os.getpid(), signal.SIGKILL)\nsys.exit(main())\n"
@@ -197,22 +203,26 @@ def test_any_signer_mends_what_another_left(
 ) -> None:
     """The run that mends need not have the key of the one that was killed."""
     second, third = make_key_pair("second"), make_key_pair("third")
-    written = bytes_until("half", signed.path, second)
+    written = count_head_bytes("half", signed.path, second)
     sign = [sys.executable, "-c", KILLED, str(written), "sign", str(signed.path), "--key", str(second.private)]
     assert subprocess.run(sign, check=False).returncode == -signal.SIGKILL
     assert run_in_process("sign", signed.path, "--key", third.private).returncode == 0
-    assert claimed(signed.path) == {builder.fingerprint, second.fingerprint, third.fingerprint}
+    assert read_signers(signed.path) == {builder.fingerprint, second.fingerprint, third.fingerprint}
 
 
 def test_what_lies_beside_a_whole_bundle_changes_nothing(
-    run_in_process: Run, signed: PackedBundle, builder: Pair, make_key_pair: Callable[[str], Pair], pack: Callable[..., PackedBundle]
+    run_in_process: Run,
+    signed: PackedBundle,
+    builder: Pair,
+    make_key_pair: Callable[[str], Pair],
+    pack: Callable[..., PackedBundle],
 ) -> None:
     """Somebody else's head under that name would otherwise have the builder sign another bundle."""
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
     journal.get_journal_path(signed.path).write_bytes(other.path.read_bytes()[: other.lock.head_size])
     second = make_key_pair("second")
     assert run_in_process("sign", signed.path, "--key", second.private).returncode == 0
-    assert claimed(signed.path) == {builder.fingerprint, second.fingerprint}
+    assert read_signers(signed.path) == {builder.fingerprint, second.fingerprint}
     with archive.open_bundle(signed.path) as carried:
         assert carried.lock == signed.lock
 
@@ -230,7 +240,9 @@ def test_the_head_of_another_bundle_mends_nothing(
     assert signed.path.read_bytes() == bytes(damaged)
 
 
-def test_a_bundle_that_is_built_anew_has_nothing_beside_it(signed: PackedBundle, pack: Callable[..., PackedBundle]) -> None:
+def test_a_bundle_that_is_built_anew_has_nothing_beside_it(
+    signed: PackedBundle, pack: Callable[..., PackedBundle]
+) -> None:
     journal.get_journal_path(signed.path).write_bytes(b"left by a run that was killed")
     draft = signed.path.with_name(f".{signed.path.name}.0123.partial")  # a build seals before it gives the name
     journal.get_journal_path(draft).write_bytes(b"left by another run that was killed")

@@ -29,20 +29,22 @@ from bundler.format.tar import archive, tar_layout
 from bundler.offline.trust import trusted_keys, verification
 from bundler.progress import RecordingReporter
 from tests.support.bundles import SMALL, PackedBundle, make_lock
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.signing import Pair
 
 PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 
 
-def envelope_in(path: Path) -> bytes:
+def read_envelope(path: Path) -> bytes:
     """``bundle.sig`` by GNU tar."""
-    return subprocess.run([require_tool("tar"), "xOf", path, lockfile.SIGNATURE_FILE], check=True, capture_output=True).stdout
+    return subprocess.run(
+        [require_tool("tar"), "xOf", path, lockfile.SIGNATURE_FILE], check=True, capture_output=True
+    ).stdout
 
 
 def test_any_dsse_verifier_can_check_it(signed: PackedBundle, builder: Pair) -> None:
     """securesystemslib's own DSSE with cryptography's Ed25519: neither is what this program verifies with."""
-    found = Dsse.from_dict(json.loads(envelope_in(signed.path)))
+    found = Dsse.from_dict(json.loads(read_envelope(signed.path)))
     public = load_pem_public_key(builder.public.read_bytes())
     assert isinstance(public, Ed25519PublicKey)
     key = SSlibKey.from_crypto(public, keyid=builder.fingerprint)
@@ -57,7 +59,7 @@ def test_any_dsse_verifier_can_check_it(signed: PackedBundle, builder: Pair) -> 
 
 
 def test_openssl_can_check_it(signed: PackedBundle, builder: Pair, tmp_path: Path) -> None:
-    document = json.loads(envelope_in(signed.path))
+    document = json.loads(read_envelope(signed.path))
     payload = base64.b64decode(document["payload"])
     (tmp_path / "message").write_bytes(b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload) + payload)
     (tmp_path / "sig").write_bytes(base64.b64decode(document["signatures"][0]["sig"]))
@@ -69,7 +71,9 @@ def test_openssl_can_check_it(signed: PackedBundle, builder: Pair, tmp_path: Pat
 
 def test_the_fingerprint_is_what_openssl_gives(builder: Pair) -> None:
     der = subprocess.run(
-        [require_tool("openssl"), "pkey", "-pubin", "-in", builder.public, "-outform", "DER"], check=True, capture_output=True
+        [require_tool("openssl"), "pkey", "-pubin", "-in", builder.public, "-outform", "DER"],
+        check=True,
+        capture_output=True,
     ).stdout
     assert builder.fingerprint == hashlib.sha256(der).hexdigest()
 
@@ -80,37 +84,37 @@ def test_signing_again_gives_the_same_bytes(small: PackedBundle, make_key_pair: 
     once = small.path.read_bytes()
     assert run_bundle("sign", small.path, "--key", two.private, "--key", one.private).returncode == 0
     assert small.path.read_bytes() == once
-    assert len(json.loads(envelope_in(small.path))["signatures"]) == 2
+    assert len(json.loads(read_envelope(small.path))["signatures"]) == 2
 
 
-def changed(data: bytes, **changes: Any) -> bytes:
+def change_envelope(data: bytes, **changes: Any) -> bytes:
     """An envelope with other values in some fields."""
     return lockfile.encode_canonical_json(json.loads(data) | changes)
 
 
-def restated(data: bytes, **changes: Any) -> bytes:
+def restate(data: bytes, **changes: Any) -> bytes:
     """An envelope whose statement has other values in some fields."""
     statement = json.loads(base64.b64decode(json.loads(data)["payload"])) | changes
-    return changed(data, payload=base64.b64encode(lockfile.encode_canonical_json(statement)).decode())
+    return change_envelope(data, payload=base64.b64encode(lockfile.encode_canonical_json(statement)).decode())
 
 
-def resigned(data: bytes, **changes: Any) -> bytes:
+def sign_again(data: bytes, **changes: Any) -> bytes:
     """An envelope whose signature has other values in some fields."""
-    return changed(data, signatures=[json.loads(data)["signatures"][0] | changes])
+    return change_envelope(data, signatures=[json.loads(data)["signatures"][0] | changes])
 
 
-def spaced(data: bytes) -> bytes:
+def add_spaces(data: bytes) -> bytes:
     payload = base64.b64decode(json.loads(data)["payload"])
-    return changed(data, payload=base64.b64encode(json.dumps(json.loads(payload)).encode()).decode())
+    return change_envelope(data, payload=base64.b64encode(json.dumps(json.loads(payload)).encode()).decode())
 
 
-def spare_bits(data: bytes) -> bytes:
+def set_spare_bits(data: bytes) -> bytes:
     """The same 64 bytes in another base64: the last letter holds four bits that nobody reads."""
     text = json.loads(data)["signatures"][0]["sig"]
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     other = text[:-3] + letters[letters.index(text[-3]) ^ 1] + "=="
     assert base64.b64decode(other) == base64.b64decode(text)
-    return resigned(data, sig=other)
+    return sign_again(data, sig=other)
 
 
 STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -122,39 +126,39 @@ STRANGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a list": (lambda data: b"[]\n", "not a DSSE envelope"),
     "not canonical": (lambda data: data + b"\n", "not in canonical form"),
     "a key twice": (lambda data: data[:-2] + b',"payloadType":"x"}\n', "not in canonical form"),
-    "a field more": (lambda data: changed(data, extra=1), "not a DSSE envelope"),
-    "another payloadType": (lambda data: changed(data, payloadType="text/plain"), "its payloadType is not"),
-    "a payload that is no text": (lambda data: changed(data, payload=1), "the payload is not base64"),
-    "a payload in bad base64": (lambda data: changed(data, payload="a b="), "the payload is not base64"),
-    "a payload that is not JSON": (lambda data: changed(data, payload="YWJj"), "not a statement in JSON"),
-    "another statement type": (lambda data: restated(data, _type="https://in-toto.io/Statement/v0.1"), "is not a http"),
-    "another predicateType": (lambda data: restated(data, predicateType="https://slsa.dev/provenance/v1"), "its pred"),
+    "a field more": (lambda data: change_envelope(data, extra=1), "not a DSSE envelope"),
+    "another payloadType": (lambda data: change_envelope(data, payloadType="text/plain"), "its payloadType is not"),
+    "a payload that is no text": (lambda data: change_envelope(data, payload=1), "the payload is not base64"),
+    "a payload in bad base64": (lambda data: change_envelope(data, payload="a b="), "the payload is not base64"),
+    "a payload that is not JSON": (lambda data: change_envelope(data, payload="YWJj"), "not a statement in JSON"),
+    "another statement type": (lambda data: restate(data, _type="https://in-toto.io/Statement/v0.1"), "is not a http"),
+    "another predicateType": (lambda data: restate(data, predicateType="https://slsa.dev/provenance/v1"), "its pred"),
     "another subject": (
-        lambda data: restated(data, subject=[{"name": "bundle.json", "digest": {"sha256": "0" * 64}}]),
+        lambda data: restate(data, subject=[{"name": "bundle.json", "digest": {"sha256": "0" * 64}}]),
         "is not about this bundle",
     ),
     "two subjects": (
-        lambda data: restated(data, subject=json.loads(base64.b64decode(json.loads(data)["payload"]))["subject"] * 2),
+        lambda data: restate(data, subject=json.loads(base64.b64decode(json.loads(data)["payload"]))["subject"] * 2),
         "is not about this bundle",
     ),
-    "another predicate": (lambda data: restated(data, predicate={}), "another name, version, sequence or digest"),
-    "a statement that says more": (lambda data: restated(data, more=1), "not in the canonical form"),
-    "a statement with spaces": (spaced, "not in the canonical form"),
-    "no signatures": (lambda data: changed(data, signatures=[]), "it has no signatures"),
-    "signatures that are no list": (lambda data: changed(data, signatures={}), "it has no signatures"),
+    "another predicate": (lambda data: restate(data, predicate={}), "another name, version, sequence or digest"),
+    "a statement that says more": (lambda data: restate(data, more=1), "not in the canonical form"),
+    "a statement with spaces": (add_spaces, "not in the canonical form"),
+    "no signatures": (lambda data: change_envelope(data, signatures=[]), "it has no signatures"),
+    "signatures that are no list": (lambda data: change_envelope(data, signatures={}), "it has no signatures"),
     "too many signatures": (
-        lambda data: changed(data, signatures=json.loads(data)["signatures"] * 65),
+        lambda data: change_envelope(data, signatures=json.loads(data)["signatures"] * 65),
         "it has 65 signatures; at most 64",
     ),
-    "too large": (lambda data: changed(data, payload="A" * 70_000), "at most 65,536 are read"),
-    "a signature that is no object": (lambda data: changed(data, signatures=["x"]), "is not a keyid and a sig"),
-    "a signature that says more": (lambda data: resigned(data, cert="x"), "is not a keyid and a sig"),
-    "a keyid that is no fingerprint": (lambda data: resigned(data, keyid="me"), "is not a fingerprint"),
-    "a keyid in capitals": (lambda data: resigned(data, keyid="A" * 64), "is not a fingerprint"),
-    "a sig in bad base64": (lambda data: resigned(data, sig="!!!!"), "is not base64"),
-    "a sig without padding": (lambda data: resigned(data, sig="A" * 86), "is not base64"),
-    "a sig with spare bits": (spare_bits, "is not base64"),
-    "a sig that is too short": (lambda data: resigned(data, sig="AAAA"), "has 3 bytes"),
+    "too large": (lambda data: change_envelope(data, payload="A" * 70_000), "at most 65,536 are read"),
+    "a signature that is no object": (lambda data: change_envelope(data, signatures=["x"]), "is not a keyid and a sig"),
+    "a signature that says more": (lambda data: sign_again(data, cert="x"), "is not a keyid and a sig"),
+    "a keyid that is no fingerprint": (lambda data: sign_again(data, keyid="me"), "is not a fingerprint"),
+    "a keyid in capitals": (lambda data: sign_again(data, keyid="A" * 64), "is not a fingerprint"),
+    "a sig in bad base64": (lambda data: sign_again(data, sig="!!!!"), "is not base64"),
+    "a sig without padding": (lambda data: sign_again(data, sig="A" * 86), "is not base64"),
+    "a sig with spare bits": (set_spare_bits, "is not base64"),
+    "a sig that is too short": (lambda data: sign_again(data, sig="AAAA"), "has 3 bytes"),
 }
 
 
@@ -186,9 +190,11 @@ def test_a_strange_signature_is_shown_by_inspect_alone(signed: PackedBundle, bui
     assert message in json.loads(shown.stdout)["warnings"][0]
 
 
-def test_the_signature_of_another_bundle_is_refused(signed: PackedBundle, builder: Pair, pack: Callable[..., PackedBundle]) -> None:
+def test_the_signature_of_another_bundle_is_refused(
+    signed: PackedBundle, builder: Pair, pack: Callable[..., PackedBundle]
+) -> None:
     other = pack(SMALL | {"models/m/more": b"evil"}, "other.bundle.tar")
-    archive.rewrite_head(other.path, other.lock, envelope_in(signed.path))
+    archive.rewrite_head(other.path, other.lock, read_envelope(signed.path))
     done = run_bundle("verify", other.path, "--trust", builder.public)
     assert (done.returncode, "is not about this bundle" in done.stderr) == (7, True)
 
@@ -257,14 +263,14 @@ def test_a_signature_with_a_bad_point_is_refused(builder: Pair, point: bytes) ->
 
 def test_a_signature_turned_into_another_is_refused(signed: PackedBundle, builder: Pair) -> None:
     """S + L is the same scalar, and many verifiers took it: RFC 8032 says that S must be below L."""
-    document = json.loads(envelope_in(signed.path))
+    document = json.loads(read_envelope(signed.path))
     good = base64.b64decode(document["signatures"][0]["sig"])
     other = good[:32] + (int.from_bytes(good[32:], "little") + ORDER).to_bytes(32, "little")
     ed25519.checkvalid(  # type: ignore[no-untyped-call]  # the library takes it
         other, signature_envelope.Envelope(signature_envelope.make_statement(signed.lock)).message, builder.key.raw
     )  # it would pass
     archive.rewrite_head(
-        signed.path, signed.lock, resigned(envelope_in(signed.path), sig=base64.b64encode(other).decode())
+        signed.path, signed.lock, sign_again(read_envelope(signed.path), sig=base64.b64encode(other).decode())
     )
     done = run_bundle("verify", signed.path, "--trust", builder.public)
     said = f"a signature names the key {builder.fingerprint} and is not by it"
@@ -285,7 +291,9 @@ def test_three_signatures_and_many_fit_and_too_many_are_refused_in_words(
     three = [make_key_pair(name) for name in ("one", "two", "three")]
     command = [part for one in three for part in ("--key", one.private)]
     assert run_bundle("sign", small.path, *command).returncode == 0
-    done = run_bundle("verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public)))
+    done = run_bundle(
+        "verify", small.path, "--trust-threshold", 3, *(p for one in three for p in ("--trust", one.public))
+    )
     assert done.returncode == 0, done.stderr
     envelope = signature_envelope.Envelope(signature_envelope.make_statement(small.lock))
     for number in range(signature_envelope.MAX_SIGNATURES):

@@ -22,7 +22,7 @@ from bundler.format.tar import archive, tar_layout
 from bundler.progress import RecordingReporter
 from tests.support.bundles import SMALL, PackedBundle, make_lock
 from tests.support.paths import ROOT
-from tests.support.programs import make_nobody_command, grant_read_access, find_public_python, require_tool
+from tests.support.programs import find_public_python, grant_read_access, make_nobody_command, require_tool
 
 Pack = Callable[..., PackedBundle]
 
@@ -126,7 +126,15 @@ def test_the_same_lock_gives_the_same_bytes_anywhere(pack: Pack, tmp_path: Path)
         "LC_ALL": "C",
     }
     subprocess.run(
-        [*make_nobody_command(), find_public_python(), "-c", f"import os; os.umask(0o077)\n{script}", kept, packed.contents, again],
+        [
+            *make_nobody_command(),
+            find_public_python(),
+            "-c",
+            f"import os; os.umask(0o077)\n{script}",
+            kept,
+            packed.contents,
+            again,
+        ],
         check=True,
         env=environment,
     )
@@ -142,7 +150,7 @@ def test_no_flipped_byte_goes_unseen(pack: Pack, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(good) - 1))
     flipped = bytearray(good)
     flipped[at] ^= data.draw(st.integers(1, 255))
-    assert faults_of(bytes(flipped)), at
+    assert read_refusal(bytes(flipped)), at
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
@@ -150,11 +158,11 @@ def test_no_flipped_byte_goes_unseen(pack: Pack, data: st.DataObject) -> None:
 def test_no_cut_or_longer_bundle_goes_unseen(pack: Pack, data: st.DataObject) -> None:
     good = pack(SMALL).path.read_bytes()
     cut = data.draw(st.integers(0, len(good) - 1))
-    assert faults_of(good[:cut])
-    assert faults_of(good + data.draw(st.binary(min_size=1, max_size=600)))
+    assert read_refusal(good[:cut])
+    assert read_refusal(good + data.draw(st.binary(min_size=1, max_size=600)))
 
 
-def faults_of(data: bytes) -> str:
+def read_refusal(data: bytes) -> str:
     """What a reader says of these bytes as a file and as a pipe; both must agree that something is wrong."""
     said = []
     path = Path(f"/dev/shm/{os.getpid()}.bundle.tar") if Path("/dev/shm").is_dir() else Path("faults.bundle.tar")
@@ -181,7 +189,7 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
     data = bytearray(packed.path.read_bytes())
     data[member.content_offset + 17] ^= 1
     data[-2000] ^= 1
-    said = faults_of(bytes(data))
+    said = read_refusal(bytes(data))
     assert f"models/m/w.bin (bytes {member.content_offset}-{member.end}): content differs: sha256 " in said
     assert "2 places differ from what the lock says" in said
 
@@ -208,7 +216,7 @@ def test_a_damaged_member_is_named_with_its_bytes(pack: Pack) -> None:
     ],
 )
 def test_what_a_reader_says(pack: Pack, damage: Callable[[bytes], bytes], message: str) -> None:
-    assert message in faults_of(damage(pack(SMALL).path.read_bytes()))
+    assert message in read_refusal(damage(pack(SMALL).path.read_bytes()))
 
 
 def test_a_tar_packed_by_hand_is_not_a_bundle(pack: Pack, tmp_path: Path) -> None:
@@ -218,7 +226,17 @@ def test_a_tar_packed_by_hand_is_not_a_bundle(pack: Pack, tmp_path: Path) -> Non
     subprocess.run([require_tool("tar"), "xf", packed.path, "-C", folder], check=True)
     again = tmp_path / "by-hand.tar"
     subprocess.run(
-        [require_tool("tar"), "cf", again, "-C", folder, lockfile.LOCK_FILE, lockfile.SUMS_FILE, "bundle.pyz", "models"],
+        [
+            require_tool("tar"),
+            "cf",
+            again,
+            "-C",
+            folder,
+            lockfile.LOCK_FILE,
+            lockfile.SUMS_FILE,
+            "bundle.pyz",
+            "models",
+        ],
         check=True,
     )
     with pytest.raises(IntegrityError, match="this is not a bundle"), archive.open_bundle(again):

@@ -33,10 +33,12 @@ Wrong = tuple[int, int, str]
 
 
 def small(*, signed: bool) -> bytes:
-    return make_bundle_bytes(make_lock(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS, SIGNATURE if signed else None)
+    return make_bundle_bytes(
+        make_lock(CONTENTS, head_size=lockfile.HEAD_ALIGNMENT), CONTENTS, SIGNATURE if signed else None
+    )
 
 
-def survey_of(data: bytes) -> DamageReport | str:
+def read_damage_report(data: bytes) -> DamageReport | str:
     """What reading says in the end; words alone where the lock itself could not be read."""
     try:
         with archive.open_bundle(io.BytesIO(data), allow_damage=True) as carried:
@@ -53,7 +55,7 @@ def lock_of_range(data: bytes) -> range:
     return range(tar_layout.ALIGNMENT, tar_layout.ALIGNMENT + size)
 
 
-def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
+def find_unseen_flips(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     """The flips that a reader did not see, or laid at another byte's door."""
     lockfile.read_lock = functools.lru_cache(maxsize=8)(
         lockfile.read_lock
@@ -62,7 +64,7 @@ def flipped(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     locked = lock_of_range(good)
     for at, bits in places:
         data[at] ^= bits
-        found = survey_of(bytes(data))
+        found = read_damage_report(bytes(data))
         data[at] ^= bits
         if isinstance(found, DamageReport):
             named = any(damage.start <= at < damage.end for damage in found.damages)
@@ -79,7 +81,7 @@ def cut(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     wrong = list[Wrong]()
     after_lock = lock_of_range(good).stop
     for at, _ in places:
-        found = survey_of(good[:at])
+        found = read_damage_report(good[:at])
         if isinstance(found, DamageReport):
             if not found.damages or found.found != at or found.whole_to > at:
                 wrong.append((at, 0, found.text))
@@ -88,7 +90,7 @@ def cut(good: bytes, places: Sequence[tuple[int, int]]) -> list[Wrong]:
     return wrong
 
 
-def on_every_core(
+def run_on_every_core(
     act: Callable[[bytes, Sequence[tuple[int, int]]], list[Wrong]], good: bytes, places: list[tuple[int, int]]
 ) -> list[Wrong]:
     batches = [places[n : n + BATCH] for n in range(0, len(places), BATCH)]
@@ -104,13 +106,13 @@ def busy(good: bytes) -> list[int]:
 
 
 def flip_all(good: bytes, places: list[tuple[int, int]], record: Callable[[str, object], None]) -> None:
-    wrong = on_every_core(flipped, good, places)
+    wrong = run_on_every_core(find_unseen_flips, good, places)
     record("flips", f"{len(places)} tried, {len(places) - len(wrong)} detected and named")
     assert wrong == []
 
 
 def cut_all(good: bytes, places: Sequence[int], record: Callable[[str, object], None]) -> None:
-    wrong = on_every_core(cut, good, [(at, 0) for at in places])
+    wrong = run_on_every_core(cut, good, [(at, 0) for at in places])
     record("cuts", f"{len(places)} tried, {len(places) - len(wrong)} detected and placed")
     assert wrong == []
 

@@ -14,7 +14,17 @@ import pytest
 
 from bundler.format.lock import entries, lockfile
 from tests.support.bundles import make_bundle_bytes, make_lock
-from tests.support.forging import CONTENTS, GOOD, forge_bundle, make_head, member, record, replace_head, make_lock_text, add_records
+from tests.support.forging import (
+    CONTENTS,
+    GOOD,
+    add_records,
+    forge_bundle,
+    make_head,
+    make_lock_text,
+    member,
+    record,
+    replace_head,
+)
 from tests.support.programs import Run
 
 Files = list[tuple[str, entries.ArtifactKind, bytes]]
@@ -24,7 +34,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(run: Run, folder: Path, data: bytes, code: int, message: str) -> None:
+def check_refused(run: Run, folder: Path, data: bytes, code: int, message: str) -> None:
     """All four ways of reading it end alike, in words, and nothing is left in the prefix or written beside it."""
     path, prefix = folder / "in" / "hostile.bundle.tar", folder / "opt" / "prefix"
     path.parent.mkdir()
@@ -108,7 +118,7 @@ def test_paths_that_a_forged_lock_names(
     if code == 0:  # the forger tells the truth: what is refused above is refused for the lie alone
         assert run("verify", "-", stdin=data)[0] == 0
     else:
-        refused(run, tmp_path, data, code, message)
+        check_refused(run, tmp_path, data, code, message)
 
 
 def other_model(files: Files) -> None:
@@ -134,9 +144,9 @@ def test_values_that_a_forged_lock_holds(
 ) -> None:
     if changes.get("head_size") or changes.get("source_date_epoch"):
         text = lockfile.encode_canonical_json(json.loads(make_lock_text(GOOD)) | changes)
-        refused(run, tmp_path, make_head(text), 6, message)
+        check_refused(run, tmp_path, make_head(text), 6, message)
     else:
-        refused(run, tmp_path, forge_bundle(change, **changes), 6, message)
+        check_refused(run, tmp_path, forge_bundle(change, **changes), 6, message)
 
 
 def crowd(count: int) -> bytes:
@@ -186,7 +196,10 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
     "UTF-16": (lambda: make_head(make_lock_text(GOOD).decode().encode("utf-16")), "is not JSON"),
     "a byte order mark": (lambda: make_head(b"\xef\xbb\xbf" + make_lock_text(GOOD)), "is not JSON"),
     "a list": (lambda: make_head(b"[]\n"), "this version does not read format None"),
-    "artifacts that are a number": (lambda: make_head(text('"artifacts":[', '"artifacts":1,"x":[')), "breaks the format"),
+    "artifacts that are a number": (
+        lambda: make_head(text('"artifacts":[', '"artifacts":1,"x":[')),
+        "breaks the format",
+    ),
     "format 2": (lambda: make_head(text('"format":1', '"format":2')), "this version does not read format 2"),
     "format true": (lambda: make_head(text('"format":1', '"format":true')), "format"),
     "an unknown field": (lambda: make_head(text('"format":1', '"extra":1,"format":1')), "unknown key"),
@@ -209,7 +222,7 @@ HEADS: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("lie", HEADS)
 def test_heads_that_no_builder_writes(run: Run, tmp_path: Path, lie: str) -> None:
     data, message = HEADS[lie]
-    refused(run, tmp_path, data(), 6, message)
+    check_refused(run, tmp_path, data(), 6, message)
 
 
 W, LINK, FIRST = "models/m/w.bin", "models/m/z.txt", "models/m/config.json"
@@ -295,7 +308,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("lie", TARS)
 def test_tars_that_say_other_than_their_lock(run: Run, tmp_path: Path, lie: str) -> None:
     data, message = TARS[lie]
-    refused(run, tmp_path, data(), 6, message)
+    check_refused(run, tmp_path, data(), 6, message)
 
 
 def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
@@ -303,4 +316,4 @@ def test_a_signature_that_is_too_large(run: Run, tmp_path: Path) -> None:
     at = signed.index(b"bundle.sig\0")
     block = bytearray(signed[at : at + 512])
     block[124:136] = b"%011o\0" % (2 << 20)
-    refused(run, tmp_path, signed[:at] + bytes(block) + signed[at + 512 :], 6, "bundle.sig")
+    check_refused(run, tmp_path, signed[:at] + bytes(block) + signed[at + 512 :], 6, "bundle.sig")

@@ -13,7 +13,7 @@ from bundler.offline.doctor import host_resources
 MEMINFO = "MemTotal:       16384 kB\nMemFree:  100 kB\nMemAvailable:    8192 kB\nHugePages_Total:       0\n"
 
 
-def bounded(folder: Path, **files: str) -> tuple[Path, Path]:
+def write_cgroup(folder: Path, **files: str) -> tuple[Path, Path]:
     (folder / "meminfo").write_text(MEMINFO)
     for name, text in files.items():
         (folder / name.replace("_", ".")).write_text(text)
@@ -27,13 +27,15 @@ def test_the_memory_of_this_machine() -> None:
 
 
 def test_a_container_s_bound_counts_less_what_the_kernel_can_drop(tmp_path: Path) -> None:
-    asked = bounded(tmp_path, memory_max="4194304\n", memory_current="3145728\n", memory_stat="inactive_file 1048576\n")
+    asked = write_cgroup(
+        tmp_path, memory_max="4194304\n", memory_current="3145728\n", memory_stat="inactive_file 1048576\n"
+    )
     assert host_resources.read_memory(*asked) == host_resources.HostMemory(total=4 << 20, free=2 << 20)
 
 
 @pytest.mark.parametrize("bound", ["max\n", str(1 << 50)])
 def test_a_container_without_a_bound(tmp_path: Path, bound: str) -> None:
-    asked = bounded(tmp_path, memory_max=bound, memory_current="3145728\n")
+    asked = write_cgroup(tmp_path, memory_max=bound, memory_current="3145728\n")
     assert host_resources.read_memory(*asked) == host_resources.HostMemory(total=16 << 20, free=8 << 20)
 
 

@@ -175,7 +175,7 @@ def test_a_start_imports_nothing_but_what_python_itself_starts_with(release: Rel
 GET = "import urllib.request\ndef fetch():\n    urllib.request.urlopen('http://u:secret@models.example/org/name/resolve/main/x?token=hush')\nfetch()\n"
 
 
-def strictly(
+def run_strictly(
     release: Release, code: str, tmp_path: Path, *before: str, **variables: str
 ) -> tuple[Any, tuple[blocked_requests.BlockedRequest, ...]]:
     log = tmp_path / "calls.jsonl"
@@ -189,7 +189,7 @@ def strictly(
 
 
 def test_strict_names_host_address_line_and_what_is_missing(release: Release, tmp_path: Path) -> None:
-    done, (call,) = strictly(release, GET.replace("u:secret@", ""), tmp_path)
+    done, (call,) = run_strictly(release, GET.replace("u:secret@", ""), tmp_path)
     assert done.returncode == 1
     assert (
         "ConnectionBlockedError: repo org/name is not in the bundle: a connection to models.example was refused"
@@ -219,7 +219,7 @@ def test_strict_names_host_address_line_and_what_is_missing(release: Release, tm
 )
 def test_only_addresses_of_a_hub_are_repositories(release: Release, tmp_path: Path, address: str, cure: str) -> None:
     code = f"import urllib.request\nurllib.request.urlopen({address!r})\n"
-    _, (call,) = strictly(release, code, tmp_path, HF_ENDPOINT="https://own.example")
+    _, (call,) = run_strictly(release, code, tmp_path, HF_ENDPOINT="https://own.example")
     assert cure in call.fix
 
 
@@ -229,7 +229,7 @@ def test_strict_clears_proxies_and_leaves_loopback_open(release: Release, tmp_pa
         code = (
             f"import socket, urllib.request\nsocket.create_connection(('127.0.0.1', {port})).close()\nprint('open')\n"
         )
-        done, found = strictly(
+        done, found = run_strictly(
             release, code + "urllib.request.urlopen('http://models.example/')\n", tmp_path,
             http_proxy=f"http://127.0.0.1:{port}", HTTPS_PROXY=f"http://127.0.0.1:{port}",
         )  # fmt: skip
@@ -254,7 +254,7 @@ print("open")
 
 
 def test_strict_lets_this_machine_be_reached_by_each_of_its_names(release: Release, tmp_path: Path) -> None:
-    done, found = strictly(release, THIS_MACHINE, tmp_path)
+    done, found = run_strictly(release, THIS_MACHINE, tmp_path)
     assert (done.stdout, done.stderr, found) == ("open\n", "", ())
 
 
@@ -275,7 +275,7 @@ def test_a_name_of_this_machine_that_leads_to_another_one_leads_nowhere(release:
     hosts.write_text("127.0.0.1 localhost\n192.0.2.9 elsewhere\n")
     named = f'{require_tool("mount")} --bind "{hosts}" /etc/hosts && {require_tool("hostname")} elsewhere && exec "$@"'
     before = (require_tool("unshare"), "-nmu" if os.getuid() == 0 else "-rnmu", "sh", "-c", named, "sh")
-    done, found = strictly(release, LED_AWAY, tmp_path, *before)
+    done, found = run_strictly(release, LED_AWAY, tmp_path, *before)
     assert done.stdout.split() == [
         "192.0.2.9",
         "ConnectionBlockedError",
@@ -304,7 +304,7 @@ for way in ways:
 
 
 def test_strict_sees_each_way_that_a_socket_has(release: Release, tmp_path: Path) -> None:
-    done, found = strictly(release, WAYS, tmp_path)
+    done, found = run_strictly(release, WAYS, tmp_path)
     assert done.stdout.split() == ["ConnectionBlockedError"] * 4, done.stderr
     assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.4"]
 
@@ -327,14 +327,14 @@ if __name__ == "__main__":
     child = multiprocessing.get_context("spawn").Process(target=call, args=("child.example",))
     child.start(); child.join()
 """
-    done, found = strictly(release, code, tmp_path)
+    done, found = run_strictly(release, code, tmp_path)
     assert (done.returncode, done.stdout.split()) == (0, ["ConnectionBlockedError"] * 3), done.stderr
     assert [call.host for call in found] == ["192.0.2.1", "192.0.2.2", "child.example"]
 
 
 def test_hosts_that_may_be_reached_and_hosts_that_may_be_asked_in_vain(release: Release, tmp_path: Path) -> None:
     code = "import socket\nfor host in ('192.0.2.1', 'tracker.example'):\n    try:\n        socket.create_connection((host, 443), timeout=0.2)\n    except OSError as error:\n        print(type(error).__name__, error)\n"
-    done, found = strictly(
+    done, found = run_strictly(
         release, code, tmp_path, require_tool("unshare"), "-rn" if os.getuid() else "-n",
         BUNDLE_GUARD_ALLOW="192.0.2.1", BUNDLE_GUARD_TOLERATE="tracker.example",
     )  # fmt: skip
@@ -383,7 +383,7 @@ def test_who_asked_from_an_event_loop_or_a_pool_is_the_program_and_not_the_guard
     release: Release, tmp_path: Path, code: str, asked: str | tuple[str, ...]
 ) -> None:
     """A name is looked up in a thread of its own, where every frame is one of libraries."""
-    done, (call,) = strictly(release, code, tmp_path)
+    done, (call,) = run_strictly(release, code, tmp_path)
     assert (done.returncode, "ConnectionBlockedError" in done.stderr) == (1, True)
     assert call.asked.startswith(asked)
     assert "airgap" not in call.asked
@@ -409,7 +409,7 @@ def test_the_hub_s_client_fails_at_once_and_is_seen_offline_too(
 ) -> None:
     """Offline it refuses by itself, with no connection to see; online it would try for half a minute."""
     live = Release(prefix=demo.prefix, name=demo.current.readlink().name)
-    done, found = strictly(live, HUB, tmp_path, HF_HUB_OFFLINE=offline)
+    done, found = run_strictly(live, HUB, tmp_path, HF_HUB_OFFLINE=offline)
     name, seconds = done.stdout.split()
     assert (name, float(seconds) < 10) == (error, True), done.stderr
     assert {(call.kind, call.name, call.host) for call in found} == {("repo", "org/codebook", "huggingface.co")}

@@ -35,14 +35,14 @@ print(snapshot_download("org/flash", repo_type=sys.argv[1], revision=sys.argv[2]
 KERNEL = "from kernels import get_kernel; print(get_kernel('org/flash', version=1, backend='cpu').forward())"
 
 
-def lock_with(same: str) -> Lock:
+def make_kernel_lock(same: str) -> Lock:
     """A kernel, and a model that answers to another id."""
     flash, other = make_lock(CONTENTS).models
     flash = dataclasses.replace(flash, source="kernel:org/flash@x", repo_id="org/flash", revisions=("v1",))
     return make_lock(CONTENTS, models=(flash, dataclasses.replace(other, repo_id=same)))
 
 
-def installed(folder: Path, locked: Lock) -> Release:
+def place_models(folder: Path, locked: Lock) -> Release:
     """The placed models of a lock and the hub view of them."""
     release = Release(prefix=folder, name=locked.release_name)
     for model in locked.models:
@@ -56,13 +56,13 @@ def installed(folder: Path, locked: Lock) -> Release:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    return installed(tmp_path / "opt", lock_with("org/same"))
+    return place_models(tmp_path / "opt", make_kernel_lock("org/same"))
 
 
 @pytest.fixture(scope="module")
 def kernels(shared: Shared) -> Path:
     """A folder with the real package ``kernels``; what it needs besides is here already."""
-    return shared.made("kernels", partial(install_packages, "--no-deps", "kernels==0.17.2", "tomlkit==0.15.2"))
+    return shared.get_or_make("kernels", partial(install_packages, "--no-deps", "kernels==0.17.2", "tomlkit==0.15.2"))
 
 
 def run(release: Release, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -95,8 +95,8 @@ def test_the_package_kernels_loads_what_was_carried(release: Release, kernels: P
 
 
 def test_a_model_of_the_same_id_keeps_its_folder(tmp_path: Path) -> None:
-    locked = lock_with("org/flash")
-    release = installed(tmp_path / "opt", locked)
+    locked = make_kernel_lock("org/flash")
+    release = place_models(tmp_path / "opt", locked)
     assert [locked.list_hub_folders(model) for model in locked.models] == [
         ("kernels--org--flash",),
         ("models--org--flash",),

@@ -24,7 +24,7 @@ def row(path: str, data: bytes) -> str:
     return f"{path},sha256={digest},{len(data)}\n"
 
 
-def locked(*names: str) -> Lock:
+def make_packages_lock(*names: str) -> Lock:
     wheels = {f"wheels/{name}-1-py3-none-any.whl": name.encode() for name in names}
     made = tuple(
         entries.Artifact(path=path, kind="wheel", size=len(data), sha256=compute_sha256(data), origin="a test")
@@ -51,7 +51,7 @@ def put(prefix: Path, package: str, files: dict[str, bytes], record: str | None 
     return Release(prefix=prefix, name="1-a")
 
 
-def faults(release: Release, of: Lock) -> list[tuple[str, str]]:
+def list_differences(release: Release, of: Lock) -> list[tuple[str, str]]:
     files, found = installed_files.read_installed_files(release, of)
     found += installed_files.find_altered(files, RecordingReporter())
     return [(fault.path.name, fault.message) for fault in found]
@@ -59,10 +59,10 @@ def faults(release: Release, of: Lock) -> list[tuple[str, str]]:
 
 def test_what_is_as_it_was_installed(tmp_path: Path) -> None:
     release = put(tmp_path, "alpha", {"alpha/x.py": b"x", "../../../bin/alpha": b"#!", "alpha/empty.py": b""})
-    assert faults(release, locked("alpha")) == []
-    files, _ = installed_files.read_installed_files(release, locked("alpha"))
+    assert list_differences(release, make_packages_lock("alpha")) == []
+    files, _ = installed_files.read_installed_files(release, make_packages_lock("alpha"))
     assert installed_files.find_missing(files) == []
-    assert installed_files.find_unknown_files(release, locked("alpha"), files) == []
+    assert installed_files.find_unknown_files(release, make_packages_lock("alpha"), files) == []
     assert tmp_path / "releases/1-a/venv/bin/alpha" in {file.path for file in files}
 
 
@@ -72,12 +72,12 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
     (home / "a.py").write_bytes(b"aX")
     (home / "b.py").unlink()
     (home / "c.py").write_bytes(b"ccc")
-    assert faults(release, locked("alpha")) == [
+    assert list_differences(release, make_packages_lock("alpha")) == [
         ("a.py", "its content is not what was installed"),
         ("b.py", "is missing"),
         ("c.py", "has 3 bytes and must have 2"),
     ]
-    files, _ = installed_files.read_installed_files(release, locked("alpha"))
+    files, _ = installed_files.read_installed_files(release, make_packages_lock("alpha"))
     assert [fault.path.name for fault in installed_files.find_missing(files)] == ["b.py", "c.py"]
 
 
@@ -95,20 +95,20 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
 )
 def test_a_broken_record(tmp_path: Path, record: str, message: str) -> None:
     release = put(tmp_path, "alpha", {"alpha/x.py": b"x"}, record)
-    (name, told), *rest = faults(release, locked("alpha"))
+    (name, told), *rest = list_differences(release, make_packages_lock("alpha"))
     assert (name, message in told, rest) == ("RECORD", True, []), told
 
 
 def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     release = put(tmp_path, "alpha", {"alpha/x.py": b"x"})
-    assert faults(release, locked("alpha", "beta")) == [("RECORD", "is missing")]
+    assert list_differences(release, make_packages_lock("alpha", "beta")) == [("RECORD", "is missing")]
 
 
 def test_a_file_that_two_packages_bring_is_right_in_either_form(tmp_path: Path) -> None:
     put(tmp_path, "alpha", {"tests/__init__.py": b"alpha"})
     release = put(tmp_path, "beta", {"tests/__init__.py": b"beta"})
-    both = locked("alpha", "beta")
-    assert faults(release, both) == []
+    both = make_packages_lock("alpha", "beta")
+    assert list_differences(release, both) == []
     (tmp_path / SITE / "tests" / "__init__.py").write_bytes(b"gamma")
     files, _ = installed_files.read_installed_files(release, both)
     assert [fault.packages for fault in installed_files.find_altered(files, RecordingReporter())] == [("alpha", "beta")]
@@ -119,8 +119,8 @@ def test_strangers_are_what_python_could_import(tmp_path: Path) -> None:
     for name in ("alpha/__pycache__/x.cpython-311.pyc", "evil.pth", "alpha/y.py"):
         (tmp_path / SITE / name).parent.mkdir(exist_ok=True)
         (tmp_path / SITE / name).write_bytes(b"")
-    files, _ = installed_files.read_installed_files(release, locked("alpha"))
-    assert [path.name for path in installed_files.find_unknown_files(release, locked("alpha"), files)] == [
+    files, _ = installed_files.read_installed_files(release, make_packages_lock("alpha"))
+    assert [path.name for path in installed_files.find_unknown_files(release, make_packages_lock("alpha"), files)] == [
         "y.py",
         "evil.pth",
     ]

@@ -19,7 +19,7 @@ from bundler.offline.environment import guard
 from bundler.offline.prefix.releases import Release
 from bundler.offline.rendering import env_file
 from tests.support.bundles import make_lock
-from tests.support.programs import make_nobody_command, grant_read_access, find_public_python, require_tool
+from tests.support.programs import find_public_python, grant_read_access, make_nobody_command, require_tool
 
 LOCK = make_lock({"bundle.pyz": b"x"})
 NOBODY = 65534
@@ -71,7 +71,7 @@ def temporary(tmp_path: Path) -> Path:
     return folder
 
 
-def caches(release: Release, variables: Mapping[str, object], *before: object, code: str = TELL) -> dict[str, str]:
+def read_caches(release: Release, variables: Mapping[str, object], *before: object, code: str = TELL) -> dict[str, str]:
     """The variables that a start of Python by another user has."""
     command = [*map(str, before), *make_nobody_command(), str(release.python), "-c", code]
     told = {"PATH": os.environ["PATH"], **{name: str(value) for name, value in variables.items()}}
@@ -80,7 +80,7 @@ def caches(release: Release, variables: Mapping[str, object], *before: object, c
     return dict(json.loads(done.stdout))
 
 
-def folder_of(told: Mapping[str, str]) -> Path:
+def get_cache_folder(told: Mapping[str, str]) -> Path:
     """The one folder that all variables lead below."""
     folder = Path(told["HF_HOME"]).parent
     assert env_file.make_cache_variables(folder) == {name: told[name] for name in env_file.CACHES}
@@ -89,13 +89,13 @@ def folder_of(told: Mapping[str, str]) -> Path:
 
 @root_only
 def test_a_user_who_may_only_read_has_a_folder_of_their_own(release: Release, home: Path, tmp_path: Path) -> None:
-    assert folder_of(caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
+    assert get_cache_folder(read_caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
     assert not list(home.iterdir()), "a start alone writes nothing"
     other = tmp_path / "caches"
     other.mkdir()
     os.chown(other, NOBODY, NOBODY)
-    told = caches(release, {"HOME": home, "XDG_CACHE_HOME": other})
-    assert (folder_of(told), told["XDG_CACHE_HOME"]) == (other / "airgap-guard", str(other))
+    told = read_caches(release, {"HOME": home, "XDG_CACHE_HOME": other})
+    assert (get_cache_folder(told), told["XDG_CACHE_HOME"]) == (other / "airgap-guard", str(other))
 
 
 @root_only
@@ -106,17 +106,17 @@ def test_a_volume_of_root_is_used_where_the_user_names_it_and_that_of_another_us
     volume.mkdir()
     volume.chmod(0o777)
     told = {"XDG_CACHE_HOME": f"{volume}/", "TMPDIR": temporary}
-    assert folder_of(caches(release, told)) == volume / "airgap-guard"
+    assert get_cache_folder(read_caches(release, told)) == volume / "airgap-guard"
     os.chown(volume, 1234, 1234)
-    assert folder_of(caches(release, told)).parent == temporary
+    assert get_cache_folder(read_caches(release, told)).parent == temporary
     os.chown(volume, 0, 0)
     (volume / "airgap-guard").mkdir()  # of another user, whose files would be run
     (volume / "airgap-guard").chmod(0o777)
-    assert folder_of(caches(release, told)).parent == temporary
+    assert get_cache_folder(read_caches(release, told)).parent == temporary
 
 
 def test_values_that_the_user_set_win_each_for_itself(release: Release, home: Path) -> None:
-    told = caches(release, {"HOME": home, "HF_HOME": "/data/hf", "TRITON_CACHE_DIR": "/data/triton"})
+    told = read_caches(release, {"HOME": home, "HF_HOME": "/data/hf", "TRITON_CACHE_DIR": "/data/triton"})
     assert (told["HF_HOME"], told["TRITON_CACHE_DIR"]) == ("/data/hf", "/data/triton")
     assert "/data" not in told["TORCH_HOME"]
     assert "HF_MODULES_CACHE" not in told, "libraries look for it below HF_HOME"
@@ -126,15 +126,17 @@ def test_values_that_the_user_set_win_each_for_itself(release: Release, home: Pa
 def test_var_is_for_the_user_that_it_belongs_to_and_for_nobody_else(release: Release, home: Path) -> None:
     os.chown(release.writable_folder, NOBODY, NOBODY)
     try:
-        assert folder_of(caches(release, {"HOME": home})) == release.writable_folder
+        assert get_cache_folder(read_caches(release, {"HOME": home})) == release.writable_folder
         torch = release.writable_folder / "torch"
         torch.mkdir()  # root ran it before the folder was given away
-        assert folder_of(caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
+        assert get_cache_folder(read_caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
         torch.rmdir()
         release.writable_folder.chmod(0o777)
-        assert folder_of(caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
+        assert get_cache_folder(read_caches(release, {"HOME": home})) == home / ".cache" / "airgap-guard"
         told = subprocess.run([release.python, "-c", TELL], check=True, capture_output=True, text=True, env={}).stdout
-        assert folder_of(json.loads(told)) != release.writable_folder, "root would run code that another user put there"
+        assert get_cache_folder(json.loads(told)) != release.writable_folder, (
+            "root would run code that another user put there"
+        )
     finally:
         os.chown(release.writable_folder, 0, 0)
         release.writable_folder.chmod(0o755)
@@ -145,11 +147,11 @@ def test_var_is_for_the_user_that_it_belongs_to_and_for_nobody_else(release: Rel
 def test_without_a_home_it_is_a_private_folder_and_the_same_one_again(
     release: Release, temporary: Path, variables: dict[str, str]
 ) -> None:
-    first = folder_of(told := caches(release, {"TMPDIR": temporary, **variables}))
+    first = get_cache_folder(told := read_caches(release, {"TMPDIR": temporary, **variables}))
     assert first.parent == temporary
     assert (first.stat().st_uid, first.stat().st_mode & 0o777) == (NOBODY, 0o700)
     assert told["XDG_CACHE_HOME"] == str(first), "other libraries have a place for their caches too"
-    assert folder_of(caches(release, {"TMPDIR": temporary, **variables})) == first
+    assert get_cache_folder(read_caches(release, {"TMPDIR": temporary, **variables})) == first
     assert list(temporary.iterdir()) == [first]
 
 
@@ -162,17 +164,17 @@ def test_what_others_planted_is_not_used(release: Release, temporary: Path, home
         folder.chmod(mode)
         os.chown(folder, owner, owner)
     (temporary / f"airgap-guard-{NOBODY}-2").symlink_to(home)
-    assert folder_of(caches(release, {"TMPDIR": temporary})) == mine.with_name(f"airgap-guard-{NOBODY}-3")
+    assert get_cache_folder(read_caches(release, {"TMPDIR": temporary})) == mine.with_name(f"airgap-guard-{NOBODY}-3")
     mine.with_name(f"airgap-guard-{NOBODY}-3").rmdir()
-    made = folder_of(caches(release, {"TMPDIR": temporary}))
+    made = get_cache_folder(read_caches(release, {"TMPDIR": temporary}))
     assert len(made.name) > len(mine.name) + 10, "nobody can foresee it"
     planted = home / ".cache" / "airgap-guard"
     planted.mkdir(parents=True)  # root's, in the home of another
-    assert folder_of(caches(release, {"HOME": home, "TMPDIR": temporary})) == made
+    assert get_cache_folder(read_caches(release, {"HOME": home, "TMPDIR": temporary})) == made
     shared = temporary / "not sticky"
     shared.mkdir()
     shared.chmod(0o777)
-    told = folder_of(caches(release, {"TMPDIR": shared, "TEMP": temporary}))
+    told = get_cache_folder(read_caches(release, {"TMPDIR": shared, "TEMP": temporary}))
     assert told == made, "in the other, others could put one of theirs in its place"
 
 
@@ -203,15 +205,15 @@ def read_only_but(folder: Path) -> tuple[object, ...]:
 def test_a_volume_for_tmp_that_is_not_sticky_is_better_than_none(release: Release, temporary: Path) -> None:
     """As Kubernetes mounts an emptyDir, with a read-only root file system."""
     temporary.chmod(0o777)
-    told = caches(release, {"TMPDIR": temporary}, *read_only_but(temporary))
-    assert folder_of(told).parent == temporary
+    told = read_caches(release, {"TMPDIR": temporary}, *read_only_but(temporary))
+    assert get_cache_folder(told).parent == temporary
 
 
 @root_only
 def test_who_can_write_nowhere_can_import_torch_all_the_same(release: Release, tmp_path: Path) -> None:
     """torch makes its folder when it is imported; one that is there already need not be made."""
     code = f"{TELL}; os.makedirs(os.environ['TORCHINDUCTOR_CACHE_DIR'], exist_ok=True)"
-    told = caches(release, {}, *read_only_but(tmp_path), code=code)
+    told = read_caches(release, {}, *read_only_but(tmp_path), code=code)
     assert {told[name] for name in env_file.CACHES} == {str(release.writable_folder)}
 
 

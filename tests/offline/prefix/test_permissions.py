@@ -39,7 +39,7 @@ def again(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path, Path]:
     return made[0], prefix, victim
 
 
-def refused(run: Run, path: Path, prefix: Path, message: str) -> None:
+def check_refused(run: Run, path: Path, prefix: Path, message: str) -> None:
     code, told = run("install", path, "--prefix", prefix)
     assert (code, message in told["error"]["message"]) == (8, True), told
     assert told["error"]["hint"]
@@ -57,7 +57,7 @@ def test_no_folder_of_a_prefix_can_be_written_by_others(made: tuple[Path, Path])
 def test_a_prefix_that_anybody_may_write_to(run: Run, again: tuple[Path, Path, Path], name: str, mode: int) -> None:
     path, prefix, _ = again
     (prefix / name).chmod(mode)
-    refused(run, path, prefix, "another user could change what is installed here: anybody may write to it")
+    check_refused(run, path, prefix, "another user could change what is installed here: anybody may write to it")
 
 
 def test_a_prefix_that_a_group_may_write_to(
@@ -66,7 +66,7 @@ def test_a_prefix_that_a_group_may_write_to(
     path, prefix, _ = again
     prefix.chmod(0o775)
     monkeypatch.setattr(permissions, "_is_private_group", lambda group, owner: False)
-    refused(run, path, prefix, "its group, number")
+    check_refused(run, path, prefix, "its group, number")
 
 
 def test_a_group_of_one_s_own_is_nobody_else(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ def test_a_prefix_that_belongs_to_another(
         os.chown(prefix, 65534, 65534)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    refused(run, path, prefix, "another user could change what is installed here: it belongs to ")
+    check_refused(run, path, prefix, "another user could change what is installed here: it belongs to ")
 
 
 def test_a_folder_above_from_which_the_prefix_can_be_taken(run: Run, again: tuple[Path, Path, Path]) -> None:
     path, prefix, _ = again
     prefix.parent.chmod(0o777)
     try:
-        refused(run, path, prefix, "anybody may write to this folder, and replace the prefix with another folder")
+        check_refused(run, path, prefix, "anybody may write to this folder, and replace the prefix with another folder")
         prefix.parent.chmod(0o1777)  # as /tmp is
         permissions.require_exclusive_access(prefix)
     finally:
@@ -103,12 +103,14 @@ def test_a_link_on_the_way_is_looked_behind(run: Run, again: tuple[Path, Path, P
     way.symlink_to(victim)
     (victim / "opt").mkdir()
     victim.chmod(0o777)
-    refused(run, path, way / "opt", "anybody may write to this folder, and replace the prefix with another folder")
+    check_refused(
+        run, path, way / "opt", "anybody may write to this folder, and replace the prefix with another folder"
+    )
     victim.chmod(0o755)
     permissions.require_exclusive_access(way / "opt")
     if os.getuid() == 0:
         os.chown(way, 65534, 65534, follow_symlinks=False)
-        refused(run, path, way / "opt", "this is a link of ")
+        check_refused(run, path, way / "opt", "this is a link of ")
 
 
 OTHER = 65534
@@ -124,7 +126,7 @@ def test_a_link_of_one_s_own_that_leads_through_another_s(run: Run, again: tuple
     way.symlink_to(theirs)
     permissions.require_exclusive_access(way / "opt")
     os.chown(theirs, OTHER, OTHER, follow_symlinks=False)
-    refused(run, path, way / "opt", "this is a link of ")
+    check_refused(run, path, way / "opt", "this is a link of ")
 
 
 @AS_ROOT
@@ -153,7 +155,7 @@ def test_a_link_of_one_s_own_that_leads_through_a_folder_of_another(run: Run, ag
     (prefix.parent / "way").symlink_to(victim / "through")
     permissions.require_exclusive_access(prefix.parent / "way" / "opt")
     os.chown(victim, OTHER, OTHER)
-    refused(run, path, prefix.parent / "way" / "opt", "a link leads through this folder of ")
+    check_refused(run, path, prefix.parent / "way" / "opt", "a link leads through this folder of ")
     permissions.require_exclusive_access(prefix)
 
 
@@ -238,7 +240,7 @@ def test_a_planted_link_is_refused_and_nothing_follows_it(
     path, prefix, victim = again
     plant(prefix, victim)
     before = {str(one): one.lstat().st_mtime_ns for one in victim.rglob("*")}
-    refused(run, path, prefix, message)
+    check_refused(run, path, prefix, message)
     assert {str(one): one.lstat().st_mtime_ns for one in victim.rglob("*")} == before
 
 

@@ -12,11 +12,11 @@ from bundler.progress import RecordingReporter
 from tests.support.releases import install_release
 
 
-def there(prefix: Path) -> list[str]:
+def list_releases(prefix: Path) -> list[str]:
     return sorted(path.name for path in (prefix / "releases").iterdir())
 
 
-def models(prefix: Path) -> list[str]:
+def list_models(prefix: Path) -> list[str]:
     return sorted(path.name for path in (prefix / "models").iterdir())
 
 
@@ -26,9 +26,9 @@ def test_a_model_goes_with_the_last_release_that_holds_it(tmp_path: Path) -> Non
     install_release(tmp_path, "3-cccccccc", 3)
     gone = removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())
     assert (gone.releases, gone.models, gone.bytes > 100) == (("1-aaaaaaaa",), (f"n-{'1' * 12}",), True)
-    assert (there(tmp_path), models(tmp_path)) == (["2-bbbbbbbb", "3-cccccccc"], ["m-111111111111"])
+    assert (list_releases(tmp_path), list_models(tmp_path)) == (["2-bbbbbbbb", "3-cccccccc"], ["m-111111111111"])
     assert removal.remove_release(tmp_path, "2-bbbbbbbb", RecordingReporter()).models == ("m-111111111111",)
-    assert (there(tmp_path), models(tmp_path)) == (["3-cccccccc"], [])
+    assert (list_releases(tmp_path), list_models(tmp_path)) == (["3-cccccccc"], [])
 
 
 def test_the_live_release_can_not_be_removed(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_live_release_can_not_be_removed(tmp_path: Path) -> None:
     (tmp_path / "current" / "receipt.json").write_text("{")
     with pytest.raises(UsageError, match="1-aaaaaaaa is the live release"):
         removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter())
-    assert there(tmp_path) == ["1-aaaaaaaa"]
+    assert list_releases(tmp_path) == ["1-aaaaaaaa"]
 
 
 @pytest.mark.parametrize("name", ["9-eeeeeeee", "..", "../releases/1-aaaaaaaa", "", "."])
@@ -49,7 +49,7 @@ def test_a_release_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="there is no release") as caught:
         removal.remove_release(tmp_path, name, RecordingReporter())
     assert "installed here: 1-aaaaaaaa, 2-bbbbbbbb" in caught.value.hint
-    assert there(tmp_path) == ["1-aaaaaaaa", "2-bbbbbbbb"]
+    assert list_releases(tmp_path) == ["1-aaaaaaaa", "2-bbbbbbbb"]
 
 
 def test_removing_the_way_back_is_said(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_prune_keeps_the_live_one_then_the_ways_back_then_the_newest(tmp_path: P
     rollback.roll_back(tmp_path)  # 2-bbbbbbbb is live, 1-aaaaaaaa the way back, 4-dddddddd the newest
     assert removal.prune_releases(tmp_path, 3, RecordingReporter()).releases == ("3-cccccccc",)
     assert removal.prune_releases(tmp_path, 2, RecordingReporter()).releases == ("4-dddddddd",)
-    assert there(tmp_path) == ["1-aaaaaaaa", "2-bbbbbbbb"]
+    assert list_releases(tmp_path) == ["1-aaaaaaaa", "2-bbbbbbbb"]
     assert removal.prune_releases(tmp_path, 1, RecordingReporter()).releases == ("1-aaaaaaaa",)
     assert removal.prune_releases(tmp_path, 1, RecordingReporter()).releases == ()
     assert releases.require_live(tmp_path).name == "2-bbbbbbbb"
@@ -90,7 +90,7 @@ def test_prune_clears_what_killed_runs_left_and_leaves_what_it_does_not_know(tmp
     report = RecordingReporter()
     assert removal.prune_releases(tmp_path, 1, report).releases == ("2-bbbbbbbb",)
     assert "the receipt of 1-aaaaaaaa is damaged, so it stays" in report.warnings[0]
-    assert (there(tmp_path), models(tmp_path)) == (["1-aaaaaaaa", "3-cccccccc"], [])
+    assert (list_releases(tmp_path), list_models(tmp_path)) == (["1-aaaaaaaa", "3-cccccccc"], [])
     assert removal.remove_release(tmp_path, "1-aaaaaaaa", RecordingReporter()).releases == ("1-aaaaaaaa",)
 
 
@@ -104,4 +104,4 @@ def test_a_link_in_the_prefix_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UnsafeError, match="this is a link"):
         removal.prune_releases(tmp_path / "opt", 1, RecordingReporter())
     assert (tmp_path / "elsewhere" / "mine").exists()
-    assert there(tmp_path / "opt") == ["1-aaaaaaaa", "2-bbbbbbbb"]
+    assert list_releases(tmp_path / "opt") == ["1-aaaaaaaa", "2-bbbbbbbb"]

@@ -23,13 +23,13 @@ from tests.support.smoke_results import make_smoke_result
 SMOKE = [make_smoke_result(loader="files", peak_rss_bytes=9 << 30), make_smoke_result(peak_rss_bytes=700 << 20)]
 
 
-def steps(locked: Lock) -> list[str]:
+def list_steps(locked: Lock) -> list[str]:
     """The instructions of the Dockerfile, continued lines joined."""
     text = dockerfile.render_dockerfile(locked, None).replace("\\\n", " ")
     return [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def with_models(**licences: str) -> Lock:
+def make_lock_with_models(**licences: str) -> Lock:
     files = {"bundle.pyz": b"x", **{f"models/{alias}/w.bin": alias.encode() for alias in licences}}
     locked = make_lock(files)
     models = [dataclasses.replace(model, licence=licences[model.alias]) for model in locked.models]
@@ -37,7 +37,7 @@ def with_models(**licences: str) -> Lock:
 
 
 def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() -> None:
-    found = [step for step in steps(with_models(b="MIT", a="Apache-2.0")) if step.startswith("RUN")]
+    found = [step for step in list_steps(make_lock_with_models(b="MIT", a="Apache-2.0")) if step.startswith("RUN")]
     assert "network not cut" in found[0]
     assert [step.partition(" --only ")[2].split(" ")[0] for step in found[1:]] == [
         "model:a",
@@ -47,11 +47,13 @@ def test_one_step_for_each_part_the_least_changing_first_and_the_install_last() 
     ]
     app = make_lock({**SMALL, "app/main.py": b""})
     with_app = [
-        step.partition(" --only ")[2].split(" ")[0] for step in steps(app) if "bundle-installer.pyz install" in step
+        step.partition(" --only ")[2].split(" ")[0]
+        for step in list_steps(app)
+        if "bundle-installer.pyz install" in step
     ]
     assert with_app == ["model:m", "environment", "app", ""]
     assert all(step.startswith("RUN --mount=type=bind,source=.,target=/carried ") for step in found[1:])
-    assert not any(step.startswith(("COPY", "ADD")) for step in steps(with_models(a="")))
+    assert not any(step.startswith(("COPY", "ADD")) for step in list_steps(make_lock_with_models(a="")))
 
 
 def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) ->
         raw=bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
     )  # RFC 8032, 7.1
     asked = trusted_keys.TrustPolicy(keys=(key,), revoked=frozenset(["0" * 64]), threshold=1, source="a test")
-    text = dockerfile.render_dockerfile(with_models(a=""), asked)
+    text = dockerfile.render_dockerfile(make_lock_with_models(a=""), asked)
     assert text.count(" --trust /carried/trust --trust-threshold 1") == 3
     assert "and the trusted keys in trust/" in text
     dockerfile.write_keys(tmp_path, asked)
@@ -71,7 +73,7 @@ def test_the_bake_asks_for_the_signatures_that_were_asked_for(tmp_path: Path) ->
 def test_it_needs_no_frontend_and_no_registry() -> None:
     text = dockerfile.render_dockerfile(make_lock(SMALL), None)
     assert "syntax=" not in text
-    assert steps(make_lock(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
+    assert list_steps(make_lock(SMALL))[:2] == ["ARG BASE=docker.io/library/python:3.11-slim", "FROM ${BASE}"]
 
 
 def test_a_carried_base_goes_by_its_local_name_and_another_by_its_digest() -> None:
@@ -83,7 +85,7 @@ def test_a_carried_base_goes_by_its_local_name_and_another_by_its_digest() -> No
 
 
 def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None:
-    found = steps(make_lock(SMALL, image=entries.Image(user=1234)))
+    found = list_steps(make_lock(SMALL, image=entries.Image(user=1234)))
     assert 'ENTRYPOINT ["/opt/test/current/venv/bin/python"]' in found
     (check,) = [step for step in found if step.startswith("HEALTHCHECK")]
     assert check.endswith(
@@ -97,15 +99,19 @@ def test_it_runs_as_any_user_of_group_0_and_is_looked_at_without_torch() -> None
 
 def test_the_application_is_what_starts() -> None:
     app = entries.App(entrypoint=("python", "-m", 'my"app'))
-    found = steps(make_lock({**SMALL, "app/main.py": b""}, app=app))
+    found = list_steps(make_lock({**SMALL, "app/main.py": b""}, app=app))
     assert "WORKDIR /opt/test/current/app" in found
     assert 'ENTRYPOINT ["python", "-m", "my\\"app"]' in found
 
 
 def test_labels_say_what_it_is_and_can_say_nothing_else() -> None:
-    (found,) = [step for step in steps(with_models(a="MIT", b='x" $(rm) \\', c="MIT")) if step.startswith("LABEL ")]
+    (found,) = [
+        step
+        for step in list_steps(make_lock_with_models(a="MIT", b='x" $(rm) \\', c="MIT"))
+        if step.startswith("LABEL ")
+    ]
     assert 'org.opencontainers.image.licenses="MIT AND x? ?(rm) ?"' in found
-    digest = with_models(a="MIT", b='x" $(rm) \\', c="MIT").digest
+    digest = make_lock_with_models(a="MIT", b='x" $(rm) \\', c="MIT").digest
     assert found.endswith(f'bundle.digest="sha256:{digest}"')
 
 
@@ -154,7 +160,7 @@ def test_names_that_yaml_would_read_as_something_else(name: str) -> None:
 
 def test_a_model_s_layer_leaves_no_trace_of_the_run_that_made_it() -> None:
     """docker dates what a step writes by the clock: buildah alone is told a time."""
-    (step,) = [step for step in steps(with_models(a="")) if "--only model:a" in step]
+    (step,) = [step for step in list_steps(make_lock_with_models(a="")) if "--only model:a" in step]
     assert "TMPDIR=/dev/shm python3 -B -I -S" in step
     assert step.endswith(
         "rm -f /opt/test/.lock /opt/test/models/.*.made && touch -d @315532800 /opt /opt/test /opt/test/models"

@@ -19,7 +19,7 @@ from bundler.format.signing import signature_envelope
 from bundler.format.tar import archive
 from bundler.offline import preflight
 from tests.support.bundles import SMALL, PackedBundle
-from tests.support.programs import run_bundle, require_tool
+from tests.support.programs import require_tool, run_bundle
 from tests.support.signing import Pair
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,7 +32,7 @@ def sign(packed: PackedBundle, *pairs: Pair) -> PackedBundle:
     return packed
 
 
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def read_result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
@@ -61,9 +61,9 @@ def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
     other = make_key_pair("other")
     sign(signed, builder, other)
     claimed = sorted([builder.fingerprint, other.fingerprint])
-    shown = told(run_in_process("inspect", signed.path, "--json"))["result"]
+    shown = read_result(run_in_process("inspect", signed.path, "--json"))["result"]
     assert shown["signed_by"] == claimed
-    checked = told(run_in_process("verify", signed.path, "--trust", builder.public, "--json"))
+    checked = read_result(run_in_process("verify", signed.path, "--trust", builder.public, "--json"))
     assert (checked["result"]["signed_by"], checked["result"]["trusted"]) == (claimed, [builder.fingerprint])
     assert checked["warnings"] == []
     words = run_in_process("verify", signed.path, "--trust", builder.public).stdout
@@ -78,18 +78,18 @@ def test_a_signed_bundle_is_taken_and_all_say_who_vouched(
     )
 
 
-def unsigned(packed: PackedBundle, _: Pairs) -> str:
+def remove_signature(packed: PackedBundle, _: Pairs) -> str:
     archive.rewrite_head(packed.path, packed.lock, None)
     return "nobody signed it"
 
 
-def by_another(packed: PackedBundle, pair: Pairs) -> str:
+def sign_by_another(packed: PackedBundle, pair: Pairs) -> str:
     other = pair("other")
     sign(packed, other)
     return f"it says it is signed by {other.fingerprint}, which is not one of them"
 
 
-def forged(packed: PackedBundle, pair: Pairs) -> str:
+def forge_signature(packed: PackedBundle, pair: Pairs) -> str:
     """The keyid of the trusted key, over the bytes of another one's signature."""
     known = json.loads(signature_envelope.sign_lock(packed.lock, [pair("forger").signer]) or b"")
     with archive.open_bundle(packed.path) as carried:
@@ -99,7 +99,7 @@ def forged(packed: PackedBundle, pair: Pairs) -> str:
     return f"a signature names the key {real['keyid']} and is not by it"
 
 
-def half_forged(packed: PackedBundle, _: Pairs) -> str:
+def forge_one_signature(packed: PackedBundle, _: Pairs) -> str:
     """The trusted signature is there, and another one that claims to be the same key's."""
     with archive.open_bundle(packed.path) as carried:
         document = json.loads(carried.signature or b"")
@@ -109,9 +109,14 @@ def half_forged(packed: PackedBundle, _: Pairs) -> str:
     return "and is not by it"
 
 
-@pytest.mark.parametrize("spoil", [unsigned, by_another, forged, half_forged])
+@pytest.mark.parametrize("spoil", [remove_signature, sign_by_another, forge_signature, forge_one_signature])
 def test_what_the_trusted_did_not_sign_is_refused_before_anything_is_written(
-    signed: PackedBundle, builder: Pair, make_key_pair: Pairs, prefix: Path, run_in_process: Run, spoil: Callable[[PackedBundle, Pairs], str]
+    signed: PackedBundle,
+    builder: Pair,
+    make_key_pair: Pairs,
+    prefix: Path,
+    run_in_process: Run,
+    spoil: Callable[[PackedBundle, Pairs], str],
 ) -> None:
     message = spoil(signed, make_key_pair)
     for verb in (["verify", signed.path], ["install", signed.path, "--prefix", prefix]):
@@ -170,7 +175,9 @@ def test_damage_to_the_signature_is_told_from_forgery(signed: PackedBundle, buil
         assert (done.returncode, "bundle.sig (bytes " in done.stderr) == (6, True), done.stderr
 
 
-def test_a_threshold_counts_different_trusted_keys(signed: PackedBundle, builder: Pair, make_key_pair: Pairs, run_in_process: Run) -> None:
+def test_a_threshold_counts_different_trusted_keys(
+    signed: PackedBundle, builder: Pair, make_key_pair: Pairs, run_in_process: Run
+) -> None:
     second, third = make_key_pair("second"), make_key_pair("third")
     trusted = ["--trust", builder.public, "--trust", second.public, "--trust-threshold", 2]
     one = run_in_process("verify", signed.path, *trusted)
@@ -183,7 +190,9 @@ def test_a_threshold_counts_different_trusted_keys(signed: PackedBundle, builder
     twice = [entry for entry in document["signatures"] if entry["keyid"] == builder.fingerprint] * 2
     archive.rewrite_head(signed.path, signed.lock, lockfile.encode_canonical_json(document | {"signatures": twice}))
     assert run_in_process("verify", signed.path, *trusted).returncode == 7
-    again = run_in_process("verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2)
+    again = run_in_process(
+        "verify", signed.path, "--trust", builder.public, "--trust", builder.public, "--trust-threshold", 2
+    )
     assert (again.returncode, "the threshold is 2, but the number of different keys is 1" in again.stderr) == (
         2,
         True,
@@ -193,14 +202,18 @@ def test_a_threshold_counts_different_trusted_keys(signed: PackedBundle, builder
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 2])
-def test_a_threshold_that_makes_no_sense(signed: PackedBundle, builder: Pair, run_in_process: Run, threshold: int) -> None:
+def test_a_threshold_that_makes_no_sense(
+    signed: PackedBundle, builder: Pair, run_in_process: Run, threshold: int
+) -> None:
     done = run_in_process("verify", signed.path, "--trust", builder.public, "--trust-threshold", threshold)
     assert (done.returncode, "but the number of different keys is 1" in done.stderr) == (2, True)
     none = run_in_process("verify", signed.path, "--trust-threshold", 1)
     assert (none.returncode, "the threshold is 1, but the number of different keys is 0" in none.stderr) == (2, True)
 
 
-def test_a_folder_and_a_variable(signed: PackedBundle, builder: Pair, make_key_pair: Pairs, tmp_path: Path, run_in_process: Run) -> None:
+def test_a_folder_and_a_variable(
+    signed: PackedBundle, builder: Pair, make_key_pair: Pairs, tmp_path: Path, run_in_process: Run
+) -> None:
     folder = tmp_path / "trusted keys"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
@@ -209,7 +222,7 @@ def test_a_folder_and_a_variable(signed: PackedBundle, builder: Pair, make_key_p
     other = make_key_pair("other")
     for value in (str(folder), os.pathsep.join([str(other.public), str(folder)])):
         done = run_bundle("verify", signed.path, "--json", env=os.environ | {"BUNDLE_TRUST": value})
-        assert (done.returncode, told(done)["result"]["trusted"]) == (0, [builder.fingerprint])
+        assert (done.returncode, read_result(done)["result"]["trusted"]) == (0, [builder.fingerprint])
     refused = run_bundle("verify", signed.path, env=os.environ | {"BUNDLE_TRUST": str(other.public)})
     assert (refused.returncode, "of BUNDLE_TRUST" in refused.stderr) == (7, True)
     gone = run_bundle("verify", signed.path, env=os.environ | {"BUNDLE_TRUST": str(tmp_path / "none")})
@@ -252,7 +265,7 @@ def test_a_revoked_key_counts_for_nothing(
     assert not prefix.exists()
     sign(signed, builder, second)
     done = run_in_process("verify", signed.path, "--trust", folder, "--json")
-    assert (done.returncode, told(done)["result"]["trusted"]) == (0, [second.fingerprint])
+    assert (done.returncode, read_result(done)["result"]["trusted"]) == (0, [second.fingerprint])
     two = run_in_process("verify", signed.path, "--trust", folder, "--trust-threshold", 2)
     assert (two.returncode, "which is revoked and does not count" in two.stderr) == (7, True)
     # a key that is given by its file is no less revoked
@@ -260,7 +273,9 @@ def test_a_revoked_key_counts_for_nothing(
     assert only.returncode == 7
 
 
-def test_all_keys_revoked_is_not_the_same_as_no_keys(signed: PackedBundle, builder: Pair, tmp_path: Path, run_in_process: Run) -> None:
+def test_all_keys_revoked_is_not_the_same_as_no_keys(
+    signed: PackedBundle, builder: Pair, tmp_path: Path, run_in_process: Run
+) -> None:
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
@@ -269,7 +284,9 @@ def test_all_keys_revoked_is_not_the_same_as_no_keys(signed: PackedBundle, build
     assert (done.returncode, ": all are revoked" in done.stderr) == (7, True), done.stderr
 
 
-def test_a_list_of_revoked_keys_that_can_not_be_read(signed: PackedBundle, builder: Pair, tmp_path: Path, run_in_process: Run) -> None:
+def test_a_list_of_revoked_keys_that_can_not_be_read(
+    signed: PackedBundle, builder: Pair, tmp_path: Path, run_in_process: Run
+) -> None:
     folder = tmp_path / "trusted"
     folder.mkdir()
     (folder / "b.pub").write_text(builder.public.read_text())
@@ -309,17 +326,19 @@ def test_a_prefix_remembers_and_refuses_others(
     assert "of this prefix" in done.stderr
     good = next_one(pack, builder, sequence=4)
     done = run_in_process("install", good.path, "--prefix", prefix, "--json")
-    assert (done.returncode, told(done)["result"]["trusted"]) == (0, [builder.fingerprint])
+    assert (done.returncode, read_result(done)["result"]["trusted"]) == (0, [builder.fingerprint])
     assert "signature not checked" not in done.stderr
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_new_key_takes_over(builder: Pair, make_key_pair: Pairs, pack: Callable[..., PackedBundle], prefix: Path, run_in_process: Run) -> None:
+def test_a_new_key_takes_over(
+    builder: Pair, make_key_pair: Pairs, pack: Callable[..., PackedBundle], prefix: Path, run_in_process: Run
+) -> None:
     new = make_key_pair("new")
     both = next_one(pack, builder, new, sequence=2)
     done = run_in_process("install", both.path, "--prefix", prefix, "--trust", new.public)
     assert (done.returncode, f"to make it trust {new.fingerprint} as well" in done.stderr) == (0, True), done.stderr
-    shown = told(run_in_process("trust", "--prefix", prefix, "--json"))["result"]
+    shown = read_result(run_in_process("trust", "--prefix", prefix, "--json"))["result"]
     assert shown == {"keys": [builder.fingerprint], "revoked": [], "threshold": 1}
     assert run_in_process("trust", "--prefix", prefix, "--add", new.public).returncode == 0
     done = run_in_process("trust", "--prefix", prefix, "--remove", builder.fingerprint)
@@ -359,7 +378,12 @@ def test_what_changes_a_memory_and_what_does_not(
 
 @pytest.mark.usefixtures("installed")
 def test_a_revoked_key_is_learned_from_an_install_that_passes(
-    builder: Pair, make_key_pair: Pairs, pack: Callable[..., PackedBundle], tmp_path: Path, prefix: Path, run_in_process: Run
+    builder: Pair,
+    make_key_pair: Pairs,
+    pack: Callable[..., PackedBundle],
+    tmp_path: Path,
+    prefix: Path,
+    run_in_process: Run,
 ) -> None:
     second = make_key_pair("second")
     assert run_in_process("trust", "--prefix", prefix, "--add", second.public).returncode == 0
@@ -373,7 +397,9 @@ def test_a_revoked_key_is_learned_from_an_install_that_passes(
     assert (done.returncode, "which is revoked and does not count" in done.stderr) == (7, True), done.stderr
 
 
-def test_a_threshold_is_remembered(signed: PackedBundle, builder: Pair, make_key_pair: Pairs, prefix: Path, run_in_process: Run) -> None:
+def test_a_threshold_is_remembered(
+    signed: PackedBundle, builder: Pair, make_key_pair: Pairs, prefix: Path, run_in_process: Run
+) -> None:
     second = make_key_pair("second")
     trusted = ["--trust", builder.public, "--trust", second.public]
     sign(signed, builder, second)
@@ -383,7 +409,9 @@ def test_a_threshold_is_remembered(signed: PackedBundle, builder: Pair, make_key
     assert (done.returncode, "must be signed by 2 of the keys" in done.stderr) == (7, True), done.stderr
 
 
-def test_keys_may_be_there_before_the_first_install(small: PackedBundle, builder: Pair, prefix: Path, run_in_process: Run) -> None:
+def test_keys_may_be_there_before_the_first_install(
+    small: PackedBundle, builder: Pair, prefix: Path, run_in_process: Run
+) -> None:
     done = run_in_process("trust", "--prefix", prefix)
     assert (done.returncode, "there is no such prefix" in done.stderr, prefix.exists()) == (2, True, False)
     assert run_in_process("trust", "--prefix", prefix, "--add", builder.public).returncode == 0
@@ -399,7 +427,9 @@ def test_keys_may_be_there_before_the_first_install(small: PackedBundle, builder
         b'{"format":1,"keys":["x"],"revoked":["y"],"threshold":1}', b'{"format":1,"keys":["x"],"revoked":[],"threshold":0}',
     ],
 )  # fmt: skip
-def test_a_damaged_memory_trusts_nobody(installed: PackedBundle, prefix: Path, run_in_process: Run, damage: bytes) -> None:
+def test_a_damaged_memory_trusts_nobody(
+    installed: PackedBundle, prefix: Path, run_in_process: Run, damage: bytes
+) -> None:
     (prefix / "trust.json").write_bytes(damage)
     done = run_in_process("install", installed.path, "--prefix", prefix)
     assert (done.returncode, "the prefix's trusted keys are damaged" in done.stderr) == (7, True), done.stderr
@@ -407,7 +437,9 @@ def test_a_damaged_memory_trusts_nobody(installed: PackedBundle, prefix: Path, r
     assert run_in_process("trust", "--prefix", prefix, "--forget").returncode == 0
 
 
-def test_a_failed_install_remembers_nothing(signed: PackedBundle, builder: Pair, prefix: Path, run_in_process: Run) -> None:
+def test_a_failed_install_remembers_nothing(
+    signed: PackedBundle, builder: Pair, prefix: Path, run_in_process: Run
+) -> None:
     data = bytearray(signed.path.read_bytes())
     data[signed.lock.head_size + 10] ^= 1
     signed.path.write_bytes(data)
@@ -453,7 +485,12 @@ def test_neither_another_bundle_nor_a_lost_release_makes_room_for_an_older_one(
 
 @pytest.mark.parametrize("receipt", [b"{", None], ids=["damaged", "gone"])
 def test_a_receipt_that_does_not_say_lets_no_older_bundle_pass(
-    installed: PackedBundle, builder: Pair, pack: Callable[..., PackedBundle], prefix: Path, run_in_process: Run, receipt: bytes | None
+    installed: PackedBundle,
+    builder: Pair,
+    pack: Callable[..., PackedBundle],
+    prefix: Path,
+    run_in_process: Run,
+    receipt: bytes | None,
 ) -> None:
     assert run_in_process("install", next_one(pack, builder, sequence=5).path, "--prefix", prefix).returncode == 0
     (prefix / "sequences.json").unlink()  # as an older version of this program leaves a prefix

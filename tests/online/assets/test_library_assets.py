@@ -33,12 +33,12 @@ CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tikto
 
 @pytest.fixture
 def context(harness: ResolverHarness) -> BuildContext:
-    harness.wheel("pip", "90.0")
-    harness.wheel("uv", "90.0")
-    return BuildContext(cache=harness.store, config=harness.config, reporter=harness.report)
+    harness.add_to_index("pip", "90.0")
+    harness.add_to_index("uv", "90.0")
+    return BuildContext(cache=harness.cache, config=harness.config, reporter=harness.reporter)
 
 
-def archive_of(text: str) -> bytes:
+def make_archive(text: str) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as made:
         made.writestr(zipfile.ZipInfo("words/english"), text)
@@ -49,7 +49,7 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def listed(name: str, subdir: str, **said: object) -> str:
+def make_index_entry(name: str, subdir: str, **said: object) -> str:
     given = "".join(f' {key}="{value}"' for key, value in said.items())
     return f'<package id="{name}" subdir="{subdir}" unzip="1"{given}/>'
 
@@ -60,35 +60,39 @@ def index(*packages: str, before: str = "") -> bytes:
     return f'<?xml version="1.0"?>{before}<nltk_data>{text}</nltk_data>'.encode()
 
 
-WORDS, PUNKT = archive_of("the"), archive_of("dr")
+WORDS, PUNKT = make_archive("the"), make_archive("dr")
 
 
 @pytest.fixture
 def mirror(server: Loopback) -> Loopback:
     """A small mirror of NLTK's data: one package with each kind of published digest."""
     server.files["/data/index.xml"] = index(
-        listed("stopwords", "corpora", size=len(WORDS), checksum=md5(WORDS)),
-        listed("punkt_tab", "tokenizers", size=len(PUNKT), checksum="0" * 32, sha256_checksum=compute_sha256(PUNKT)),
+        make_index_entry("stopwords", "corpora", size=len(WORDS), checksum=md5(WORDS)),
+        make_index_entry(
+            "punkt_tab", "tokenizers", size=len(PUNKT), checksum="0" * 32, sha256_checksum=compute_sha256(PUNKT)
+        ),
     )
     server.files["/data/packages/corpora/stopwords.zip"] = WORDS
     server.files["/data/packages/tokenizers/punkt_tab.zip"] = PUNKT
     return server
 
 
-def wanted(tmp_path: Path, text: str) -> Path:
+def write_manifest(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "m.yaml"
     path.write_text(f"name: t\nversion: '1'\nsequence: 1\nassets: {text}\n")
     return path
 
 
-def gathered(tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)) -> list[Artifact]:
-    return collect.collect_assets(loading.load_manifest(wanted(tmp_path, text)).manifest.assets, packages, shop)
+def collect_assets(
+    tmp_path: Path, shop: BuildContext, text: str, packages: tuple[str, ...] = ("nltk",)
+) -> list[Artifact]:
+    return collect.collect_assets(loading.load_manifest(write_manifest(tmp_path, text)).manifest.assets, packages, shop)
 
 
 def test_packages_of_nltk_stand_where_the_index_says_with_what_it_published(
     tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
-    found = gathered(tmp_path, context, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
+    found = collect_assets(tmp_path, context, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data'}}]")
     assert [(one.path, one.sha256, one.size) for one in found] == [
         ("assets/nltk_data/corpora/stopwords.zip", compute_sha256(WORDS), len(WORDS)),
         ("assets/nltk_data/tokenizers/punkt_tab.zip", compute_sha256(PUNKT), len(PUNKT)),
@@ -102,7 +106,9 @@ def test_a_mirror_that_wants_a_login_gets_it_and_the_lock_does_not(
     tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
     mirror.logins["/data"] = "kim:hush"
-    (found,) = gathered(tmp_path, context, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]")
+    (found,) = collect_assets(
+        tmp_path, context, f"[{{nltk: [stopwords], mirror: '{mirror.with_login('kim:hush')}/data/'}}]"
+    )
     assert found.origin == f"{mirror.url}/data/packages/corpora/stopwords.zip"
 
 
@@ -113,7 +119,7 @@ def test_an_archive_that_is_not_what_the_index_says_is_refused_with_both_digests
     (path,) = (path for path in mirror.files if path.endswith(f"{name}.zip"))
     altered = mirror.files[path] = mirror.files[path].replace(b"english", b"ENGLISH")
     with pytest.raises(IntegrityError) as caught:
-        gathered(tmp_path, context, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
+        collect_assets(tmp_path, context, f"[{{nltk: [{name}], mirror: '{mirror.url}/data/'}}]")
     got = md5(altered) if name == "stopwords" else compute_sha256(altered)
     assert got in str(caught.value)
     assert published in str(caught.value)
@@ -124,7 +130,7 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
     tmp_path: Path, context: BuildContext, mirror: Loopback
 ) -> None:
     with pytest.raises(ResolveError) as caught:
-        gathered(tmp_path, context, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
+        collect_assets(tmp_path, context, f"[{{nltk: [punkt_tap, stopwords, popular], mirror: '{mirror.url}/data/'}}]")
     assert "'punkt_tap' is not a package; did you mean 'punkt_tab'?" in str(caught.value)
     assert "'popular' is a collection: name the packages" in str(caught.value)
     assert caught.value.where == f"{mirror.url}/data/index.xml"
@@ -136,13 +142,13 @@ def test_names_that_the_index_does_not_have_are_all_said_with_the_nearest(
         (b"<html><p>Log in<br></html>", "this is not NLTK's index: mismatched tag"),
         (b"<nltk_data>", "this is not NLTK's index: no element found"),
         (b"<html/>", "it lists no package"),
-        (index(listed("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
+        (index(make_index_entry("w", "corpora"), before='<!DOCTYPE x [<!ENTITY a "aaaa">]>'), "it declares entities"),
         (
-            index(listed("w", "../../x", checksum="0" * 32)),
+            index(make_index_entry("w", "../../x", checksum="0" * 32)),
             "puts 'w' into '../../x', which is not a folder of NLTK's data",
         ),
-        (index(listed("w", "corpora", size=3)), "has no digest of 'w'"),
-        (index(listed("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
+        (index(make_index_entry("w", "corpora", size=3)), "has no digest of 'w'"),
+        (index(make_index_entry("w", "corpora", checksum="md5", sha256_checksum="x" * 64)), "has no digest of 'w'"),
     ],
 )
 def test_an_index_that_is_none_or_means_harm(
@@ -150,12 +156,12 @@ def test_an_index_that_is_none_or_means_harm(
 ) -> None:
     server.files["/index.xml"] = text
     with pytest.raises(ResolveError, match=words.replace("../../", r"\.\./\.\./")):
-        gathered(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+        collect_assets(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
 
 
 def test_a_mirror_without_an_index_is_named(tmp_path: Path, context: BuildContext, server: Loopback) -> None:
     with pytest.raises(FetchError, match="the server has no index of NLTK there") as caught:
-        gathered(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
+        collect_assets(tmp_path, context, f"[{{nltk: [w], mirror: '{server.url}/'}}]")
     assert caught.value.where == f"{server.url}/index.xml"
     assert "a folder with index.xml and packages/" in caught.value.hint
 
@@ -164,7 +170,7 @@ def test_an_archive_that_is_an_asset_already(tmp_path: Path, context: BuildConte
     url = f"{mirror.url}/data/packages/corpora/stopwords.zip"
     own = f"{{url: '{url}', sha256: {compute_sha256(WORDS)}, path: nltk_data/corpora/stopwords.zip}}"
     with pytest.raises(ManifestError, match=r"assets\[1\].nltk: 'assets/nltk_data/corpora/stopwords.zip' is taken"):
-        gathered(tmp_path, context, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
+        collect_assets(tmp_path, context, f"[{own}, {{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]")
 
 
 def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
@@ -172,7 +178,7 @@ def test_a_wrong_encoding_from_a_mirror_is_refused_with_both_digests(
 ) -> None:
     server.files["/encodings/cl100k_base.tiktoken"] = b"IQ== 0\n"
     with pytest.raises(IntegrityError) as caught:
-        gathered(tmp_path, context, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
+        collect_assets(tmp_path, context, f"[{{tiktoken: [cl100k_base], mirror: '{server.url}'}}]", ("tiktoken",))
     assert compute_sha256(b"IQ== 0\n") in str(caught.value)
     assert tiktoken.ENCODING_FILES["cl100k_base"][0][1] in str(caught.value)
     assert caught.value.where == f"{server.url}/encodings/cl100k_base.tiktoken"
@@ -185,7 +191,7 @@ def test_an_encoding_stands_under_the_name_of_its_own_address_and_a_shared_file_
     monkeypatch.setattr(tiktoken, "ENCODING_FILES", {"one": shared, "two": shared, "three": shared})
     server.files["/x/shared.tiktoken"] = b"ranks"
     text = f"[{{tiktoken: [one, two], mirror: '{server.url}'}}, {{tiktoken: [three]}}]"
-    (found,) = gathered(tmp_path, context, text, ("tiktoken",))
+    (found,) = collect_assets(tmp_path, context, text, ("tiktoken",))
     name = hashlib.sha1(b"https://data.example/x/shared.tiktoken", usedforsecurity=False).hexdigest()
     assert (found.path, found.origin) == (f"assets/tiktoken/{name}", f"{server.url}/x/shared.tiktoken")
     assert [one.publisher for one in found.upstream] == [f"tiktoken {tiktoken.TIKTOKEN_VERSION}"]
@@ -195,16 +201,18 @@ def test_data_for_a_library_that_does_not_travel_is_said(
     tmp_path: Path, context: BuildContext, mirror: Loopback, harness: ResolverHarness
 ) -> None:
     text = f"[{{nltk: [stopwords], mirror: '{mirror.url}/data/'}}]"
-    gathered(tmp_path, context, text, ("NLTK", "torch"))
-    assert harness.report.warnings == []
-    gathered(tmp_path, context, text, ("torch",))
-    assert harness.report.warnings == ["the manifest has assets for nltk (stopwords), but nltk is not among the packages"]
+    collect_assets(tmp_path, context, text, ("NLTK", "torch"))
+    assert harness.reporter.warnings == []
+    collect_assets(tmp_path, context, text, ("torch",))
+    assert harness.reporter.warnings == [
+        "the manifest has assets for nltk (stopwords), but nltk is not among the packages"
+    ]
 
 
 @pytest.fixture
 def kept(tmp_path: Path, context: BuildContext, mirror: Loopback) -> tuple[Path, Path, Lock]:
     """A manifest that asks for NLTK's data, its lock in a file, and the lock."""
-    path = wanted(tmp_path, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data/'}}]")
+    path = write_manifest(tmp_path, f"[{{nltk: [stopwords, punkt_tab], mirror: '{mirror.url}/data/'}}]")
     found = build.make_lock(path, context)
     build.write_lock(tmp_path / "kept.json", found)
     return path, tmp_path / "kept.json", found
@@ -230,7 +238,9 @@ def test_a_kept_lock_brings_its_archives_from_where_they_were_without_the_index(
     first = build.build_bundle(
         path, BuildOptions(output=tmp_path / "a.tar", lock_path=lock, with_rehearsal=False), context
     )
-    elsewhere = BuildContext(cache=FileCache(tmp_path / "other shelf"), config=context.config, reporter=context.reporter)
+    elsewhere = BuildContext(
+        cache=FileCache(tmp_path / "other shelf"), config=context.config, reporter=context.reporter
+    )
     del mirror.files["/data/index.xml"]
     again = build.build_bundle(
         path, BuildOptions(output=tmp_path / "b.tar", lock_path=lock, with_rehearsal=False), elsewhere
@@ -276,14 +286,14 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
 )  # fmt: skip
 def test_what_a_manifest_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        loading.load_manifest(wanted(tmp_path, text))
+        loading.load_manifest(write_manifest(tmp_path, text))
     assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
 def test_tiktoken_s_mirror_may_speak_http_as_its_files_have_digests(tmp_path: Path) -> None:
     (asset,) = loading.load_manifest(
-        wanted(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
+        write_manifest(tmp_path, "[{tiktoken: [gpt2], mirror: 'http://m.example/t'}]")
     ).manifest.assets
     assert [file.url for file in asset.pinned_files] == [
         "http://m.example/t/gpt-2/encodings/main/vocab.bpe",
@@ -312,4 +322,4 @@ def test_the_host_s_part_of_a_library_follows_from_the_table(tmp_path: Path, key
 
 
 def manifest_of_fix(tmp_path: Path, fix: str) -> Path:
-    return wanted(tmp_path, fix.removeprefix("assets: "))
+    return write_manifest(tmp_path, fix.removeprefix("assets: "))

@@ -18,7 +18,7 @@ M3_HEADS = loaders.FLAG_EMBEDDING_M3.marker_files
 PLAIN = {"config.json": b'{"architectures": ["BertModel"]}', "tokenizer.json": b"{}", "model.safetensors": b""}
 
 
-def configured(architecture: str, **more: Any) -> dict[str, bytes]:
+def make_model_files(architecture: str, **more: Any) -> dict[str, bytes]:
     """The files of a model of transformers alone."""
     return {**PLAIN, "config.json": json.dumps({"architectures": [architecture], "vocab_size": 9, **more}).encode()}
 
@@ -27,11 +27,11 @@ def listing(files: dict[str, bytes]) -> FileListing:
     return FileListing(names=frozenset(files), read_file=files.__getitem__)
 
 
-def seen(files: dict[str, bytes]) -> str:
+def detect_loader(files: dict[str, bytes]) -> str:
     return loader_detection.detect_loader("m", listing(files))
 
 
-def vetted(files: dict[str, bytes], **asked: Any) -> str:
+def check_loader(files: dict[str, bytes], **asked: Any) -> str:
     """The loader of a model whose source has these files, of which the patterns of a manifest may remove some."""
     wanted = ModelSpec(**{"path": "m"} | asked)
     names = sorted(set(files) - file_selection.find_removed(files, wanted.include, wanted.exclude))
@@ -52,7 +52,7 @@ def vetted(files: dict[str, bytes], **asked: Any) -> str:
     ],
 )
 def test_the_loader_is_seen_from_the_architecture(architecture: str, more: dict[str, Any], loader: str) -> None:
-    assert seen(configured(architecture, **more)) == loader
+    assert detect_loader(make_model_files(architecture, **more)) == loader
 
 
 @pytest.mark.parametrize(
@@ -70,23 +70,23 @@ def test_the_loader_is_seen_from_the_architecture(architecture: str, more: dict[
 )
 def test_no_loader_is_known(architecture: str, more: dict[str, Any], says: str) -> None:
     with pytest.raises(ResolveError, match=says) as caught:
-        seen(configured(architecture, **more))
+        detect_loader(make_model_files(architecture, **more))
     assert "'loader: files'" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"<html>", "not a JSON file"), (b"[]", "no JSON object")])
 def test_a_broken_configuration(content: bytes, says: str) -> None:
     with pytest.raises(ResolveError, match=says):
-        seen({**PLAIN, "config.json": content})
+        detect_loader({**PLAIN, "config.json": content})
 
 
 def test_modules_json_goes_before_the_architecture() -> None:
-    files = {**configured("BertModel"), "modules.json": b"[]"}
-    assert seen(files) == "sentence-transformers"
+    files = {**make_model_files("BertModel"), "modules.json": b"[]"}
+    assert detect_loader(files) == "sentence-transformers"
     files["config_sentence_transformers.json"] = b'{"model_type": "SentenceTransformer"}'
-    assert seen(files) == "sentence-transformers"
+    assert detect_loader(files) == "sentence-transformers"
     files["config_sentence_transformers.json"] = b'{"model_type": "CrossEncoder"}'
-    assert seen(files) == "cross-encoder"
+    assert detect_loader(files) == "cross-encoder"
 
 
 ROUTER = {
@@ -127,28 +127,33 @@ OF_A_CROSS_ENCODER = {
         ]
     ).encode(),
     "config_sentence_transformers.json": b'{"model_type": "CrossEncoder"}',
-    **{f"0_Transformer/{name}": content for name, content in configured("LlamaForCausalLM").items()},
+    **{f"0_Transformer/{name}": content for name, content in make_model_files("LlamaForCausalLM").items()},
     "1_LogitScore/config.json": b'{"true_token_id": 1}',
 }
 
 
 def test_a_cross_encoder_may_stand_in_folders() -> None:
-    assert vetted(OF_A_CROSS_ENCODER) == "cross-encoder"
+    assert check_loader(OF_A_CROSS_ENCODER) == "cross-encoder"
     for name in ("0_Transformer/config.json", "0_Transformer/model.safetensors", "1_LogitScore/config.json"):
         with pytest.raises(ResolveError, match=rf"m lacks files that cross-encoder needs: {name} \("):
-            vetted({other: content for other, content in OF_A_CROSS_ENCODER.items() if other != name})
+            check_loader({other: content for other, content in OF_A_CROSS_ENCODER.items() if other != name})
         with pytest.raises(ResolveError, match=name):
-            vetted(OF_A_CROSS_ENCODER, exclude=(name,))
+            check_loader(OF_A_CROSS_ENCODER, exclude=(name,))
 
 
 def test_of_another_s_modules_a_cross_encoder_takes_none() -> None:
-    files = {**configured("BertForSequenceClassification", num_labels=1), "modules.json": b"[]"}
-    assert vetted(files, loader="cross-encoder") == "cross-encoder"
+    files = {**make_model_files("BertForSequenceClassification", num_labels=1), "modules.json": b"[]"}
+    assert check_loader(files, loader="cross-encoder") == "cross-encoder"
 
 
 def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
-    files = {**configured("XLMRobertaModel"), "modules.json": b"[]", "colbert_linear.pt": b"", "sparse_linear.pt": b""}
-    assert seen(files) == "flag-embedding-m3"
+    files = {
+        **make_model_files("XLMRobertaModel"),
+        "modules.json": b"[]",
+        "colbert_linear.pt": b"",
+        "sparse_linear.pt": b"",
+    }
+    assert detect_loader(files) == "flag-embedding-m3"
     loader_detection.check_files("flag-embedding-m3", "m", listing(files))
 
 
@@ -165,26 +170,29 @@ def test_the_heads_of_bge_m3_go_before_modules_json() -> None:
 def test_a_pattern_that_removes_a_head_of_bge_m3_makes_no_other_model_of_it(
     patterns: dict[str, tuple[str, ...]], lost: str, modules: dict[str, bytes]
 ) -> None:
-    files = configured("XLMRobertaModel") | dict.fromkeys(M3_HEADS, b"") | modules
+    files = make_model_files("XLMRobertaModel") | dict.fromkeys(M3_HEADS, b"") | modules
     other = "sentence-transformers" if modules else "transformers"
     with pytest.raises(ResolveError, match=f"is a model for flag-embedding-m3, and .* removes {lost}$") as caught:
-        vetted(files, **patterns)
+        check_loader(files, **patterns)
     assert f"'loader: {other}', if dense vectors are all" in caught.value.hint
-    assert vetted(files, **patterns, loader=other) == other
+    assert check_loader(files, **patterns, loader=other) == other
 
 
 def test_a_pattern_that_removes_the_list_of_modules_makes_no_other_model_of_it() -> None:
-    files = configured("BertModel") | {"modules.json": b"[]"}
+    files = make_model_files("BertModel") | {"modules.json": b"[]"}
     with pytest.raises(ResolveError, match=r"is a model for sentence-transformers, and .* removes modules\.json$"):
-        vetted(files, exclude=("modules.json",))
-    assert vetted(files, exclude=("modules.json",), loader="transformers") == "transformers"
+        check_loader(files, exclude=("modules.json",))
+    assert check_loader(files, exclude=("modules.json",), loader="transformers") == "transformers"
     files |= dict.fromkeys(M3_HEADS, b"")  # by which it is seen in any case, and which do without
-    assert vetted(files, exclude=("modules.json",)) == "flag-embedding-m3"
+    assert check_loader(files, exclude=("modules.json",)) == "flag-embedding-m3"
 
 
 def test_either_head_of_bge_m3_tells_its_loader() -> None:
     for head in M3_HEADS:
-        assert seen(configured("XLMRobertaModel") | {head: b"", "modules.json": b"[]"}) == "flag-embedding-m3"
+        assert (
+            detect_loader(make_model_files("XLMRobertaModel") | {head: b"", "modules.json": b"[]"})
+            == "flag-embedding-m3"
+        )
 
 
 @pytest.mark.parametrize("head", ["colbert_linear.pt", "sparse_linear.pt"])
@@ -240,15 +248,15 @@ ASSEMBLED = {
     ],
 )
 def test_a_module_needs_its_settings_and_its_weights(files: dict[str, bytes], pattern: str, named: str) -> None:
-    assert vetted(files) == "sentence-transformers"
+    assert check_loader(files) == "sentence-transformers"
     with pytest.raises(ResolveError, match=f"lacks files that sentence-transformers needs: {named}") as caught:
-        vetted(files, exclude=(pattern,))
+        check_loader(files, exclude=(pattern,))
     assert "let include and exclude keep " in caught.value.hint
 
 
 @pytest.mark.parametrize("pattern", ["*.bin", "*.safetensors"])
 def test_weights_in_one_format_are_enough(pattern: str) -> None:
-    assert vetted({**DENSE, "pytorch_model.bin": b""}, exclude=(pattern,)) == "sentence-transformers"
+    assert check_loader({**DENSE, "pytorch_model.bin": b""}, exclude=(pattern,)) == "sentence-transformers"
 
 
 SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -272,26 +280,33 @@ def test_of_weights_that_are_half_there_the_way_out_is_named(folder: str) -> Non
     ):
         files |= {f"{folder}{name}": data for name, data in more.items()}
         with pytest.raises(ResolveError, match=rf"{folder}{SHARDS[1]} \(a shard of the weights\)$") as caught:
-            vetted(files, loader=loader)
+            check_loader(files, loader=loader)
         assert way_out in caught.value.hint
-    assert vetted(files, loader=loader, exclude=(f"{folder}model*.safetensors*",)) == loader
-    assert vetted({**files, f"{folder}{SHARDS[1]}": b""}, loader=loader) == loader
-    assert vetted({**files, f"{folder}model.safetensors": b""}, loader=loader) == loader
+    assert check_loader(files, loader=loader, exclude=(f"{folder}model*.safetensors*",)) == loader
+    assert check_loader({**files, f"{folder}{SHARDS[1]}": b""}, loader=loader) == loader
+    assert check_loader({**files, f"{folder}model.safetensors": b""}, loader=loader) == loader
 
 
 def test_half_a_vocabulary_is_none() -> None:
-    files = {**configured("LlamaForCausalLM"), "vocab.json": b"{}", "merges.txt": b""}
-    assert vetted(files) == vetted(files, exclude=("merges.txt",)) == vetted(files, exclude=("vocab.*",)) == "causal-lm"
+    files = {**make_model_files("LlamaForCausalLM"), "vocab.json": b"{}", "merges.txt": b""}
+    assert (
+        check_loader(files)
+        == check_loader(files, exclude=("merges.txt",))
+        == check_loader(files, exclude=("vocab.*",))
+        == "causal-lm"
+    )
     del files["tokenizer.json"]
-    assert vetted(files) == "causal-lm"
+    assert check_loader(files) == "causal-lm"
     for name in ("merges.txt", "vocab.json"):
         with pytest.raises(ResolveError, match=rf"lacks files that causal-lm needs: .*{name} "):
-            vetted(files, exclude=(name,))
+            check_loader(files, exclude=(name,))
     del files["merges.txt"]
     with pytest.raises(ResolveError, match=r"merges\.txt \(vocab\.json is no vocabulary without it"):
-        vetted(files)
-    assert vetted({**files, "sentencepiece.bpe.model": b""}) == "causal-lm"
-    assert vetted({**files, "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": "t.T"}}'}, trust_remote_code=True)
+        check_loader(files)
+    assert check_loader({**files, "sentencepiece.bpe.model": b""}) == "causal-lm"
+    assert check_loader(
+        {**files, "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": "t.T"}}'}, trust_remote_code=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,15 +322,15 @@ def test_half_a_vocabulary_is_none() -> None:
 )
 def test_what_a_loader_takes_in_silence_no_pattern_removes(loader: str, name: str) -> None:
     files = {**DENSE, **dict.fromkeys(M3_HEADS, b"")}
-    assert vetted(files, loader=loader) == loader  # where the source has none, none is missed
+    assert check_loader(files, loader=loader) == loader  # where the source has none, none is missed
     files[name] = b"{}"
-    assert vetted(files, loader=loader) == loader
+    assert check_loader(files, loader=loader) == loader
     said = rf"m lacks files that {loader} needs: {name} \(read where it exists, and the source has it\)$"
     for patterns in ({"exclude": (name,)}, {"include": tuple(sorted(set(files) - {name}))}):
         with pytest.raises(ResolveError, match=said) as caught:
-            vetted(files, loader=loader, **patterns)
+            check_loader(files, loader=loader, **patterns)
         assert f"let include and exclude keep {name};" in caught.value.hint
-        assert vetted(files, loader="files", **patterns) == "files"
+        assert check_loader(files, loader="files", **patterns) == "files"
 
 
 def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:

@@ -198,7 +198,7 @@ DANGEROUS = {
 }
 
 
-def scanned(
+def scan_pickle(
     tmp_path: Path, name: str, data: bytes, report: RecordingReporter | None = None
 ) -> list[tuple[str, tuple[str, ...]]]:
     (tmp_path / "content").write_bytes(data)
@@ -212,7 +212,7 @@ def scanned(
 def test_what_could_run_code_is_refused_by_name(case: str, tmp_path: Path) -> None:
     name, data, why = DANGEROUS[case]
     with pytest.raises(UnsafeError, match="loading m could run code of its author") as caught:
-        scanned(tmp_path, name, data)
+        scan_pickle(tmp_path, name, data)
     assert f"  {name} " in str(caught.value)
     assert why in str(caught.value)
     assert "safetensors" in caught.value.hint
@@ -227,15 +227,17 @@ def test_all_that_is_dangerous_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_weights_that_only_rebuild_tensors_are_innocuous(tmp_path: Path) -> None:
-    assert scanned(tmp_path, "w.bin", archive(w__data_dot_pkl=REBUILD, w__data__0=b"\0" * 64)) == [("innocuous", ())]
-    assert scanned(tmp_path, "notes", pickle.dumps({"a": 1})) == [("innocuous", ())]
+    assert scan_pickle(tmp_path, "w.bin", archive(w__data_dot_pkl=REBUILD, w__data__0=b"\0" * 64)) == [
+        ("innocuous", ())
+    ]
+    assert scan_pickle(tmp_path, "notes", pickle.dumps({"a": 1})) == [("innocuous", ())]
 
 
 def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None:
     report = RecordingReporter()
     data = b"\x80\x02ctorch._utils\n_rebuild_parameter\ncargparse\nNamespace\n."
     unknown = ("argparse.Namespace", "torch._utils._rebuild_parameter")
-    assert scanned(tmp_path, "w.bin", data, report) == [("suspicious", unknown)]
+    assert scan_pickle(tmp_path, "w.bin", data, report) == [("suspicious", unknown)]
     assert "w.bin is a pickle that imports argparse.Namespace, torch._utils._rebuild_parameter" in report.warnings[0]
 
 
@@ -261,7 +263,7 @@ def test_what_the_scanner_does_not_know_is_said_and_kept(tmp_path: Path) -> None
     ],
 )
 def test_what_is_no_pickle_is_none(name: str, data: bytes, tmp_path: Path) -> None:
-    assert scanned(tmp_path, name, data) == []
+    assert scan_pickle(tmp_path, name, data) == []
 
 
 @pytest.mark.parametrize(

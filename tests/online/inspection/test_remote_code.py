@@ -12,7 +12,7 @@ from bundler.online.inspection import kernels, references, remote_code
 from bundler.online.inspection.model_files import UnreadableFileError
 
 
-def reading(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
+def make_reader(files: Mapping[str, str]) -> tuple[list[str], Callable[[str], bytes]]:
     return sorted(files), lambda name: files[name].encode()
 
 
@@ -22,11 +22,11 @@ FILES = {"config.json": CONFIG, "modeling.py": "from .layers import L\n", "layer
 
 def test_code_is_refused_until_someone_has_said_so() -> None:
     with pytest.raises(UnsafeError) as caught:
-        remote_code.require_trust_decision("m", *reading(FILES))
+        remote_code.require_trust_decision("m", *make_reader(FILES))
     assert str(caught.value).splitlines()[1:] == ["  modeling.py", "  layers.py", "  configuration.py of org/code"]
     assert "config.json: auto_map AutoModel" in str(caught.value)
     assert "'trust_remote_code: true'" in caught.value.hint
-    remote_code.require_trust_decision("m", *reading({"config.json": "{}", "unused.py": ""}))
+    remote_code.require_trust_decision("m", *make_reader({"config.json": "{}", "unused.py": ""}))
 
 
 def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> None:
@@ -35,7 +35,7 @@ def test_modules_of_sentence_transformers_that_are_not_its_own_are_code() -> Non
         {"type": "custom_st.Transformer"},
         {"type": "pkg.Class"},
     ]
-    names, read = reading({"modules.json": json.dumps(listed), "custom_st.py": ""})
+    names, read = make_reader({"modules.json": json.dumps(listed), "custom_st.py": ""})
     assert [one.module for one in references.find_code(names, read)] == ["custom_st.py"]
 
 
@@ -44,7 +44,7 @@ def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
         "router/router_config.json": json.dumps({"types": {"a": "org/st--own.Module"}}),
         "tokenizer_config.json": json.dumps({"auto_map": {"AutoTokenizer": ["tok.Slow", None]}}),
     }
-    found = references.find_code(*reading(files))
+    found = references.find_code(*make_reader(files))
     assert [(one.file, one.repo, one.module) for one in found] == [
         ("router/router_config.json", "org/st", "own.py"),
         ("tokenizer_config.json", "", "tok.py"),
@@ -53,23 +53,29 @@ def test_the_code_of_routers_and_of_both_tokenizers_is_found() -> None:
 
 def test_a_revision_of_the_code_is_read_where_libraries_read_it() -> None:
     files = {"config.json": CONFIG, "sentence_bert_config.json": json.dumps({"model_args": {"code_revision": "v2"}})}
-    assert [(one.repo, one.revision) for one in references.find_code(*reading(files))] == [("", ""), ("org/code", "v2")]
+    assert [(one.repo, one.revision) for one in references.find_code(*make_reader(files))] == [
+        ("", ""),
+        ("org/code", "v2"),
+    ]
 
 
 @pytest.mark.parametrize("value", ["modeling", "a/b/c--modeling.M", "--modeling"])
 def test_a_class_that_is_none_is_named(value: str) -> None:
     with pytest.raises(ResolveError, match="which is not a class"):
-        references.find_code(*reading({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
+        references.find_code(*make_reader({"config.json": json.dumps({"auto_map": {"AutoModel": value}})}))
 
 
 def test_a_configuration_that_is_no_json_is_named() -> None:
     with pytest.raises(ResolveError, match=r"config\.json is not a JSON file"):
-        references.find_code(*reading({"config.json": "{"}))
+        references.find_code(*make_reader({"config.json": "{"}))
 
 
 def test_imports_among_the_files_are_followed_and_lost_ones_named() -> None:
     files = {"sub/a.py": "from .b import x\nfrom .gone import y\n", "sub/b.py": "from .a import z\n"}
-    assert remote_code.find_running_files(["sub/a.py"], *reading(files)) == (["sub/a.py", "sub/b.py"], ["sub/gone.py"])
+    assert remote_code.find_running_files(["sub/a.py"], *make_reader(files)) == (
+        ["sub/a.py", "sub/b.py"],
+        ["sub/gone.py"],
+    )
 
 
 def test_packages_are_those_that_transformers_asks_for() -> None:
@@ -86,7 +92,7 @@ if is_xformers_available():
 def late():
     from torchvision import ops
 """
-    assert remote_code.find_imported_packages("a.py", reading({"a.py": text})[1]) == {
+    assert remote_code.find_imported_packages("a.py", make_reader({"a.py": text})[1]) == {
         "os",
         "einops",
         "flash_attn",
@@ -96,7 +102,7 @@ def late():
 
 def test_code_that_is_no_python_is_named() -> None:
     with pytest.raises(UnreadableFileError, match=r"a\.py is not Python"):
-        remote_code.find_imported_packages("a.py", reading({"a.py": "def ("})[1])
+        remote_code.find_imported_packages("a.py", make_reader({"a.py": "def ("})[1])
 
 
 def test_models_that_code_fetches_are_found() -> None:
@@ -107,7 +113,7 @@ CLIP.from_pretrained(self.config.tower)
 AutoModel.from_pretrained(path)
 AutoModel.from_pretrained("./folder")
 """
-    found = list(remote_code.find_hub_calls("a.py", reading({"a.py": text})[1], {"tower": "org/three"}))
+    found = list(remote_code.find_hub_calls("a.py", make_reader({"a.py": text})[1], {"tower": "org/three"}))
     said = [(one.reason, one.repo, one.revision) for one in found]
     assert said == [
         ("line 2 calls from_pretrained", "org/one", "v1"),
@@ -128,7 +134,7 @@ get_kernel("org/flash", version=2)
 snapshot_download("org/shown", repo_type="space")
 hf_hub_download("org/model", "x", repo_type=None)
 """
-    found = remote_code.find_hub_calls("a.py", reading({"a.py": text})[1], {})
+    found = remote_code.find_hub_calls("a.py", make_reader({"a.py": text})[1], {})
     assert [(one.repo_type, one.repo, one.revision) for one in found] == [
         ("dataset", "org/words", "v2"),
         ("dataset", "org/more", ""),
@@ -152,7 +158,7 @@ def test_models_that_configurations_name_are_found() -> None:
     adapter = {"base_model_name_or_path": "org/base", "revision": "v3"}
     local = {"base_model_name_or_path": "/home/someone/base"}
     files = {"config.json": config, "a/adapter_config.json": adapter, "b/adapter_config.json": local}
-    found = references.find_models(*reading({name: json.dumps(value) for name, value in files.items()}))
+    found = references.find_models(*make_reader({name: json.dumps(value) for name, value in files.items()}))
     assert [(one.file, one.repo, one.revision) for one in found] == [
         ("a/adapter_config.json", "org/base", "v3"),
         ("config.json", "org/tower", ""),
@@ -164,7 +170,7 @@ def test_models_that_configurations_name_are_found() -> None:
 
 def test_kernels_of_layers_are_found_with_their_versions() -> None:
     layers = {"RMSNorm": "org/a:Norm", "MLP": {"cuda": "org/b:Mlp", "cpu": ["org/c:Mlp", {"version": 4}]}}
-    found = references.find_models(*reading({"config.json": json.dumps({"kernel_config": layers})}))
+    found = references.find_models(*make_reader({"config.json": json.dumps({"kernel_config": layers})}))
     assert {(one.repo, one.revision) for one in found} == {("org/a", ""), ("org/b", ""), ("org/c", "v4")}
     assert {one.repo_type for one in found} == {"kernel"}
 

@@ -19,7 +19,7 @@ from bundler.progress import RecordingReporter
 from tests.support.bundles import make_lock
 
 
-def locked(
+def make_lint_lock(
     packages: Mapping[str, str] | None = None,
     files: Sequence[str] = ("config.json",),
     loader: str = "files",
@@ -60,83 +60,87 @@ class Case:
 BIN = ("config.json", "2_Dense/pytorch_model.bin")
 CASES = {
     "flagembedding-old-transformers-4.52": Case(
-        locked({"flagembedding": "1.3.4", "transformers": "4.57.6"}),
+        make_lint_lock({"flagembedding": "1.3.4", "transformers": "4.57.6"}),
         (
-            locked({"flagembedding": "1.3.4", "transformers": "4.51.3"}),
-            locked({"flagembedding": "1.3.5", "transformers": "4.57.6"}),
-            locked({"transformers": "4.57.6"}),
+            make_lint_lock({"flagembedding": "1.3.4", "transformers": "4.51.3"}),
+            make_lint_lock({"flagembedding": "1.3.5", "transformers": "4.57.6"}),
+            make_lint_lock({"transformers": "4.57.6"}),
         ),
         "GEMMA2_START_DOCSTRING",
     ),
     "flagembedding-1.3.5-transformers-5": Case(
-        locked({"flagembedding": "1.3.5", "transformers": "5.0.0"}),
+        make_lint_lock({"flagembedding": "1.3.5", "transformers": "5.0.0"}),
         (
-            locked({"flagembedding": "1.3.5", "transformers": "4.57.6"}),
-            locked({"flagembedding": "1.4.2", "transformers": "5.23.0"}),
+            make_lint_lock({"flagembedding": "1.3.5", "transformers": "4.57.6"}),
+            make_lint_lock({"flagembedding": "1.4.2", "transformers": "5.23.0"}),
         ),
         "(here: flagembedding 1.3.5, transformers 5.0.0)",
     ),
     "flagembedding-1.4.0-rerankers": Case(
-        locked({"flagembedding": "1.4.0", "transformers": "5.0.0"}, loader="flag-reranker"),
+        make_lint_lock({"flagembedding": "1.4.0", "transformers": "5.0.0"}, loader="flag-reranker"),
         (
-            locked({"flagembedding": "1.4.0", "transformers": "5.0.0"}, loader="flag-embedding-m3"),
-            locked({"flagembedding": "1.4.1", "transformers": "5.0.0"}, loader="flag-reranker"),
+            make_lint_lock({"flagembedding": "1.4.0", "transformers": "5.0.0"}, loader="flag-embedding-m3"),
+            make_lint_lock({"flagembedding": "1.4.1", "transformers": "5.0.0"}, loader="flag-reranker"),
         ),
         "prepare_for_model",
     ),
     "bin-weights-torch-2.6": Case(
-        locked({"torch": "2.5.1+cpu", "transformers": "4.57.6"}, files=BIN),
+        make_lint_lock({"torch": "2.5.1+cpu", "transformers": "4.57.6"}, files=BIN),
         (
-            locked({"torch": "2.6.0+cpu", "transformers": "4.57.6"}, files=BIN),
-            locked({"torch": "2.5.1", "transformers": "4.57.6"}, files=("model.safetensors",)),
-            locked({"torch": "2.5.1", "transformers": "4.57.6"}, files=(*BIN, "model.safetensors")),
+            make_lint_lock({"torch": "2.6.0+cpu", "transformers": "4.57.6"}, files=BIN),
+            make_lint_lock({"torch": "2.5.1", "transformers": "4.57.6"}, files=("model.safetensors",)),
+            make_lint_lock({"torch": "2.5.1", "transformers": "4.57.6"}, files=(*BIN, "model.safetensors")),
         ),
         "CVE-2025-32434",
     ),
     "pickles-torch-2.10": Case(
-        locked({"torch": "2.9.1"}, files=("colbert_linear.pt",), pickled=True),
+        make_lint_lock({"torch": "2.9.1"}, files=("colbert_linear.pt",), pickled=True),
         (
-            locked({"torch": "2.10.0"}, files=("colbert_linear.pt",), pickled=True),
-            locked({"torch": "2.9.1"}, files=("vocabulary.bin",)),
+            make_lint_lock({"torch": "2.10.0"}, files=("colbert_linear.pt",), pickled=True),
+            make_lint_lock({"torch": "2.9.1"}, files=("vocabulary.bin",)),
         ),
         "CVE-2026-24747",
     ),
     "tokenizers-ask-the-hub": Case(
-        locked({"transformers": "4.57.3"}),
-        (locked({"transformers": "4.57.1"}), locked({"transformers": "4.57.6"})),
+        make_lint_lock({"transformers": "4.57.3"}),
+        (make_lint_lock({"transformers": "4.57.1"}), make_lint_lock({"transformers": "4.57.6"})),
         "ask the hub",
     ),
     "nltk-punkt": Case(
-        locked({"nltk": "3.9.1"}, assets=("nltk_data/tokenizers/punkt.zip",)),
+        make_lint_lock({"nltk": "3.9.1"}, assets=("nltk_data/tokenizers/punkt.zip",)),
         (
-            locked({"nltk": "3.9.1"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
-            locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt/english.pickle",)),
-            locked({"nltk": "3.9.1"}),
+            make_lint_lock({"nltk": "3.9.1"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
+            make_lint_lock({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt/english.pickle",)),
+            make_lint_lock({"nltk": "3.9.1"}),
         ),
         "write punkt_tab under nltk",
     ),
     "nltk-punkt-tab": Case(
-        locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt_tab/english/x.txt",)),
-        (locked({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt.zip", "nltk_data/tokenizers/punkt_tab.zip")),),
+        make_lint_lock({"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt_tab/english/x.txt",)),
+        (
+            make_lint_lock(
+                {"nltk": "3.8.1"}, assets=("nltk_data/tokenizers/punkt.zip", "nltk_data/tokenizers/punkt_tab.zip")
+            ),
+        ),
         "reads punkt, but the bundle has punkt_tab",
     ),
     "nltk-archives": Case(
-        locked({"nltk": "3.9.2"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
+        make_lint_lock({"nltk": "3.9.2"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
         (
-            locked({"nltk": "3.9.3"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
-            locked({"nltk": "3.9.2"}, assets=("nltk_data/corpora/stopwords.zip",)),
-            locked({"nltk": "3.9.2"}, assets=("nltk_data/taggers/averaged_perceptron_tagger_eng/a.json",)),
+            make_lint_lock({"nltk": "3.9.3"}, assets=("nltk_data/tokenizers/punkt_tab.zip",)),
+            make_lint_lock({"nltk": "3.9.2"}, assets=("nltk_data/corpora/stopwords.zip",)),
+            make_lint_lock({"nltk": "3.9.2"}, assets=("nltk_data/taggers/averaged_perceptron_tagger_eng/a.json",)),
         ),
         "out of their archives",
     ),
     "meta-tensors-together": Case(
-        locked({"sentence-transformers": "4.1.0", "transformers": "4.41.0", "torch": "2.2.2"}),
-        (locked({"sentence-transformers": "4.1.0", "transformers": "4.51.0", "torch": "2.2.2"}),),
+        make_lint_lock({"sentence-transformers": "4.1.0", "transformers": "4.41.0", "torch": "2.2.2"}),
+        (make_lint_lock({"sentence-transformers": "4.1.0", "transformers": "4.51.0", "torch": "2.2.2"}),),
         "Cannot copy out of meta tensor",
     ),
     "old-pip-on-the-host": Case(
-        locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux_2_28_x86_64"),
-        (locked({"numpy": "2.0"}, tag="cp311-cp311-manylinux2014_x86_64"),),
+        make_lint_lock({"numpy": "2.0"}, tag="cp311-cp311-manylinux_2_28_x86_64"),
+        (make_lint_lock({"numpy": "2.0"}, tag="cp311-cp311-manylinux2014_x86_64"),),
         "ignores manylinux_2_",
         host_pip="20.2.4",
     ),
@@ -149,7 +153,7 @@ def test_every_rule_has_a_case_and_a_link() -> None:
     assert all(rule.link.startswith("https://") for rule in RULES.values())
 
 
-def said(rule: lint.Rule, found: Lock, host_pip: str | None) -> str:
+def run_lint(rule: lint.Rule, found: Lock, host_pip: str | None) -> str:
     report = RecordingReporter()
     try:
         lint.check_lock(found, [rule], host_pip, report)
@@ -163,17 +167,17 @@ def said(rule: lint.Rule, found: Lock, host_pip: str | None) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_speaks_where_it_should_and_nowhere_else(name: str) -> None:
     case, rule = CASES[name], RULES[name]
-    words = said(rule, case.bad, case.host_pip)
+    words = run_lint(rule, case.bad, case.host_pip)
     assert case.words in words
     assert f"{rule.do}; see {rule.link} [{name}]" in words
     for one in case.fine:
-        assert said(rule, one, case.host_pip) == ""
+        assert run_lint(rule, one, case.host_pip) == ""
     if case.host_pip:
-        assert said(rule, case.bad, "26.0") == said(rule, case.bad, None) == ""
+        assert run_lint(rule, case.bad, "26.0") == run_lint(rule, case.bad, None) == ""
 
 
 def test_all_errors_are_said_at_once() -> None:
-    both = locked({"flagembedding": "1.3.4", "transformers": "4.57.3"})
+    both = make_lint_lock({"flagembedding": "1.3.4", "transformers": "4.57.3"})
     with pytest.raises(ResolveError) as caught:
         lint.check_lock(both, lint.load_rules(), None, RecordingReporter())
     assert [line.rpartition(" ")[2] for line in str(caught.value).splitlines()[1:]] == [
@@ -199,9 +203,9 @@ def test_a_file_of_ones_own_adds_rules_and_takes_the_place_of_others(tmp_path: P
     (tmp_path / "own.yaml").write_text(OWN)
     known = lint.load_rules([tmp_path / "own.yaml"])
     report = RecordingReporter()
-    lint.check_lock(locked({"transformers": "4.57.3"}, files=("a.txt",)), known, None, report)
+    lint.check_lock(make_lint_lock({"transformers": "4.57.3"}, files=("a.txt",)), known, None, report)
     assert report.warnings == ["our platform has no such thing (here: m): ask us; see https://wiki.example [ours]"]
-    for found in (locked(files=("a.json",)), locked({"einops": "1"}, files=("a.txt",))):
+    for found in (make_lint_lock(files=("a.json",)), make_lint_lock({"einops": "1"}, files=("a.txt",))):
         lint.check_lock(found, known, None, report)
     assert len(report.warnings) == 1
 

@@ -16,13 +16,13 @@ from bundler.online.manifest import loading, schema
 ROOT = Path(__file__).parents[3]
 
 
-def faults(tmp_path: Path, text: str) -> str:
+def read_problems_of_text(tmp_path: Path, text: str) -> str:
     path = tmp_path / "m.yaml"
     path.write_text(text, encoding="utf-8")
-    return faults_of(path)
+    return read_problems(path)
 
 
-def faults_of(path: Path) -> str:
+def read_problems(path: Path) -> str:
     with pytest.raises(ManifestError) as caught:
         loading.load_manifest(path)
     assert caught.value.where.startswith(str(path))
@@ -30,7 +30,7 @@ def faults_of(path: Path) -> str:
 
 
 def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
-    said = faults(
+    said = read_problems_of_text(
         tmp_path,
         "name: Demo\n"
         "version: '1'\n"
@@ -168,7 +168,11 @@ def test_faults_of_every_kind_are_named_in_one_run(tmp_path: Path) -> None:
     """Types, keys, values, what two fields say together, files that are not there or wrong; and nothing that follows."""
     (tmp_path / "r.txt").write_text("ok\nx=1\n-i https://h/\ny=2\n")
     (tmp_path / "rules.yaml").write_text("rules:\n  - {id: a, severity: loud}\n  - {id: b, whem: {}}\n")
-    found = [line.removeprefix("  line ") for line in faults(tmp_path, MANY).splitlines() if line[:7] == "  line "]
+    found = [
+        line.removeprefix("  line ")
+        for line in read_problems_of_text(tmp_path, MANY).splitlines()
+        if line[:7] == "  line "
+    ]
     expected = SAID.splitlines()
     unsaid = [one for one in expected if not any(line.startswith(one) for line in found)]
     besides = [line for line in found if not any(line.startswith(one) for one in expected)]
@@ -178,7 +182,7 @@ def test_faults_of_every_kind_are_named_in_one_run(tmp_path: Path) -> None:
 
 def test_a_file_of_rules_names_all_of_its_faults_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text("rules:\n  - {id: a, severity: loud}\n  - {id: b, whem: {}}\n")
-    said = faults(tmp_path, "name: a\nversion: '1'\nlint: [rules.yaml]\n")
+    said = read_problems_of_text(tmp_path, "name: a\nversion: '1'\nlint: [rules.yaml]\n")
     assert (
         "line 3: lint[0]: rules.yaml: the file of lint rules is malformed:\n      line 2: rules[0].severity: must be one of"
         in said
@@ -203,13 +207,13 @@ def test_a_file_of_rules_names_all_of_its_faults_before_anything_is_fetched(tmp_
     ],
 )
 def test_what_only_follows_from_a_fault_is_not_said(tmp_path: Path, text: str, message: str) -> None:
-    said = faults(tmp_path, f"name: a\nversion: '1'\n{text}").splitlines()
+    said = read_problems_of_text(tmp_path, f"name: a\nversion: '1'\n{text}").splitlines()
     assert said[0] == "the manifest has one problem:"
     assert message in said[1]
 
 
 def test_a_list_that_holds_itself(tmp_path: Path) -> None:
-    said = faults(tmp_path, "name: a\nversion: '1'\nlint: &a [*a]\n")
+    said = read_problems_of_text(tmp_path, "name: a\nversion: '1'\nlint: &a [*a]\n")
     assert "line 3: lint[0]: this YAML contains itself" in said
 
 
@@ -308,11 +312,13 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_one_fault(tmp_path: Path, text: str, message: str) -> None:
-    assert message in faults(tmp_path, text)
+    assert message in read_problems_of_text(tmp_path, text)
 
 
 def test_a_secret_is_not_shown(tmp_path: Path) -> None:
-    assert "abcdefgh" not in faults(tmp_path, "name: a\nversion: '1'\nenv: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwx}\n")
+    assert "abcdefgh" not in read_problems_of_text(
+        tmp_path, "name: a\nversion: '1'\nenv: {HF_TOKEN: hf_abcdefghijklmnopqrstuvwx}\n"
+    )
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
@@ -368,6 +374,6 @@ def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
 def test_every_manifest_to_copy_from_is_right(path: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copy(path, tmp_path))
     for folder in re.findall(r"^ +- path: (\S+)$", copied.read_text(encoding="utf-8"), re.MULTILINE):
-        assert f"'{folder}' is not a folder beside the manifest: put the model's files there" in faults_of(copied)
+        assert f"'{folder}' is not a folder beside the manifest: put the model's files there" in read_problems(copied)
         (tmp_path / folder).mkdir(parents=True)
     loading.load_manifest(copied)

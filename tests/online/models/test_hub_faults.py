@@ -22,7 +22,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def flipped(data: bytes) -> bytes:
+def flip_byte(data: bytes) -> bytes:
     return data[:100] + bytes([data[100] ^ 1]) + data[101:]
 
 
@@ -46,22 +46,22 @@ def moved(handler: Handler, data: bytes) -> None:
 
 def test_a_body_that_is_cut_goes_on_where_it_ended(hub_fetch: HubFetch, name: str) -> None:
     fail(hub_fetch.hub, name, loopback.cut(70_000), loopback.cut(140_000))
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert ranges(hub_fetch.hub, name) == ["", "bytes=70000-", "bytes=140000-"]
     assert hub_fetch.waits == [1, 1]
-    assert len([note for note in hub_fetch.report.notes if "trying again in 1 s" in note]) == 2
+    assert len([note for note in hub_fetch.reporter.notes if "trying again in 1 s" in note]) == 2
 
 
 def test_an_interrupted_build_goes_on_from_what_is_there(hub_fetch: HubFetch, name: str) -> None:
     fail(hub_fetch.hub, name, loopback.cut(70_000), *[loopback.status(503)] * 5)
     with pytest.raises(FetchError, match="gave up after"):
         hub_fetch.run()
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert ranges(hub_fetch.hub, name)[-1] == "bytes=70000-"
 
 
 ALTERED: dict[str, Callable[[bytes], bytes]] = {
-    "one byte flipped": flipped,
+    "one byte flipped": flip_byte,
     "all NUL": lambda data: bytes(len(data)),
     "other content": lambda data: b"x" * len(data),
 }
@@ -70,8 +70,8 @@ ALTERED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("how", ALTERED)
 def test_an_altered_file_is_fetched_once_more(hub_fetch: HubFetch, name: str, how: str) -> None:
     fail(hub_fetch.hub, name, loopback.instead(ALTERED[how](FILES[name])))
-    hub_fetch.check(hub_fetch.run())
-    assert "fetching it once more" in hub_fetch.report.notes[0]
+    hub_fetch.check_files(hub_fetch.run())
+    assert "fetching it once more" in hub_fetch.reporter.notes[0]
 
 
 @pytest.mark.parametrize("how", ALTERED)
@@ -84,8 +84,8 @@ def test_a_file_that_stays_altered_is_an_error_with_both_digests(hub_fetch: HubF
     assert digest(bad) in str(caught.value)
     assert digest(FILES[name]) in str(caught.value)
     assert caught.value.where.endswith(f"/{name}")
-    assert bad not in [left.read_bytes() for left in hub_fetch.store.root.glob("partial/*.partial")]
-    assert hub_fetch.store.find(compute_sha256(bad)) is None
+    assert bad not in [left.read_bytes() for left in hub_fetch.cache.root.glob("partial/*.partial")]
+    assert hub_fetch.cache.find(compute_sha256(bad)) is None
 
 
 @pytest.mark.parametrize("length", [-10, 10])
@@ -104,7 +104,7 @@ def test_a_wrong_length_that_is_consistently_stated(hub_fetch: HubFetch, name: s
 )
 def test_what_comes_of_a_resumption(hub_fetch: HubFetch, name: str, second: Fault) -> None:
     fail(hub_fetch.hub, name, loopback.cut(70_000), second)
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
 
 
 def test_the_hub_states_a_wrong_digest(hub_fetch: HubFetch) -> None:
@@ -125,7 +125,7 @@ def test_headers_that_lie_of_a_file_count_for_nothing(hub_fetch: HubFetch) -> No
         handler.answer(302, b"", lies | {"Location": hub_fetch.hub.storage.url + path})
 
     hub_fetch.hub.faults[hub_fetch.hub.resolve(NAME, WEIGHTS)] = [lying]
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
 
 
 def test_the_hub_states_a_wrong_size(hub_fetch: HubFetch) -> None:
@@ -148,15 +148,15 @@ def test_what_passes_is_tried_again_and_said(hub_fetch: HubFetch, where: str, ho
     hub = hub_fetch.hub
     path = {"info": f"/api/models/{NAME}/revision/main", "resolve": hub.resolve(NAME, WEIGHTS)}.get(where)
     (hub.faults if path else hub.storage.faults)[path or hub.lfs(NAME, WEIGHTS)] = [fault]
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert hub_fetch.waits == [wait]
-    assert f"trying again in {wait:g} s" in hub_fetch.report.notes[0]
+    assert f"trying again in {wait:g} s" in hub_fetch.reporter.notes[0]
 
 
 def test_the_hub_is_away_for_a_while(hub_fetch: HubFetch) -> None:
     hub_fetch.hub.faults[f"/api/models/{NAME}/revision/main"] = [loopback.reset] * 4
     hub_fetch.hub.faults[hub_fetch.hub.resolve(NAME, WEIGHTS)] = [loopback.status(503)] * 4
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert hub_fetch.waits == [1, 2, 4, 8] * 2
 
 
@@ -169,12 +169,12 @@ def test_the_hub_stays_away(hub_fetch: HubFetch) -> None:
 
 def test_a_signed_address_that_has_expired(hub_fetch: HubFetch) -> None:
     fail(hub_fetch.hub, WEIGHTS, loopback.cut(150_000), loopback.status(403))
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     asked = [one.path.partition("?")[2] for one in hub_fetch.hub.storage.seen]
     assert asked == ["signature=secret-1", "signature=secret-2", "signature=secret-3"]
     assert ranges(hub_fetch.hub, WEIGHTS) == ["", "bytes=150000-", "bytes=150000-"]
-    assert "asking for a new one" in hub_fetch.report.notes[1]
-    assert "secret" not in " ".join(hub_fetch.report.notes)
+    assert "asking for a new one" in hub_fetch.reporter.notes[1]
+    assert "secret" not in " ".join(hub_fetch.reporter.notes)
 
 
 def test_a_captive_portal_instead_of_the_hub(hub_fetch: HubFetch) -> None:
@@ -235,7 +235,7 @@ def test_a_gated_repository_with_a_token(hub_fetch: HubFetch, monkeypatch: pytes
     assert f"{hub_fetch.hub.url}/{NAME}" in caught.value.hint
     monkeypatch.setenv("HF_TOKEN", "hf_member")
     found = hub_fetch.run()
-    hub_fetch.check(found)
+    hub_fetch.check_files(found)
     assert found.licence == f"tiny-terms; gated: terms to accept at {hub_fetch.hub.url}/{NAME}"
 
 
@@ -262,9 +262,9 @@ def test_a_private_repository(
     with pytest.raises(kind, match=message) as caught:
         hub_fetch.run()
     assert "HF_TOKEN" in caught.value.hint  # type: ignore[attr-defined]
-    assert "hf_wrong" not in f"{caught.value} {vars(caught.value)} {hub_fetch.report}"
+    assert "hf_wrong" not in f"{caught.value} {vars(caught.value)} {hub_fetch.reporter}"
     monkeypatch.setenv("HF_TOKEN", "hf_member")
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
 
 
 def test_what_is_not_there(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,5 +300,5 @@ def test_a_name_that_may_not_travel(hub_fetch: HubFetch) -> None:
     with pytest.raises(UnsafeError, match=r"'\.\./x\.json' contains '\.\.'"):
         hub_fetch.run()
     assert hub_fetch.hub.fetched() == []
-    hub_fetch.check(hub_fetch.run(exclude=("../*",)))
+    hub_fetch.check_files(hub_fetch.run(exclude=("../*",)))
     assert sorted(hub_fetch.hub.fetched()) == CARRIED

@@ -21,7 +21,7 @@ FILES = {
 def test_a_kernel_comes_pinned_and_whole(hub_fetch: HubFetch) -> None:
     commit = hub_fetch.hub.repository("org/flash", FILES, "kernels").refs["main"]
     found = hub_fetch.run(kernel="org/flash")
-    hub_fetch.check(found, FILES)
+    hub_fetch.check_files(found, FILES)
     assert (found.source, found.commit) == (f"kernel:org/flash@{commit}", commit)
     assert {file.origin.partition("/resolve/")[0] for file in found.files} == {f"{hub_fetch.hub.url}/kernels/org/flash"}
     assert all(file.upstream for file in found.files), "the digests that the hub publishes are kept"
@@ -30,9 +30,9 @@ def test_a_kernel_comes_pinned_and_whole(hub_fetch: HubFetch) -> None:
 def test_a_kernel_comes_from_an_older_hub_as_the_model_that_it_is_there(hub_fetch: HubFetch) -> None:
     commit = hub_fetch.hub.repository("org/flash", FILES).refs["main"]
     found = hub_fetch.run(kernel="org/flash")
-    hub_fetch.check(found, FILES)
+    hub_fetch.check_files(found, FILES)
     assert found.source == f"kernel:org/flash@{commit}"
-    hub_fetch.check(hub_fetch.run(kernel="org/flash", commit=commit), FILES)
+    hub_fetch.check_files(hub_fetch.run(kernel="org/flash", commit=commit), FILES)
 
 
 def test_a_kernel_that_is_nowhere_is_said_to_be_no_kernel(hub_fetch: HubFetch) -> None:

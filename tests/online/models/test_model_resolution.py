@@ -32,7 +32,7 @@ M3 = {
 
 
 def in_folder(bench: ResolverHarness) -> dict[str, str]:
-    folder = bench.made / "m3"
+    folder = bench.wheel_folder / "m3"
     folder.mkdir(parents=True)
     for name, data in M3.items():
         (folder / name).write_bytes(data)
@@ -49,16 +49,16 @@ def in_archive(bench: ResolverHarness) -> dict[str, str]:
 
 
 def in_wheel(bench: ResolverHarness) -> dict[str, str]:
-    bench.wheel("carrier", "1.0", files={f"carrier/m3/{name}": data for name, data in M3.items()})
+    bench.add_to_index("carrier", "1.0", files={f"carrier/m3/{name}": data for name, data in M3.items()})
     return {"wheel": "carrier"}
 
 
 def carried(bench: ResolverHarness, **asked: Any) -> ResolvedModel:
     wanted = ModelSpec(alias="m", **asked)
     whole = LoadedManifest(
-        manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.made, sha256=Sha256("0" * 64)
+        manifest=Manifest(name="n", version="1", models=(wanted,)), folder=bench.wheel_folder, sha256=Sha256("0" * 64)
     )
-    shop = BuildContext(cache=bench.store, config=bench.config, reporter=bench.report)
+    shop = BuildContext(cache=bench.cache, config=bench.config, reporter=bench.reporter)
     return model_resolution.resolve_model(
         wanted, whole, shop, safetensors_conversion.ConversionContext(target=LINUX, packages=(), context=shop)
     )

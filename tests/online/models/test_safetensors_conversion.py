@@ -120,7 +120,7 @@ HERE = dataclasses.replace(detect_target(), python=f"3.{sys.version_info.minor}"
 PURE = "py3-none-any"
 
 
-def asked(
+def make_conversion(
     tmp_path: Path, files: Mapping[str, bytes], packages: Mapping[str, str], tag: str = PURE, target: Target = HERE
 ) -> tuple[ModelFiles, ConversionContext]:
     for name, data in files.items():
@@ -168,12 +168,12 @@ def test_what_conversion_lacks_is_named(
     files: dict[str, bytes], packages: dict[str, str], kind: type[BundleError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind, match=words):
-        safetensors_conversion.convert_model("m", *asked(tmp_path, files, packages))
+        safetensors_conversion.convert_model("m", *make_conversion(tmp_path, files, packages))
 
 
 def test_a_torch_for_another_machine_is_named(tmp_path: Path) -> None:
     far = Target(python=HERE.python, platform="windows-x86_64", libc="", accelerator="cpu")
-    given = asked(tmp_path, BIN, WHOLE, tag=f"cp3{sys.version_info.minor}-none-win_amd64", target=far)
+    given = make_conversion(tmp_path, BIN, WHOLE, tag=f"cp3{sys.version_info.minor}-none-win_amd64", target=far)
     with pytest.raises(HostError, match=r"'convert' can't run the bundle's torch-2\.13\.0.*on this machine"):
         safetensors_conversion.convert_model("m", *given)
 

@@ -27,7 +27,7 @@ def test_the_entry_of_a_repository_is_carried_as_it_is_printed(
     repository.refs["2.0"] = repository.refs["main"]
     call = BlockedRequest(host="huggingface.co", kind=kind, name="org/codebook", revision=revision, file="table.json")
     asked = loading.parse_manifest(f"name: n\nversion: '1'\n{call.fix}\n".encode(), tmp_path / "m.yaml")
-    shop = BuildContext(cache=hub_fetch.store, config=hub_fetch.config, reporter=hub_fetch.report)
+    shop = BuildContext(cache=hub_fetch.cache, config=hub_fetch.config, reporter=hub_fetch.reporter)
     bench = ConversionContext(target=detect_target(), packages=[], context=shop)
     (found,) = (model_resolution.resolve_model(one, asked, shop, bench) for one in asked.manifest.models)
     assert found.model.loader == "files"

@@ -24,7 +24,7 @@ from tests.support.wheelmaking import make_wheel
 HERE = detect_target()
 
 
-def both(bench: ResolverHarness, *requirements: str, **wanted: Any) -> dict[str, ResolvedWheel]:
+def resolve_by_both(bench: ResolverHarness, *requirements: str, **wanted: Any) -> dict[str, ResolvedWheel]:
     """What uv and pip-tools resolve alike."""
     by_uv = bench.resolve(*requirements, target=HERE, **wanted)
     by_pip = bench.resolve(*requirements, target=HERE, resolver="pip-tools", **wanted)
@@ -38,30 +38,32 @@ def versions(found: dict[str, ResolvedWheel]) -> dict[str, str]:
 
 def test_a_set_like_a_real_one(harness: ResolverHarness, tmp_path: Path) -> None:
     """Extras, markers, constraints, digests, find-links, several indexes, builds and pre-releases in one request."""
-    harness.wheel("app", "1.0", requires=["lib[fast]>=1", "winonly; sys_platform == 'win32'", "setuptools", "pip"])
-    harness.wheel("lib", "1.0", requires=["base", "speedup>=1; extra == 'fast'", "slow; extra == 'slow'"])
+    harness.add_to_index(
+        "app", "1.0", requires=["lib[fast]>=1", "winonly; sys_platform == 'win32'", "setuptools", "pip"]
+    )
+    harness.add_to_index("lib", "1.0", requires=["base", "speedup>=1; extra == 'fast'", "slow; extra == 'slow'"])
     for version in ("1.0", "2.0", "3.0"):
-        harness.wheel("base", version)
-    harness.wheel("speedup", "1.0", tag="py3-none-any")
-    harness.wheel("speedup", "1.0", tag=ON_LINUX)
-    harness.wheel("winonly", "1.0", tag="cp311-cp311-win_amd64")
-    harness.wheel("setuptools", "90.0")
-    harness.wheel("pip", "90.0")
-    house = harness.link("house", "2.0", requires=["early>=2.0a1"])
-    harness.wheel("house", "1.0")
+        harness.add_to_index("base", version)
+    harness.add_to_index("speedup", "1.0", tag="py3-none-any")
+    harness.add_to_index("speedup", "1.0", tag=ON_LINUX)
+    harness.add_to_index("winonly", "1.0", tag="cp311-cp311-win_amd64")
+    harness.add_to_index("setuptools", "90.0")
+    harness.add_to_index("pip", "90.0")
+    house = harness.add_to_find_links("house", "2.0", requires=["early>=2.0a1"])
+    harness.add_to_index("house", "1.0")
     for version in ("1.0", "2.0a1", "2.0"):
-        harness.wheel("early", version)
-    harness.wheel("early", "2.1rc1")
-    harness.wheel("asked-early", "1.0")
-    harness.wheel("asked-early", "2.0b1")
-    harness.wheel("only-early", "1.0a1")
-    harness.index.offer(make_wheel(harness.made, "other", "1.0"), "/extra")
+        harness.add_to_index("early", version)
+    harness.add_to_index("early", "2.1rc1")
+    harness.add_to_index("asked-early", "1.0")
+    harness.add_to_index("asked-early", "2.0b1")
+    harness.add_to_index("only-early", "1.0a1")
+    harness.index.offer(make_wheel(harness.wheel_folder, "other", "1.0"), "/extra")
     harness.config = dataclasses.replace(harness.config, extra_index_urls=(f"{harness.index.url}/extra",))
     (tmp_path / "c.txt").write_text("base<3\n")
     (tmp_path / "r.txt").write_text(
         f"house==2.0 --hash=sha256:{compute_file_sha256(house)[1]}\nother; python_version >= '3.0'\n"
     )
-    found = both(
+    found = resolve_by_both(
         harness,
         *("app", "asked-early>=2.0b1", "only-early", "gone; sys_platform == 'win32'"),
         requirements_files=(tmp_path / "r.txt",),
@@ -82,70 +84,70 @@ def test_a_set_like_a_real_one(harness: ResolverHarness, tmp_path: Path) -> None
     }
     assert found["speedup"].filename.endswith(f"{ON_LINUX}.whl")
     assert found["house"].publisher == "find-links"
-    assert harness.report.notes[-1].startswith("resolved by pip-tools 7.")
-    assert harness.report.notes[-1].endswith(": 11 packages")
-    assert "resolved by uv 0." in " ".join(harness.report.notes)
+    assert harness.reporter.notes[-1].startswith("resolved by pip-tools 7.")
+    assert harness.reporter.notes[-1].endswith(": 11 packages")
+    assert "resolved by uv 0." in " ".join(harness.reporter.notes)
 
 
 def test_a_version_that_an_index_and_find_links_have(harness: ResolverHarness) -> None:
     """uv takes the one of the house and pip may look at the other: the lock has what the one that travels needs."""
-    harness.wheel("one", "1.0", requires=["of-the-index"])
-    harness.link("one", "1.0", requires=["of-the-house"])
+    harness.add_to_index("one", "1.0", requires=["of-the-index"])
+    harness.add_to_find_links("one", "1.0", requires=["of-the-house"])
     for name in ("of-the-index", "of-the-house"):
-        harness.wheel(name, "1.0")
-    found = both(harness, "one")
+        harness.add_to_index(name, "1.0")
+    found = resolve_by_both(harness, "one")
     assert list(found) == ["of-the-house", "one"]
     assert found["one"].publisher == "find-links"
 
 
 def test_all_pre_releases_where_pip_is_told_so(harness: ResolverHarness) -> None:
     for version in ("1.0", "2.0b1"):
-        harness.wheel("one", version, requires=["two"])
-        harness.wheel("two", version)
+        harness.add_to_index("one", version, requires=["two"])
+        harness.add_to_index("two", version)
     harness.config = dataclasses.replace(harness.config, pre=True)
-    assert versions(both(harness, "one")) == {"one": "2.0b1", "two": "2.0b1"}
+    assert versions(resolve_by_both(harness, "one")) == {"one": "2.0b1", "two": "2.0b1"}
 
 
 def test_a_constraint_may_ask_for_a_pre_release(harness: ResolverHarness, tmp_path: Path) -> None:
-    harness.wheel("one", "1.0", requires=["two"])
+    harness.add_to_index("one", "1.0", requires=["two"])
     for version in ("1.0", "2.0b1"):
-        harness.wheel("two", version)
+        harness.add_to_index("two", version)
     (tmp_path / "c.txt").write_text("two>=2.0b1\n")
-    assert versions(both(harness, "one", constraints=(tmp_path / "c.txt",)))["two"] == "2.0b1"
+    assert versions(resolve_by_both(harness, "one", constraints=(tmp_path / "c.txt",)))["two"] == "2.0b1"
 
 
 def test_what_any_host_of_the_target_needs(harness: ResolverHarness) -> None:
     """The target names a minor version of Python alone: a host may have the first patch of it, this one a later."""
-    harness.wheel("one", "1.0", requires=[f"backport; python_full_version < '{HERE.python}.1'"])
-    harness.wheel("backport", "1.0")
-    assert versions(both(harness, "one")) == {"one": "1.0", "backport": "1.0"}
+    harness.add_to_index("one", "1.0", requires=[f"backport; python_full_version < '{HERE.python}.1'"])
+    harness.add_to_index("backport", "1.0")
+    assert versions(resolve_by_both(harness, "one")) == {"one": "1.0", "backport": "1.0"}
 
 
 def test_a_wheel_by_its_address(harness: ResolverHarness) -> None:
-    wheel = make_wheel(harness.made, "one", "1.0", requires=["two"])
+    wheel = make_wheel(harness.wheel_folder, "one", "1.0", requires=["two"])
     harness.index.files[f"/{wheel.name}"] = wheel.read_bytes()
-    harness.wheel("two", "1.0")
-    found = both(harness, f"one @ {harness.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
+    harness.add_to_index("two", "1.0")
+    found = resolve_by_both(harness, f"one @ {harness.index.url}/{wheel.name}#sha256={compute_file_sha256(wheel)[1]}")
     assert (found["one"].publisher, list(found)) == ("manifest", ["one", "two"])
 
 
 def test_builds_of_the_accelerator_come_from_their_index(harness: ResolverHarness) -> None:
-    harness.wheel("torch", "9.0", tag=ON_LINUX, requires=["cuda-things"])
-    harness.wheel("torch", "2.0", tag=ON_LINUX, requires=["cuda-things"])
-    harness.wheel("top", "1.0", requires=["torch", "base"])
-    harness.wheel("base", "1.0")
-    harness.build("torch", "2.0", requires=["base"])
-    harness.build("base", "7.0")
-    found = both(harness, "top")
+    harness.add_to_index("torch", "9.0", tag=ON_LINUX, requires=["cuda-things"])
+    harness.add_to_index("torch", "2.0", tag=ON_LINUX, requires=["cuda-things"])
+    harness.add_to_index("top", "1.0", requires=["torch", "base"])
+    harness.add_to_index("base", "1.0")
+    harness.add_pytorch_build("torch", "2.0", requires=["base"])
+    harness.add_pytorch_build("base", "7.0")
+    found = resolve_by_both(harness, "top")
     assert versions(found) == {"base": "1.0", "top": "1.0", "torch": "2.0+cpu"}
     assert found["torch"].publisher == harness.pytorch.host
 
 
 def test_builds_that_pips_configuration_offers(harness: ResolverHarness) -> None:
-    harness.wheel("torch", "9.0", tag=ON_LINUX)
-    harness.link("torch", "2.0+cpu", tag=ON_LINUX)
-    harness.link("torch", "2.1+cu126", tag=ON_LINUX)
-    assert versions(both(harness, "torch")) == {"torch": "2.0+cpu"}
+    harness.add_to_index("torch", "9.0", tag=ON_LINUX)
+    harness.add_to_find_links("torch", "2.0+cpu", tag=ON_LINUX)
+    harness.add_to_find_links("torch", "2.1+cu126", tag=ON_LINUX)
+    assert versions(resolve_by_both(harness, "torch")) == {"torch": "2.0+cpu"}
 
 
 def test_the_manifests_own_index_with_a_password(harness: ResolverHarness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,21 +160,23 @@ def test_the_manifests_own_index_with_a_password(harness: ResolverHarness, monke
 
     monkeypatch.setattr(subprocess, "Popen", watched)
     harness.index.logins["/own"] = "user:secret"
-    harness.index.offer(make_wheel(harness.made, "mine", "1.0"), "/own")
-    harness.wheel("mine", "9.0")
-    found = both(harness, "mine", index_assignments=((f"{harness.index.with_login('user:secret')}/own", ("mine",)),))
+    harness.index.offer(make_wheel(harness.wheel_folder, "mine", "1.0"), "/own")
+    harness.add_to_index("mine", "9.0")
+    found = resolve_by_both(
+        harness, "mine", index_assignments=((f"{harness.index.with_login('user:secret')}/own", ("mine",)),)
+    )
     assert versions(found) == {"mine": "1.0"}
     assert lines
-    assert "secret" not in " ".join([*lines, str(found), str(harness.report)])
+    assert "secret" not in " ".join([*lines, str(found), str(harness.reporter)])
 
 
 def test_an_index_with_a_password(harness: ResolverHarness) -> None:
-    harness.wheel("one", "1.0")
+    harness.add_to_index("one", "1.0")
     harness.index.logins["/simple"] = "user:p@ss"
-    error = harness.refused("one", target=HERE, resolver="pip-tools")
+    error = harness.get_resolve_error("one", target=HERE, resolver="pip-tools")
     assert "one can't be looked up: the index answers 401" in str(error)
     harness.config = dataclasses.replace(harness.config, index_url=f"{harness.index.with_login('user:p%40ss')}/simple")
-    assert versions(both(harness, "one")) == {"one": "1.0"}
+    assert versions(resolve_by_both(harness, "one")) == {"one": "1.0"}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_an_index_with_a_password(harness: ResolverHarness) -> None:
     ],
 )
 def test_another_machine_than_this(harness: ResolverHarness, change: dict[str, str], words: str) -> None:
-    error = harness.refused("one", target=dataclasses.replace(HERE, **change), resolver="pip-tools")
+    error = harness.get_resolve_error("one", target=dataclasses.replace(HERE, **change), resolver="pip-tools")
     assert f"pip-tools resolves only for the machine that it runs on: {words}" in str(error)
     assert error.where == "python.resolver"
     assert "uv resolves for any target" in error.hint
@@ -195,17 +199,19 @@ def test_another_machine_than_this(harness: ResolverHarness, change: dict[str, s
 
 
 def test_an_accelerator_that_pip_was_not_told_of(harness: ResolverHarness) -> None:
-    harness.build("torch", "2.0", "cu126")
+    harness.add_pytorch_build("torch", "2.0", "cu126")
     gpu = dataclasses.replace(HERE, accelerator="cu126")
-    error = harness.refused("torch", target=gpu, resolver="pip-tools")
+    error = harness.get_resolve_error("torch", target=gpu, resolver="pip-tools")
     assert "the target's accelerator is cu126, the builder's is cpu" in str(error)
     assert "no index that has torch for cu126" in str(error)
     assert "remove python.resolver" in error.hint
     harness.config = dataclasses.replace(harness.config, extra_index_urls=(f"{harness.pytorch.url}/whl/cu126",))
-    assert harness.versions("torch", target=gpu, resolver="pip-tools") == {"torch": "2.0+cu126"}
+    assert harness.resolve_versions("torch", target=gpu, resolver="pip-tools") == {"torch": "2.0+cu126"}
 
 
-def test_pip_tools_that_is_not_installed(harness: ResolverHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_tools_that_is_not_installed(
+    harness: ResolverHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(ProgramError, match="pip-tools is not installed") as caught:
@@ -215,27 +221,27 @@ def test_pip_tools_that_is_not_installed(harness: ResolverHarness, tmp_path: Pat
 
 
 def test_source_code_alone_is_refused_as_by_uv(harness: ResolverHarness) -> None:
-    harness.wheel("top", "1.0", requires=["sourced"])
-    harness.index.offer(make_sdist(harness.made, "sourced", "1.0"))
-    by_uv = harness.refused("top", target=HERE)
-    error = harness.refused("top", target=HERE, resolver="pip-tools")
+    harness.add_to_index("top", "1.0", requires=["sourced"])
+    harness.index.offer(make_sdist(harness.wheel_folder, "sourced", "1.0"))
+    by_uv = harness.get_resolve_error("top", target=HERE)
+    error = harness.get_resolve_error("top", target=HERE, resolver="pip-tools")
     assert "there is no wheel of sourced" in str(error)
     assert (str(error), error.hint, error.where) == (str(by_uv), by_uv.hint, by_uv.where)
 
 
 def test_a_conflict(harness: ResolverHarness) -> None:
-    harness.wheel("one", "1.0", requires=["base<2"])
-    harness.wheel("two", "1.0", requires=["base>=2"])
+    harness.add_to_index("one", "1.0", requires=["base<2"])
+    harness.add_to_index("two", "1.0", requires=["base>=2"])
     for version in ("1.0", "2.0"):
-        harness.wheel("base", version)
-    assert "no versions fit together" in str(harness.refused("one", "two", target=HERE, resolver="pip-tools"))
+        harness.add_to_index("base", version)
+    assert "no versions fit together" in str(harness.get_resolve_error("one", "two", target=HERE, resolver="pip-tools"))
 
 
 def test_an_index_that_fails_for_pip_alone(harness: ResolverHarness) -> None:
     """The words are pip's, and the way out is the other resolver."""
-    harness.wheel("one", "1.0")
+    harness.add_to_index("one", "1.0")
     harness.index.faults["/simple/one/"] = [loopback.status(404)]
-    error = harness.refused("one", target=HERE, resolver="pip-tools")
+    error = harness.get_resolve_error("one", target=HERE, resolver="pip-tools")
     assert "pip-tools finds no versions that fit together" in str(error)
     assert "No matching distribution found for one" in str(error)
     assert "Traceback" not in str(error)

@@ -28,7 +28,7 @@ def read(
     return requirements_txt.read_requirements((), [path], (), config or PipConfig(), report)
 
 
-def asked(found: requirements_txt.RequirementsSpec) -> list[str]:
+def list_requirements(found: requirements_txt.RequirementsSpec) -> list[str]:
     return [str(line.requirement) for line in found.requirements]
 
 
@@ -42,7 +42,7 @@ def test_lines_comments_variables_and_continuations(
         read(path, text, report)
     assert caught.value.where == f"{path}:7"
     found = read(path, text.replace("${UNSET}", ""), report)
-    assert asked(found) == ["one==1.0", "two==2.0", 'three[extra]>=1; python_version < "4"']
+    assert list_requirements(found) == ["one==1.0", "two==2.0", 'three[extra]>=1; python_version < "4"']
     assert [line.where for line in found.requirements] == [f"{path}:{n}" for n in (3, 4, 6)]
 
 
@@ -51,7 +51,7 @@ def test_files_within_files(tmp_path: Path, report: RecordingReporter) -> None:
     (tmp_path / "deep" / "more.txt").write_text("two\n-c ../constraints.txt\n")
     (tmp_path / "constraints.txt").write_text("two<3\n")
     found = read(tmp_path / "r.txt", "one\n--requirement=deep/more.txt\n", report)
-    assert asked(found) == ["one", "two"]
+    assert list_requirements(found) == ["one", "two"]
     assert [str(line.requirement) for line in found.constraints] == ["two<3"]
 
 
@@ -95,7 +95,7 @@ def test_an_option_that_can_not_be_honoured(tmp_path: Path, report: RecordingRep
 
 def test_digests_are_kept(tmp_path: Path, report: RecordingReporter) -> None:
     found = read(tmp_path / "r.txt", f"One==1 \\\n  --hash=sha256:{DIGEST} \\\n  --hash sha512:00\n", report)
-    assert asked(found) == ["One==1"]
+    assert list_requirements(found) == ["One==1"]
     assert found.get_allowed_sha256("one") == {DIGEST}
     assert found.get_allowed_sha256("two") == frozenset()
     with pytest.raises(ResolveError, match="one==1 has hashes, but no sha256"):

@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
-def made(project: Path, **files: str) -> Scaffold:
+def draft_manifest(project: Path, **files: str) -> Scaffold:
     """The scaffold of a project that holds these files; / in a name is spelled __."""
     for name, text in files.items():
         path = project / name.replace("__", "/")
@@ -33,12 +33,12 @@ def made(project: Path, **files: str) -> Scaffold:
     return manifest_writer.write_manifest(project, None)
 
 
-def loaded(scaffolded: Scaffold) -> Manifest:
+def load_draft(scaffolded: Scaffold) -> Manifest:
     return loading.load_manifest(scaffolded.path).manifest
 
 
 def models(project: Path, code: str, name: str = "app.py") -> tuple[ModelSpec, ...]:
-    return loaded(made(project, **{name: code, "requirements.txt": "torch\n"})).models
+    return load_draft(draft_manifest(project, **{name: code, "requirements.txt": "torch\n"})).models
 
 
 def names(project: Path, code: str, name: str = "app.py") -> list[str]:
@@ -135,15 +135,16 @@ def test_all_that_a_name_may_be(project: Path) -> None:
 
 def test_a_default_that_nothing_loads_is_for_a_person(project: Path) -> None:
     code = 'def ask(prompt, model="org/m"): ...\ndef load(name="org/n"):\n    return SentenceTransformer(name)\n'
-    found = made(project, **{"app.py": code})
-    assert [one.source for one in loaded(found).models] == ["repo:org/n"]
+    found = draft_manifest(project, **{"app.py": code})
+    assert [one.source for one in load_draft(found).models] == ["repo:org/n"]
     assert found.open_points == ("app.py:1: model is org/m by default, and no code that loads it was found",)
 
 
 def data(project: Path, code: str) -> list[tuple[str, ...]]:
     """The assets that a file asks for."""
     return [
-        one.tiktoken or one.nltk for one in loaded(made(project, **{"app.py": code, "requirements.txt": "x\n"})).assets
+        one.tiktoken or one.nltk
+        for one in load_draft(draft_manifest(project, **{"app.py": code, "requirements.txt": "x\n"})).assets
     ]
 
 
@@ -197,16 +198,16 @@ def test_data_that_libraries_fetch(project: Path, code: str, expected: list[tupl
     ],
 )
 def test_data_that_can_not_be_told(project: Path, code: str, said: str) -> None:
-    found = made(project, **{"app.py": code, "requirements.txt": "x\n"})
+    found = draft_manifest(project, **{"app.py": code, "requirements.txt": "x\n"})
     (line,) = found.open_points
     assert line.startswith("app.py:2: ")
     assert said in line
     assert f"# look at {line}\n" in found.path.read_text()
-    assert loaded(found).assets == ()
+    assert load_draft(found).assets == ()
 
 
 def test_data_in_the_manifest_says_where(project: Path) -> None:
-    found = made(project, **{"a.py": 'import nltk\nnltk.download("punkt_tab")\n'})
+    found = draft_manifest(project, **{"a.py": 'import nltk\nnltk.download("punkt_tab")\n'})
     assert "assets:\n  # a.py:2 nltk.download\n  - nltk: [punkt_tab]\n" in found.path.read_text()
     assert "assets: nltk punkt_tab: a.py:2 nltk.download\n" in found.text
     assert found.document["assets"] == [{"nltk": ["punkt_tab"], "found": ["a.py:2 nltk.download"]}]
@@ -238,8 +239,8 @@ def test_a_notebook(project: Path) -> None:
         {"cell_type": "code", "source": ["%pip install x\n", "NAME = 'org/m'\n"]},
         {"cell_type": "code", "source": ["!ls\n", "SentenceTransformer(NAME)"]},
     ]
-    found = made(project, **{"a.ipynb": json.dumps({"cells": cells})})
-    assert [one.source for one in loaded(found).models] == ["repo:org/m"]
+    found = draft_manifest(project, **{"a.ipynb": json.dumps({"cells": cells})})
+    assert [one.source for one in load_draft(found).models] == ["repo:org/m"]
     assert found.models[0].locations == "a.ipynb, cell 3:2 SentenceTransformer"
 
 
@@ -259,14 +260,14 @@ def test_revisions_files_and_loaders(project: Path) -> None:
 
 def test_two_revisions_of_one_model_are_for_a_person_to_decide(project: Path) -> None:
     code = 'A.from_pretrained("org/m", revision="v1")\nA.from_pretrained("org/m", revision="v2")\n'
-    found = made(project, **{"app.py": code})
-    assert [one.revision for one in loaded(found).models] == ["v1"]
+    found = draft_manifest(project, **{"app.py": code})
+    assert [one.revision for one in load_draft(found).models] == ["v1"]
     assert found.open_points == ("org/m: code asks for revisions v1 and v2; a bundle takes one of them (repo)",)
 
 
 def test_models_whose_last_names_are_one_get_aliases(project: Path) -> None:
     code = 'A.from_pretrained("a/m")\nA.from_pretrained("b/M")\nload_dataset("a/m")\nA.from_pretrained("c/con")'
-    found = loaded(made(project, **{"app.py": code}))
+    found = load_draft(draft_manifest(project, **{"app.py": code}))
     assert [one.name for one in found.models] == ["m", "b-M", "m-data", "model"]
 
 
@@ -278,11 +279,11 @@ def test_folders_that_are_here(project: Path, tmp_path: Path) -> None:
         'AutoModel.from_pretrained("vendor/hcx")\nLLM_PATH = "./vendor/hcx"\n'
         f'AutoModel.from_pretrained({str(tmp_path / "elsewhere" / "한 model")!r})\nAutoModel.from_pretrained("/none")'
     )
-    found = made(project, **{"app.py": code, ".env": "HCX_MODEL_PATH=./vendor/hcx\n"})
-    first, second = loaded(found).models
+    found = draft_manifest(project, **{"app.py": code, ".env": "HCX_MODEL_PATH=./vendor/hcx\n"})
+    first, second = load_draft(found).models
     assert (first.path, first.name) == ("vendor/hcx", "hcx")
     assert (second.path, second.name) == ("../elsewhere/한 model", "model")
-    assert loaded(found).env == {"HCX_MODEL_PATH": "{model:hcx}"}
+    assert load_draft(found).env == {"HCX_MODEL_PATH": "{model:hcx}"}
     assert found.open_points == (
         "app.py:4: from_pretrained names a folder that does not exist here, or no model of the hub",
     )
@@ -292,7 +293,7 @@ def test_folders_that_hold_no_model_are_never_carried(project: Path) -> None:
     code = 'A.from_pretrained(".")\nA.from_pretrained("src")\nA.from_pretrained("~nobody/x")\nMODEL = "%s"' % (
         "./a" * 400
     )
-    found = made(project, **{"app.py": code, "src__a.txt": "x", "requirements.txt": "x\n"})
+    found = draft_manifest(project, **{"app.py": code, "src__a.txt": "x", "requirements.txt": "x\n"})
     assert found.models == ()
     assert len(found.open_points) == 4
 
@@ -317,8 +318,10 @@ OPENAI_MODEL=gpt-4o
 
 
 def test_variables_that_name_a_model_and_secrets_that_stay(project: Path) -> None:
-    found = made(project, **{".env": ENV, ".env.example": "LLM_MODEL=org/l\n", ".env.offline": "LLM_MODEL=org/no\n"})
-    asked = loaded(found)
+    found = draft_manifest(
+        project, **{".env": ENV, ".env.example": "LLM_MODEL=org/l\n", ".env.offline": "LLM_MODEL=org/no\n"}
+    )
+    asked = load_draft(found)
     assert [one.source for one in asked.models] == [
         "repo:org/m",
         "repo:org/r",
@@ -355,8 +358,8 @@ def test_variables_that_name_a_model_and_secrets_that_stay(project: Path) -> Non
 def test_the_name_of_a_server_s_model_stays_a_name(project: Path, text: str, carried: bool) -> None:
     (project / "vendor" / "l").mkdir(parents=True)
     (project / "vendor" / "l" / "config.json").write_text("{}")
-    found = made(project, **{".env": text, "requirements.txt": "x\n"})
-    asked = loaded(found)
+    found = draft_manifest(project, **{".env": text, "requirements.txt": "x\n"})
+    asked = load_draft(found)
     assert (len(asked.models), len(asked.env), len(found.open_points)) == ((1, 1, 0) if carried else (0, 0, 1))
     said = found.path.read_text() + found.text
     assert "hunter2" not in said
@@ -366,41 +369,41 @@ def test_the_name_of_a_server_s_model_stays_a_name(project: Path, text: str, car
 def test_what_a_program_loads_itself_is_carried_whatever_servers_there_are(project: Path) -> None:
     env = "LLM_MODEL=org/l\nLLM_BASE_URL=http://vllm:8000/v1\n"
     code = 'import os\nAutoModel.from_pretrained(os.environ["LLM_MODEL"])\n'
-    found = made(project, **{".env": env, "app.py": code})
-    assert [one.source for one in loaded(found).models] == ["repo:org/l"]
-    assert (loaded(found).env, found.open_points) == ({"LLM_MODEL": "{model:l}"}, ())
+    found = draft_manifest(project, **{".env": env, "app.py": code})
+    assert [one.source for one in load_draft(found).models] == ["repo:org/l"]
+    assert (load_draft(found).env, found.open_points) == ({"LLM_MODEL": "{model:l}"}, ())
 
 
 def test_servers_in_yaml_and_toml(project: Path) -> None:
     yaml = "llm:\n  model: org/l\n  base_url: http://vllm:8000\nembedding:\n  model: org/m\n"
     toml = '[llm]\nmodel = "org/k"\nbase_url = "http://vllm"\n[rerank]\nmodel = "org/r"\n'
-    found = made(project, **{"config.yaml": yaml, "settings.toml": toml})
-    assert [one.source for one in loaded(found).models] == ["repo:org/m", "repo:org/r"]
+    found = draft_manifest(project, **{"config.yaml": yaml, "settings.toml": toml})
+    assert [one.source for one in load_draft(found).models] == ["repo:org/m", "repo:org/r"]
     assert [line.partition(": ")[0] for line in found.open_points] == ["config.yaml:2", "settings.toml:2"]
 
 
 def test_a_setting_goes_before_a_default_in_code(project: Path) -> None:
     code = 'import os\nSentenceTransformer(os.getenv("EMBEDDING_MODEL", "org/m"))\n'
-    found = made(project, **{".env": "EMBEDDING_MODEL=org/other\n", "app.py": code})
-    assert loaded(found).env == {"EMBEDDING_MODEL": "{model:other}"}
+    found = draft_manifest(project, **{".env": "EMBEDDING_MODEL=org/other\n", "app.py": code})
+    assert load_draft(found).env == {"EMBEDDING_MODEL": "{model:other}"}
 
 
 def test_a_variable_that_code_reads_with_a_default(project: Path) -> None:
     code = 'import os\nSentenceTransformer(os.environ.get("EMBEDDING_MODEL", "org/m"))\n'
-    assert loaded(made(project, **{"app.py": code})).env == {"EMBEDDING_MODEL": "{model:m}"}
+    assert load_draft(draft_manifest(project, **{"app.py": code})).env == {"EMBEDDING_MODEL": "{model:m}"}
 
 
 def test_settings_in_yaml_and_toml(project: Path) -> None:
     yaml = (
         "rag:\n  embedding:\n    model: org/m # dense\n  type: a/b\nenvironment:\n  - LLM_MODEL=org/l\nuses: org/no\n"
     )
-    found = made(project, **{"config.yaml": yaml, "settings.toml": '[x]\nreranker = "org/r"\n'})
+    found = draft_manifest(project, **{"config.yaml": yaml, "settings.toml": '[x]\nreranker = "org/r"\n'})
     assert [(one.name, one.locations) for one in found.models] == [
         ("org/m", "config.yaml:3 model"),
         ("org/l", "config.yaml:6 LLM_MODEL"),
         ("org/r", "settings.toml:2 reranker"),
     ]
-    assert loaded(found).env == {}
+    assert load_draft(found).env == {}
 
 
 PYPROJECT = """
@@ -419,8 +422,8 @@ gpu = ["flash-attn"]
     [("==3.12.*", "3.12"), (">=3.10,<3.11", "3.10"), (">=3.12,<3.14", "3.13"), (">=3.9", detect_target().python)],
 )
 def test_what_pyproject_says(project: Path, says: str, python: str) -> None:
-    found = made(project, **{"pyproject.toml": PYPROJECT.replace("{python}", says)})
-    asked = loaded(found)
+    found = draft_manifest(project, **{"pyproject.toml": PYPROJECT.replace("{python}", says)})
+    asked = load_draft(found)
     assert (asked.name, asked.version, asked.target.python) == ("my-app", "1.2", python)
     assert asked.python.requirements == ("torch>=2",)
     assert found.project.excluded == (
@@ -431,8 +434,8 @@ def test_what_pyproject_says(project: Path, says: str, python: str) -> None:
 
 
 def test_the_python_that_a_project_is_pinned_to(project: Path) -> None:
-    found = made(project, **{"requirements.txt": "torch\n", ".python-version": "3.12.4\n"})
-    assert (loaded(found).target.python, found.project.python_source) == ("3.12", ".python-version")
+    found = draft_manifest(project, **{"requirements.txt": "torch\n", ".python-version": "3.12.4\n"})
+    assert (load_draft(found).target.python, found.project.python_source) == ("3.12", ".python-version")
 
 
 @pytest.mark.parametrize(
@@ -450,8 +453,10 @@ def test_the_python_that_a_project_is_pinned_to(project: Path) -> None:
     ],
 )
 def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says: str) -> None:
-    found = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n", ".python-version": f"{python}.1\n"})
-    assert loaded(found).target.python == python
+    found = draft_manifest(
+        project, **{"Dockerfile": text, "requirements.txt": "torch\n", ".python-version": f"{python}.1\n"}
+    )
+    assert load_draft(found).target.python == python
     assert found.project.python_source.startswith(says)
     assert f'  python: "{python}" # {says}' in found.path.read_text()
     assert found.open_points == ()
@@ -493,8 +498,8 @@ def test_the_python_of_a_dockerfile(project: Path, text: str, python: str, says:
 def test_which_python_goes_before_which(
     project: Path, files: dict[str, str], python: str, says: str, look: tuple[str, ...]
 ) -> None:
-    found = made(project, **files, **{"requirements.txt": "torch\n"})
-    assert (loaded(found).target.python, found.project.python_source, found.open_points) == (python, says, look)
+    found = draft_manifest(project, **files, **{"requirements.txt": "torch\n"})
+    assert (load_draft(found).target.python, found.project.python_source, found.open_points) == (python, says, look)
 
 
 @pytest.mark.parametrize(
@@ -506,14 +511,14 @@ def test_which_python_goes_before_which(
     ],
 )
 def test_what_an_image_says_of_the_host_is_said(project: Path, text: str, said: str) -> None:
-    (line,) = made(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open_points
+    (line,) = draft_manifest(project, **{"Dockerfile": text, "requirements.txt": "torch\n"}).open_points
     assert line.startswith("Dockerfile:1 FROM ")
     assert line.endswith(said)
 
 
 def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -> None:
-    found = made(project, **{"requirements.txt": "torch\n"})
-    target = loaded(found).target
+    found = draft_manifest(project, **{"requirements.txt": "torch\n"})
+    target = load_draft(found).target
     assert (target.libc, target.accelerator, target.omitted_fields) == ("glibc-2.28", "cpu", ())
     assert target.platform == detect_target().platform
     lines = found.path.read_text().splitlines()
@@ -534,27 +539,29 @@ def test_the_target_is_written_and_not_this_machine_s_c_library(project: Path) -
     ],
 )
 def test_the_build_of_pytorch_that_requirements_name(project: Path, text: str, accelerator: str, says: str) -> None:
-    found = made(project, **{"requirements.txt": text})
-    assert loaded(found).target.accelerator == accelerator
+    found = draft_manifest(project, **{"requirements.txt": text})
+    assert load_draft(found).target.accelerator == accelerator
     assert f"  accelerator: {accelerator} # build of PyTorch{says}" in found.path.read_text()
 
 
 def test_files_of_requirements(project: Path) -> None:
     files = {"requirements.txt": "torch\n-e .\n", "requirements-gpu.txt": "x\n", "requirements-dev.txt": "pytest\n"}
-    found = made(project, **files, **{"pyproject.toml": PYPROJECT.replace("{python}", ">=3.10")})
-    assert loaded(found).python.requirements_files == ("requirements-gpu.txt", "requirements.txt")
-    assert loaded(found).python.requirements == ()
+    found = draft_manifest(project, **files, **{"pyproject.toml": PYPROJECT.replace("{python}", ">=3.10")})
+    assert load_draft(found).python.requirements_files == ("requirements-gpu.txt", "requirements.txt")
+    assert load_draft(found).python.requirements == ()
     assert "requirements-dev.txt: for development, as its name says" in found.project.excluded
     assert found.open_points == ("requirements.txt:2: names a folder or a URL, but a bundle takes wheels only",)
 
 
 def test_every_finding_says_where_in_the_manifest_too(project: Path) -> None:
-    text = made(project, **{"a.py": 'MODEL = "org/m"\nSentenceTransformer(MODEL)'}).path.read_text()
+    text = draft_manifest(project, **{"a.py": 'MODEL = "org/m"\nSentenceTransformer(MODEL)'}).path.read_text()
     assert "  # a.py:1 MODEL\n  # a.py:2 SentenceTransformer\n  - repo: org/m\n" in text
 
 
 def test_what_only_a_run_can_tell_is_said(project: Path) -> None:
-    found = made(project, **{"a.py": "def f(name):\n    return SentenceTransformer(name)\n", "requirements.txt": "x\n"})
+    found = draft_manifest(
+        project, **{"a.py": "def f(name):\n    return SentenceTransformer(name)\n", "requirements.txt": "x\n"}
+    )
     said = "a.py:2: SentenceTransformer gets a name that only a run of the program can tell"
     assert found.open_points == (said,)
     assert f"# look at {said}\n" in found.path.read_text()
@@ -564,7 +571,7 @@ def test_what_only_a_run_can_tell_is_said(project: Path) -> None:
 
 def test_files_that_can_not_be_read_as_python(project: Path) -> None:
     broken = {"a.py": "x = 1\ndef f(:\n", "b.ipynb": "[]", "c.py": "'\\d'\nSentenceTransformer('org/m')"}
-    found = made(project, **broken)
+    found = draft_manifest(project, **broken)
     assert [line.partition(",")[0] for line in found.open_points] == [
         "a.py:2: can't be parsed as Python",
         "b.ipynb: can't be parsed as Python",
@@ -574,7 +581,7 @@ def test_files_that_can_not_be_read_as_python(project: Path) -> None:
 
 def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
     code = "x = " + " + ".join(["'a'"] * 5000) + "\n"
-    found = made(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
+    found = draft_manifest(project, **{"a.py": code, "b.py": "SentenceTransformer('org/m')"})
     assert [one.name for one in found.models] == ["org/m"]
     assert found.open_points == ("a.py: can't be parsed as Python, so its models are missing here",)
 
@@ -582,7 +589,7 @@ def test_an_expression_of_very_many_parts_ends_nothing(project: Path) -> None:
 def test_a_constant_that_is_made_of_one_from_another_file(project: Path) -> None:
     code = "import app.config as c\nfrom app.config import ORG\nNAME = f'{ORG}/m'\nA.from_pretrained(NAME)\n"
     files = {"app__config.py": "ORG = 'org'\nMINE = 'org/n'\n", "main.py": code + "A.from_pretrained(c.MINE)\n"}
-    assert [one.name for one in made(project, **files).models] == ["org/m", "org/n"]
+    assert [one.name for one in draft_manifest(project, **files).models] == ["org/m", "org/n"]
 
 
 def test_folders_that_are_not_the_project_s_own_code(project: Path) -> None:
@@ -591,12 +598,12 @@ def test_folders_that_are_not_the_project_s_own_code(project: Path) -> None:
     code = "SentenceTransformer('org/m')"
     there = ("tests", ".venv", "node_modules", "mine", "lib__site-packages", ".git")
     files = {f"{place}__a.py": code for place in there}
-    assert made(project, **files, **{"requirements.txt": "x\n"}).models == ()
+    assert draft_manifest(project, **files, **{"requirements.txt": "x\n"}).models == ()
 
 
 def test_a_file_s_name_can_not_write_into_the_manifest(project: Path) -> None:
-    found = made(project, **{"a\nmodels: [].py": "SentenceTransformer('org/m')"})
-    assert [one.source for one in loaded(found).models] == ["repo:org/m"]
+    found = draft_manifest(project, **{"a\nmodels: [].py": "SentenceTransformer('org/m')"})
+    assert [one.source for one in load_draft(found).models] == ["repo:org/m"]
 
 
 def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
@@ -605,7 +612,7 @@ def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
     (project / "vendor" / "config.json").write_text("{}")
     (project / "requirements.txt").write_text("torch\n")
     (project / ".env").write_text("LLM_PATH=./vendor\n")
-    asked = loaded(manifest_writer.write_manifest(project, tmp_path / "manifests" / "mine.yaml"))
+    asked = load_draft(manifest_writer.write_manifest(project, tmp_path / "manifests" / "mine.yaml"))
     assert (asked.models[0].path, asked.python.requirements_files) == (
         "../project/vendor",
         ("../project/requirements.txt",),
@@ -613,7 +620,7 @@ def test_an_output_elsewhere(project: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_left_alone(project: Path) -> None:
-    first = made(project, **{"requirements.txt": "torch\n"})
+    first = draft_manifest(project, **{"requirements.txt": "torch\n"})
     first.path.write_text("mine")
     with pytest.raises(UsageError, match="this file exists already"):
         manifest_writer.write_manifest(project, None)
@@ -638,7 +645,7 @@ def test_nothing_is_written_where_there_is_nothing_to_say(
 ) -> None:
     project.mkdir()
     with pytest.raises(kind, match=message) as caught:
-        made(project, **files)
+        draft_manifest(project, **files)
     assert caught.value.hint or caught.value.where
     assert not (project / "bundle.yaml").exists()
 

@@ -17,7 +17,7 @@ DATA = b"some bytes" * 1000
 DIGEST = compute_sha256(DATA)
 
 
-def left_over(store: FileCache) -> list[Path]:
+def list_leftovers(store: FileCache) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file() and "files" not in path.parts]
 
 
@@ -25,7 +25,7 @@ def test_what_is_put_here_is_found_by_its_digest(cache: FileCache) -> None:
     assert cache.put_bytes(DATA) == DIGEST
     assert cache.require(DIGEST).read_bytes() == DATA
     assert cache.find(DIGEST, len(DATA)) == cache.require(DIGEST)
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 def test_what_is_not_here_is_not_found(cache: FileCache) -> None:
@@ -71,7 +71,7 @@ def test_adopting_what_is_here_already_takes_it_away(cache: FileCache) -> None:
     with cache.temporary_path() as path:
         path.write_bytes(DATA)
         assert cache.move_in(path) == (len(DATA), DIGEST)
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 def test_copy_in_leaves_the_source(cache: FileCache, tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_copy_in_leaves_the_source(cache: FileCache, tmp_path: Path) -> None:
     assert cache.copy_in(source) == (len(DATA), DIGEST)
     assert source.read_bytes() == DATA
     assert cache.require(DIGEST).read_bytes() == DATA
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 def test_a_copy_that_fails_leaves_nothing(cache: FileCache, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         cache.copy_in(tmp_path / "nothing")
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 def test_drop(cache: FileCache) -> None:
@@ -101,7 +101,7 @@ def test_a_fresh_name_is_free_and_gone_afterwards(cache: FileCache) -> None:
         assert one != other
         assert not one.exists()
         one.write_bytes(DATA)
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 def test_several_that_put_the_same_do_not_harm_one_another(cache: FileCache) -> None:
@@ -114,7 +114,7 @@ def test_several_that_put_the_same_do_not_harm_one_another(cache: FileCache) -> 
     with ThreadPoolExecutor(8) as pool:
         assert {one.result() for one in [pool.submit(put) for _ in range(8)]} == {DIGEST}
     assert cache.require(DIGEST).read_bytes() == DATA
-    assert left_over(cache) == []
+    assert list_leftovers(cache) == []
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", DIGEST.upper(), DIGEST[:-1], DIGEST + "/x"])

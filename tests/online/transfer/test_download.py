@@ -21,7 +21,9 @@ from tests.support.servers.loopback import Loopback
 from tests.support.watched_download import DATA, DIGEST, NAME, WatchedDownload
 
 
-def test_a_file_comes_home(fetch: Any, file: DownloadRequest, cache: FileCache, watched_download: WatchedDownload) -> None:
+def test_a_file_comes_home(
+    fetch: Any, file: DownloadRequest, cache: FileCache, watched_download: WatchedDownload
+) -> None:
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert cache.require(DIGEST).read_bytes() == DATA
     assert watched_download.total == watched_download.moved == len(DATA)
@@ -87,7 +89,9 @@ def test_the_server_says_when(
     assert watched_download.waits == [waited]
 
 
-def test_an_error_that_stays_is_given_up(fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload) -> None:
+def test_an_error_that_stays_is_given_up(
+    fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload
+) -> None:
     server.faults[NAME] = [loopback.status(503)] * 3
     with pytest.raises(FetchError, match="gave up after 3 tries: the server answers 503") as caught:
         fetch(file)
@@ -177,7 +181,9 @@ def test_no_length_is_no_fault(fetch: Any, file: DownloadRequest, server: Loopba
     assert fetch(DownloadRequest(url=file.url)) == ((len(DATA), DIGEST),)
 
 
-def test_files_and_paths_are_copied(fetch: Any, cache: FileCache, tmp_path: Path, watched_download: WatchedDownload) -> None:
+def test_files_and_paths_are_copied(
+    fetch: Any, cache: FileCache, tmp_path: Path, watched_download: WatchedDownload
+) -> None:
     path = tmp_path / "a file, with + and %41"
     path.write_bytes(DATA)
     assert (
@@ -200,7 +206,9 @@ def test_a_path_with_other_bytes(fetch: Any, tmp_path: Path) -> None:
         fetch(DownloadRequest(url=(tmp_path / "other").as_uri(), sha256=DIGEST))
 
 
-def test_a_shelf_that_can_not_be_written(file: DownloadRequest, tmp_path: Path, watched_download: WatchedDownload) -> None:
+def test_a_shelf_that_can_not_be_written(
+    file: DownloadRequest, tmp_path: Path, watched_download: WatchedDownload
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FetchError, match="the cache can't be read or written: Not a directory") as caught:
         download.fetch([file], FileCache(tmp_path / "file"), PipConfig(), watched_download)
@@ -217,7 +225,9 @@ def test_credentials_of_the_index_go_to_its_host_alone(fetch: Any, server: Loopb
     assert "Authorization" not in other_server.seen[0].headers
 
 
-def test_credentials_of_an_address_are_used_and_not_told(fetch: Any, server: Loopback, watched_download: WatchedDownload) -> None:
+def test_credentials_of_an_address_are_used_and_not_told(
+    fetch: Any, server: Loopback, watched_download: WatchedDownload
+) -> None:
     server.files[NAME] = DATA
     server.logins["/"] = "user:secret"
     server.faults[NAME] = [loopback.status(503), loopback.status(404)]
@@ -284,7 +294,9 @@ def test_nobody_waits_for_a_line_that_hangs(
     assert watched_download.notes == [], "it neither tried again nor held the file against the next one"
 
 
-def test_a_pause_ends_when_another_file_fails(server: Loopback, cache: FileCache, watched_download: WatchedDownload) -> None:
+def test_a_pause_ends_when_another_file_fails(
+    server: Loopback, cache: FileCache, watched_download: WatchedDownload
+) -> None:
     def missing(handler: loopback.Handler, _: bytes) -> None:
         while not watched_download.notes:
             time.sleep(0.01)
@@ -294,7 +306,10 @@ def test_a_pause_ends_when_another_file_fails(server: Loopback, cache: FileCache
     started = time.monotonic()
     with pytest.raises(FetchError, match="404"):
         download.fetch(
-            [DownloadRequest(url=f"{server.url}/{name}") for name in ("busy", "missing")], cache, PipConfig(), watched_download
+            [DownloadRequest(url=f"{server.url}/{name}") for name in ("busy", "missing")],
+            cache,
+            PipConfig(),
+            watched_download,
         )
     assert time.monotonic() - started < 5
     assert server.asked().count("/busy") == 1

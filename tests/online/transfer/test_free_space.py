@@ -39,21 +39,21 @@ def context(cache: FileCache) -> BuildContext:
     return BuildContext(cache=cache, config=PipConfig(retries=0), reporter=RecordingReporter())
 
 
-def asked(tmp_path: Path, text: str) -> loading.LoadedManifest:
+def load_spec(tmp_path: Path, text: str) -> loading.LoadedManifest:
     path = tmp_path / "m.yaml"
     path.write_text(f"name: t\nversion: '1'\n{text}\n")
     return loading.load_manifest(path)
 
 
-def of_a_model(tmp_path: Path, server: Loopback) -> loading.LoadedManifest:
+def load_model_spec(tmp_path: Path, server: Loopback) -> loading.LoadedManifest:
     server.files["/m.gguf"] = DATA
-    return asked(tmp_path, f"models: [{{url: '{server.url}/m.gguf', sha256: {compute_sha256(DATA)}, alias: m}}]")
+    return load_spec(tmp_path, f"models: [{{url: '{server.url}/m.gguf', sha256: {compute_sha256(DATA)}, alias: m}}]")
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(
     tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
-    wanted = of_a_model(tmp_path, server)
+    wanted = load_model_spec(tmp_path, server)
     server.faults["/m.gguf"] = [vast]
     with pytest.raises(HostError, match=r"the disk is too small: fetching http://127.*/m\.gguf needs") as caught:
         model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
@@ -64,7 +64,7 @@ def test_a_model_that_the_disk_has_no_room_for_is_not_fetched(
 def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
     tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
-    wanted = asked(tmp_path, f"assets: [{{url: '{server.url}/a', sha256: {compute_sha256(DATA)}, path: a}}]")
+    wanted = load_spec(tmp_path, f"assets: [{{url: '{server.url}/a', sha256: {compute_sha256(DATA)}, path: a}}]")
     server.files["/a"] = DATA
     server.faults["/a"] = [vast]
     with pytest.raises(HostError, match="the disk is too small"):
@@ -73,7 +73,7 @@ def test_an_asset_that_the_disk_has_no_room_for_is_not_fetched(
 
 
 def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback, context: BuildContext) -> None:
-    wanted = of_a_model(tmp_path, server)
+    wanted = load_model_spec(tmp_path, server)
     server.faults["/m.gguf"] = [without_length, without_length]
     found = model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)
     assert [file.size for file in found.files] == [len(DATA)]
@@ -85,7 +85,7 @@ def test_a_size_that_is_not_told_stops_nothing(tmp_path: Path, server: Loopback,
 def test_what_is_not_there_is_said_before_anything_is_fetched(
     tmp_path: Path, server: Loopback, context: BuildContext
 ) -> None:
-    wanted = of_a_model(tmp_path, server)
+    wanted = load_model_spec(tmp_path, server)
     server.faults["/m.gguf"] = [status(404), status(404)]
     with pytest.raises(FetchError, match="404"):
         model_resolution.collect_files(wanted.manifest.models[0], wanted, LINUX, context)

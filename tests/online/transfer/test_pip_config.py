@@ -46,7 +46,7 @@ index-url = https://download.test/simple
 """
 
 
-def written(path: Path, text: str) -> Path:
+def write_config(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -57,18 +57,18 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str
     """Writes a configuration file and has pip read it."""
 
     def write(text: str) -> None:
-        monkeypatch.setenv("PIP_CONFIG_FILE", str(written(tmp_path / "pip.conf", text)))
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(write_config(tmp_path / "pip.conf", text)))
 
     return write
 
 
-def by_pip_itself() -> list[object]:
+def read_config_by_pip() -> list[object]:
     ran = subprocess.run([sys.executable, "-I", "-c", ORACLE], check=True, capture_output=True, text=True)
     found: list[object] = json.loads(ran.stdout)
     return found
 
 
-def as_pip_puts_it(config: PipConfig) -> list[object]:
+def format_as_pip(config: PipConfig) -> list[object]:
     timeout = 15 if config.timeout is None else config.timeout
     return [
         config.index_url,
@@ -104,7 +104,7 @@ def test_it_is_what_pip_goes_by(
     configured(FILE)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert as_pip_puts_it(pip_config.read_config()) == by_pip_itself()
+    assert format_as_pip(pip_config.read_config()) == read_config_by_pip()
 
 
 def test_nothing_told_is_the_public_index() -> None:
@@ -124,8 +124,8 @@ def test_install_goes_before_global_and_the_environment_before_both(
 def test_of_two_files_the_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_CONFIG_FILE")
     home = Path.home()
-    written(home / ".config/pip/pip.conf", "[global]\nproxy = http://new.test\nretries = 2\n")
-    written(home / ".pip/pip.conf", "[global]\nproxy = http://old.test\nretries =\n")
+    write_config(home / ".config/pip/pip.conf", "[global]\nproxy = http://new.test\nretries = 2\n")
+    write_config(home / ".pip/pip.conf", "[global]\nproxy = http://old.test\nretries =\n")
     config = pip_config.read_config()
     assert (config.proxy, config.retries) == ("http://new.test", 2)
 
@@ -254,7 +254,7 @@ def test_credentials_go_with_the_nearest_index(server: Loopback) -> None:
 
 
 def test_credentials_come_from_netrc_too(server: Loopback) -> None:
-    written(Path.home() / ".netrc", "machine 127.0.0.1 login user password secret\n").chmod(0o600)
+    write_config(Path.home() / ".netrc", "machine 127.0.0.1 login user password secret\n").chmod(0o600)
     with http_session.open_session(PipConfig()) as session:
         session.get(f"{server.url}/x")
     assert server.seen[0].headers["Authorization"] == requests.auth._basic_auth_str("user", "secret")
@@ -288,42 +288,42 @@ def secure(certificates: Certificates) -> Iterator[Loopback]:
         yield place
 
 
-def fetched(config: PipConfig, url: str) -> bytes:
+def fetch_page(config: PipConfig, url: str) -> bytes:
     with http_session.open_session(config) as session:
         return session.get(url).content
 
 
 def test_a_certificate_of_an_unknown_authority_is_not_trusted(secure: Loopback) -> None:
     with pytest.raises(requests.exceptions.SSLError):
-        fetched(PipConfig(), f"{secure.url}/x")
+        fetch_page(PipConfig(), f"{secure.url}/x")
 
 
 def test_pips_authority_is_trusted_whatever_the_environment_says(
     secure: Loopback, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", os.devnull)
-    assert fetched(PipConfig(cert=str(certificates.authority)), f"{secure.url}/x") == b"x"
+    assert fetch_page(PipConfig(cert=str(certificates.authority)), f"{secure.url}/x") == b"x"
 
 
 def test_the_systems_authorities_are_trusted(
     secure: Loopback, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
-    assert fetched(PipConfig(), f"{secure.url}/x") == b"x"
+    assert fetch_page(PipConfig(), f"{secure.url}/x") == b"x"
 
 
 def test_a_trusted_host_is_not_verified_and_no_other(secure: Loopback) -> None:
-    assert fetched(PipConfig(trusted_hosts=("127.0.0.1",)), f"{secure.url}/x") == b"x"
-    assert fetched(PipConfig(trusted_hosts=(secure.host,)), f"{secure.url}/x") == b"x"
+    assert fetch_page(PipConfig(trusted_hosts=("127.0.0.1",)), f"{secure.url}/x") == b"x"
+    assert fetch_page(PipConfig(trusted_hosts=(secure.host,)), f"{secure.url}/x") == b"x"
     for other in ("127.0.0.1:1", "127.0.0", "localhost"):
         with pytest.raises(requests.exceptions.SSLError):
-            fetched(PipConfig(trusted_hosts=(other,)), f"{secure.url}/x")
+            fetch_page(PipConfig(trusted_hosts=(other,)), f"{secure.url}/x")
 
 
 def test_a_client_shows_its_certificate(certificates: Certificates) -> None:
     with serve(certificates.for_a_server(asks_back=True)) as place:
         place.files["/x"] = b"x"
         config = PipConfig(cert=str(certificates.authority), client_cert=str(certificates.leaf))
-        assert fetched(config, f"{place.url}/x") == b"x"
+        assert fetch_page(config, f"{place.url}/x") == b"x"
         with pytest.raises(requests.exceptions.ConnectionError):
-            fetched(PipConfig(cert=str(certificates.authority)), f"{place.url}/x")
+            fetch_page(PipConfig(cert=str(certificates.authority)), f"{place.url}/x")

@@ -56,7 +56,9 @@ def test_without_digest_and_validator_it_starts_again(
     assert "Range" not in server.seen[0].headers
 
 
-def test_a_body_that_is_cut_goes_on(fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload) -> None:
+def test_a_body_that_is_cut_goes_on(
+    fetch: Any, file: DownloadRequest, server: Loopback, watched_download: WatchedDownload
+) -> None:
     server.faults[NAME] = [loopback.cut(n << 16) for n in (2, 4, 6, 8)]  # more often than patience alone allows
     assert fetch(file) == ((len(DATA), DIGEST),)
     assert [one.headers.get("Range") for one in server.seen] == [
@@ -70,7 +72,12 @@ def test_a_body_that_is_cut_goes_on(fetch: Any, file: DownloadRequest, server: L
 
 @pytest.mark.parametrize("fault", [loopback.whole, loopback.shifted, loopback.status(416)])
 def test_a_server_that_can_not_go_on_starts_again(
-    fetch: Any, file: DownloadRequest, server: Loopback, cache: FileCache, watched_download: WatchedDownload, fault: loopback.Fault
+    fetch: Any,
+    file: DownloadRequest,
+    server: Loopback,
+    cache: FileCache,
+    watched_download: WatchedDownload,
+    fault: loopback.Fault,
 ) -> None:
     write_partial(cache, file)
     server.faults[NAME] = [fault]

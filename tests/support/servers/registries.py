@@ -97,7 +97,9 @@ def real(folder: Path, *, locked: bool = False) -> Iterator[str]:
         settings += f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}\n"
     (folder / "registry.yml").write_text(settings)
     with (folder / "log").open("wb") as log:
-        running = subprocess.Popen([require_tool("docker-registry"), "serve", folder / "registry.yml"], stdout=log, stderr=log)
+        running = subprocess.Popen(
+            [require_tool("docker-registry"), "serve", folder / "registry.yml"], stdout=log, stderr=log
+        )
     try:
         _wait_for(host, running)
         yield host
