@@ -111,14 +111,8 @@ def collect_files(
     Files in the cache, or intact in the user's own cache of the hub, are not fetched. Safetensors with a published
     digest and size are not fetched here: they are in `ModelFiles.deferred`.
 
-    Args:
-        spec: the repository, and which of its files travel.
-        cache: gets the files.
-        config: the network settings.
-        reporter: gets progress, notes and warnings.
-        commit: the commit in a lock, to get the same files again.
-        check_selection: checks which files travel before the large ones are fetched.
-        retry_policy: how often and how long to try.
+    ``commit`` is the one in a lock, to get the same files again. ``check_selection`` checks which files travel before
+    the large ones are fetched.
 
     Raises:
         FetchError, ResolveError, IntegrityError, ManifestError, UnsafeError, HostError: and what ``check_selection``
@@ -142,9 +136,8 @@ def collect_files(
         fetch([name], "read")
         return contents[name][1].read_bytes()
 
-    fetch(
-        [name for name in names if not downloads[name].sha256], "read"
-    )  # git holds these files itself: they are small
+    # git holds the files without SHA-256 itself: they are small
+    fetch([name for name in names if not downloads[name].sha256], "read")
     check_selection(source, names, tuple(info.files), read_file)
     deferred = {name for name in names if name not in contents and _is_deferrable(spec, name, downloads[name])}
     fetch([name for name in names if name not in deferred], "fetch")
