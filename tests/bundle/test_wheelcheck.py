@@ -237,7 +237,9 @@ def test_all_faults_of_all_wheels_are_named_at_once(tmp_path: Path) -> None:
     second = tmp_path / "beta-1.0-py3-none-any.whl"
     second.write_bytes(b"no zip")
     said, _ = told(first, second)
-    assert all(word in said for word in ("'../a' leads out", "'/b' is absolute", "beta-1.0-py3-none-any.whl: it does not"))
+    assert all(
+        word in said for word in ("'../a' leads out", "'/b' is absolute", "beta-1.0-py3-none-any.whl: it does not")
+    )
 
 
 # The zip itself.

@@ -187,7 +187,11 @@ DANGEROUS = {
     ),
     "an end within its frame": ("w.bin", b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N.", "put together while"),
     "a tar with one part of it": ("w.dat", tar(storages=RUNS), "is a tar in the format of torch"),
-    "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar in the format of torch"),
+    "a tar as torch once wrote": (
+        "w.tar",
+        tar(pickle=RUNS, storages=b"", tensors=b""),
+        "is a tar in the format of torch",
+    ),
     "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "in more than one way"),
     "an array of objects": ("w.npy", ARRAY, "imports os.system"),
     "an array of objects among others": ("w.npz", archive(a_dot_npy=ARRAY), "imports os.system"),
