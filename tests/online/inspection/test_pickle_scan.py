@@ -190,8 +190,12 @@ DANGEROUS = {
         b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N.",
         "imports names that it computes",
     ),
-    "a tar with one part of it": ("w.dat", tar(storages=RUNS), "is a tar as torch wrote"),
-    "a tar as torch once wrote": ("w.tar", tar(pickle=RUNS, storages=b"", tensors=b""), "is a tar as torch wrote"),
+    "a tar with one part of it": ("w.dat", tar(storages=RUNS), "is a tar in the format of torch"),
+    "a tar as torch once wrote": (
+        "w.tar",
+        tar(pickle=RUNS, storages=b"", tensors=b""),
+        "is a tar in the format of torch",
+    ),
     "a zip with a second end": ("w.dat", archive(w__data_dot_pkl=RUNS) + b"PK\5\6", "in more than one way"),
     "an array of objects": ("w.npy", ARRAY, "imports os.system"),
     "an array of objects among others": ("w.npz", archive(a_dot_npy=ARRAY), "imports os.system"),
@@ -376,7 +380,7 @@ def test_a_file_that_goes_on_and_on_is_not_followed_to_its_end(monkeypatch: pyte
     """In one pickle or in many: somebody waits for this."""
     monkeypatch.setattr(pickle_opcodes, "MAX_STEPS", 1000)
     for data in (b"N0" * 2000 + b"N.", b"N." * 2000):
-        with pytest.raises(pickle_machine.TooLargeError, match="more steps than are followed"):
+        with pytest.raises(pickle_machine.TooLargeError, match="more opcodes than are followed"):
             list(pickle_opcodes.trace_pickles(io.BytesIO(data)))
 
 
