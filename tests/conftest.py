@@ -1,4 +1,4 @@
-"""What tests of several rooms share: locks and bundles small enough to take apart."""
+"""Fixtures of all tests: small bundles, the demo, the installer, and the command line in this process."""
 
 from __future__ import annotations
 

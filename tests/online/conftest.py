@@ -18,7 +18,7 @@ from tests.support.resolving import ResolverHarness
 from tests.support.servers.loopback import Loopback, serve
 from tests.support.watched_download import DATA, DIGEST, NAME, WatchedDownload
 
-_TOLD = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
+_SETTINGS = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "BUNDLE_CACHE", "NETRC", "MACOSX_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -28,14 +28,14 @@ def uv_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _untold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uv_cache: Path) -> None:
-    """Nothing of what pip, uv and requests were told on the machine that runs the tests gets into them."""
+def _no_user_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, uv_cache: Path
+) -> None:
+    """Keep settings of pip, uv and requests on this machine out of the tests."""
     for name in os.environ:
-        if name.startswith(_TOLD) or name.lower() in _PROXIES:
+        if name.startswith(_SETTINGS) or name.lower() in _PROXIES:
             monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("UV_CACHE_DIR", str(uv_cache))
 
