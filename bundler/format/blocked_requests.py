@@ -64,10 +64,10 @@ class BlockedRequest:
         if self.kind == "revision":
             return f"in the entry of {self.name}: set revision: {_format_scalar(self.revision)}"
         if self.kind == "elsewhere":
-            return "none in the manifest: it is carried, and was looked for in another folder than HF_HUB_CACHE names"
+            return "nothing in the manifest: the bundle has it, but the code searched another folder than HF_HUB_CACHE names"
         if library := LIBRARIES.get(self.kind):
             return f"assets: [{{{library.make_manifest_entry(self.name, self.host, self.url)}}}]"
-        return f"smoke: {{tolerate_calls: [{self.host}]}}, if the model does without it; else carry it, by models: or assets:"
+        return f"smoke: {{tolerate_calls: [{self.host}]}} if the model works without it; else add it under models: or assets:"
 
 
 INCOMPLETE_KINDS = ("file", "revision", "elsewhere")

@@ -54,7 +54,7 @@ def test_an_older_python_alone_says_what_to_do(installer: Path, version: str, tm
         env={"PATH": str(tmp_path)},
     )
     assert done.returncode == 9
-    assert f"this is Python {version}, and Python 3.10 or newer is needed" in done.stderr
+    assert f"this is Python {version}, but Python 3.10 or newer is needed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -124,7 +124,7 @@ def test_without_a_name_it_is_not_the_one_that_bundles_hold(
     assert (code, told["warnings"], list(tmp_path.iterdir())) == (0, [], [tmp_path / "bundle-installer.pyz"])
     code, told = run("installer", "-o", "bundle.pyz")
     assert code == 0
-    assert "-o bundle-installer.pyz keeps the two apart" in told["warnings"][0]
+    assert "give -o bundle-installer.pyz instead" in told["warnings"][0]
 
 
 def test_unpacking_a_bundle_leaves_the_trusted_installer(

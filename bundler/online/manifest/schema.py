@@ -142,13 +142,13 @@ class ModelSpec:
                 yield InvalidValueError(f"{name!r} is not of the form ORG/NAME", key)
         if self.revision is not None:
             if not self.hub_name:
-                yield InvalidValueError("goes with repo, dataset or kernel", "revision", reads=MODEL_SOURCE_KEYS)
+                yield InvalidValueError("needs repo, dataset or kernel", "revision", reads=MODEL_SOURCE_KEYS)
             if not _REVISION.fullmatch(self.revision) or paths.find_path_problem(self.revision):
                 yield InvalidValueError(f"{self.revision!r} is not the name of a branch, tag or commit", "revision")
         if self.repo_type != "model" and self.loader not in (None, "files"):
             yield InvalidValueError(f"a {self.repo_type} is only files, so nothing loads it: leave it out", "loader")
         if self.repo_type != "model" and self.convert:
-            yield InvalidValueError("goes with models: leave it out", "convert")
+            yield InvalidValueError("only a model can be converted: leave it out", "convert")
 
     def _check_other_sources(self) -> Iterator[InvalidValueError]:
         if bool(self.url) != bool(self.sha256):

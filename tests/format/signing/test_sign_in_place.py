@@ -176,7 +176,7 @@ def test_killed_while_the_head_is_written(run_in_process: Run,
     if moment in ("before", "after"):  # the old head, or the new one
         assert read.returncode == 0, read.stderr
     else:  # between the two: no reader takes it, and each says what to do
-        assert (read.returncode, "run it again: 'bundle sign' first completes the head" in read.stderr) == (
+        assert (read.returncode, "'bundle sign' first completes the head" in read.stderr) == (
             6, True,
         ), read.stderr  # fmt: skip
     again = run_in_process(*sign)

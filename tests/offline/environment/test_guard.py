@@ -361,7 +361,7 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
 ADDRESS = LOOP.replace("models.example", "192.0.2.1")
 
 
-THREAD = "(where the main thread was; asyncio_0, which called, is"
+THREAD = "(where the main thread was; the request came from asyncio_0"
 
 
 @pytest.mark.parametrize(

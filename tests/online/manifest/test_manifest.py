@@ -50,7 +50,7 @@ def test_all_faults_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
         "  line 6: models[1].alias: 'X' is taken by models[0]",
         "  line 6: models[1].path: 'nowhere' is not a folder beside the manifest: put the model's files there",
         "  line 8: env.A: there is no {model:y}; known: X, x",
-        "  line 9: env.B: holds '$', which sh, dotenv, docker and systemd read differently",
+        "  line 9: env.B: contains '$', which sh, dotenv, docker and systemd read differently",
     ]
 
 
@@ -117,7 +117,7 @@ SAID = """\
 12: models[0].alias: must be a string, not a list
 12: models[0].loader: must be one of flag-embedding-m3
 13: models[1].path: 'nowhere' is not a folder beside the manifest
-13: models[1].revision: goes with repo, dataset or kernel
+13: models[1].revision: needs repo, dataset or kernel
 13: models[1].convert: must be one of safetensors
 14: models[2].wheel: 'b c' is not a valid requirement
 14: models[2].alias: 'X' is taken by models[1]
@@ -142,7 +142,7 @@ SAID = """\
 23: assets[1].tiktoken: 'p60k' is no encoding of tiktoken
 24: assets[2].nltk: 'a b' is not the name of a package
 24: assets[2].mirror: over http somebody could alter the index
-27: env.B: holds '$'
+27: env.B: contains '$'
 28: env.PATH: is set by the installer
 29: env.PORT: must be a string, not an integer (8080) (write it in quotes: "8080")
 30: env.2C: is not the name of a variable
@@ -245,7 +245,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "line 3: python.build_from_source: 'one==1.0' is not a package's name, without a version",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
-        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must hold no empty word"),
+        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must not have an empty argument"),
         (
             "name: a\nversion: '1'\nimage: {base: 'a b'}\n",
             "image.base: 'a b' is not an image's name, such as docker.io/library/python",
@@ -278,7 +278,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ),
         (
             "name: a\nversion: '1'\nmodels: [{wheel: w, revision: v1}]\n",
-            "models[0].revision: goes with repo, dataset or kernel",
+            "models[0].revision: needs repo, dataset or kernel",
         ),
         (
             "name: a\nversion: '1'\nmodels: [{dataset: o/d, loader: sentence-transformers}]\n",
