@@ -10,8 +10,8 @@ from bundler.progress import format_size, pluralize
 if TYPE_CHECKING:
     from bundler.format.lock.smoke_result import SmokeResult
 
-_RERANKERS = ("cross-encoder", "flag-reranker")
-"""Loaders whose models give scores and not vectors."""
+_SCORE_WIDTH = 1
+"""The width of the output of models that give scores and not vectors: one number for a pair of texts."""
 
 
 def format_smoke_results(results: Sequence[SmokeResult]) -> str:
@@ -39,7 +39,7 @@ def _format_smoke_result(result: SmokeResult) -> list[str]:
     times += f"second {result.second_seconds:.3f} s, peak memory {format_size(result.peak_rss_bytes)}"
     lines = [f"  {result.alias}: {', '.join(filter(None, figures))}", f"    {times}"]
     lines += [f"    network: {result.network.statement}"] if result.network else []
-    measure = "score" if result.loader in _RERANKERS else "similarity"
+    measure = "score" if result.width == _SCORE_WIDTH else "similarity"
     lines += [
         f"    {triple.query!r}: {measure} {triple.nearer:.3f} (related) / {triple.farther:.3f} (unrelated)"
         for triple in result.closer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bundler.format import documents, json_files
-from bundler.format.lock.smoke_result import LoadReport, SmokeResult
+from bundler.format.lock.smoke_result import Closeness, LoadReport, SmokeResult
 from bundler.offline import install
 from bundler.offline.doctor import examination
 from bundler.offline.install import InstallOptions
@@ -180,6 +180,13 @@ def test_what_a_load_writes_is_what_the_installer_reads(tmp_path: Path) -> None:
     report = json_files.read(LoadReport, tmp_path / "result.json")
     assert (report.fault, report.norm, report.network, report.closer[0].nearer) == ("NaN", None, None, 1.0)
     assert documents.encode(report).keys() == json.loads((tmp_path / "result.json").read_bytes()).keys()
+
+
+@pytest.mark.parametrize(("width", "measure"), [(1, "score"), (384, "similarity")])
+def test_a_triple_shows_scores_where_the_model_gives_one_number(width: int, measure: str) -> None:
+    closer = (Closeness(query="q", nearer=2.5, farther=-1.0),)
+    text = smoke_text.format_smoke_results([make_smoke_result(loader="new-loader", width=width, closer=closer)])
+    assert f"'q': {measure} 2.500 (related) / -1.000 (unrelated)" in text
 
 
 def test_many_changes_are_counted_in_words() -> None:

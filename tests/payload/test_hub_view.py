@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bundler.online.inspection import loaders
 from tests.support.bundles import InstalledBundle
 from tests.support.paths import MODELS
 from tests.support.programs import require_tool
@@ -84,6 +85,7 @@ def run(flagged: InstalledBundle, way: str, *places: object, unset: str) -> dict
 
 def test_every_loader_has_a_way() -> None:
     assert {name for name, _ in WAYS} == set(LOADED_AS)
+    assert {*LOADED_AS.values()} == {*loaders.LOADERS}, "LOADED_AS in tests/support/smoke_loads.py names all loaders"
 
 
 def test_calls_are_heard(user: User) -> None:

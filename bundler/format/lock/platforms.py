@@ -1,6 +1,6 @@
 """The platforms that a bundle can be built for, one row each.
 
-To add one, add a row to `PLATFORMS`. A row without one of the properties can't be made, and no other module may decide
+To add one, add a row to `_ROWS`. A row without one of the properties can't be made, and no other module may decide
 anything by the name of a platform.
 """
 

@@ -80,7 +80,10 @@ class AssetProvider(ABC):
         return ()
 
     def get_index_url(self, entry: AssetFields) -> str:
-        """Return the URL of an index that lists the files; "" where no index is needed."""
+        """Return the URL of an index that lists the files; "" where no index is needed.
+
+        A provider with an index also defines `list_indexed_files`, and `find_locked_url` for a build from a lock.
+        """
         del entry
         return ""
 

@@ -80,7 +80,7 @@ def find_model_encoding(name: str) -> str:
 
 def get_cache_path(url: str) -> str:
     """Return the path below ``assets/`` where tiktoken looks for a file that it would download from ``url``."""
-    return f"{asset_libraries.LIBRARIES['tiktoken'].folder}/{asset_libraries.hash_url(url)}"
+    return f"{asset_libraries.LIBRARIES['tiktoken'].folder}/{asset_libraries.hash_tiktoken_url(url)}"
 
 
 class _TiktokenProvider(AssetProvider):

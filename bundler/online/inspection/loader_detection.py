@@ -93,9 +93,13 @@ def _detect_from_config(alias: str, files: FileListing) -> str:
 
 
 def _find_by_architecture(architecture: str) -> Loader | None:
-    suffixes = {suffix: loader for loader in loaders.REGISTRY for suffix in loader.architecture_suffixes}
-    longest = max((suffix for suffix in suffixes if architecture.endswith(suffix)), key=len, default="")
-    return suffixes.get(longest)
+    """Return the loader with the longest suffix that fits; the first in the registry if two have it."""
+    found, longest = None, ""
+    for loader in loaders.REGISTRY:
+        for suffix in loader.architecture_suffixes:
+            if architecture.endswith(suffix) and len(suffix) > len(longest):
+                found, longest = loader, suffix
+    return found
 
 
 def _find_config_problem(loader: Loader, config: Mapping[str, Any]) -> str:

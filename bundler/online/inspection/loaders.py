@@ -1,6 +1,6 @@
 """The registry of loaders: how each is detected, and which files it reads.
 
-A new loader is one row here and one file of the same name in ``bundler/payload/probes/``.
+A new loader is a `Loader` with its place in `REGISTRY`, and a file of the same name in ``bundler/payload/probes/``.
 """
 
 from __future__ import annotations

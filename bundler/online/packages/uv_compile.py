@@ -128,6 +128,10 @@ def get_uv_platform(target: Target) -> str:
     if not target.libc:
         return names[""]
     name, major, minor = target.libc_version
+    if name not in names:
+        hint = f"set target.libc to a version of {' or '.join(names)}"
+        message = f"packages can't be resolved for {target.platform} with {target.libc}: uv does not know that platform"
+        raise ResolveError(message, where="target.libc", hint=hint)
     if name != "glibc":
         return names[name]
     minors = [known_minor for known_minor in _GLIBC_MINORS if (2, known_minor) <= (major, minor)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -37,8 +37,10 @@ class AssetLibrary:
     missing_data: str = ""
     """A pattern of the library's own error for missing data; its first group is the name of the data."""
     host: str = ""
-    """The server of the named data; "" for any. A file from another host has no name in a manifest: it is an asset by
-    ``url``, and the library looks for it under the SHA-1 of that URL."""
+    """The server of the named data; "" for any."""
+    make_file_name: Callable[[str], str] | None = None
+    """Returns the name in the ``folder`` under which the library looks for the file of a URL. Data from another
+    server than ``host`` is then an asset by ``url``."""
 
     def find_name(self, url_path: str) -> str:
         """Return the name of the data that a URL's path is for; "" if it is not one of this library's."""
@@ -49,9 +51,14 @@ class AssetLibrary:
 
     def make_manifest_entry(self, name: str, host: str, url: str) -> str:
         """Return the entry of ``assets:`` that puts data into the bundle."""
-        if self.host and host != self.host:
-            return f"url: {url}, sha256: …, path: {self.folder}/{hash_url(url)}"
+        if self.make_file_name and self.host not in ("", host):
+            return f"url: {url}, sha256: …, path: {self.folder}/{self.make_file_name(url)}"
         return f"{self.name}: [{name}]"
+
+
+def hash_tiktoken_url(url: str) -> str:
+    """Return the name under which tiktoken caches a file: the SHA-1 of its URL."""
+    return hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
 
 
 LIBRARIES: Mapping[str, AssetLibrary] = {
@@ -64,6 +71,7 @@ LIBRARIES: Mapping[str, AssetLibrary] = {
             folder="tiktoken",
             url_paths=((r".*/([^/]*)\.tiktoken", r"\1"), (r".*/gpt-2/encodings/.*", "gpt2")),
             host="openaipublic.blob.core.windows.net",
+            make_file_name=hash_tiktoken_url,
         ),
         AssetLibrary(
             name="nltk",
@@ -80,8 +88,3 @@ LIBRARIES: Mapping[str, AssetLibrary] = {
     )
 }
 """By the key of the manifest's ``assets``."""
-
-
-def hash_url(url: str) -> str:
-    """Return the name under which tiktoken caches a file: the SHA-1 of its URL."""
-    return hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()

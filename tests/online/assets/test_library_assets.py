@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
+import pkgutil
 import zipfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from bundler.format.lock import env_values
 from bundler.format.lock.entries import Artifact
 from bundler.format.lock.lockfile import Lock
 from bundler.offline.rendering import env_file
-from bundler.online import build
+from bundler.online import assets, build
 from bundler.online.assets import collect, tiktoken
 from bundler.online.assets.asset_spec import PROVIDERS
 from bundler.online.assets.provider import SOURCE_KEYS, AssetProvider
@@ -29,6 +31,9 @@ from tests.support.resolving import ResolverHarness
 from tests.support.servers.loopback import Loopback, instead
 
 CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+ALL_KEYS = f"{', '.join(SOURCE_KEYS[:-1])} and {SOURCE_KEYS[-1]}"
+DATA_NAMES = {"tiktoken": "gpt2", "nltk": "punkt_tab"}
+"""Some data of each library."""
 
 
 @pytest.fixture
@@ -264,8 +269,8 @@ def test_an_archive_that_changed_since_the_lock_was_made_is_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{path: a}]", "assets[0]: needs exactly one of url, tiktoken and nltk; it has none"),
-        ("[{tiktoken: [gpt2], nltk: [words]}]", "assets[0]: needs exactly one of url, tiktoken and nltk; it has tiktoken, nltk"),
+        ("[{path: a}]", f"assets[0]: needs exactly one of {ALL_KEYS}; it has none"),
+        ("[{tiktoken: [gpt2], nltk: [words]}]", f"assets[0]: needs exactly one of {ALL_KEYS}; it has tiktoken, nltk"),
         ("[{url: 'https://h/x', path: a}]", "assets[0].sha256: is required with url"),
         (f"[{{url: 'https://h/x', sha256: '{'0' * 64}'}}]", "assets[0].path: is required with url"),
         ("[{tiktoken: [cl100k]}]", "assets[0].tiktoken: 'cl100k' is no encoding of tiktoken 0.14.0; did you mean 'cl100k_base'?"),
@@ -310,12 +315,26 @@ def test_each_provider_is_a_file_of_its_own_and_each_library_has_a_provider() ->
     }
 
 
+def test_each_provider_in_the_folder_has_its_key() -> None:
+    names = [module.name for module in pkgutil.iter_modules(assets.__path__)]
+    found = {name for name in names if hasattr(importlib.import_module(f"{assets.__name__}.{name}"), "PROVIDER")}
+    assert found == {*SOURCE_KEYS}, "SOURCE_KEYS in bundler/online/assets/provider.py names each provider of the folder"
+
+
+@pytest.mark.parametrize("key", PROVIDERS)
+def test_a_provider_with_an_index_can_fetch_from_a_lock(key: str) -> None:
+    index_methods = ("get_index_url", "list_indexed_files", "find_locked_url")
+    defined = [name for name in index_methods if getattr(type(PROVIDERS[key]), name) != getattr(AssetProvider, name)]
+    assert defined in ([], [*index_methods]), f"{key} defines only {', '.join(defined)} of {', '.join(index_methods)}"
+
+
 @pytest.mark.parametrize("key", LIBRARIES)
 def test_the_host_s_part_of_a_library_follows_from_the_table(tmp_path: Path, key: str) -> None:
     library = LIBRARIES[key]
     assert env_file.make_library_variables(tmp_path)[library.variable] == str(tmp_path / "assets" / library.folder)
     assert "is set by the installer" in env_values.find_env_problem(library.variable, "/data")
-    name = {"tiktoken": "gpt2", "nltk": "punkt_tab"}[key]
+    assert key in DATA_NAMES, f"DATA_NAMES lacks the name of some data of {key}"
+    name = DATA_NAMES[key]
     request = BlockedRequest(host=library.host or "data.example", url="https://data.example/x", kind=key, name=name)
     (spec,) = loading.load_manifest(manifest_of_fix(tmp_path, request.fix)).manifest.assets
     assert (spec.key, spec.names) == (key, (name,))

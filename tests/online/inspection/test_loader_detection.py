@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib import resources
 from typing import Any
@@ -344,6 +345,24 @@ def test_the_default_choice_leaves_out_nothing_that_a_loader_takes() -> None:
 def test_each_loader_has_one_row_and_says_which_optional_files_it_reads() -> None:
     assert len(loaders.REGISTRY) == len(loaders.LOADERS)
     assert all(loader.optional_files for loader in loaders.REGISTRY if loader.is_smoke_loaded)
+
+
+def test_no_two_loaders_have_the_same_suffix_or_marker_file() -> None:
+    for field in ("architecture_suffixes", "marker_files"):
+        owners: dict[str, str] = {}
+        for loader in loaders.REGISTRY:
+            for text in getattr(loader, field):
+                owner = owners.setdefault(text, loader.name)
+                assert owner == loader.name, f"{field}: {owner} and {loader.name} have {text!r}; remove it from one"
+
+
+def test_of_two_loaders_with_the_same_suffix_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = dataclasses.replace(loaders.CAUSAL_LM, name="later")
+    monkeypatch.setattr(loaders, "REGISTRY", (*loaders.REGISTRY, later))
+    assert detect_loader(make_model_files("LlamaForCausalLM")) == "causal-lm"
+    longer = dataclasses.replace(later, architecture_suffixes=("LlamaForCausalLM",))
+    monkeypatch.setattr(loaders, "REGISTRY", (*loaders.REGISTRY, longer))
+    assert detect_loader(make_model_files("LlamaForCausalLM")) == "later"
 
 
 def test_every_loader_of_a_manifest_has_a_probe_and_the_other_way_round() -> None:

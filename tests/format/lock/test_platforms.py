@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import bundler
+from bundler.errors import ResolveError
 from bundler.format.documents import InvalidValueError
 from bundler.format.lock.platforms import PLATFORMS, OperatingSystem, Platform
 from bundler.format.lock.target import Target, rank_wheel_tags
@@ -22,7 +24,7 @@ def make_target(name: str, libc: str = "") -> Target:
     return Target(python="3.11", platform=name, libc=libc, accelerator="cpu")
 
 
-@pytest.mark.parametrize("name", ["linux-riscv64", "windows-arm64", "freebsd-x86_64", "linux", ""])
+@pytest.mark.parametrize("name", ["amiga-m68k", "linux", ""])
 def test_a_platform_without_a_row_is_an_error(name: str) -> None:
     with pytest.raises(InvalidValueError, match=f"must be one of linux-x86_64, .*, not '{name}'"):
         make_target(name)
@@ -46,6 +48,34 @@ def test_every_question_about_a_platform_has_an_answer(name: str) -> None:
         assert rank_wheel_tags(target)
         assert "{" not in uv_compile.get_uv_platform(target)
         assert all(get_marker_environment(target)[key] for key in ("sys_platform", "platform_machine", "os_name"))
+
+
+@pytest.fixture(scope="module")
+def uv_platforms() -> set[str]:
+    """The names of platforms that uv lists in its error for an unknown one."""
+    command = [uv_compile.find_uv(), "pip", "compile", "--color", "never", "--python-platform", "unknown", "-"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    found = re.search(r"\[possible values: ([^]]+)\]", result.stderr)
+    assert found, f"uv lists no platforms: {result.stderr}"
+    return set(found[1].split(", "))
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_uv_knows_the_platform(name: str, uv_platforms: set[str]) -> None:
+    versions = {"glibc": [f"2.{minor}" for minor in uv_compile._GLIBC_MINORS], "musl": ["1.2"], "": [""]}
+    libraries = PLATFORMS[name].uv_names
+    libcs = [library and f"{library}-{version}" for library in libraries for version in versions[library]]
+    names = {uv_compile.get_uv_platform(make_target(name, libc)) for libc in libcs}
+    assert names <= uv_platforms, f"uv does not know {', '.join(sorted(names - uv_platforms))}"
+
+
+def test_a_c_library_for_which_uv_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = PLATFORMS["linux-x86_64"]
+    glibc_alone = dataclasses.replace(row, uv_names={"glibc": row.uv_names["glibc"]})
+    monkeypatch.setattr(Target, "platform_info", glibc_alone)
+    with pytest.raises(ResolveError, match=r"for linux-x86_64 with musl-1\.2: uv does not know") as caught:
+        uv_compile.get_uv_platform(make_target("linux-x86_64", "musl-1.2"))
+    assert caught.value.hint == "set target.libc to a version of glibc"
 
 
 def test_machines_of_one_system_have_different_names() -> None:
