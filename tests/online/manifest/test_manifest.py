@@ -124,7 +124,7 @@ SAID = """\
 14: models[2].trust_remote_code: must be true or false, not a string (yes)
 15: models[3].repo_id: 'a/b/c' is not a hub id such as ORG/NAME
 15: models[3].alias: '-' must consist of letters
-15: models[3].convert: goes with models
+15: models[3].convert: only a model can be converted
 16: models[4].url: files can't be fetched by 's3'
 16: models[4].sha256: url and sha256 go together
 17: models[5]: needs exactly one of repo, dataset, kernel, path, url and wheel; it has none
@@ -245,7 +245,10 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
             "line 3: python.build_from_source: 'one==1.0' is not a package's name, without a version",
         ),
         ("name: a\nversion: '1'\napp: {path: src}\n", "line 3: app.path: 'src' is not a folder beside the manifest"),
-        ("name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n", "app.entrypoint: must not have an empty argument"),
+        (
+            "name: a\nversion: '1'\napp: {path: ., entrypoint: ['']}\n",
+            "app.entrypoint: must not have an empty argument",
+        ),
         (
             "name: a\nversion: '1'\nimage: {base: 'a b'}\n",
             "image.base: 'a b' is not an image's name, such as docker.io/library/python",
