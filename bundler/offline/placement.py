@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import shutil
+import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -209,8 +210,7 @@ def place_files(
             for artifact, path in _iter_model_files(lock, release)
         )
     for path in [*plan.files.values(), *plan.existing.values()]:
-        path.chmod(0o644)
-        os.utime(path, (lock.source_date_epoch, lock.source_date_epoch))
+        _set_metadata(path, lock.source_date_epoch)
     for path in plan.unknown_files:
         reporter.warn(f"removed {path}, which is in no bundle: a loader might have read it")
         path.unlink()
@@ -219,6 +219,15 @@ def place_files(
     for written, final in plan.moves:
         written.replace(final)
     _set_times(plan, lock.source_date_epoch)
+
+
+def _set_metadata(path: Path, epoch: int) -> None:
+    """Set mode and time where they differ: a call that changes nothing puts the file into an image's layer again."""
+    status = path.stat()
+    if stat.S_IMODE(status.st_mode) != 0o644:
+        path.chmod(0o644)
+    if status.st_mtime_ns != epoch * 10**9:
+        os.utime(path, (epoch, epoch))
 
 
 def _set_times(plan: PlacementPlan, epoch: int) -> None:

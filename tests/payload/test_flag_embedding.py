@@ -188,7 +188,10 @@ def test_a_missing_vocabulary(smoke_load: Prove, copied: Copy, name: str, loader
 def test_more_layers_than_weights(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
     set_json_keys(folder / "config.json", num_hidden_layers=3)
-    check_failure(smoke_load(folder, loader=loader), "are random", "built with 3")
+    result = smoke_load(folder, loader=loader)
+    # The random layer may also leave every token without a sparse weight, which is checked first.
+    zero = "No text has a sparse vector"
+    check_failure(result, *([zero] if zero in result["fault"] else ["are random", "built with 3"]))
 
 
 def test_a_reranker_without_its_head(smoke_load: Prove, copied: Copy) -> None:

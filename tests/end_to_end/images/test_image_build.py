@@ -191,7 +191,7 @@ def test_a_prefix_stands_for_the_bundle_that_it_came_from(
     assert (done.returncode, "registry.example/x:1 is not loaded" in done.stderr) == (9, True), done.stderr
     carried.unlink()
     done = run_bundle("image", "--prefix", prefix, env=engine)
-    assert (done.returncode, "is not there any more" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "no longer exists" in done.stderr) == (2, True), done.stderr
 
 
 def test_the_demo_embeds_inside_its_image(demo: InstalledBundle, base: str, engine: dict[str, str]) -> None:
