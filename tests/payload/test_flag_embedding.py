@@ -188,10 +188,11 @@ def test_a_missing_vocabulary(smoke_load: Prove, copied: Copy, name: str, loader
 def test_more_layers_than_weights(smoke_load: Prove, copied: Copy, name: str, loader: str) -> None:
     folder = copied(name)
     set_json_keys(folder / "config.json", num_hidden_layers=3)
-    result = smoke_load(folder, loader=loader)
-    # The random layer may also leave every token without a sparse weight, which is checked first.
-    zero = "No text has a sparse vector"
-    check_failure(result, *([zero] if zero in result["fault"] else ["are random", "built with 3"]))
+    for _ in range(5):  # now and then the random layer gives no token a sparse weight, which is checked first
+        result = smoke_load(folder, loader=loader)
+        if "No text has a sparse vector" not in result["fault"]:
+            break
+    check_failure(result, "are random", "built with 3")
 
 
 def test_a_reranker_without_its_head(smoke_load: Prove, copied: Copy) -> None:
